@@ -86,5 +86,7 @@ size_t tr_blob_total_bytes(void);
 uint64_t tr_hash(const void *data, size_t len);
 /* CRC32C (Castagnoli), hardware where the CPU has it; chainable from 0. */
 uint32_t tr_crc32c(uint32_t crc, const void *data, size_t len);
+/* The same by tables alone: what CPUs without the instruction use, and tests compare with. */
+uint32_t tr_crc32c_table(uint32_t crc, const void *data, size_t len);
 
 #endif

@@ -1,0 +1,94 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/options.h"
+#include "cli/cli.h"
+
+static int cmd_help(int argc, char **argv);
+static int cmd_version(int argc, char **argv);
+
+static const struct command {
+	const char *name, *summary;
+	int (*main)(int argc, char **argv);
+} commands[] = {
+	{"sink", "HTTP and SMTP endpoint that counts, records, refuses and stalls as told", tr_cmd_sink},
+	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
+	{"help", "this text, or the text of one command", cmd_help},
+	{"version", "print the version", cmd_version},
+};
+
+static const struct command *
+find_command(const char *name)
+{
+	for (size_t i = 0; i < TR_COUNT(commands); i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
+
+static int
+unknown_command(const char *name)
+{
+	const char *names[TR_COUNT(commands) + 1] = {NULL};
+
+	for (size_t i = 0; i < TR_COUNT(commands); i++)
+		names[i] = commands[i].name;
+	const char *near = tr_nearest(name, names);
+
+	fprintf(stderr, "tailrace: unknown command '%s'", name);
+	if (near != NULL)
+		fprintf(stderr, ", did you mean '%s'?", near);
+	fputs("\nTry 'tailrace help'.\n", stderr);
+	return TR_EXIT_USAGE;
+}
+
+static void
+print_commands(FILE *out)
+{
+	fputs("Usage: tailrace COMMAND [OPTIONS]\n\nCommands:\n", out);
+	for (size_t i = 0; i < TR_COUNT(commands); i++)
+		fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
+	fputs("\n'tailrace COMMAND --help' describes the options of a command.\n", out);
+}
+
+static int
+cmd_help(int argc, char **argv)
+{
+	if (argc < 2 || strcmp(argv[1], "--help") == 0) {
+		print_commands(stdout);
+		return TR_EXIT_OK;
+	}
+	const struct command *command = find_command(argv[1]);
+
+	if (command == NULL)
+		return unknown_command(argv[1]);
+	char help[] = "--help";
+	char *args[] = {argv[1], help, NULL};
+
+	return command->main(2, args);
+}
+
+static int
+cmd_version(int argc, char **argv)
+{
+	puts("tailrace " TR_VERSION);
+	return TR_EXIT_OK;
+}
+
+int
+main(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_commands(stderr);
+		return TR_EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		return cmd_help(1, argv + 1);
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+		return cmd_version(1, argv + 1);
+	const struct command *command = find_command(argv[1]);
+
+	if (command == NULL)
+		return unknown_command(argv[1]);
+	return command->main(argc - 1, argv + 1);
+}

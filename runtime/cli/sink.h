@@ -1,0 +1,120 @@
+/* Inside of `tailrace sink`: what its HTTP and SMTP halves share. One thread, one loop. */
+#ifndef TR_CLI_SINK_H
+#define TR_CLI_SINK_H
+
+#include <ev.h>
+
+#include "base/buf.h"
+#include "base/loop.h"
+#include "cli/id_set.h"
+#include "cli/progress.h"
+#include "cli/socket.h"
+
+enum {
+	TR_SINK_READ_BYTES = 256 * 1024, /* one read */
+	TR_SINK_MAX_BODY_BYTES = 256 * 1024 * 1024,
+	TR_SINK_MAX_SHARES = 16,
+	TR_SINK_CODES = 600,
+};
+#define TR_SINK_IDLE_NS (600 * TR_NS_PER_S) /* a connection that is silent this long is closed */
+
+struct tr_sink_share {
+	int code;       /* 100 to 599 */
+	double percent; /* > 0; the shares of one place sum up to 100 at most */
+};
+struct tr_sink_shares {
+	struct tr_sink_share share[TR_SINK_MAX_SHARES];
+	int count;
+};
+
+enum tr_sink_stage { TR_STAGE_CONNECT, TR_STAGE_MAIL, TR_STAGE_RCPT, TR_STAGE_DATA, TR_STAGE_DOT, TR_STAGES };
+extern const char *const tr_sink_stage_names[TR_STAGES];
+
+struct tr_sink_listener {
+	struct ev_io io;
+	struct tr_sink *sink;
+	struct tr_cli_addr addr;
+	struct tr_timer pause;                       /* no descriptor left: try again later */
+	void (*open)(struct tr_sink *sink, int fd);  /* takes fd */
+	int fd;                                      /* -1: not in use */
+};
+
+struct tr_sink {
+	struct tr_loop *loop;
+	struct ev_loop *ev;
+	struct tr_wheel *wheel;
+	struct tr_sink_listener http, smtp;
+	struct ev_signal sigint, sigterm;
+
+	/* what was asked for */
+	struct tr_sink_shares status, stage[TR_STAGES];
+	double slow_percent, reset_percent, garbage_percent;
+	int64_t slow_ns, retry_after_s, until, idle_exit_ns;
+	bool hang, quiet, json, show, record_data;
+	const char *count_ids; /* the field, or NULL */
+	uint64_t random;       /* state of the generator */
+
+	char *scratch;         /* TR_SINK_READ_BYTES: where reads of all connections land */
+	struct tr_buf reply;   /* answers of the connection being handled */
+	struct tr_buf text;    /* short-lived */
+	struct tr_buf lines;   /* of --record, not yet written */
+	int record_fd;         /* -1: none */
+	off_t record_at;
+	struct tr_id_set ids;
+	struct tr_progress progress;
+	struct tr_timer tick, grace;
+	struct tr_http_conn *http_conns;
+	struct tr_smtp_conn *smtp_conns;
+	bool ending;           /* --until is reached: nothing more is accepted */
+	int exit_status;
+
+	/* what happened */
+	int64_t started_ns, first_ns, last_ns; /* first and last request or message; 0: none */
+	int64_t http_connections, http_requests, http_bytes, http_bad, http_continues;
+	int64_t records, refused_records, malformed_bodies;
+	int64_t status_count[TR_SINK_CODES];
+	int64_t ids_seen, ids_duplicate, ids_missing, ids_uncounted;
+	int64_t resets, garbage, slow, hung, idle_closed, accept_failures, record_failures;
+	int64_t smtp_connections, smtp_messages, smtp_refused, smtp_recipients, smtp_bytes;
+	int64_t stage_count[TR_STAGES][TR_SINK_CODES];
+};
+
+/* A number from 0 to below 100. */
+double tr_sink_percent(struct tr_sink *sink);
+static inline bool
+tr_sink_chance(struct tr_sink *sink, double percent)
+{
+	return percent > 0 && tr_sink_percent(sink) < percent;
+}
+/* The code that the shares choose, or `other`. */
+int tr_sink_choose(struct tr_sink *sink, const struct tr_sink_shares *shares, int other);
+
+/* Something arrived: for rates and --idle-exit. */
+void tr_sink_touch(struct tr_sink *sink);
+/* Looks whether --until is reached, after records or messages were counted as accepted. */
+void tr_sink_check_until(struct tr_sink *sink);
+/* Writes the lines of --record; to be called before the answer leaves, so that whoever saw the answer finds the line. */
+void tr_sink_write_record(struct tr_sink *sink);
+
+/* The reason phrase of an HTTP status. Static. */
+const char *tr_sink_reason(int status);
+
+/* Takes what is in `out` and then sink->reply to the socket as far as it goes; the rest lands in `out`. false: the
+ * connection is dead. */
+bool tr_sink_send(struct tr_sink *sink, int fd, struct tr_buf *out);
+
+/* sink_http.c, sink_smtp.c */
+void tr_sink_http_open(struct tr_sink *sink, int fd);
+void tr_sink_http_close_all(struct tr_sink *sink);
+void tr_sink_smtp_open(struct tr_sink *sink, int fd);
+void tr_sink_smtp_close_all(struct tr_sink *sink);
+
+/* sink_show.c: one line for people on standard output. */
+void tr_sink_show_record(struct tr_sink *sink, struct tr_str record, int status);
+void tr_sink_show_mail(struct tr_sink *sink, struct tr_str from, struct tr_str first_rcpt, int rcpts, int64_t size,
+	int code);
+/* sink_report.c: the counts at the end, as text or JSON on standard output, and the progress line. */
+void tr_sink_report(struct tr_sink *sink);
+void tr_sink_detail(struct tr_sink *sink, char *out, size_t size);
+
+#endif

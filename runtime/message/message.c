@@ -1,0 +1,200 @@
+#include "message/message.h"
+
+#include <stdlib.h>
+
+void
+tr_bytes_set(struct tr_bytes *bytes, struct tr_blob *blob)
+{
+	struct tr_blob *old = bytes->blob;
+
+	*bytes = (struct tr_bytes){blob, blob != NULL ? blob->data : NULL, blob != NULL ? blob->len : 0};
+	tr_blob_unref(old);
+}
+
+void
+tr_bytes_share(struct tr_bytes *to, const struct tr_bytes *from)
+{
+	struct tr_blob *old = to->blob;
+
+	tr_blob_ref(from->blob);
+	*to = *from;
+	tr_blob_unref(old);
+}
+
+void
+tr_bytes_fini(struct tr_bytes *bytes)
+{
+	tr_blob_unref(bytes->blob);
+	*bytes = (struct tr_bytes){0};
+}
+
+struct tr_message *
+tr_message_new(void)
+{
+	struct tr_message *message = calloc(1, sizeof *message);
+
+	if (message == NULL)
+		return NULL;
+	message->slot = TR_NO_SLOT;
+	message->hook = 0xffff;
+	message->flags = TR_MSG_DIRTY;
+	tr_uuid1(message->id);
+	message->created_ns = tr_uuid1_wall_ns(message->id);
+	return message;
+}
+
+void
+tr_message_revoke(struct tr_message *message)
+{
+	if (message->handle != NULL) {
+		void (*gone)(struct tr_message *) = message->handle_gone;
+
+		if (gone != NULL)
+			gone(message);
+		message->handle = NULL;
+		message->handle_gone = NULL;
+	}
+}
+
+void
+tr_message_free(struct tr_message *message)
+{
+	if (message == NULL)
+		return;
+	tr_message_revoke(message);
+	tr_addr_fini(&message->sender);
+	tr_message_clear_rcpts(message);
+	tr_meta_fini(&message->meta);
+	tr_bytes_fini(&message->head);
+	tr_bytes_fini(&message->body);
+	free(message->schedule);
+	free(message->queue);
+	free(message);
+}
+
+struct tr_message *
+tr_message_split(const struct tr_message *from)
+{
+	struct tr_message *message = tr_message_new();
+
+	if (message == NULL)
+		return NULL;
+	message->due_ms = from->due_ms;
+	message->flags |= from->flags & (TR_MSG_LOG_RECORD | TR_MSG_TEMPLATE);
+	message->account = from->account;
+	message->hook = from->hook;
+	message->body_file = from->body_file;
+	tr_bytes_share(&message->head, &from->head);
+	tr_bytes_share(&message->body, &from->body);
+	if (tr_addr_copy(&from->sender, &message->sender) != TR_OK)
+		goto fail;
+	if (from->rcpt_count > 0) {
+		message->rcpts = calloc(from->rcpt_count, sizeof *message->rcpts);
+		if (message->rcpts == NULL)
+			goto fail;
+		for (uint32_t i = 0; i < from->rcpt_count; i++, message->rcpt_count++)
+			if (tr_addr_copy(&from->rcpts[i], &message->rcpts[i]) != TR_OK)
+				goto fail;
+	}
+	if (tr_meta_copy(&from->meta, &message->meta) != TR_OK)
+		goto fail;
+	if (from->schedule != NULL) {
+		message->schedule = malloc(sizeof *message->schedule);
+		if (message->schedule == NULL)
+			goto fail;
+		*message->schedule = *from->schedule;
+	}
+	return message;
+fail:
+	tr_message_free(message);
+	return NULL;
+}
+
+int
+tr_message_set_sender(struct tr_message *message, struct tr_str text)
+{
+	struct tr_addr addr;
+	int err = tr_addr_parse(text, &addr);
+
+	if (err != TR_OK)
+		return err;
+	tr_addr_fini(&message->sender);
+	message->sender = addr;
+	message->flags |= TR_MSG_DIRTY;
+	return TR_OK;
+}
+
+int
+tr_message_add_rcpt(struct tr_message *message, struct tr_str text)
+{
+	uint32_t count = message->rcpt_count;
+	struct tr_addr addr;
+	int err = tr_addr_parse(text, &addr);
+
+	if (err != TR_OK)
+		return err;
+	if ((count & (count - 1)) == 0) { /* full at 0 and at each power of two, so no field for the capacity */
+		struct tr_addr *rcpts = realloc(message->rcpts, (count == 0 ? 1 : (size_t)count * 2) * sizeof *rcpts);
+
+		if (rcpts == NULL) {
+			tr_addr_fini(&addr);
+			return TR_ENOMEM;
+		}
+		message->rcpts = rcpts;
+	}
+	message->rcpts[message->rcpt_count++] = addr;
+	message->flags |= TR_MSG_DIRTY;
+	return TR_OK;
+}
+
+void
+tr_message_clear_rcpts(struct tr_message *message)
+{
+	for (uint32_t i = 0; i < message->rcpt_count; i++)
+		tr_addr_fini(&message->rcpts[i]);
+	free(message->rcpts);
+	message->rcpts = NULL;
+	message->rcpt_count = 0;
+	message->flags |= TR_MSG_DIRTY;
+}
+
+int
+tr_message_data(const struct tr_message *message, struct tr_bytes *out)
+{
+	struct tr_blob *joined;
+
+	*out = (struct tr_bytes){0};
+	if (message->head.len == 0) {
+		tr_bytes_share(out, &message->body);
+		return TR_OK;
+	}
+	joined = tr_blob_new(NULL, message->head.len + message->body.len);
+	if (joined == NULL)
+		return TR_ENOMEM;
+	memcpy(joined->data, message->head.data, message->head.len);
+	if (message->body.len > 0)
+		memcpy(joined->data + message->head.len, message->body.data, message->body.len);
+	joined->data[joined->len] = '\0';
+	tr_bytes_set(out, joined);
+	return TR_OK;
+}
+
+size_t
+tr_message_size(const struct tr_message *message)
+{
+	return message->head.len + message->body.len;
+}
+
+int
+tr_message_set_data(struct tr_message *message, struct tr_str bytes)
+{
+	struct tr_blob *blob = tr_blob_new(bytes.len > 0 ? bytes.data : "", bytes.len);
+
+	if (blob == NULL)
+		return TR_ENOMEM;
+	tr_bytes_fini(&message->head);
+	tr_bytes_set(&message->body, blob);
+	message->body_file = 0; /* that file holds the old bytes; the next put ends its use */
+	message->flags |= TR_MSG_DIRTY;
+	return TR_OK;
+}

@@ -1,0 +1,117 @@
+/* A message in memory: envelope, metadata, body. Exactly one owner at a time (an ingress
+ * transaction, a queue, a session), so no field needs a lock; ownership moves between threads only
+ * through a mailbox or a mutex. Body bytes are immutable and shared. */
+#ifndef TR_MESSAGE_H
+#define TR_MESSAGE_H
+
+#include "base/buf.h"
+#include "message/address.h"
+#include "message/meta.h"
+
+#define TR_NO_SLOT UINT32_MAX
+
+/* A run of bytes in a shared blob (a body inside a loaded frame is not copied out of it). */
+struct tr_bytes {
+	struct tr_blob *blob; /* owned reference; NULL: empty */
+	const char *data;
+	size_t len;
+};
+void tr_bytes_set(struct tr_bytes *bytes, struct tr_blob *blob); /* takes the reference; all of it */
+void tr_bytes_share(struct tr_bytes *to, const struct tr_bytes *from);
+void tr_bytes_fini(struct tr_bytes *bytes);
+static inline struct tr_str
+tr_bytes_str(const struct tr_bytes *bytes)
+{
+	return (struct tr_str){bytes->data, bytes->len};
+}
+
+enum tr_message_flag {
+	TR_MSG_LOG_RECORD = 1 << 0,  /* body is a log record (reception_protocol LogRecord) */
+	TR_MSG_UNDECIDED = 1 << 1,   /* stored, should_enqueue_log_record not answered yet */
+	TR_MSG_POLICY_ERROR = 1 << 2, /* parked: the policy raised, or its hook is gone */
+	TR_MSG_DIRTY = 1 << 3,       /* envelope, meta or body changed since it was last stored; not stored */
+	TR_MSG_TEMPLATE = 1 << 4,    /* log record whose body is a template's text: meta log_record holds the JSON */
+};
+
+/* Scheduling constraints, contract/message.md section 4. Times are wall ms; 0: none. */
+struct tr_schedule {
+	int64_t first_attempt_ms, expires_ms;
+	uint8_t dow_mask;          /* bit 0 = Sunday; 0: no window */
+	uint32_t start_s, end_s;   /* seconds of the local day, 0 to 86399, end exclusive */
+	char tz[40];               /* IANA name, NUL-terminated */
+};
+
+struct tr_message {
+	struct tr_message *next;     /* the owner's list */
+	uint32_t slot;               /* its stub in the spool, or TR_NO_SLOT while it was never stored */
+	uint64_t seq;                /* spool sequence number; 0 while it was never stored */
+	uint8_t id[16];              /* version-1 UUID */
+	int64_t created_ns;          /* wall, from the id: steps of 100 ns */
+	int64_t due_ms;              /* wall; 0: now */
+	uint16_t attempts;
+	uint16_t flags;              /* enum tr_message_flag */
+	uint16_t account;            /* ledger account */
+	uint16_t hook;               /* index of the hook of a log record, 0xffff: none */
+	struct tr_addr sender;
+	struct tr_addr *rcpts;       /* rcpt_count of them */
+	uint32_t rcpt_count;
+	struct tr_meta meta;
+	struct tr_bytes head;        /* our own trace header fields, before body */
+	struct tr_bytes body;
+	uint64_t body_file;          /* id of the body's own file in the spool, 0: stored inline */
+	struct tr_schedule *schedule; /* owned, NULL: none */
+	char *queue;                 /* name of the scheduled queue it was last put in; owned, may be NULL */
+	void *handle;                /* what Lua holds (message_lua.c), NULL: nothing */
+	void (*handle_gone)(struct tr_message *message); /* set with handle: makes the handle stale */
+	void *owner_data;            /* free for the owner of the moment */
+};
+
+/* A new message with a fresh id, no recipients, empty body. NULL: no memory. */
+struct tr_message *tr_message_new(void);
+/* Ends what Lua holds of it, too. NULL is fine. */
+void tr_message_free(struct tr_message *message);
+/* Makes Lua handles stale: to be called whenever the owner changes. */
+void tr_message_revoke(struct tr_message *message);
+/* Same envelope, meta and shared body, new id (a split transaction). */
+struct tr_message *tr_message_split(const struct tr_message *from);
+
+int tr_message_set_sender(struct tr_message *message, struct tr_str text);  /* TR_EINVAL, TR_ENOMEM */
+int tr_message_add_rcpt(struct tr_message *message, struct tr_str text);
+void tr_message_clear_rcpts(struct tr_message *message);
+/* Complete bytes, head and body joined (no copy while head is empty). Fills *out with an owned reference. */
+int tr_message_data(const struct tr_message *message, struct tr_bytes *out);
+size_t tr_message_size(const struct tr_message *message);
+int tr_message_set_data(struct tr_message *message, struct tr_str bytes);
+
+/* Queue name from meta and the first recipient, contract/queues.md section 1. TR_OK, or TR_EINVAL with a text
+ * in *error (static) when a routing meta is not a string; TR_ENOENT without recipient and queue meta. */
+int tr_message_queue_name(const struct tr_message *message, struct tr_buf *out, const char **error);
+
+/* Parts of a queue name; borrowed from it. has_x tells "" from absent. */
+struct tr_queue_name {
+	struct tr_str campaign, tenant, domain, routing_domain;
+	bool has_campaign, has_tenant, has_routing;
+};
+void tr_queue_name_parse(struct tr_str name, struct tr_queue_name *out);
+
+/* Version-1 UUIDs: unique in the process over threads and clock steps; node and clock sequence random
+ * per process. `hex` is 32 lower-case digits and a NUL. */
+void tr_uuid1(uint8_t out[16]);
+void tr_uuid4(uint8_t out[16]);
+int64_t tr_uuid1_wall_ns(const uint8_t id[16]);
+void tr_uuid_hex(const uint8_t id[16], char hex[33]);
+void tr_uuid_hyphenated(const uint8_t id[16], char text[37]);
+int tr_uuid_from_hex(struct tr_str hex, uint8_t out[16]); /* 32 digits, dashes ignored; TR_EINVAL */
+
+/* Stored form, without what the spool keeps itself (seq, due, attempts, flags, account, queue). The
+ * body follows the envelope as raw bytes, so that a loaded frame's blob can serve as the body. */
+void tr_message_encode_envelope(const struct tr_message *message, struct tr_buf *out);
+/* Decodes a frame's opaque part that lies in `blob` (shared, not copied): envelope, then body up to the
+ * end, unless body_file is set, when the body stays empty and the caller loads the file. Returns TR_OK,
+ * TR_ECORRUPT or TR_ENOMEM. */
+int tr_message_decode(struct tr_blob *blob, struct tr_str opaque, struct tr_message **out);
+
+/* Applies the schedule to a wall moment: the first allowed moment >= when_ms. */
+int64_t tr_schedule_adjust(const struct tr_schedule *schedule, int64_t when_ms);
+
+#endif

@@ -1,0 +1,193 @@
+#include "message/meta.h"
+
+#include <stdlib.h>
+
+#include "base/json.h"
+
+void
+tr_meta_fini(struct tr_meta *meta)
+{
+	for (uint32_t i = 0; i < meta->count; i++)
+		free(meta->items[i].bytes);
+	free(meta->items);
+	*meta = (struct tr_meta){0};
+}
+
+/* Linear: a message has a handful of keys, and order is kept. */
+static struct tr_meta_item *
+find(const struct tr_meta *meta, struct tr_str key)
+{
+	for (uint32_t i = 0; i < meta->count; i++) {
+		struct tr_meta_item *item = &meta->items[i];
+
+		if (item->key_len == key.len && memcmp(item->bytes, key.data, key.len) == 0)
+			return item;
+	}
+	return NULL;
+}
+
+struct tr_str
+tr_meta_get(const struct tr_meta *meta, struct tr_str key)
+{
+	const struct tr_meta_item *item = find(meta, key);
+
+	if (item == NULL)
+		return (struct tr_str){NULL, 0};
+	return (struct tr_str){item->bytes + item->key_len, item->value_len};
+}
+
+static int
+grow(struct tr_meta *meta, uint32_t cap)
+{
+	struct tr_meta_item *items = realloc(meta->items, cap * sizeof *items);
+
+	if (items == NULL)
+		return TR_ENOMEM;
+	meta->items = items;
+	meta->cap = cap;
+	return TR_OK;
+}
+
+static int
+fill(struct tr_meta_item *item, struct tr_str key, struct tr_str json)
+{
+	char *bytes = malloc(key.len + json.len + 1); /* + 1: never a malloc of 0 */
+
+	if (bytes == NULL || key.len > UINT32_MAX || json.len > UINT32_MAX) {
+		free(bytes);
+		return TR_ENOMEM;
+	}
+	memcpy(bytes, key.data, key.len);
+	memcpy(bytes + key.len, json.data, json.len);
+	*item = (struct tr_meta_item){(uint32_t)key.len, (uint32_t)json.len, bytes};
+	return TR_OK;
+}
+
+int
+tr_meta_set(struct tr_meta *meta, struct tr_str key, struct tr_str json)
+{
+	struct tr_meta_item *item = find(meta, key), fresh;
+	int err;
+
+	if (key.data == NULL)
+		key.data = "";
+	if (item == NULL && meta->count == meta->cap) {
+		err = grow(meta, meta->cap == 0 ? 4 : meta->cap * 2);
+		if (err != TR_OK)
+			return err;
+	}
+	err = fill(&fresh, key, json); /* before the old value goes: json may lie in it */
+	if (err != TR_OK)
+		return err;
+	if (item != NULL)
+		free(item->bytes);
+	else
+		item = &meta->items[meta->count++];
+	*item = fresh;
+	return TR_OK;
+}
+
+int
+tr_meta_set_string(struct tr_meta *meta, struct tr_str key, struct tr_str text)
+{
+	struct tr_buf json = {0};
+	int err;
+
+	tr_json_add_string(&json, text);
+	err = json.failed ? TR_ENOMEM : tr_meta_set(meta, key, (struct tr_str){json.data, json.len});
+	tr_buf_free(&json);
+	return err;
+}
+
+int
+tr_meta_get_string(const struct tr_meta *meta, struct tr_str key, struct tr_buf *out)
+{
+	struct tr_str value = tr_meta_get(meta, key);
+
+	if (value.data == NULL)
+		return TR_ENOENT;
+	switch (tr_json_type(value)) {
+	case TR_JSON_NULL:
+		return TR_ENOENT;
+	case TR_JSON_STRING:
+		return tr_json_unescape(value, out);
+	default:
+		return TR_EINVAL;
+	}
+}
+
+int
+tr_meta_copy(const struct tr_meta *from, struct tr_meta *to)
+{
+	if (to->count == 0 && from->count > to->cap) {
+		int err = grow(to, from->count);
+
+		if (err != TR_OK)
+			return err;
+	}
+	for (uint32_t i = 0; i < from->count; i++) {
+		const struct tr_meta_item *item = &from->items[i];
+		int err = tr_meta_set(to, (struct tr_str){item->bytes, item->key_len},
+			(struct tr_str){item->bytes + item->key_len, item->value_len});
+
+		if (err != TR_OK)
+			return err;
+	}
+	return TR_OK;
+}
+
+void
+tr_meta_encode(const struct tr_meta *meta, struct tr_buf *out)
+{
+	tr_buf_put_varint(out, meta->count);
+	for (uint32_t i = 0; i < meta->count; i++) {
+		const struct tr_meta_item *item = &meta->items[i];
+
+		tr_buf_put_bytes(out, (struct tr_str){item->bytes, item->key_len});
+		tr_buf_put_bytes(out, (struct tr_str){item->bytes + item->key_len, item->value_len});
+	}
+}
+
+int
+tr_meta_decode(struct tr_reader *reader, struct tr_meta *out)
+{
+	uint64_t count = tr_read_varint(reader);
+	int err = TR_OK;
+
+	*out = (struct tr_meta){0};
+	/* each item takes at least two bytes, so damage cannot ask for more memory than the frame has */
+	if (reader->failed || count > (uint64_t)(reader->end - reader->at) / 2)
+		return TR_ECORRUPT;
+	if (count > 0)
+		err = grow(out, (uint32_t)count);
+	while (err == TR_OK && out->count < count) {
+		struct tr_str key = tr_read_bytes(reader);
+		struct tr_str value = tr_read_bytes(reader);
+
+		if (reader->failed || value.len == 0)
+			err = TR_ECORRUPT;
+		else
+			err = fill(&out->items[out->count], key, value);
+		if (err == TR_OK)
+			out->count++;
+	}
+	if (err != TR_OK)
+		tr_meta_fini(out);
+	return err;
+}
+
+void
+tr_meta_json(const struct tr_meta *meta, struct tr_buf *out)
+{
+	tr_buf_addc(out, '{');
+	for (uint32_t i = 0; i < meta->count; i++) {
+		const struct tr_meta_item *item = &meta->items[i];
+
+		if (i > 0)
+			tr_buf_addc(out, ',');
+		tr_json_add_string(out, (struct tr_str){item->bytes, item->key_len});
+		tr_buf_addc(out, ':');
+		tr_buf_add(out, item->bytes + item->key_len, item->value_len);
+	}
+	tr_buf_addc(out, '}');
+}

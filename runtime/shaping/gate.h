@@ -1,0 +1,38 @@
+/* The gate of a ready queue: closes when its destination fails again and again, or says when to come back;
+ * opens by one probe. Pure arithmetic: time and randomness are arguments. Not thread-safe: the ready queue's
+ * mutex guards it. */
+#ifndef TR_GATE_H
+#define TR_GATE_H
+
+#include "base/base.h"
+
+enum tr_gate_state { TR_GATE_OPEN, TR_GATE_CLOSED, TR_GATE_PROBING };
+
+struct tr_gate {
+	enum tr_gate_state state;
+	uint32_t failures;      /* in a row, over all sessions */
+	uint32_t closings;      /* in a row without a success: the exponent of the backoff */
+	int64_t reopen_at_ns;   /* monotonic; when closed */
+	int64_t opened_for_ns;  /* last backoff, for reports */
+};
+
+struct tr_gate_rules {
+	uint32_t failures_to_close; /* 0: never closes */
+	int64_t backoff_ns;         /* first closing; doubles */
+	int64_t backoff_max_ns;
+	int64_t retry_after_max_ns; /* cap of what a peer may ask for */
+};
+
+/* May an attempt start now? In the closed state, once reopen_at_ns has passed, exactly one caller gets true
+ * (the probe) until its outcome is told. *wait_ns: how long until it is worth asking again; INT64_MAX while
+ * a probe is out. */
+bool tr_gate_enter(struct tr_gate *gate, int64_t now_ns, int64_t *wait_ns);
+void tr_gate_success(struct tr_gate *gate);
+/* A failed attempt. at_once: connection refused or the like closes now; retry_after_ns >= 0: the peer said
+ * when, which closes now and is a floor of the wait; -1: it did not say. random in [0,1). Returns true if it closed. */
+bool tr_gate_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns, bool at_once,
+	int64_t retry_after_ns, double random);
+/* The probe ended without an outcome (its session was cancelled): the next caller may probe. */
+void tr_gate_abandon(struct tr_gate *gate);
+
+#endif

@@ -1,0 +1,184 @@
+/* The durable spool: one append-only log of segments with group commit. See docs/spool.md.
+ *
+ * Workers hand over changes; the commit thread, the only writer, puts all that wait into one group,
+ * writes and syncs it, and posts each change back to its loop. Loader threads read messages back.
+ * The index is the stubs in memory; recovery is one pass over the log. */
+#ifndef TR_SPOOL_H
+#define TR_SPOOL_H
+
+#include <stdatomic.h>
+
+#include "base/file.h"
+#include "base/loop.h"
+#include "message/message.h"
+#include "spool/ledger.h"
+
+struct tr_spool;
+
+struct tr_spool_config {
+	const char *meta_path;        /* directory of the log; created */
+	const char *data_path;        /* directory of body files; created; may be the same */
+	uint64_t segment_bytes;       /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
+	uint64_t group_bytes;         /* 0: 4 MiB; one change is at most segment_bytes / 2 */
+	uint64_t pending_bytes;       /* 0: 64 MiB; above it tr_spool_pressure() is true */
+	uint64_t reserve_bytes;       /* 0: two segments; kept for outcomes when the disk fills */
+	uint64_t floor_bytes;         /* 0: four segments; the log may be this large whatever lives */
+	int64_t pace_ns;              /* 0: 10 ms; the longest a change that nobody waits for is held back */
+	int64_t urgent_gap_ns;        /* 0: 1 ms; the shortest time between two syncs */
+	uint32_t body_file_bytes;     /* 0: 256 KiB; a body above it is a file of its own */
+	uint32_t loaders;             /* 0: 2 */
+	bool no_flush;                /* answer at hand-over, never sync */
+	struct tr_space_limit min_free_space, min_free_inodes; /* zero: "10%" */
+};
+
+/* One stored message: 56 bytes. `loc` is moved by the commit thread (copying forward); `when` and
+ * `tries` are the owner's, read racily (but never torn) by the commit thread. */
+struct tr_stub {
+	uint64_t seq;
+	_Atomic uint64_t loc;    /* segment:24 offset/64:20 ordinal:20 */
+	_Atomic uint64_t when;   /* due, wall ms << 16 | flags */
+	_Atomic uint64_t tries;  /* created, wall ms << 16 | attempts */
+	uint32_t next, prev;     /* slots: list of the owner (line or wheel); TR_NO_SLOT ends */
+	uint32_t queue;          /* index of the owner's scheduled queue */
+	uint32_t size;           /* stored bytes, body included */
+	uint32_t order;          /* order key of the queue, 0: none */
+	uint16_t account;
+	uint16_t units;          /* recipients or records, saturating at 65535 (the log has the true number) */
+};
+
+/* --- open and recover --------------------------------------------------------------------- */
+
+/* Opens the directories and takes their locks (TR_EAGAIN: another process has them), reads the log's
+ * segment headers. An unknown version is TR_EVERSION and touches nothing. *error (malloc'ed, may be NULL)
+ * tells what and where. */
+int tr_spool_open(const struct tr_spool_config *config, struct tr_spool **out, char **error);
+
+struct tr_recovered {
+	uint32_t slot;
+	struct tr_str queue; /* name as stored; borrowed for the call */
+	uint16_t flags;      /* TR_MSG_UNDECIDED, TR_MSG_POLICY_ERROR, TR_MSG_LOG_RECORD */
+};
+struct tr_recovery {
+	uint64_t segments, frames, messages, bytes, damaged_frames, damaged_bytes, torn_bytes, orphan_bodies;
+	int64_t took_ns;
+};
+/* One pass over the log; then `each` for each live message in log order (this thread); then the threads
+ * start. Damage is set aside into META/damaged/, counted and logged, never an error. Ends with the
+ * ledger checked: a difference is logged and put into the column dropped{damaged}. */
+int tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr_recovered *message), void *arg,
+	struct tr_recovery *stats);
+
+/* Commits what waits, writes the ledger, stops the threads, syncs, closes, frees. No change may be under way
+ * whose loop no longer runs. */
+void tr_spool_close(struct tr_spool *spool);
+
+/* --- changes -------------------------------------------------------------------------------- */
+
+/* One state change: all of it survives a crash or none. Embed or allocate; zeroed by tr_change_init(). After
+ * tr_spool_submit() it belongs to the spool until `done` runs on `loop`. */
+struct tr_change {
+	struct tr_mail mail;          /* spool's: hand-over and answer */
+	struct tr_loop *loop;         /* where done runs */
+	void (*done)(struct tr_change *change, int status);
+	void *owner;                  /* free for the caller */
+	struct tr_spool *spool;
+	bool urgent;                  /* somebody waits for the answer */
+	bool intake;                  /* may be refused (TR_ENOSPC, TR_EIO); without it, it is retried until it is stored */
+	uint32_t count;               /* ops in it */
+	size_t bytes;
+	struct tr_change_op *ops;     /* spool's */
+	uint32_t cap;
+	bool failed;                  /* an allocation failed while it was built */
+};
+
+void tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop *loop,
+	void (*done)(struct tr_change *change, int status), void *owner);
+/* Drops a change that was not submitted, and gives back the slots of its new messages. */
+void tr_change_abandon(struct tr_change *change);
+
+/* Stores a message (new: gets slot and seq here, column TR_COL_ACCEPTED or TR_COL_MOVED_IN is counted; already
+ * stored: replaced under its seq, column TR_COL_NONE). `queue` may be empty (undecided). The body is referenced,
+ * not copied. The caller keeps the message. TR_OK, TR_ENOMEM, TR_ETOOBIG. */
+int tr_change_put(struct tr_change *change, struct tr_message *message, struct tr_str queue, enum tr_column column,
+	int64_t units);
+/* New due time and attempt count of a stored message. flags as enum tr_message_flag. */
+int tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_t attempts, uint16_t flags);
+/* Ends a stored message: `units` of its account go to `column`. Its slot is free again after done(). */
+int tr_change_done(struct tr_change *change, uint32_t slot, enum tr_column column, enum tr_reason reason, int64_t units);
+/* Counts without a message (offered, filtered; some recipients of a message that stays). */
+int tr_change_count(struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units);
+
+/* Hands over; own thread of change->loop. Handed to the commit thread at the end of the loop's turn, together with
+ * the others of that turn. done() runs on the loop: TR_OK committed; TR_ENOSPC / TR_EIO refused (intake only), then
+ * nothing of it is stored and the slots of its new messages are free again. Takes a hold until then. */
+void tr_spool_submit(struct tr_change *change);
+
+/* True while more than pending_bytes wait, or an outcome cannot be stored: stop reading sockets, take nothing. */
+bool tr_spool_pressure(const struct tr_spool *spool);
+/* Intake may be accepted: space above the limits, no failing disk. Cheap (a cached atomic, renewed every second). */
+bool tr_spool_accepts(const struct tr_spool *spool, const char **why);
+
+/* --- stubs ------------------------------------------------------------------------------------ */
+struct tr_stub *tr_spool_stub(const struct tr_spool *spool, uint32_t slot);
+static inline int64_t
+tr_stub_due_ms(const struct tr_stub *stub)
+{
+	return (int64_t)atomic_load_explicit(&stub->when, memory_order_relaxed) >> 16;
+}
+static inline uint16_t
+tr_stub_flags(const struct tr_stub *stub)
+{
+	return (uint16_t)atomic_load_explicit(&stub->when, memory_order_relaxed);
+}
+static inline int64_t
+tr_stub_created_ms(const struct tr_stub *stub)
+{
+	return (int64_t)(atomic_load_explicit(&stub->tries, memory_order_relaxed) >> 16);
+}
+static inline uint16_t
+tr_stub_attempts(const struct tr_stub *stub)
+{
+	return (uint16_t)atomic_load_explicit(&stub->tries, memory_order_relaxed);
+}
+void tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attempts);
+
+/* --- loading ------------------------------------------------------------------------------------ */
+/* Reads messages back. `slots` in log order is fastest (neighbours are read together). */
+struct tr_load {
+	struct tr_mail mail;
+	struct tr_loop *loop;
+	void (*done)(struct tr_load *load); /* on loop; messages[i] NULL and status[i] < 0 where it failed (TR_EIO: try later,
+					       TR_ECORRUPT: its bytes are gone, TR_ENOMEM) */
+	void *owner;
+	uint32_t count;
+	uint32_t *slots;              /* caller's, count of them */
+	struct tr_message **messages; /* caller's array; filled; each message then belongs to the caller */
+	int *status;                  /* caller's array */
+	bool envelope_only;           /* do not read body files */
+};
+void tr_spool_load(struct tr_spool *spool, struct tr_load *load); /* takes a hold until done */
+
+/* --- bodies of their own file -------------------------------------------------------------------- */
+struct tr_body_file; /* while it is being written */
+int tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out);
+int tr_body_file_add(struct tr_body_file *file, const void *data, size_t len); /* page cache; TR_ENOSPC, TR_EIO */
+/* Syncs on a loader thread, then done(arg, status, id) on `loop`; frees the file object. The file lives once a put
+ * with message->body_file = id is committed, and until the last message that names it is done. */
+void tr_body_file_finish(struct tr_body_file *file, struct tr_loop *loop, void (*done)(void *arg, int status, uint64_t id),
+	void *arg);
+void tr_body_file_drop(struct tr_body_file *file);   /* unlinks what was written */
+void tr_body_file_forget(struct tr_spool *spool, uint64_t id); /* finished, but its put was refused */
+
+/* --- ledger and figures --------------------------------------------------------------------------- */
+/* Index of the account of that name, made if new. TR_EAGAIN when TR_ACCOUNTS_MAX are in use. Any thread. */
+int tr_spool_account(struct tr_spool *spool, const char *name, uint16_t *out);
+/* A copy of the committed ledger; the caller ends it with tr_ledger_fini(). Any thread. */
+int tr_spool_ledger(struct tr_spool *spool, struct tr_ledger *out);
+
+struct tr_spool_figures {
+	uint64_t live_messages, live_bytes, log_bytes, segments, free_segments, groups, changes, syncs, copied_bytes;
+	uint64_t pending_bytes, stub_bytes, write_errors, sync_errors, refused, damaged_frames;
+};
+void tr_spool_figures(const struct tr_spool *spool, struct tr_spool_figures *out);
+
+#endif
