@@ -44,8 +44,8 @@ tr_crc32c_table(uint32_t crc, const void *data, size_t len)
 		memcpy(&high, at + 4, 4);
 		low ^= crc;
 		crc = crc_table[7][low & 255] ^ crc_table[6][low >> 8 & 255] ^ crc_table[5][low >> 16 & 255] ^
-			crc_table[4][low >> 24] ^ crc_table[3][high & 255] ^ crc_table[2][high >> 8 & 255] ^
-			crc_table[1][high >> 16 & 255] ^ crc_table[0][high >> 24];
+		      crc_table[4][low >> 24] ^ crc_table[3][high & 255] ^ crc_table[2][high >> 8 & 255] ^
+		      crc_table[1][high >> 16 & 255] ^ crc_table[0][high >> 24];
 	}
 	for (; len > 0; at++, len--)
 		crc = crc_table[0][(crc ^ *at) & 255] ^ crc >> 8;

@@ -8,10 +8,10 @@
 
 struct civil {
 	int64_t year;
-	int month, day;         /* from 1 */
+	int month, day; /* from 1 */
 	int hour, minute, second;
-	int weekday;            /* 0: Sunday */
-	int32_t ns;             /* 0 .. 999999999 */
+	int weekday; /* 0: Sunday */
+	int32_t ns;  /* 0 .. 999999999 */
 };
 
 static int64_t
@@ -48,8 +48,7 @@ civil_from_ns(int64_t wall_ns, struct civil *out)
 	int64_t shifted = days + 719468;
 	int64_t era = floor_div(shifted, 146097);
 	int64_t day_of_era = shifted - era * 146097;
-	int64_t year_of_era =
-		(day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+	int64_t year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
 	int64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
 	int64_t month = (5 * day_of_year + 2) / 153;
 
@@ -174,8 +173,7 @@ tr_rfc3339_parse(const char *text, size_t len, int64_t *wall_ns)
 	if (at != end)
 		return TR_EINVAL;
 
-	int64_t seconds =
-		days_from_civil(year, month, day) * DAY_S + hour * 3600 + minute * 60 + second - offset_s;
+	int64_t seconds = days_from_civil(year, month, day) * DAY_S + hour * 3600 + minute * 60 + second - offset_s;
 	int64_t ns;
 	if (seconds < 0 && fraction_ns > 0) { /* so that the product alone does not overflow at the low end */
 		seconds++;

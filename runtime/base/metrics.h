@@ -11,7 +11,8 @@ enum tr_metric_kind { TR_COUNTER, TR_GAUGE, TR_HISTOGRAM };
 
 struct tr_metric {
 	_Atomic int64_t value; /* counter, gauge; count of a histogram */
-	/* histogram: sum in ns and cumulative buckets .005 .01 .025 .05 .1 .25 .5 1 2.5 5 10 s */
+	/* histogram: sum in ns and how many fell between the bounds .005 .01 .025 .05 .1 .25 .5 1 2.5 5 10 s;
+	 * rendering makes them cumulative */
 	_Atomic int64_t sum_ns;
 	_Atomic int64_t bucket[11];
 };

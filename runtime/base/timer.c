@@ -22,14 +22,14 @@ struct list {
 };
 
 struct tr_wheel {
-	int64_t tick;                                 /* ms of monotonic time up to which all has been fired */
-	size_t count;                                 /* running timers */
-	uint64_t low_used[LOW_SLOTS / 64];            /* bitmaps of slots that are not empty */
+	int64_t tick;                      /* ms of monotonic time up to which all has been fired */
+	size_t count;                      /* running timers */
+	uint64_t low_used[LOW_SLOTS / 64]; /* bitmaps of slots that are not empty */
 	uint64_t high_used[LEVELS - 1];
-	int64_t low_min_ns[LOW_SLOTS];                /* earliest due_ns of a slot in use, or UNKNOWN */
+	int64_t low_min_ns[LOW_SLOTS]; /* earliest due_ns of a slot in use, or UNKNOWN */
 	struct list low[LOW_SLOTS];
 	struct list high[LEVELS - 1][HIGH_SLOTS];
-	struct list firing;                           /* due in the run that is under way */
+	struct list firing; /* due in the run that is under way */
 };
 
 static void
