@@ -4,14 +4,13 @@
 
 enum routing { QUEUE, TENANT, CAMPAIGN, ROUTING_DOMAIN, ROUTING_COUNT };
 
-static const struct tr_str keys[ROUTING_COUNT] = {
-	{"queue", 5}, {"tenant", 6}, {"campaign", 8}, {"routing_domain", 14}};
+static const struct tr_str keys[ROUTING_COUNT] = {{"queue", 5}, {"tenant", 6}, {"campaign", 8}, {"routing_domain", 14}};
 
-#define WRONG(key) \
-	{ \
-		[TR_JSON_BOOL] = "expected '" key "' to be a string value, got a boolean", \
-		[TR_JSON_NUMBER] = "expected '" key "' to be a string value, got a number", \
-		[TR_JSON_ARRAY] = "expected '" key "' to be a string value, got an array", \
+#define WRONG(key)                                                                           \
+	{                                                                                    \
+		[TR_JSON_BOOL] = "expected '" key "' to be a string value, got a boolean",   \
+		[TR_JSON_NUMBER] = "expected '" key "' to be a string value, got a number",  \
+		[TR_JSON_ARRAY] = "expected '" key "' to be a string value, got an array",   \
 		[TR_JSON_OBJECT] = "expected '" key "' to be a string value, got an object", \
 	}
 static const char *const wrong[ROUTING_COUNT][TR_JSON_OBJECT + 1] = {

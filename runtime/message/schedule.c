@@ -44,8 +44,7 @@ parse_days(struct tr_str text, uint8_t *mask)
 		int found = -1;
 
 		for (int i = 0; i < 7; i++)
-			if (tr_str_ieq(day, tr_str(day_names[i])) ||
-				tr_str_ieq(day, (struct tr_str){day_names[i], 3}))
+			if (tr_str_ieq(day, tr_str(day_names[i])) || tr_str_ieq(day, (struct tr_str){day_names[i], 3}))
 				found = i;
 		if (found < 0)
 			return false;
@@ -79,7 +78,8 @@ tr_schedule_set_window(struct tr_schedule *schedule, struct tr_str dow, struct t
 	if (err == TR_ENOMEM)
 		*error = "out of memory";
 	else if (err == TR_ENOENT)
-		*error = "tz: no such time zone on this machine (an IANA name such as Europe/Berlin; is tzdata installed?)";
+		*error = "tz: no such time zone on this machine (an IANA name such as Europe/Berlin; is tzdata "
+			 "installed?)";
 	else if (err != TR_OK)
 		*error = "tz: not the name of a readable time zone (an IANA name such as Europe/Berlin expected)";
 	if (err != TR_OK)
@@ -285,7 +285,8 @@ tr_schedule_adjust(const struct tr_schedule *schedule, int64_t when_ms)
 	when_s = floor_div(when_ms, 1000);
 	local = when_s + tr_zone_offset(zone, when_s);
 	day = floor_div(local, DAY_S);
-	for (int i = 0; i <= 14; i++, day++) { /* a day of the window may fall into a gap of the clocks, hence 2 weeks */
+	for (int i = 0; i <= 14;
+		i++, day++) { /* a day of the window may fall into a gap of the clocks, hence 2 weeks */
 		int64_t start = day * DAY_S + schedule->start_s, end = day * DAY_S + schedule->end_s, moment;
 
 		if ((schedule->dow_mask & 1 << ((day + 4) % 7 + 7) % 7) == 0)

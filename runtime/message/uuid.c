@@ -18,11 +18,11 @@
 /* Each thread has a node of its own (the process' random one plus its number), so that ids need no
  * lock and no shared cache line. */
 struct uuid_state {
-	uint64_t last;      /* steps of the last id; 0: not set up */
-	uint16_t sequence;  /* 14 bits */
+	uint64_t last;     /* steps of the last id; 0: not set up */
+	uint16_t sequence; /* 14 bits */
 	uint8_t node[6];
-	uint8_t pool[256];  /* random bytes for version 4 */
-	size_t left;        /* unused ones at the pool's end */
+	uint8_t pool[256]; /* random bytes for version 4 */
+	size_t left;       /* unused ones at the pool's end */
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -122,7 +122,8 @@ int64_t
 tr_uuid1_wall_ns(const uint8_t id[16])
 {
 	uint64_t steps = (uint64_t)(id[6] & 0x0f) << 56 | (uint64_t)id[7] << 48 | (uint64_t)id[4] << 40 |
-		(uint64_t)id[5] << 32 | (uint64_t)id[0] << 24 | (uint64_t)id[1] << 16 | (uint64_t)id[2] << 8 | id[3];
+			 (uint64_t)id[5] << 32 | (uint64_t)id[0] << 24 | (uint64_t)id[1] << 16 | (uint64_t)id[2] << 8 |
+			 id[3];
 
 	/* wraps for foreign ids far from our time; signed arithmetic must not see that */
 	return (int64_t)((steps - EPOCH_STEPS) * STEP_NS);

@@ -13,18 +13,18 @@
 
 /* A day of the year on which a POSIX rule changes the offset. */
 struct rule_day {
-	char kind;                /* 'M': month, week, weekday; 'J': 1..365 without 29 February; 'N': 0..365 */
+	char kind; /* 'M': month, week, weekday; 'J': 1..365 without 29 February; 'N': 0..365 */
 	int month, week, day;
-	int32_t time_s;           /* local, may be negative or above a day */
+	int32_t time_s; /* local, may be negative or above a day */
 };
 
 struct tr_zone {
 	struct tr_zone *next;
 	uint32_t count;
-	int64_t *at;              /* transitions, ascending */
-	int32_t *offset;          /* offset[i] is valid from at[i] */
-	int32_t first;            /* before at[0] */
-	bool has_rule, has_dst;   /* the footer */
+	int64_t *at;            /* transitions, ascending */
+	int32_t *offset;        /* offset[i] is valid from at[i] */
+	int32_t first;          /* before at[0] */
+	bool has_rule, has_dst; /* the footer */
 	int32_t std, dst;
 	struct rule_day from, to; /* daylight saving time */
 	char name[NAME_MAX_BYTES + 1];
@@ -266,7 +266,7 @@ read_header(const unsigned char *data, size_t len, int wide, struct counts *out)
 		out->chars > 65536)
 		return false;
 	out->bytes = (size_t)out->time * (size_t)(wide + 1) + (size_t)out->type * 6 + out->chars +
-		(size_t)out->leap * (size_t)(wide + 4) + out->isstd + out->isut;
+		     (size_t)out->leap * (size_t)(wide + 4) + out->isstd + out->isut;
 	return len - 44 >= out->bytes;
 }
 
@@ -330,7 +330,7 @@ name_ok(struct tr_str name)
 	for (size_t i = 0; i < name.len; i++) {
 		char c = name.data[i];
 		bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-			c == '-' || c == '+' || c == '/';
+			     c == '-' || c == '+' || c == '/';
 
 		if (!plain) /* no dot either: no way out of the directory */
 			return false;
@@ -357,7 +357,9 @@ load(struct tr_str name, struct tr_zone **out)
 	else if ((err == -ENOENT || err == -ENOTDIR) && tr_str_eq(name, TR_STR("UTC")))
 		err = TR_OK; /* needs no file: all offsets are 0 */
 	else
-		err = err == -ENOENT || err == -ENOTDIR ? TR_ENOENT : err == -EISDIR ? TR_EINVAL : tr_err_from_errno(-err);
+		err = err == -ENOENT || err == -ENOTDIR ? TR_ENOENT
+		      : err == -EISDIR                  ? TR_EINVAL
+							: tr_err_from_errno(-err);
 	free(data);
 	if (err != TR_OK) {
 		free(zone->at);
