@@ -73,6 +73,8 @@ double tr_worker_random(struct tr_worker *worker); /* [0,1), seeded */
  * worker's loop or before it runs. */
 void tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message);
 void tr_engine_start(struct tr_engine *engine);
+/* True from tr_engine_start() to tr_engine_stop(): intake may go on (if tr_spool_accepts() too). Any thread. */
+bool tr_engine_is_open(const struct tr_engine *engine);
 
 /* --- outbox: one state change and the records that it causes ----------------------------------- */
 struct tr_outbox {
