@@ -54,14 +54,15 @@ print_help(const struct tr_args *args)
 	puts("\nOptions:");
 	for (const struct tr_arg *option = args->options; option->name != NULL; option++) {
 		char left[64];
-		int len = snprintf(
-			left, sizeof left, "--%s%s%s", option->name, option->value ? " " : "", option->value ? option->value : "");
+		int len = snprintf(left, sizeof left, "--%s%s%s", option->name, option->value ? " " : "",
+			option->value ? option->value : "");
 
 		if (len <= 26)
 			printf("  %-26s ", left);
 		else
 			printf("  %s\n  %-26s ", left, "");
-		for (const char *at = option->help; *at != '\0'; at++) { /* lines of a long text start below each other */
+		for (const char *at = option->help; *at != '\0';
+			at++) { /* lines of a long text start below each other */
 			putchar(*at);
 			if (*at == '\n')
 				printf("  %-26s ", "");
@@ -199,7 +200,8 @@ tr_args_parse(const struct tr_args *args, int argc, char **argv)
 		}
 		if (value == NULL) {
 			if (i + 1 >= argc)
-				return tr_args_error(args, "option '--%s' needs a value (%s)", option->name, option->value);
+				return tr_args_error(
+					args, "option '--%s' needs a value (%s)", option->name, option->value);
 			value = argv[++i];
 		}
 		int rc = set_value(args, option, value);

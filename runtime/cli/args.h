@@ -25,18 +25,18 @@ struct tr_arg {
 	const char *name;  /* without the dashes; NULL ends the table */
 	const char *value; /* what the help calls the value; NULL for a flag */
 	enum tr_arg_kind kind;
-	void *out;         /* holds the default before, the value after */
-	double min, max;   /* numbers: the range allowed; both 0: any that is >= 0 */
+	void *out;       /* holds the default before, the value after */
+	double min, max; /* numbers: the range allowed; both 0: any that is >= 0 */
 	const char *help;
 };
 
 struct tr_args {
-	const char *command;       /* "sink" */
-	const char *synopsis;      /* what follows "Usage: tailrace sink " */
-	const char *about;         /* a paragraph, or NULL */
+	const char *command;  /* "sink" */
+	const char *synopsis; /* what follows "Usage: tailrace sink " */
+	const char *about;    /* a paragraph, or NULL */
 	const struct tr_arg *options;
-	const char *notes;         /* printed after the options, or NULL */
-	struct tr_arg_list *rest;  /* NULL: other arguments are refused */
+	const char *notes;        /* printed after the options, or NULL */
+	struct tr_arg_list *rest; /* NULL: other arguments are refused */
 };
 
 #define TR_ARGS_RUN (-1)

@@ -8,14 +8,14 @@
 /* Exit statuses, as in sysexits.h. */
 enum tr_exit {
 	TR_EXIT_OK = 0,
-	TR_EXIT_FAILED = 1,     /* it ran, and the answer is no */
-	TR_EXIT_USAGE = 64,     /* the command line */
-	TR_EXIT_DATAERR = 65,   /* an input file */
-	TR_EXIT_NOINPUT = 66,   /* an input file that cannot be read */
+	TR_EXIT_FAILED = 1,       /* it ran, and the answer is no */
+	TR_EXIT_USAGE = 64,       /* the command line */
+	TR_EXIT_DATAERR = 65,     /* an input file */
+	TR_EXIT_NOINPUT = 66,     /* an input file that cannot be read */
 	TR_EXIT_UNAVAILABLE = 69, /* an address that cannot be bound or reached */
-	TR_EXIT_OSERR = 71,     /* no memory, no descriptors */
-	TR_EXIT_IOERR = 74,     /* an output file that cannot be written */
-	TR_EXIT_CONFIG = 78,    /* the policy */
+	TR_EXIT_OSERR = 71,       /* no memory, no descriptors */
+	TR_EXIT_IOERR = 74,       /* an output file that cannot be written */
+	TR_EXIT_CONFIG = 78,      /* the policy */
 };
 
 int tr_cmd_sink(int argc, char **argv);

@@ -18,7 +18,8 @@ skip(const char *data, size_t len)
 		__m128i cr = _mm_loadu_si128((const __m128i *)(const void *)(data + at));
 		__m128i lf = _mm_loadu_si128((const __m128i *)(const void *)(data + at + 1));
 		__m128i dot = _mm_loadu_si128((const __m128i *)(const void *)(data + at + 2));
-		__m128i hit = _mm_and_si128(_mm_cmpeq_epi8(lf, _mm_set1_epi8('\n')), _mm_cmpeq_epi8(dot, _mm_set1_epi8('.')));
+		__m128i hit =
+			_mm_and_si128(_mm_cmpeq_epi8(lf, _mm_set1_epi8('\n')), _mm_cmpeq_epi8(dot, _mm_set1_epi8('.')));
 		int mask = _mm_movemask_epi8(_mm_and_si128(hit, _mm_cmpeq_epi8(cr, _mm_set1_epi8('\r'))));
 
 		if (mask != 0)

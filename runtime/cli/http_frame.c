@@ -17,7 +17,8 @@ has_token(struct tr_str list, const char *token)
 	size_t want = strlen(token);
 
 	for (size_t at = 0; at + want <= list.len; at++) {
-		bool starts = at == 0 || list.data[at - 1] == ',' || list.data[at - 1] == ' ' || list.data[at - 1] == '\t';
+		bool starts =
+			at == 0 || list.data[at - 1] == ',' || list.data[at - 1] == ' ' || list.data[at - 1] == '\t';
 		size_t end = at + want;
 
 		if (starts && strncasecmp(list.data + at, token, want) == 0 &&
@@ -185,7 +186,7 @@ read_hex(struct tr_str line, size_t *out)
 
 	for (; digits < line.len; digits++) {
 		char c = line.data[digits];
-		int digit = c >= '0' && c <= '9' ? c - '0'
+		int digit = c >= '0' && c <= '9'                 ? c - '0'
 			    : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
 								 : -1;
 

@@ -4,8 +4,8 @@
 
 struct tr_id_slot {
 	uint64_t hash;
-	size_t at;      /* into bytes */
-	uint32_t len;   /* of the string + 1; 0: free */
+	size_t at;    /* into bytes */
+	uint32_t len; /* of the string + 1; 0: free */
 };
 
 static int

@@ -124,8 +124,8 @@ struct tr_json_split
 tr_json_split(struct tr_str body, void (*each)(void *arg, struct tr_str record), void *arg)
 {
 	struct walk walk = {.data = body.data, .each = each, .arg = arg};
-	uint64_t in_string = 0;  /* all ones while a string goes on from the block before */
-	bool escaped = false;    /* the first byte of the block follows a backslash that counts */
+	uint64_t in_string = 0; /* all ones while a string goes on from the block before */
+	bool escaped = false;   /* the first byte of the block follows a backslash that counts */
 	size_t first = 0;
 
 	while (first < body.len && strchr(" \t\r\n", body.data[first]) != NULL && body.data[first] != '\0')

@@ -23,9 +23,9 @@ tr_terminal_columns(int fd)
 const char *
 tr_grouped(int64_t value)
 {
-	static char texts[4][32];
+	static char texts[8][32];
 	static unsigned next;
-	char *end = texts[next++ % 4] + 31;
+	char *end = texts[next++ % 8] + 31;
 	char *at = end;
 	uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
 	int digits = 0;
@@ -66,7 +66,8 @@ draw(struct tr_progress *progress, int64_t done, const char *detail)
 		memset(bar, '#', (size_t)full);
 		bar[BAR_COLUMNS] = '\0';
 		len = snprintf(line, sizeof line, "[%s] %3.0f%% %s/%s %s  %s/s", bar, 100 * (part > 1 ? 1 : part),
-			tr_grouped(done), tr_grouped(progress->total), progress->unit, tr_grouped((int64_t)progress->rate));
+			tr_grouped(done), tr_grouped(progress->total), progress->unit,
+			tr_grouped((int64_t)progress->rate));
 		if (progress->rate >= 1 && done < progress->total && len < (int)sizeof line) {
 			int64_t left_s = (int64_t)((double)(progress->total - done) / progress->rate);
 

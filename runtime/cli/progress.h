@@ -7,11 +7,11 @@
 
 struct tr_progress {
 	bool enabled, terminal, drawn;
-	const char *unit;      /* "messages"; a literal */
-	int64_t total;         /* 0: unknown */
-	int64_t interval_ns;   /* between two drawings */
+	const char *unit;    /* "messages"; a literal */
+	int64_t total;       /* 0: unknown */
+	int64_t interval_ns; /* between two drawings */
 	int64_t last_ns, last_done;
-	double rate;           /* a second, smoothed */
+	double rate; /* a second, smoothed */
 };
 
 /* enabled = false makes every other call do nothing. */
@@ -25,7 +25,7 @@ void tr_progress_finish(struct tr_progress *progress, int64_t now_ns, int64_t do
 
 /* Columns of the terminal that `fd` is; 0 if it is none. */
 int tr_terminal_columns(int fd);
-/* 1234567 -> "1,234,567" in one of four static buffers, for printing. */
+/* 1234567 -> "1,234,567" in one of eight static buffers, for printing. */
 const char *tr_grouped(int64_t value);
 
 #endif

@@ -76,8 +76,9 @@ tr_sink_write_record(struct tr_sink *sink)
 {
 	if (sink->lines.len == 0)
 		return;
-	int rc = sink->lines.failed ? -ENOMEM
-				    : tr_file_write_all(sink->record_fd, sink->lines.data, sink->lines.len, sink->record_at);
+	int rc = sink->lines.failed
+			 ? -ENOMEM
+			 : tr_file_write_all(sink->record_fd, sink->lines.data, sink->lines.len, sink->record_at);
 
 	if (rc == 0) {
 		sink->record_at += (off_t)sink->lines.len;
@@ -313,12 +314,12 @@ tear_down(struct tr_sink *sink)
 /* "503=10" */
 static int
 add_share(const struct tr_args *args, struct tr_sink_shares *shares, const char *option, const char *text,
-	const char *pair)
+	const char *pair, int lowest)
 {
 	char *end;
 	long code = strtol(pair, &end, 10);
 	double percent = 0, sum = 0;
-	bool good = end != pair && *end == '=' && code >= 200 && code < TR_SINK_CODES;
+	bool good = end != pair && *end == '=' && code >= lowest && code < TR_SINK_CODES;
 
 	if (good) {
 		const char *number = end + 1;
@@ -329,7 +330,8 @@ add_share(const struct tr_args *args, struct tr_sink_shares *shares, const char 
 		good = end != number && *end == '\0' && percent > 0 && percent <= 100;
 	}
 	if (!good)
-		return tr_args_error(args, "option '--%s': CODE=PERCENT expected (code 200 to 599), got '%s'", option, text);
+		return tr_args_error(
+			args, "option '--%s': CODE=PERCENT expected (code %d to 599), got '%s'", option, lowest, text);
 	if (shares->count == TR_SINK_MAX_SHARES)
 		return tr_args_error(args, "option '--%s': more than %d shares", option, TR_SINK_MAX_SHARES);
 	shares->share[shares->count++] = (struct tr_sink_share){.code = (int)code, .percent = percent};
@@ -353,14 +355,15 @@ add_stage(const struct tr_args *args, struct tr_sink *sink, const char *text)
 	for (int i = 0; i < TR_STAGES; i++) {
 		names[i] = tr_sink_stage_names[i];
 		if (equals != NULL && strcmp(name, names[i]) == 0)
-			return add_share(args, &sink->stage[i], "smtp-code", text, equals + 1);
+			return add_share(args, &sink->stage[i], "smtp-code", text, equals + 1, 400);
 	}
 	const char *near = tr_nearest(name, names);
 
 	if (equals != NULL && near != NULL)
 		return tr_args_error(args, "option '--smtp-code': unknown stage '%s', did you mean '%s'?", name, near);
 	return tr_args_error(args,
-		"option '--smtp-code': STAGE=CODE=PERCENT expected (stages connect, mail, rcpt, data, dot), got '%s'", text);
+		"option '--smtp-code': STAGE=CODE=PERCENT expected (stages connect, mail, rcpt, data, dot), got '%s'",
+		text);
 }
 
 int
@@ -383,12 +386,14 @@ tr_cmd_sink(int argc, char **argv)
 		{"smtp", "ADDR:PORT", TR_ARG_TEXT, &smtp, 0, 0, "take mail here; port 0 chooses a free one"},
 		{"status-share", "CODE=PERCENT", TR_ARG_LIST, &status_shares, 0, 0,
 			"answer this share of HTTP requests with CODE, the rest with 200; repeat"},
-		{"retry-after", "SECONDS", TR_ARG_INT, &sink->retry_after_s, 0, 86400, "send Retry-After with 429 and 503"},
+		{"retry-after", "SECONDS", TR_ARG_INT, &sink->retry_after_s, 0, 86400,
+			"send Retry-After with 429 and 503"},
 		{"slow-ms", "N", TR_ARG_INT, &slow_ms, 0, 3600000, "wait so long before an answer ..."},
 		{"slow-share", "PERCENT", TR_ARG_REAL, &slow_percent, 0, 100, "... in this share of the answers (100)"},
 		{"reset-share", "PERCENT", TR_ARG_REAL, &sink->reset_percent, 0, 100,
 			"reset the connection after the body, without an answer"},
-		{"garbage-share", "PERCENT", TR_ARG_REAL, &sink->garbage_percent, 0, 100, "answer bytes that are no protocol"},
+		{"garbage-share", "PERCENT", TR_ARG_REAL, &sink->garbage_percent, 0, 100,
+			"answer bytes that are no protocol"},
 		{"hang", NULL, TR_ARG_FLAG, &sink->hang, 0, 0, "take everything, never answer"},
 		{"smtp-code", "STAGE=CODE=PERCENT", TR_ARG_LIST, &smtp_codes, 0, 0,
 			"answer a share of connect, mail, rcpt, data or dot with CODE; repeat"},
@@ -408,7 +413,8 @@ tr_cmd_sink(int argc, char **argv)
 	const struct tr_args args = {
 		.command = "sink",
 		.synopsis = "[--http ADDR:PORT] [--smtp ADDR:PORT] [OPTIONS]",
-		.about = "An endpoint for webhooks and mail: accepts, refuses, stalls and records as told, and prints counts\n"
+		.about = "An endpoint for webhooks and mail: accepts, refuses, stalls and records as told, and prints "
+			 "counts\n"
 			 "at SIGINT, SIGTERM, --until or --idle-exit. The first lines on standard output are\n"
 			 "'listening http ADDR:PORT' and 'listening smtp ADDR:PORT'.",
 		.options = options,
@@ -422,7 +428,8 @@ tr_cmd_sink(int argc, char **argv)
 	if (rc == TR_ARGS_RUN && slow_percent >= 0 && slow_ms == 0)
 		rc = tr_args_error(&args, "--slow-share needs --slow-ms");
 	for (size_t i = 0; i < status_shares.count && rc == TR_ARGS_RUN; i++)
-		rc = add_share(&args, &sink->status, "status-share", status_shares.items[i], status_shares.items[i]);
+		rc = add_share(
+			&args, &sink->status, "status-share", status_shares.items[i], status_shares.items[i], 200);
 	for (size_t i = 0; i < smtp_codes.count && rc == TR_ARGS_RUN; i++)
 		rc = add_stage(&args, sink, smtp_codes.items[i]);
 	if (rc == TR_ARGS_RUN) {

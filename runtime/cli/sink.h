@@ -34,9 +34,9 @@ struct tr_sink_listener {
 	struct ev_io io;
 	struct tr_sink *sink;
 	struct tr_cli_addr addr;
-	struct tr_timer pause;                       /* no descriptor left: try again later */
-	void (*open)(struct tr_sink *sink, int fd);  /* takes fd */
-	int fd;                                      /* -1: not in use */
+	struct tr_timer pause;                      /* no descriptor left: try again later */
+	void (*open)(struct tr_sink *sink, int fd); /* takes fd */
+	int fd;                                     /* -1: not in use */
 };
 
 struct tr_sink {
@@ -54,18 +54,18 @@ struct tr_sink {
 	const char *count_ids; /* the field, or NULL */
 	uint64_t random;       /* state of the generator */
 
-	char *scratch;         /* TR_SINK_READ_BYTES: where reads of all connections land */
-	struct tr_buf reply;   /* answers of the connection being handled */
-	struct tr_buf text;    /* short-lived */
-	struct tr_buf lines;   /* of --record, not yet written */
-	int record_fd;         /* -1: none */
+	char *scratch;       /* TR_SINK_READ_BYTES: where reads of all connections land */
+	struct tr_buf reply; /* answers of the connection being handled */
+	struct tr_buf text;  /* short-lived */
+	struct tr_buf lines; /* of --record, not yet written */
+	int record_fd;       /* -1: none */
 	off_t record_at;
 	struct tr_id_set ids;
 	struct tr_progress progress;
 	struct tr_timer tick, grace;
 	struct tr_http_conn *http_conns;
 	struct tr_smtp_conn *smtp_conns;
-	bool ending;           /* --until is reached: nothing more is accepted */
+	bool ending; /* --until is reached: nothing more is accepted */
 	int exit_status;
 
 	/* what happened */
@@ -93,7 +93,8 @@ int tr_sink_choose(struct tr_sink *sink, const struct tr_sink_shares *shares, in
 void tr_sink_touch(struct tr_sink *sink);
 /* Looks whether --until is reached, after records or messages were counted as accepted. */
 void tr_sink_check_until(struct tr_sink *sink);
-/* Writes the lines of --record; to be called before the answer leaves, so that whoever saw the answer finds the line. */
+/* Writes the lines of --record; to be called before the answer leaves, so that whoever saw the answer finds the line.
+ */
 void tr_sink_write_record(struct tr_sink *sink);
 
 /* The reason phrase of an HTTP status. Static. */
@@ -111,8 +112,8 @@ void tr_sink_smtp_close_all(struct tr_sink *sink);
 
 /* sink_show.c: one line for people on standard output. */
 void tr_sink_show_record(struct tr_sink *sink, struct tr_str record, int status);
-void tr_sink_show_mail(struct tr_sink *sink, struct tr_str from, struct tr_str first_rcpt, int rcpts, int64_t size,
-	int code);
+void tr_sink_show_mail(
+	struct tr_sink *sink, struct tr_str from, struct tr_str first_rcpt, int rcpts, int64_t size, int code);
 /* sink_report.c: the counts at the end, as text or JSON on standard output, and the progress line. */
 void tr_sink_report(struct tr_sink *sink);
 void tr_sink_detail(struct tr_sink *sink, char *out, size_t size);

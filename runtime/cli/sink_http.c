@@ -20,16 +20,16 @@ struct tr_http_conn {
 	struct ev_io io;
 	struct tr_sink *sink;
 	struct tr_http_conn *next, **prev;
-	struct tr_timer timer;     /* STATE_SLOW: the answer; else the idle deadline */
-	struct tr_buf in;          /* a request that is not complete; empty most of the time */
-	struct tr_buf out;         /* answers that the socket did not take */
-	struct tr_buf body;        /* of chunks, decoded */
-	struct tr_http_head head;  /* of the request at the start of what is not consumed ... */
-	bool have_head;            /* ... once it is complete */
+	struct tr_timer timer;    /* STATE_SLOW: the answer; else the idle deadline */
+	struct tr_buf in;         /* a request that is not complete; empty most of the time */
+	struct tr_buf out;        /* answers that the socket did not take */
+	struct tr_buf body;       /* of chunks, decoded */
+	struct tr_http_head head; /* of the request at the start of what is not consumed ... */
+	bool have_head;           /* ... once it is complete */
 	size_t chunk_at;
-	int64_t active_ns;         /* last read, for the idle deadline */
+	int64_t active_ns; /* last read, for the idle deadline */
 	enum state state;
-	int slow_status;           /* STATE_SLOW: what to answer */
+	int slow_status; /* STATE_SLOW: what to answer */
 	bool slow_keep_alive;
 	int fd;
 };
@@ -44,6 +44,7 @@ http_close(struct tr_http_conn *conn)
 
 	ev_io_stop(sink->ev, &conn->io);
 	tr_timer_stop(sink->wheel, &conn->timer);
+	tr_buf_clear(&sink->reply); /* shared: nothing of this connection may reach the next */
 	if (conn->state == STATE_RESET)
 		tr_cli_reset(conn->fd);
 	else
@@ -194,8 +195,8 @@ add_answer(struct tr_sink *sink, int status, bool keep_alive)
 	else if (status == 200)
 		tr_buf_addz(&sink->reply, "Content-Length: 0\r\n\r\n");
 	else
-		tr_buf_addf(&sink->reply, "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n%d %s\n", strlen(reason) + 5,
-			status, reason);
+		tr_buf_addf(&sink->reply, "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n%d %s\n",
+			strlen(reason) + 5, status, reason);
 }
 
 /* One whole request. Leaves the answer in sink->reply, or the connection in another state. */
@@ -311,6 +312,8 @@ take(struct tr_http_conn *conn, const char *data, size_t len)
 			break;
 		}
 		handle(conn, start, body);
+		if (conn->body.cap > TR_SINK_READ_BYTES)
+			tr_buf_free(&conn->body);
 		conn->have_head = false;
 		used += total;
 		tr_sink_check_until(sink);
@@ -406,7 +409,8 @@ read_some(struct tr_http_conn *conn)
 		if (conn->have_head && conn->head.content_length > 0) {
 			size_t total = conn->head.len + (size_t)conn->head.content_length;
 
-			want = total > conn->in.len + want ? tr_min_i64((int64_t)(total - conn->in.len), 4 << 20) : want;
+			if (total > conn->in.len + want)
+				want = (size_t)tr_min_i64((int64_t)(total - conn->in.len), 4 << 20);
 		}
 		to = tr_buf_reserve(&conn->in, want);
 		if (to == NULL)
