@@ -400,22 +400,20 @@ drive(struct tr_loop *loop, bool stoppable, int64_t end_ns, int64_t holds_until_
 		}
 		did = turn(loop, flag);
 		flag = EVRUN_NOWAIT;
-		if (did)
-			continue;
-		if (was_virtual) {
-			if (holds > 0 || tr_hold_count() > 0) {
-				if (holds_until_ns != FOREVER && real_ns(loop) >= holds_until_ns)
-					break;
-				flag = prepare_sleep(loop, end_ns);
-			} else if (!jump(loop, end_ns)) {
-				if (end_ns != FOREVER)
-					break;
-				flag = prepare_sleep(loop, FOREVER);
-			}
-		} else {
-			if (end_ns != FOREVER && tr_mono_ns() >= end_ns)
+		if (!was_virtual) { /* what is ready ends the sleep at once: no turn to look for it is needed */
+			if (!did && end_ns != FOREVER && tr_mono_ns() >= end_ns)
 				break;
 			flag = prepare_sleep(loop, end_ns);
+		} else if (did) {
+			continue;
+		} else if (holds > 0 || tr_hold_count() > 0) {
+			if (holds_until_ns != FOREVER && real_ns(loop) >= holds_until_ns)
+				break;
+			flag = prepare_sleep(loop, end_ns);
+		} else if (!jump(loop, end_ns)) {
+			if (end_ns != FOREVER)
+				break;
+			flag = prepare_sleep(loop, FOREVER);
 		}
 	}
 	if (!stoppable)

@@ -1,0 +1,367 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <ev.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/loop.h"
+
+#define SENDERS 3
+#define LETTERS 5000
+#define LIMIT_NS (20 * TR_NS_PER_S)
+
+static struct tr_loop *loop;
+
+static int
+setup(void **state)
+{
+	return tr_loop_new(&loop);
+}
+
+static int
+setup_virtual(void **state)
+{
+	tr_clock_virtual(INT64_C(1795630930) * TR_NS_PER_S);
+	return tr_loop_new(&loop);
+}
+
+static int
+teardown(void **state)
+{
+	tr_loop_free(loop);
+	tr_clock_real();
+	return tr_hold_count();
+}
+
+/* --- mail ---------------------------------------------------------------------------------------------- */
+
+struct letter {
+	struct tr_mail mail;
+	int sender, number;
+};
+
+static int next_number[SENDERS], received;
+
+static void
+read_letter(struct tr_mail *mail)
+{
+	struct letter *letter = tr_container_of(mail, struct letter, mail);
+
+	assert_ptr_equal(tr_loop_current(), loop);
+	assert_int_equal(letter->number, next_number[letter->sender]); /* in order of each sender */
+	next_number[letter->sender]++;
+	received++;
+	free(letter);
+	if (received == SENDERS * LETTERS)
+		tr_loop_stop(loop);
+}
+
+static struct letter *
+new_letter(int sender, int number)
+{
+	struct letter *letter = malloc(sizeof *letter);
+
+	if (letter == NULL)
+		abort();
+	*letter = (struct letter){{NULL, read_letter}, sender, number};
+	return letter;
+}
+
+static void *
+send_letters(void *arg)
+{
+	int sender = *(int *)arg;
+
+	for (int number = 0; number < LETTERS;) {
+		struct letter *one = new_letter(sender, number++);
+
+		if (number % 3 != 0 || number + 2 > LETTERS) {
+			tr_loop_post(loop, &one->mail);
+			continue;
+		}
+		struct letter *two = new_letter(sender, number++), *three = new_letter(sender, number++);
+
+		one->mail.next = &two->mail;
+		two->mail.next = &three->mail;
+		tr_loop_post_chain(loop, &one->mail, &three->mail);
+	}
+	return NULL;
+}
+
+static void
+all_mail_arrives_in_order(void **state)
+{
+	pthread_t threads[SENDERS];
+	int ids[SENDERS];
+
+	received = 0;
+	memset(next_number, 0, sizeof next_number);
+	for (int i = 0; i < SENDERS; i++) {
+		ids[i] = i;
+		assert_int_equal(pthread_create(&threads[i], NULL, send_letters, &ids[i]), 0);
+	}
+	tr_loop_run(loop); /* without a time-out: a lost wake hangs here */
+	for (int i = 0; i < SENDERS; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(received, SENDERS * LETTERS);
+	assert_int_equal(tr_hold_count(), 0);
+}
+
+/* --- order of a turn -------------------------------------------------------------------------------------- */
+
+static char trail[64];
+
+static void
+mark(char c)
+{
+	size_t len = strlen(trail);
+
+	assert_true(len + 1 < sizeof trail);
+	trail[len] = c;
+	trail[len + 1] = '\0';
+}
+
+static struct tr_defer defer_a, defer_b;
+static struct tr_timer timer;
+static struct tr_mail mail;
+static ev_io reader;
+static int pipe_fds[2];
+
+static void
+on_defer(struct tr_defer *defer)
+{
+	mark(defer == &defer_a ? 'a' : 'b');
+	if (defer == &defer_a)
+		tr_loop_defer(loop, &defer_b, on_defer);
+}
+
+static void
+on_timer(struct tr_timer *t)
+{
+	mark('t');
+	tr_loop_defer(loop, &defer_a, on_defer);
+	tr_loop_defer(loop, &defer_a, on_defer); /* changes nothing */
+}
+
+static void
+on_mail(struct tr_mail *m)
+{
+	mark('m');
+	assert_true(tr_hold_count() > 0);
+}
+
+static void
+on_hook(struct tr_turn_hook *hook)
+{
+	mark('H');
+}
+
+static void
+on_readable(struct ev_loop *ev, ev_io *watcher, int revents)
+{
+	char byte;
+
+	assert_int_equal(read(pipe_fds[0], &byte, 1), 1);
+	mark('r');
+}
+
+static void
+a_turn_has_its_order(void **state)
+{
+	struct tr_turn_hook hook = {.fn = on_hook};
+
+	trail[0] = '\0';
+	mail.fn = on_mail;
+	tr_loop_enter(loop);
+	tr_loop_add_turn_hook(loop, &hook);
+	assert_int_equal(pipe(pipe_fds), 0);
+	ev_io_init(&reader, on_readable, pipe_fds[0], EV_READ);
+	ev_io_start(tr_loop_ev(loop), &reader);
+	assert_int_equal(write(pipe_fds[1], "x", 1), 1);
+	tr_timer_start(tr_loop_wheel(loop), &timer, -1, on_timer);
+	tr_loop_post(loop, &mail);
+	assert_true(tr_loop_turn(loop));
+	assert_string_equal(trail, "rmtabH");
+	assert_false(tr_loop_turn(loop));
+	assert_string_equal(trail, "rmtabHH"); /* for work done outside of a turn */
+	tr_loop_remove_turn_hook(loop, &hook);
+	ev_io_stop(tr_loop_ev(loop), &reader);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+static void
+deferred_work_can_be_taken_back(void **state)
+{
+	trail[0] = '\0';
+	tr_loop_defer(loop, &defer_b, on_defer);
+	tr_loop_defer(loop, &defer_a, on_defer);
+	tr_loop_undefer(loop, &defer_a);
+	tr_loop_undefer(loop, &defer_a);
+	assert_false(defer_a.queued);
+	tr_loop_turn(loop);
+	assert_string_equal(trail, "b");
+	tr_loop_defer(loop, &defer_b, on_defer); /* the end of the queue is still right */
+	tr_loop_turn(loop);
+	assert_string_equal(trail, "bb");
+}
+
+/* --- time ---------------------------------------------------------------------------------------------- */
+
+static bool
+timer_is_done(void *arg)
+{
+	return !tr_timer_running(&timer);
+}
+
+static void
+nothing(struct tr_timer *t)
+{
+}
+
+static void
+real_timers_fire_in_time(void **state)
+{
+	int64_t start_ns = tr_mono_ns();
+
+	tr_timer_start(tr_loop_wheel(loop), &timer, 20 * TR_NS_PER_MS, nothing);
+	assert_true(tr_loop_run_until(loop, timer_is_done, NULL, LIMIT_NS));
+	assert_true(tr_mono_ns() - start_ns >= 20 * TR_NS_PER_MS);
+	tr_timer_start(tr_loop_wheel(loop), &timer, LIMIT_NS, nothing);
+	assert_false(tr_loop_run_until(loop, timer_is_done, NULL, 5 * TR_NS_PER_MS));
+	tr_timer_stop(tr_loop_wheel(loop), &timer);
+}
+
+static int ticks;
+
+static void
+on_tick(struct tr_timer *t)
+{
+	ticks++;
+	tr_timer_start(tr_loop_wheel(loop), t, 3600 * TR_NS_PER_S, on_tick);
+}
+
+static void
+virtual_time_jumps(void **state)
+{
+	int64_t start_ns = tr_mono_ns(), wall_ns = tr_wall_ns();
+	int64_t week_ns = 7 * 86400 * TR_NS_PER_S;
+
+	ticks = 0;
+	tr_timer_start(tr_loop_wheel(loop), &timer, 3600 * TR_NS_PER_S, on_tick);
+	tr_loop_advance(loop, week_ns);
+	assert_int_equal(ticks, 7 * 24);
+	assert_true(tr_mono_ns() == start_ns + week_ns);
+	assert_true(tr_wall_ns() == wall_ns + week_ns);
+	tr_loop_advance(loop, 1);
+	assert_true(tr_mono_ns() == start_ns + week_ns + 1);
+	tr_timer_stop(tr_loop_wheel(loop), &timer);
+}
+
+static bool
+ten_ticks(void *arg)
+{
+	return ticks >= 10;
+}
+
+static void
+virtual_time_is_bounded(void **state)
+{
+	int64_t start_ns = tr_mono_ns();
+
+	ticks = 0;
+	tr_timer_start(tr_loop_wheel(loop), &timer, 3600 * TR_NS_PER_S, on_tick);
+	assert_false(tr_loop_run_until(loop, ten_ticks, NULL, 9 * 3600 * TR_NS_PER_S));
+	assert_int_equal(ticks, 9);
+	assert_true(tr_loop_run_until(loop, ten_ticks, NULL, 9 * 3600 * TR_NS_PER_S));
+	assert_true(tr_mono_ns() == start_ns + 10 * 3600 * TR_NS_PER_S);
+	tr_timer_stop(tr_loop_wheel(loop), &timer);
+}
+
+static _Atomic bool answered, turned;
+
+static void
+on_turned(struct tr_turn_hook *hook)
+{
+	atomic_store(&turned, true);
+}
+
+static void
+on_answer(struct tr_mail *m)
+{
+	assert_int_equal(ticks, 0); /* time stood still while the hold was out */
+	atomic_store(&answered, true);
+}
+
+static void *
+answer(void *arg)
+{
+	while (!atomic_load(&turned)) /* until the loop has had a chance to jump too early */
+		sched_yield();
+	tr_loop_post(loop, &mail);
+	tr_hold_drop();
+	return NULL;
+}
+
+static void
+holds_stop_virtual_time(void **state)
+{
+	struct tr_turn_hook hook = {.fn = on_turned};
+	pthread_t thread;
+
+	ticks = 0;
+	answered = turned = false;
+	tr_loop_add_turn_hook(loop, &hook);
+	mail.fn = on_answer;
+	tr_timer_start(tr_loop_wheel(loop), &timer, 1, on_tick);
+	tr_hold_take();
+	assert_int_equal(pthread_create(&thread, NULL, answer, NULL), 0);
+	tr_loop_advance(loop, TR_NS_PER_S);
+	pthread_join(thread, NULL);
+	assert_true(answered);
+	assert_int_equal(ticks, 1);
+	tr_timer_stop(tr_loop_wheel(loop), &timer);
+	tr_loop_remove_turn_hook(loop, &hook);
+}
+
+static void
+stop_now(struct tr_timer *t)
+{
+	tr_loop_stop(loop);
+}
+
+static void
+run_jumps_and_stops(void **state)
+{
+	int64_t start_ns = tr_mono_ns();
+
+	tr_timer_start(tr_loop_wheel(loop), &timer, 86400 * TR_NS_PER_S, stop_now);
+	tr_loop_run(loop);
+	assert_true(tr_mono_ns() == start_ns + 86400 * TR_NS_PER_S);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(all_mail_arrives_in_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_turn_has_its_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(deferred_work_can_be_taken_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(real_timers_fire_in_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(virtual_time_jumps, setup_virtual, teardown),
+		cmocka_unit_test_setup_teardown(virtual_time_is_bounded, setup_virtual, teardown),
+		cmocka_unit_test_setup_teardown(holds_stop_virtual_time, setup_virtual, teardown),
+		cmocka_unit_test_setup_teardown(run_jumps_and_stops, setup_virtual, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
