@@ -250,7 +250,6 @@ run(struct tr_inject *inject)
 	inject->flush.fn = flush_ids;
 	tr_loop_add_turn_hook(inject->loop, &inject->flush);
 	inject->started_ns = tr_mono_ns();
-	snprintf(inject->run_id, sizeof inject->run_id, "%llx", (unsigned long long)tr_wall_ns());
 	inject->open = inject->connections;
 	if (inject->duration_ns > 0)
 		tr_timer_start(inject->wheel, &inject->end, inject->duration_ns, on_end);
@@ -423,6 +422,7 @@ tr_cmd_inject(int argc, char **argv)
 		return TR_EXIT_OSERR;
 	}
 	inject->ids_fd = -1;
+	snprintf(inject->run_id, sizeof inject->run_id, "%llx", (unsigned long long)tr_wall_ns());
 	inject->connections = 10;
 	inject->rcpts_per_message = inject->batch = 1;
 	inject->from = "sender@example.com";

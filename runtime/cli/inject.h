@@ -17,8 +17,9 @@ enum { TR_INJECT_CODES = 600 };
  * (HTTP). A generated one has no headers of its own. */
 struct tr_inject_body {
 	struct tr_buf bytes;
-	int64_t size;   /* of the message itself, for SIZE= and the counts */
-	bool generated; /* From, To, Subject, Date and Message-ID go before it */
+	int64_t size;         /* of the message itself, undoubled, without the headers that go before it */
+	int64_t header_bytes; /* of those headers: exact for a file, near for a generated message */
+	bool generated;       /* From, To, Subject, Date and Message-ID go before it */
 	bool has_8bit;
 };
 

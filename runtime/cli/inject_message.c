@@ -31,6 +31,8 @@ static int
 finish(struct tr_inject *inject, struct tr_inject_body *body, struct tr_buf *text)
 {
 	body->size = (int64_t)text->len;
+	if (!body->generated)
+		body->header_bytes = (int64_t)inject->headers.len;
 	for (size_t i = 0; i < text->len && !body->has_8bit; i++)
 		body->has_8bit = (text->data[i] & 0x80) != 0;
 	if (inject->http) { /* encoded with the headers, see inject_http.c */
@@ -99,8 +101,12 @@ tr_inject_generate(struct tr_inject *inject, int64_t size_bytes)
 
 	if (status != TR_ARGS_RUN)
 		return status;
-	/* the headers are part of the size; they take about this much */
-	int64_t rest = tr_max_i64(2, size_bytes - 230 - (int64_t)inject->headers.len);
+	inject->bodies[0].generated = true;
+	/* the headers are part of the size; those of all messages are about as long as these */
+	tr_inject_add_headers(inject, &inject->bodies[0], 99, tr_str(inject->to), &text);
+	inject->bodies[0].header_bytes = (int64_t)text.len;
+	tr_buf_clear(&text);
+	int64_t rest = tr_max_i64(2, size_bytes - inject->bodies[0].header_bytes);
 
 	for (size_t line = 0; rest > 0; line++) {
 		int64_t columns = tr_min_i64(LINE_COLUMNS, rest - 2);
@@ -110,7 +116,6 @@ tr_inject_generate(struct tr_inject *inject, int64_t size_bytes)
 		tr_buf_addz(&text, "\r\n");
 		rest -= tr_max_i64(columns, 0) + 2;
 	}
-	inject->bodies[0].generated = true;
 	return finish(inject, &inject->bodies[0], &text);
 }
 

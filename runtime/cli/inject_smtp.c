@@ -40,6 +40,7 @@ struct smtp_conn {
 	bool pipelining, eight_bit, sizes, enhanced;
 	bool has_message;
 	int64_t number; /* of the message */
+	int64_t size;   /* of it, with its headers */
 	int64_t begun_ns;
 	int64_t sent_here;   /* messages on this connection */
 	int asked, answered; /* commands of the message: MAIL is 0, RCPT from 1 on, then DATA */
@@ -238,7 +239,7 @@ add_command(struct smtp_conn *conn, int index, size_t *rcpt_at)
 		tr_buf_addc(out, '>');
 		if (conn->sizes) {
 			tr_buf_addz(out, " SIZE=");
-			tr_buf_add_i64(out, conn->body->size);
+			tr_buf_add_i64(out, conn->body->header_bytes + conn->body->size);
 		}
 		if (conn->eight_bit && conn->body->has_8bit)
 			tr_buf_addz(out, " BODY=8BITMIME");
@@ -319,7 +320,7 @@ count_outcome(struct smtp_conn *conn, int code)
 	if (code / 100 == 2) {
 		inject->accepted++;
 		inject->recipients += conn->rcpts_ok;
-		inject->bytes += conn->body->size;
+		inject->bytes += conn->size;
 	} else {
 		inject->refused++;
 	}
@@ -343,7 +344,10 @@ send_data(struct smtp_conn *conn)
 	if (conn->rcpts_ok == 0) { /* the server said 354 all the same: end it with nothing in it */
 		tr_buf_addz(&conn->out, ".\r\n");
 	} else {
+		size_t before = conn->out.len;
+
 		tr_inject_add_headers(inject_of(conn), conn->body, conn->number, tr_str(conn->rcpts.data), &conn->out);
+		conn->size = (int64_t)(conn->out.len - before) + conn->body->size;
 		conn->body_left = conn->body->bytes.len;
 	}
 	if (conn->out.failed) {

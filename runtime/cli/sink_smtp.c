@@ -120,15 +120,15 @@ static void
 unstuff(struct tr_buf *data)
 {
 	size_t to = 0;
-	bool line_start = true;
+	char before = '\r', last = '\n'; /* the two bytes read last; the start counts as the start of a line */
 
 	for (size_t at = 0; at < data->len; at++) {
-		if (line_start && data->data[at] == '.') {
-			line_start = false;
-			continue;
-		}
-		data->data[to++] = data->data[at];
-		line_start = data->data[at] == '\n' && at > 0 && data->data[at - 1] == '\r';
+		char c = data->data[at];
+
+		if (c != '.' || last != '\n' || before != '\r')
+			data->data[to++] = c;
+		before = last;
+		last = c;
 	}
 	data->len = to;
 }
