@@ -26,44 +26,44 @@ tr_bytes_str(const struct tr_bytes *bytes)
 }
 
 enum tr_message_flag {
-	TR_MSG_LOG_RECORD = 1 << 0,  /* body is a log record (reception_protocol LogRecord) */
-	TR_MSG_UNDECIDED = 1 << 1,   /* stored, should_enqueue_log_record not answered yet */
+	TR_MSG_LOG_RECORD = 1 << 0,   /* body is a log record (reception_protocol LogRecord) */
+	TR_MSG_UNDECIDED = 1 << 1,    /* stored, should_enqueue_log_record not answered yet */
 	TR_MSG_POLICY_ERROR = 1 << 2, /* parked: the policy raised, or its hook is gone */
-	TR_MSG_DIRTY = 1 << 3,       /* envelope, meta or body changed since it was last stored; not stored */
-	TR_MSG_TEMPLATE = 1 << 4,    /* log record whose body is a template's text: meta log_record holds the JSON */
+	TR_MSG_DIRTY = 1 << 3,        /* envelope, meta or body changed since it was last stored; not stored */
+	TR_MSG_TEMPLATE = 1 << 4,     /* log record whose body is a template's text: meta log_record holds the JSON */
 };
 
 /* Scheduling constraints, contract/message.md section 4. Times are wall ms; 0: none. */
 struct tr_schedule {
 	int64_t first_attempt_ms, expires_ms;
-	uint8_t dow_mask;          /* bit 0 = Sunday; 0: no window */
-	uint32_t start_s, end_s;   /* seconds of the local day, 0 to 86399, end exclusive */
-	char tz[40];               /* IANA name, NUL-terminated */
+	uint8_t dow_mask;        /* bit 0 = Sunday; 0: no window */
+	uint32_t start_s, end_s; /* seconds of the local day, 0 to 86399, end exclusive */
+	char tz[40];             /* IANA name, NUL-terminated */
 };
 
 struct tr_message {
-	struct tr_message *next;     /* the owner's list */
-	uint32_t slot;               /* its stub in the spool, or TR_NO_SLOT while it was never stored */
-	uint64_t seq;                /* spool sequence number; 0 while it was never stored */
-	uint8_t id[16];              /* version-1 UUID */
-	int64_t created_ns;          /* wall, from the id: steps of 100 ns */
-	int64_t due_ms;              /* wall; 0: now */
+	struct tr_message *next; /* the owner's list */
+	uint32_t slot;           /* its stub in the spool, or TR_NO_SLOT while it was never stored */
+	uint64_t seq;            /* spool sequence number; 0 while it was never stored */
+	uint8_t id[16];          /* version-1 UUID */
+	int64_t created_ns;      /* wall, from the id: steps of 100 ns */
+	int64_t due_ms;          /* wall; 0: now */
 	uint16_t attempts;
-	uint16_t flags;              /* enum tr_message_flag */
-	uint16_t account;            /* ledger account */
-	uint16_t hook;               /* index of the hook of a log record, 0xffff: none */
+	uint16_t flags;   /* enum tr_message_flag */
+	uint16_t account; /* ledger account */
+	uint16_t hook;    /* index of the hook of a log record, 0xffff: none */
 	struct tr_addr sender;
-	struct tr_addr *rcpts;       /* rcpt_count of them */
+	struct tr_addr *rcpts; /* rcpt_count of them */
 	uint32_t rcpt_count;
 	struct tr_meta meta;
-	struct tr_bytes head;        /* our own trace header fields, before body */
+	struct tr_bytes head; /* our own trace header fields, before body */
 	struct tr_bytes body;
-	uint64_t body_file;          /* id of the body's own file in the spool, 0: stored inline */
+	uint64_t body_file;           /* id of the body's own file in the spool, 0: stored inline */
 	struct tr_schedule *schedule; /* owned, NULL: none */
-	char *queue;                 /* name of the scheduled queue it was last put in; owned, may be NULL */
-	void *handle;                /* what Lua holds (message_lua.c), NULL: nothing */
+	char *queue;                  /* name of the scheduled queue it was last put in; owned, may be NULL */
+	void *handle;                 /* what Lua holds (message_lua.c), NULL: nothing */
 	void (*handle_gone)(struct tr_message *message); /* set with handle: makes the handle stale */
-	void *owner_data;            /* free for the owner of the moment */
+	void *owner_data;                                /* free for the owner of the moment */
 };
 
 /* A new message with a fresh id, no recipients, empty body. NULL: no memory. */
@@ -75,7 +75,7 @@ void tr_message_revoke(struct tr_message *message);
 /* Same envelope, meta and shared body, new id (a split transaction). */
 struct tr_message *tr_message_split(const struct tr_message *from);
 
-int tr_message_set_sender(struct tr_message *message, struct tr_str text);  /* TR_EINVAL, TR_ENOMEM */
+int tr_message_set_sender(struct tr_message *message, struct tr_str text); /* TR_EINVAL, TR_ENOMEM */
 int tr_message_add_rcpt(struct tr_message *message, struct tr_str text);
 void tr_message_clear_rcpts(struct tr_message *message);
 /* Complete bytes, head and body joined (no copy while head is empty). Fills *out with an owned reference. */
