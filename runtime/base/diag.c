@@ -254,7 +254,7 @@ admit(enum tr_level level, const char *target, const char *fmt, const char *text
 		sum_up(repeat);
 		*repeat = (struct repeat){.kind = kind, .since_ns = now_ns, .level = level};
 		snprintf(repeat->target, sizeof repeat->target, "%s", target);
-		snprintf(repeat->fmt, sizeof repeat->fmt, "%s", bare ? text : fmt);
+		snprintf(repeat->fmt, sizeof repeat->fmt, "%.*s", (int)sizeof repeat->fmt - 1, bare ? text : fmt);
 	}
 	if (repeat->count < REPEATS_MAX) {
 		repeat->count++;
