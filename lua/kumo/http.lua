@@ -1,0 +1,349 @@
+--- `kumo.http`: the HTTP client that policies use. The bytes are moved by runtime/transport/http.c; here are the objects
+--- of the interface: clients, requests, responses.
+--- Source: contract of the reference's `kumo.http`; RFC 9110, RFC 7578 (multipart), WHATWG URL (form encoding).
+local core = require 'tr.http'
+
+---@class kumo.http
+local http = {}
+
+-- A character outside of ALPHA / DIGIT / "*-._" is percent-encoded, a blank becomes "+".
+local function form_encode(text)
+  return (text:gsub('[^%w%*%-%._ ]', function(c)
+    return ('%%%02X'):format(c:byte())
+  end):gsub(' ', '+'))
+end
+
+local function check_string(value, what, level)
+  local kind = type(value)
+  if kind == 'string' then
+    return value
+  elseif kind ~= 'number' then
+    error(('%s: string expected, got %s'):format(what, kind), (level or 1) + 2)
+  end
+  return tostring(value)
+end
+
+local function check_table(value, what)
+  if type(value) ~= 'table' then
+    error(('%s: table expected, got %s'):format(what, type(value)), 3)
+  end
+end
+
+local function encode_pairs(params, what)
+  local out = {}
+  for name, value in pairs(params) do
+    name = check_string(name, what .. ' key', 2)
+    out[#out + 1] = form_encode(name) .. '=' .. form_encode(check_string(value, what .. ' ' .. name, 2))
+  end
+  return table.concat(out, '&')
+end
+
+--- Appends PARAMS to BASE as a form-encoded query.
+---@param base string
+---@param params table<string, string>
+---@return string url
+function http.build_url(base, params)
+  base = check_string(base, 'build_url: base')
+  check_table(params, 'build_url: params')
+  local ok, err = core.url_check(base)
+  if not ok then
+    error(('build_url: %q: %s'):format(base, err), 2)
+  end
+  local rest, fragment = base:match '^([^#]*)(.*)$'
+  local front, query = rest:match '^([^?]*)%??(.*)$'
+  if front:match '^%a[%w+.-]*://[^/]*$' then
+    front = front .. '/'
+  end
+  local more = encode_pairs(params, 'build_url: params')
+  local joint = query ~= '' and more ~= '' and '&' or ''
+  return front .. '?' .. query .. joint .. more .. fragment
+end
+
+function http.connect_websocket()
+  error('kumo.http.connect_websocket: not supported by Tailrace yet', 2)
+end
+
+-- Header map ------------------------------------------------------------------------------------------------------
+
+local header_map = {}
+
+function header_map.__index(map, name)
+  return type(name) == 'string' and core.header(rawget(map, 1), name) or nil
+end
+
+--- Each line once, in the order of the wire, names in lower case.
+function header_map.__pairs(map)
+  local head, at = rawget(map, 1), 0
+  return function()
+    local name, value
+    at, name, value = core.header_next(head, at or #head)
+    if at then
+      return name:lower(), value
+    end
+  end
+end
+
+function header_map.__newindex()
+  error('response headers cannot be changed', 2)
+end
+
+header_map.__metatable = 'kumo.http.HeaderMap'
+
+-- Response --------------------------------------------------------------------------------------------------------
+
+---@class kumo.http.Response
+local response = {}
+response.__index = response
+
+local function unread(self)
+  if self._read then
+    error('broken response wrapper', 3)
+  end
+end
+
+function response:status_code()
+  return self._status
+end
+
+function response:status_reason()
+  return core.reason(self._status)
+end
+
+for class, name in pairs { 'informational', 'success', 'redirection', 'client_error', 'server_error' } do
+  response['status_is_' .. name] = function(self)
+    return math.floor(self._status / 100) == class
+  end
+end
+
+function response:headers()
+  unread(self)
+  return setmetatable({ self._head }, header_map)
+end
+
+function response:content_length()
+  unread(self)
+  local text = core.header(self._head, 'content-length')
+  return text and text:match '^%d+$' and tonumber(text) or nil
+end
+
+local function take_body(self)
+  self._read = true
+  local body = self._body
+  self._body, self._head = nil, nil
+  return body
+end
+
+function response:bytes()
+  unread(self)
+  return take_body(self)
+end
+
+function response:text()
+  unread(self)
+  return core.utf8_lossy(take_body(self))
+end
+
+-- Request ---------------------------------------------------------------------------------------------------------
+
+-- core.perform() reads _method, _url, _headers, _body and _timeout, in C.
+---@class kumo.http.Request
+local request = {}
+request.__index = request
+
+local function unsent(self)
+  if self._sent then
+    error('broken request builder', 3)
+  end
+end
+
+local function add_header(self, name, value)
+  if not core.header_ok(name, value) then
+    self._bad = self._bad or ('invalid header %q'):format(name) -- as in the reference, `send` reports it
+    return
+  end
+  local headers = self._headers
+  headers[#headers + 1] = name
+  headers[#headers + 1] = value
+end
+
+local function has_header(self, wanted)
+  for i = 1, #self._headers, 2 do
+    if self._headers[i]:lower() == wanted then
+      return true
+    end
+  end
+  return false
+end
+
+--- Adds a header line; the same name again gives a second line.
+function request:header(name, value)
+  unsent(self)
+  add_header(self, check_string(name, 'header: name'), check_string(value, 'header: value'))
+  return self
+end
+
+function request:headers(map)
+  unsent(self)
+  check_table(map, 'headers')
+  local list = {}
+  for name, value in pairs(map) do
+    list[#list + 1] = check_string(name, 'headers: name')
+    list[#list + 1] = check_string(value, 'headers: value')
+  end
+  for i = 1, #list, 2 do
+    add_header(self, list[i], list[i + 1])
+  end
+  return self
+end
+
+--- Any bytes; sets Content-Length and no Content-Type. The string is sent from where it lies.
+function request:body(body)
+  unsent(self)
+  self._body = check_string(body, 'body')
+  return self
+end
+
+function request:basic_auth(user, password)
+  unsent(self)
+  user = check_string(user, 'basic_auth: user')
+  password = password == nil and '' or check_string(password, 'basic_auth: password')
+  add_header(self, 'Authorization', 'Basic ' .. core.base64(user .. ':' .. password))
+  return self
+end
+
+function request:bearer_auth(token)
+  unsent(self)
+  add_header(self, 'Authorization', 'Bearer ' .. check_string(token, 'bearer_auth: token'))
+  return self
+end
+
+--- Total time of this request: seconds or a text such as "1m 30s".
+function request:timeout(duration)
+  unsent(self)
+  self._timeout = core.duration_s(duration)
+  return self
+end
+
+function request:form_url_encoded(params)
+  unsent(self)
+  check_table(params, 'form_url_encoded')
+  self._body = encode_pairs(params, 'form_url_encoded')
+  if not has_header(self, 'content-type') then
+    add_header(self, 'Content-Type', 'application/x-www-form-urlencoded')
+  end
+  return self
+end
+
+local function quote_name(text)
+  return (text:gsub('["\r\n]', { ['"'] = '%22', ['\r'] = '%0D', ['\n'] = '%0A' })) -- WHATWG, multipart/form-data
+end
+
+local function multipart_piece(name, value)
+  local disposition = ('Content-Disposition: form-data; name="%s"'):format(quote_name(name))
+  if type(value) ~= 'table' then
+    local data = check_string(value, 'form_multipart_data ' .. name, 2)
+    if core.utf8_valid(data) then
+      return disposition .. '\r\n\r\n' .. data
+    end
+    return disposition .. '\r\nContent-Type: application/octet-stream\r\n\r\n' .. data
+  end
+  for key in pairs(value) do
+    if key ~= 'data' and key ~= 'file_name' then
+      error(("form_multipart_data %s: unknown field '%s', expected one of 'data', 'file_name'"):format(name, tostring(key)), 3)
+    end
+  end
+  local data = check_string(value.data, 'form_multipart_data ' .. name .. ': data', 2)
+  local file_name = check_string(value.file_name, 'form_multipart_data ' .. name .. ': file_name', 2)
+  return ('%s; filename="%s"\r\nContent-Type: application/octet-stream\r\n\r\n%s'):format(
+    disposition, quote_name(file_name), data)
+end
+
+function request:form_multipart_data(parts)
+  unsent(self)
+  check_table(parts, 'form_multipart_data')
+  local pieces = {}
+  for name, value in pairs(parts) do
+    pieces[#pieces + 1] = multipart_piece(check_string(name, 'form_multipart_data key'), value)
+  end
+  local boundary = 'tailrace-' .. core.random_hex()
+  local out = {}
+  for i, piece in ipairs(pieces) do
+    out[i] = ('--%s\r\n%s\r\n'):format(boundary, piece)
+  end
+  self._body = table.concat(out) .. ('--%s--\r\n'):format(boundary)
+  add_header(self, 'Content-Type', 'multipart/form-data; boundary=' .. boundary)
+  return self
+end
+
+function request:aws_sign_v4()
+  error('request:aws_sign_v4: not supported by Tailrace yet', 2)
+end
+
+--- As `send`, but what the network did is returned as `nil, message, code` and not raised.
+---@async
+---@return kumo.http.Response? response
+---@return string? message
+---@return string? code  "EREFUSED", "ETIMEDOUT", "ECLOSED" ...
+function request:try_send()
+  unsent(self)
+  self._sent = true
+  if self._bad then
+    return nil, ('builder error for url (%s): %s'):format(self._url, self._bad), 'EINVAL'
+  end
+  local status, head, body = core.perform(self._client, self)
+  if not status then
+    return nil, head, body
+  end
+  return setmetatable({ _status = status, _head = head, _body = body }, response)
+end
+
+--- Performs the request and returns when the whole answer is there. Raises when there is no answer.
+---@async
+---@return kumo.http.Response
+function request:send()
+  unsent(self)
+  local answer, message = self:try_send()
+  if not answer then
+    error(message, 0)
+  end
+  return answer
+end
+
+-- Client ----------------------------------------------------------------------------------------------------------
+
+---@class kumo.http.Client
+local client = {}
+client.__index = client
+
+for name, method in pairs { get = 'GET', post = 'POST', put = 'PUT' } do
+  client[name] = function(self, url)
+    if not self._core then
+      error('client was closed', 2)
+    end
+    url = check_string(url, name .. ': url')
+    return setmetatable({ _client = self._core, _method = method, _url = url, _headers = {} }, request)
+  end
+end
+
+--- Later requests are refused; those already built can still be sent.
+function client:close()
+  self._core = nil
+end
+
+---@class kumo.http.ClientOptions
+---@field user_agent? string
+---@field timeout? number|string            total time of a request, default 60 s
+---@field pool_idle_timeout? number|string  default 90 s
+---@field connection_verbose? boolean
+---@field accept_invalid_certs? boolean
+---@field redirects? boolean                ours: false follows none, default true
+---@field max_response_bytes? integer       ours: bound of an answer's body, default 8 MiB
+
+---@param options kumo.http.ClientOptions
+---@return kumo.http.Client
+function http.build_client(options)
+  check_table(options, 'build_client')
+  return setmetatable({ _core = core.client(options) }, client)
+end
+
+return http

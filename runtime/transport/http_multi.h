@@ -1,0 +1,25 @@
+/* A curl multi on a loop: sockets are libev watchers, curl's timer a libev timer. Inside of runtime/transport.
+ *
+ * curl's timer is the one timer outside the wheel: it is no deadline of ours, but curl's own pacing (trying the next
+ * address, its resolver) by the real clock, and must run while a hold stops virtual time. */
+#ifndef TR_HTTP_MULTI_H
+#define TR_HTTP_MULTI_H
+
+#include <curl/curl.h>
+
+#include "base/loop.h"
+
+struct tr_http_multi;
+
+/* `done` is called from the loop for each easy handle that curl has finished; it must take the handle out
+ * (tr_http_multi_remove). TR_OK, TR_ENOMEM. */
+int tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(void *arg, CURL *easy, CURLcode result),
+	void *arg, struct tr_http_multi **out);
+void tr_http_multi_free(struct tr_http_multi *multi); /* closes all connections; no handle may be in it */
+
+/* Makes the handle's connections known to the multi; once, before its first use. */
+void tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy);
+int tr_http_multi_add(struct tr_http_multi *multi, CURL *easy); /* TR_OK, TR_ENOMEM */
+void tr_http_multi_remove(struct tr_http_multi *multi, CURL *easy);
+
+#endif
