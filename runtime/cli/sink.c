@@ -260,15 +260,19 @@ run(struct tr_sink *sink, const char *http, const char *smtp, const char *record
 	tr_loop_enter(sink->loop);
 	sink->http.open = tr_sink_http_open;
 	sink->smtp.open = tr_sink_smtp_open;
-	if (start_listener(sink, &sink->http, "http", http) != TR_OK ||
-		start_listener(sink, &sink->smtp, "smtp", smtp) != TR_OK)
-		return TR_EXIT_UNAVAILABLE;
+	/* before anybody is told that it listens */
 	signal(SIGPIPE, SIG_IGN);
 	ev_signal_init(&sink->sigint, on_signal, SIGINT);
 	ev_signal_init(&sink->sigterm, on_signal, SIGTERM);
 	sink->sigint.data = sink->sigterm.data = sink;
 	ev_signal_start(sink->ev, &sink->sigint);
 	ev_signal_start(sink->ev, &sink->sigterm);
+	int rc = start_listener(sink, &sink->http, "http", http);
+
+	if (rc == TR_OK)
+		rc = start_listener(sink, &sink->smtp, "smtp", smtp);
+	if (rc != TR_OK)
+		return rc == TR_EINVAL ? TR_EXIT_USAGE : TR_EXIT_UNAVAILABLE;
 	sink->started_ns = tr_mono_ns();
 	if (sink->progress.enabled || sink->idle_exit_ns > 0)
 		tr_timer_start(sink->wheel, &sink->tick, TR_NS_PER_MS, on_tick);
