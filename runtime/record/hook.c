@@ -1,0 +1,649 @@
+/* Records for hooks: decided by policy in the turn of their cause, or stored undecided in the same change and decided
+ * later.
+ *
+ * A record whose handler did not answer at once is a `struct tr_waiting`. It is stored by the change of its cause; its
+ * answer, when it has come and that change is committed, makes a change of its own. */
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "record/internal.h"
+
+const char tr_record_cancelled[] = "cancelled";
+
+struct tr_waiting {
+	struct tr_mail mail;     /* to its worker, when it is its turn */
+	struct tr_waiting *next; /* the hook's waiting list, or the list of a watched change */
+	struct tr_waiting *in_change;
+	struct tr_recorder *recorder;
+	struct tr_logger *hook;
+	struct tr_worker *worker;
+	struct tr_message *record;         /* owned; NULL once it was handed on */
+	struct tr_outbox outbox;           /* of the decision */
+	char *error;                       /* owned text when raised */
+	enum { PARK, KEEP, DROP } settled; /* what outbox says */
+	bool in_call, answered, keep, raised, cancelled;
+	bool committed; /* the record is in the log */
+	bool refused;   /* the change of its cause was refused: the record never was */
+	bool raw;       /* no handler to be asked: park it once it is stored */
+};
+
+/* The change of a cause that holds records which are not decided: its end must be known here too. */
+struct watch {
+	void (*done)(struct tr_outbox *outbox, int status); /* the cause's own */
+	void *owner;
+	struct tr_waiting *first, *last;
+};
+
+static void settle(struct tr_waiting *waiting);
+static void pump(struct tr_logger *hook, struct tr_worker *worker);
+
+static void
+waiting_free(struct tr_waiting *waiting)
+{
+	tr_message_free(waiting->record);
+	free(waiting->error);
+	free(waiting);
+}
+
+static struct tr_waiting *
+waiting_new(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_worker *worker, struct tr_message *record)
+{
+	struct tr_waiting *waiting = calloc(1, sizeof *waiting);
+
+	if (waiting == NULL)
+		return NULL;
+	waiting->recorder = recorder;
+	waiting->hook = hook;
+	waiting->worker = worker;
+	waiting->record = record;
+	return waiting;
+}
+
+/* --- the record as a message -------------------------------------------------------------------------- */
+
+static void
+meta_remove(struct tr_meta *meta, struct tr_str key)
+{
+	for (uint32_t i = 0; i < meta->count; i++) {
+		struct tr_meta_item *item = &meta->items[i];
+
+		if (item->key_len != key.len || memcmp(item->bytes, key.data, key.len) != 0)
+			continue;
+		free(item->bytes);
+		memmove(item, item + 1, (meta->count - i - 1) * sizeof *item);
+		meta->count--;
+		return;
+	}
+}
+
+static int
+set_envelope(struct tr_message *record, const struct tr_event *event)
+{
+	static const struct tr_addr nobody = {(char *)"", 0, 0};
+	const struct tr_message *message = event->message;
+	const struct tr_addr *sender = event->sender != NULL ? event->sender
+				       : message != NULL     ? &message->sender
+							     : &nobody;
+	uint32_t count = event->rcpts != NULL ? event->rcpt_count : message != NULL ? message->rcpt_count : 0;
+	uint32_t slots =
+		count > 0 ? count : 1; /* a record about nobody has one empty recipient: handlers may ask for it */
+	int err = tr_addr_copy(sender->email != NULL ? sender : &nobody, &record->sender);
+
+	if (err != TR_OK)
+		return err;
+	record->rcpts = calloc(slots, sizeof *record->rcpts);
+	if (record->rcpts == NULL)
+		return TR_ENOMEM;
+	for (uint32_t i = 0; i < slots; i++) {
+		const struct tr_addr *from = i >= count             ? &nobody
+					     : event->rcpts != NULL ? event->rcpts[i]
+								    : &message->rcpts[i];
+
+		err = tr_addr_copy(from, &record->rcpts[i]);
+		if (err != TR_OK)
+			return err;
+		record->rcpt_count = i + 1;
+	}
+	return TR_OK;
+}
+
+static int
+set_meta(struct tr_message *record, const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line,
+	struct tr_blob *json)
+{
+	const struct tr_meta *meta = event->meta != NULL      ? event->meta
+				     : event->message != NULL ? &event->message->meta
+							      : NULL;
+	int err = TR_OK;
+
+	if (meta != NULL)
+		err = tr_capture_meta(meta, (const char *const *)hook->meta, &record->meta);
+	if (err != TR_OK)
+		return err;
+	if (line != json) {
+		record->flags |= TR_MSG_TEMPLATE;
+		err = tr_meta_set(&record->meta, TR_STR("log_record"), (struct tr_str){json->data, json->len - 1});
+	} else {
+		meta_remove(&record->meta, TR_STR("log_record")); /* it is the body */
+	}
+	if (err != TR_OK)
+		return err;
+	return tr_meta_set(&record->meta, TR_STR("reception_protocol"), TR_STR("\"LogRecord\""));
+}
+
+static struct tr_message *
+make_record(const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
+{
+	struct tr_message *record = tr_message_new();
+
+	if (record == NULL)
+		return NULL;
+	record->flags |= TR_MSG_LOG_RECORD;
+	record->hook = hook->index;
+	record->account = hook->account;
+	tr_bytes_set(&record->body, tr_blob_ref(line));
+	if (set_envelope(record, event) == TR_OK && set_meta(record, hook, event, line, json) == TR_OK)
+		return record;
+	tr_message_free(record);
+	return NULL;
+}
+
+/* Names the queue that the policy chose. On an error *error is a text for the record's policy_error. */
+static int
+choose_queue(struct tr_message *record, const char **error)
+{
+	struct tr_buf *name = tr_record_scratch();
+	int err = tr_message_queue_name(record, name, error);
+
+	if (err == TR_OK && name->failed)
+		err = TR_ENOMEM;
+	if (err == TR_OK) {
+		char *queue = strndup(name->data != NULL ? name->data : "", name->len);
+
+		if (queue == NULL) {
+			err = TR_ENOMEM;
+		} else {
+			free(record->queue);
+			record->queue = queue;
+		}
+	}
+	if (err == TR_ENOENT)
+		*error = "should_enqueue_log_record answered true, but no meta `queue` is set and the record has no "
+			 "recipient";
+	else if (err != TR_OK && *error == NULL)
+		*error = "the queue's name cannot be made: out of memory";
+	return err;
+}
+
+static void
+mark_parked(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_message *record, const char *error)
+{
+	struct tr_str json = {record->body.data, record->body.len}, id;
+
+	record->flags = (uint16_t)((record->flags & ~TR_MSG_UNDECIDED) | TR_MSG_POLICY_ERROR);
+	/* Without memory for the text it is parked all the same; the log line below has it. */
+	(void)tr_meta_set_string(&record->meta, TR_STR("policy_error"), tr_str(error));
+	tr_metric_add(hook->policy_errors, 1);
+	if (record->flags & TR_MSG_TEMPLATE)
+		json = tr_meta_get(&record->meta, TR_STR("log_record"));
+	/* encode.c puts the event_id at a fixed place, and no earlier key holds text of others */
+	id = (struct tr_str){NULL, 0};
+	for (size_t at = 0; json.data != NULL && at + 46 < json.len && at < 128; at++) {
+		if (memcmp(json.data + at, "\"event_id\":\"", 12) == 0) {
+			id = (struct tr_str){json.data + at + 12, 32};
+			break;
+		}
+	}
+	tr_log(TR_LEVEL_ERROR, "record", "hook %s: event %.*s is parked: %s", hook->name, (int)id.len,
+		id.data != NULL ? id.data : "", error);
+	(void)recorder;
+}
+
+/* --- the change of the cause ------------------------------------------------------------------------------ */
+
+static void
+watched_done(struct tr_outbox *outbox, int status)
+{
+	struct watch *watch = outbox->owner;
+	struct tr_waiting *waiting = watch->first;
+
+	outbox->owner = watch->owner;
+	outbox->done = watch->done;
+	free(watch);
+	while (waiting != NULL) {
+		struct tr_waiting *next = waiting->in_change;
+
+		if (status == TR_OK) {
+			waiting->committed = true;
+			if (waiting->answered)
+				settle(waiting);
+		} else {
+			waiting->refused = true;
+			if (waiting->answered)
+				waiting_free(waiting);
+			/* else its handler runs or it stands in the list: it ends there */
+		}
+		waiting = next;
+	}
+	if (outbox->done != NULL)
+		outbox->done(outbox, status); /* may free the outbox */
+}
+
+static bool
+watch_change(struct tr_outbox *outbox, struct tr_waiting *waiting)
+{
+	struct watch *watch = outbox->owner;
+
+	if (outbox->done != watched_done) {
+		watch = calloc(1, sizeof *watch);
+		if (watch == NULL)
+			return false;
+		watch->done = outbox->done;
+		watch->owner = outbox->owner;
+		outbox->owner = watch;
+		outbox->done = watched_done;
+	}
+	if (watch->last != NULL)
+		watch->last->in_change = waiting;
+	else
+		watch->first = waiting;
+	watch->last = waiting;
+	return true;
+}
+
+static int
+put_new(struct tr_outbox *outbox, struct tr_message *record, struct tr_str queue)
+{
+	int err = tr_change_put(&outbox->change, record, queue, TR_COL_ACCEPTED, 1);
+
+	if (err != TR_OK)
+		return err;
+	return tr_change_count(&outbox->change, record->account, TR_COL_OFFERED, TR_REASON_NONE, 1);
+}
+
+/* A record that cannot be part of the change: the change must not be stored without it. */
+static void
+refuse(struct tr_outbox *outbox, struct tr_logger *hook, int err)
+{
+	outbox->change.failed = true;
+	tr_metric_add(hook->lost, 1);
+	tr_log(TR_LEVEL_ERROR, "record", "hook %s: a record cannot be stored: %s", hook->name, tr_err_text(err));
+}
+
+/* --- asking policy -------------------------------------------------------------------------------------------- */
+
+static void
+answer(void *arg, bool keep, const char *error)
+{
+	struct tr_waiting *waiting = arg;
+	struct tr_logger *hook = waiting->hook;
+	struct tr_worker *worker = waiting->worker;
+
+	waiting->answered = true;
+	waiting->keep = keep;
+	if (error == tr_record_cancelled) {
+		waiting->cancelled = true;
+	} else if (error != NULL) {
+		waiting->raised = true;
+		waiting->error = strdup(error);
+	}
+	if (waiting->in_call)
+		return;
+	atomic_fetch_sub_explicit(&hook->running, 1, memory_order_relaxed);
+	if (waiting->refused)
+		waiting_free(waiting);
+	else if (waiting->committed)
+		settle(waiting);
+	/* else the change of its cause is under way: watched_done goes on */
+	pump(hook, worker);
+}
+
+/* Returns true if it answered at once. */
+static bool
+ask(struct tr_waiting *waiting)
+{
+	struct tr_recorder *recorder = waiting->recorder;
+
+	waiting->in_call = true;
+	recorder->ops.decide(recorder->ops_arg, waiting->worker, waiting->record, waiting->hook->name, answer, waiting);
+	waiting->in_call = false;
+	if (!waiting->answered)
+		atomic_fetch_add_explicit(&waiting->hook->running, 1, memory_order_relaxed);
+	return waiting->answered;
+}
+
+static bool
+must_wait(struct tr_logger *hook)
+{
+	return atomic_load_explicit(&hook->waiting, memory_order_relaxed) > 0 ||
+	       atomic_load_explicit(&hook->running, memory_order_relaxed) >= hook->back_pressure;
+}
+
+static void
+wait_in_line(struct tr_waiting *waiting)
+{
+	struct tr_logger *hook = waiting->hook;
+
+	tr_metric_add(hook->backlog, 1);
+	pthread_mutex_lock(&hook->lock);
+	waiting->next = NULL;
+	if (hook->last != NULL)
+		hook->last->next = waiting;
+	else
+		hook->first = waiting;
+	hook->last = waiting;
+	atomic_fetch_add_explicit(&hook->waiting, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&hook->lock);
+}
+
+static struct tr_waiting *
+next_in_line(struct tr_logger *hook)
+{
+	struct tr_waiting *waiting = NULL;
+
+	pthread_mutex_lock(&hook->lock);
+	if (hook->first != NULL && atomic_load_explicit(&hook->running, memory_order_relaxed) < hook->back_pressure) {
+		waiting = hook->first;
+		hook->first = waiting->next;
+		if (hook->first == NULL)
+			hook->last = NULL;
+		waiting->next = NULL;
+		atomic_fetch_sub_explicit(&hook->waiting, 1, memory_order_relaxed);
+	}
+	pthread_mutex_unlock(&hook->lock);
+	return waiting;
+}
+
+/* On its worker: asks, and goes on as far as it can. */
+static void
+take_turn(struct tr_waiting *waiting)
+{
+	if (waiting->refused) {
+		waiting_free(waiting);
+		return;
+	}
+	if (ask(waiting) && waiting->committed)
+		settle(waiting);
+}
+
+static void
+turn_mail(struct tr_mail *mail)
+{
+	struct tr_waiting *waiting = tr_container_of(mail, struct tr_waiting, mail);
+	struct tr_logger *hook = waiting->hook;
+	struct tr_worker *worker = waiting->worker;
+
+	atomic_fetch_sub_explicit(&hook->running, 1, memory_order_relaxed); /* the slot that pump() kept for it */
+	take_turn(waiting);
+	pump(hook, worker);
+}
+
+static void
+pump(struct tr_logger *hook, struct tr_worker *worker)
+{
+	struct tr_waiting *waiting;
+
+	while (atomic_load_explicit(&hook->waiting, memory_order_relaxed) > 0 &&
+		(waiting = next_in_line(hook)) != NULL) {
+		if (waiting->worker == worker) {
+			take_turn(waiting);
+			continue;
+		}
+		atomic_fetch_add_explicit(&hook->running, 1, memory_order_relaxed);
+		waiting->mail.fn = turn_mail;
+		tr_loop_post(tr_worker_loop(waiting->worker), &waiting->mail);
+	}
+}
+
+/* --- the change of the decision ------------------------------------------------------------------------------ */
+
+static void
+decided(struct tr_outbox *outbox, int status)
+{
+	struct tr_waiting *waiting = tr_container_of(outbox, struct tr_waiting, outbox);
+
+	if (status != TR_OK) {
+		/* It stays in the log as it was, undecided, and is asked for again at the next start. */
+		tr_metric_add(waiting->hook->lost, 1);
+		tr_log(TR_LEVEL_ERROR, "record",
+			"hook %s: a decision cannot be stored (%s); the record waits for the next start",
+			waiting->hook->name, tr_err_text(status));
+		if (waiting->settled == KEEP)
+			waiting->record = NULL; /* the outbox ended it */
+	} else if (waiting->settled == KEEP) {
+		waiting->record = NULL; /* in its queue */
+	} else if (waiting->settled == PARK) {
+		tr_queue_park(waiting->worker, waiting->record);
+		waiting->record = NULL;
+	}
+	waiting_free(waiting);
+}
+
+/* The answer has come and the record is in the log. */
+static void
+settle(struct tr_waiting *waiting)
+{
+	struct tr_message *record = waiting->record;
+	struct tr_change *change = &waiting->outbox.change;
+	const char *error = waiting->error;
+	int err = TR_OK;
+
+	tr_message_revoke(record);
+	if (waiting->cancelled) { /* stopping: stored undecided, asked for again at the next start */
+		waiting_free(waiting);
+		return;
+	}
+	if (waiting->raw) {
+		tr_queue_park(waiting->worker, record);
+		waiting->record = NULL;
+		waiting_free(waiting);
+		return;
+	}
+	tr_outbox_init(&waiting->outbox, waiting->worker, decided, waiting);
+	record->flags &= (uint16_t) ~(TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR);
+	meta_remove(&record->meta, TR_STR("policy_error")); /* of an earlier try */
+	if (!waiting->raised && !waiting->keep) {
+		waiting->settled = DROP;
+		err = tr_change_done(change, record->slot, TR_COL_DROPPED, TR_REASON_POLICY, 1);
+	} else if (!waiting->raised && choose_queue(record, &error) == TR_OK) {
+		waiting->settled = KEEP;
+		err = tr_change_put(change, record, tr_str(record->queue), TR_COL_NONE, 1);
+		if (err == TR_OK)
+			tr_outbox_add_record(&waiting->outbox, record);
+	} else {
+		waiting->settled = PARK;
+		mark_parked(waiting->recorder, waiting->hook, record,
+			error != NULL ? error : "an error without memory for its text");
+		err = tr_change_put(change, record, TR_STR(""), TR_COL_NONE, 1);
+	}
+	if (err != TR_OK) {
+		waiting->settled = DROP; /* the record is still ours */
+		tr_outbox_abandon(&waiting->outbox);
+		decided(&waiting->outbox, err);
+		return;
+	}
+	tr_outbox_submit(&waiting->outbox);
+}
+
+/* --- entries ------------------------------------------------------------------------------------------------------ */
+
+/* Stores it undecided or parked within the change of its cause. */
+static void
+store_waiting(struct tr_waiting *waiting, struct tr_outbox *outbox)
+{
+	int err = put_new(outbox, waiting->record, TR_STR(""));
+
+	if (err == TR_OK && !watch_change(outbox, waiting))
+		err = TR_ENOMEM;
+	if (err == TR_OK)
+		return;
+	refuse(outbox, waiting->hook, err);
+	waiting->refused = true;
+}
+
+/* Decided in this turn: the usual case. */
+static void
+store_decided(struct tr_waiting *waiting, struct tr_outbox *outbox)
+{
+	struct tr_message *record = waiting->record;
+	struct tr_logger *hook = waiting->hook;
+	const char *error = waiting->error;
+	int err;
+
+	tr_message_revoke(record);
+	if (waiting->cancelled) {
+		record->flags |= TR_MSG_UNDECIDED;
+		store_waiting(waiting, outbox);
+		if (waiting->refused)
+			waiting_free(waiting);
+		return;
+	}
+	if (!waiting->raised && !waiting->keep) {
+		err = tr_change_count(&outbox->change, hook->account, TR_COL_OFFERED, TR_REASON_NONE, 1);
+		if (err == TR_OK)
+			err = tr_change_count(&outbox->change, hook->account, TR_COL_FILTERED, TR_REASON_POLICY, 1);
+	} else if (!waiting->raised && choose_queue(record, &error) == TR_OK) {
+		err = put_new(outbox, record, tr_str(record->queue));
+		if (err == TR_OK) {
+			tr_outbox_add_record(outbox, record);
+			waiting->record = NULL;
+		}
+	} else {
+		mark_parked(waiting->recorder, hook, record,
+			error != NULL ? error : "an error without memory for its text");
+		waiting->raw = true;
+		store_waiting(waiting, outbox);
+		if (waiting->refused)
+			waiting_free(waiting);
+		return;
+	}
+	if (err != TR_OK)
+		refuse(outbox, hook, err);
+	waiting_free(waiting);
+}
+
+void
+tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox,
+	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
+{
+	struct tr_message *record = make_record(hook, event, line != NULL ? line : json, json);
+	struct tr_waiting *waiting = record != NULL ? waiting_new(recorder, hook, outbox->worker, record) : NULL;
+
+	if (waiting == NULL) {
+		tr_message_free(record);
+		refuse(outbox, hook, TR_ENOMEM);
+		return;
+	}
+	if (line == NULL) {
+		waiting->answered = waiting->raised = true;
+		waiting->error = strdup("the template of this hook cannot be rendered");
+		store_decided(waiting, outbox);
+	} else if (must_wait(hook)) {
+		record->flags |= TR_MSG_UNDECIDED;
+		store_waiting(waiting, outbox);
+		if (waiting->refused)
+			waiting_free(waiting);
+		else
+			wait_in_line(waiting);
+	} else if (ask(waiting)) {
+		store_decided(waiting, outbox);
+	} else {
+		record->flags |= TR_MSG_UNDECIDED;
+		store_waiting(waiting, outbox); /* refused: it ends with the handler's answer */
+	}
+}
+
+static struct tr_logger *
+hook_of_account(struct tr_recorder *recorder, uint16_t account)
+{
+	for (uint32_t i = 0; i < recorder->count; i++)
+		if (recorder->loggers[i]->kind == TR_LOGGER_HOOK && recorder->loggers[i]->account == account)
+			return recorder->loggers[i];
+	return NULL;
+}
+
+struct orphan { /* an undecided record whose hook is gone: it gets its mark and its text first */
+	struct tr_outbox outbox;
+	struct tr_message *record;
+};
+
+static void
+orphan_done(struct tr_outbox *outbox, int status)
+{
+	struct orphan *orphan = tr_container_of(outbox, struct orphan, outbox);
+
+	if (status == TR_OK)
+		tr_queue_park(outbox->worker, orphan->record);
+	else
+		tr_message_free(orphan->record); /* stays in the log, undecided */
+	free(orphan);
+}
+
+static void
+park_orphan(struct tr_worker *worker, struct tr_message *record)
+{
+	struct orphan *orphan;
+
+	if (record->flags & TR_MSG_POLICY_ERROR) {
+		tr_queue_park(worker, record);
+		return;
+	}
+	orphan = calloc(1, sizeof *orphan);
+	if (orphan == NULL) {
+		tr_log(TR_LEVEL_ERROR, "record", "out of memory: an undecided record waits for the next start");
+		tr_message_free(record);
+		return;
+	}
+	tr_log(TR_LEVEL_WARN, "record", "an undecided record is parked: its hook is not configured any more");
+	orphan->record = record;
+	record->flags = (uint16_t)((record->flags & ~TR_MSG_UNDECIDED) | TR_MSG_POLICY_ERROR);
+	(void)tr_meta_set_string(
+		&record->meta, TR_STR("policy_error"), TR_STR("the hook of this record is not configured any more"));
+	tr_outbox_init(&orphan->outbox, worker, orphan_done, orphan);
+	if (tr_change_put(&orphan->outbox.change, record, TR_STR(""), TR_COL_NONE, 1) != TR_OK) {
+		tr_outbox_abandon(&orphan->outbox);
+		orphan_done(&orphan->outbox, TR_ENOMEM);
+		return;
+	}
+	tr_outbox_submit(&orphan->outbox);
+}
+
+void
+tr_recorder_decide(struct tr_recorder *recorder, struct tr_worker *worker, struct tr_message *record)
+{
+	struct tr_logger *hook = hook_of_account(recorder, record->account);
+	struct tr_waiting *waiting;
+
+	if (hook == NULL) {
+		park_orphan(worker, record);
+		return;
+	}
+	record->hook = hook->index;
+	waiting = waiting_new(recorder, hook, worker, record);
+	if (waiting == NULL) {
+		tr_metric_add(hook->lost, 1);
+		tr_log(TR_LEVEL_ERROR, "record", "hook %s: out of memory: an undecided record waits for the next start",
+			hook->name);
+		tr_message_free(record);
+		return;
+	}
+	waiting->committed = true;
+	if (must_wait(hook))
+		wait_in_line(waiting);
+	else if (ask(waiting))
+		settle(waiting);
+}
+
+void
+tr_hook_drop_waiting(struct tr_logger *hook)
+{
+	struct tr_waiting *waiting = hook->first;
+
+	while (waiting != NULL) {
+		struct tr_waiting *next = waiting->next;
+
+		waiting_free(waiting);
+		waiting = next;
+	}
+	hook->first = hook->last = NULL;
+}
