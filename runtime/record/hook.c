@@ -59,146 +59,6 @@ waiting_new(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_work
 	return waiting;
 }
 
-/* --- the record as a message -------------------------------------------------------------------------- */
-
-static void
-meta_remove(struct tr_meta *meta, struct tr_str key)
-{
-	for (uint32_t i = 0; i < meta->count; i++) {
-		struct tr_meta_item *item = &meta->items[i];
-
-		if (item->key_len != key.len || memcmp(item->bytes, key.data, key.len) != 0)
-			continue;
-		free(item->bytes);
-		memmove(item, item + 1, (meta->count - i - 1) * sizeof *item);
-		meta->count--;
-		return;
-	}
-}
-
-static int
-set_envelope(struct tr_message *record, const struct tr_event *event)
-{
-	static const struct tr_addr nobody = {(char *)"", 0, 0};
-	const struct tr_message *message = event->message;
-	const struct tr_addr *sender = event->sender != NULL ? event->sender
-				       : message != NULL     ? &message->sender
-							     : &nobody;
-	uint32_t count = event->rcpts != NULL ? event->rcpt_count : message != NULL ? message->rcpt_count : 0;
-	uint32_t slots =
-		count > 0 ? count : 1; /* a record about nobody has one empty recipient: handlers may ask for it */
-	int err = tr_addr_copy(sender->email != NULL ? sender : &nobody, &record->sender);
-
-	if (err != TR_OK)
-		return err;
-	record->rcpts = calloc(slots, sizeof *record->rcpts);
-	if (record->rcpts == NULL)
-		return TR_ENOMEM;
-	for (uint32_t i = 0; i < slots; i++) {
-		const struct tr_addr *from = i >= count             ? &nobody
-					     : event->rcpts != NULL ? event->rcpts[i]
-								    : &message->rcpts[i];
-
-		err = tr_addr_copy(from, &record->rcpts[i]);
-		if (err != TR_OK)
-			return err;
-		record->rcpt_count = i + 1;
-	}
-	return TR_OK;
-}
-
-static int
-set_meta(struct tr_message *record, const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line,
-	struct tr_blob *json)
-{
-	const struct tr_meta *meta = event->meta != NULL      ? event->meta
-				     : event->message != NULL ? &event->message->meta
-							      : NULL;
-	int err = TR_OK;
-
-	if (meta != NULL)
-		err = tr_capture_meta(meta, (const char *const *)hook->meta, &record->meta);
-	if (err != TR_OK)
-		return err;
-	if (line != json) {
-		record->flags |= TR_MSG_TEMPLATE;
-		err = tr_meta_set(&record->meta, TR_STR("log_record"), (struct tr_str){json->data, json->len - 1});
-	} else {
-		meta_remove(&record->meta, TR_STR("log_record")); /* it is the body */
-	}
-	if (err != TR_OK)
-		return err;
-	return tr_meta_set(&record->meta, TR_STR("reception_protocol"), TR_STR("\"LogRecord\""));
-}
-
-static struct tr_message *
-make_record(const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
-{
-	struct tr_message *record = tr_message_new();
-
-	if (record == NULL)
-		return NULL;
-	record->flags |= TR_MSG_LOG_RECORD;
-	record->hook = hook->index;
-	record->account = hook->account;
-	tr_bytes_set(&record->body, tr_blob_ref(line));
-	if (set_envelope(record, event) == TR_OK && set_meta(record, hook, event, line, json) == TR_OK)
-		return record;
-	tr_message_free(record);
-	return NULL;
-}
-
-/* Names the queue that the policy chose. On an error *error is a text for the record's policy_error. */
-static int
-choose_queue(struct tr_message *record, const char **error)
-{
-	struct tr_buf *name = tr_record_scratch();
-	int err = tr_message_queue_name(record, name, error);
-
-	if (err == TR_OK && name->failed)
-		err = TR_ENOMEM;
-	if (err == TR_OK) {
-		char *queue = strndup(name->data != NULL ? name->data : "", name->len);
-
-		if (queue == NULL) {
-			err = TR_ENOMEM;
-		} else {
-			free(record->queue);
-			record->queue = queue;
-		}
-	}
-	if (err == TR_ENOENT)
-		*error = "should_enqueue_log_record answered true, but no meta `queue` is set and the record has no "
-			 "recipient";
-	else if (err != TR_OK && *error == NULL)
-		*error = "the queue's name cannot be made: out of memory";
-	return err;
-}
-
-static void
-mark_parked(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_message *record, const char *error)
-{
-	struct tr_str json = {record->body.data, record->body.len}, id;
-
-	record->flags = (uint16_t)((record->flags & ~TR_MSG_UNDECIDED) | TR_MSG_POLICY_ERROR);
-	/* Without memory for the text it is parked all the same; the log line below has it. */
-	(void)tr_meta_set_string(&record->meta, TR_STR("policy_error"), tr_str(error));
-	tr_metric_add(hook->policy_errors, 1);
-	if (record->flags & TR_MSG_TEMPLATE)
-		json = tr_meta_get(&record->meta, TR_STR("log_record"));
-	/* encode.c puts the event_id at a fixed place, and no earlier key holds text of others */
-	id = (struct tr_str){NULL, 0};
-	for (size_t at = 0; json.data != NULL && at + 46 < json.len && at < 128; at++) {
-		if (memcmp(json.data + at, "\"event_id\":\"", 12) == 0) {
-			id = (struct tr_str){json.data + at + 12, 32};
-			break;
-		}
-	}
-	tr_log(TR_LEVEL_ERROR, "record", "hook %s: event %.*s is parked: %s", hook->name, (int)id.len,
-		id.data != NULL ? id.data : "", error);
-	(void)recorder;
-}
-
 /* --- the change of the cause ------------------------------------------------------------------------------ */
 
 static void
@@ -440,20 +300,19 @@ settle(struct tr_waiting *waiting)
 		return;
 	}
 	tr_outbox_init(&waiting->outbox, waiting->worker, decided, waiting);
-	record->flags &= (uint16_t) ~(TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR);
-	meta_remove(&record->meta, TR_STR("policy_error")); /* of an earlier try */
+	tr_record_unmark(record); /* of an earlier try */
 	if (!waiting->raised && !waiting->keep) {
 		waiting->settled = DROP;
 		err = tr_change_done(change, record->slot, TR_COL_DROPPED, TR_REASON_POLICY, 1);
-	} else if (!waiting->raised && choose_queue(record, &error) == TR_OK) {
+	} else if (!waiting->raised && tr_record_choose_queue(record, &error) == TR_OK) {
 		waiting->settled = KEEP;
 		err = tr_change_put(change, record, tr_str(record->queue), TR_COL_NONE, 1);
 		if (err == TR_OK)
 			tr_outbox_add_record(&waiting->outbox, record);
 	} else {
 		waiting->settled = PARK;
-		mark_parked(waiting->recorder, waiting->hook, record,
-			error != NULL ? error : "an error without memory for its text");
+		tr_record_mark_parked(
+			waiting->hook, record, error != NULL ? error : "an error without memory for its text");
 		err = tr_change_put(change, record, TR_STR(""), TR_COL_NONE, 1);
 	}
 	if (err != TR_OK) {
@@ -502,15 +361,14 @@ store_decided(struct tr_waiting *waiting, struct tr_outbox *outbox)
 		err = tr_change_count(&outbox->change, hook->account, TR_COL_OFFERED, TR_REASON_NONE, 1);
 		if (err == TR_OK)
 			err = tr_change_count(&outbox->change, hook->account, TR_COL_FILTERED, TR_REASON_POLICY, 1);
-	} else if (!waiting->raised && choose_queue(record, &error) == TR_OK) {
+	} else if (!waiting->raised && tr_record_choose_queue(record, &error) == TR_OK) {
 		err = put_new(outbox, record, tr_str(record->queue));
 		if (err == TR_OK) {
 			tr_outbox_add_record(outbox, record);
 			waiting->record = NULL;
 		}
 	} else {
-		mark_parked(waiting->recorder, hook, record,
-			error != NULL ? error : "an error without memory for its text");
+		tr_record_mark_parked(hook, record, error != NULL ? error : "an error without memory for its text");
 		waiting->raw = true;
 		store_waiting(waiting, outbox);
 		if (waiting->refused)
@@ -526,7 +384,7 @@ void
 tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox,
 	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
 {
-	struct tr_message *record = make_record(hook, event, line != NULL ? line : json, json);
+	struct tr_message *record = tr_record_message(hook, event, line != NULL ? line : json, json);
 	struct tr_waiting *waiting = record != NULL ? waiting_new(recorder, hook, outbox->worker, record) : NULL;
 
 	if (waiting == NULL) {

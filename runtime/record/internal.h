@@ -120,6 +120,24 @@ tr_logger_enabled(const struct tr_logger *logger, enum tr_event_type type)
 	return logger->per_record[type == TR_EV_OOB ? TR_EV_RECEPTION : type].enable;
 }
 
+/* --- logger.c ---------------------------------------------------------------------------------------- */
+struct tr_logger *tr_logger_new(const struct tr_logger_config *config); /* copies; NULL: no memory */
+void tr_logger_free(struct tr_logger *logger);
+bool tr_logger_same(const struct tr_logger *logger, const struct tr_logger_config *config);
+bool tr_same_list(const char *const *a, const char *const *b); /* NULL is an empty list */
+bool tr_same_text(const char *a, const char *b);               /* NULL equals NULL only */
+
+/* --- record_message.c ---------------------------------------------------------------------------------- */
+/* The message of an event for a hook; its body is `line`, which is `json` unless a template made it. NULL: no memory.
+ */
+struct tr_message *tr_record_message(
+	const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json);
+/* Names the queue that the policy chose. On an error *error is a (static) text for the record's policy_error. */
+int tr_record_choose_queue(struct tr_message *record, const char **error);
+/* Flag, meta policy_error, counter and log line of a record that is to be parked. */
+void tr_record_mark_parked(struct tr_logger *hook, struct tr_message *record, const char *error);
+void tr_record_unmark(struct tr_message *record); /* undecided and parked no more */
+
 /* --- hook.c ------------------------------------------------------------------------------------------ */
 /* One record for one hook: decided in this turn or stored undecided. `line` is the body, `json` the record without line
  * end (the same bytes unless a template made the body). */
