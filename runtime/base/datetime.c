@@ -39,7 +39,7 @@ civil_from_ns(int64_t wall_ns, struct civil *out)
 	int64_t days = floor_div(seconds, DAY_S);
 	int in_day = (int)(seconds - days * DAY_S);
 
-	out->ns = (int32_t)(wall_ns - seconds * TR_NS_PER_S);
+	out->ns = (int32_t)(wall_ns % TR_NS_PER_S + (wall_ns % TR_NS_PER_S < 0 ? TR_NS_PER_S : 0));
 	out->hour = in_day / 3600;
 	out->minute = in_day / 60 % 60;
 	out->second = in_day % 60;

@@ -275,6 +275,7 @@ tr_log(enum tr_level level, const char *target, const char *fmt, ...)
 	if (!tr_log_enabled(level, target))
 		return;
 	va_start(args, fmt);
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): clang-tidy 14 misses the va_start above */
 	len = vsnprintf(small, sizeof small, fmt, args);
 	va_end(args);
 	if (len < 0)

@@ -140,16 +140,9 @@ tr_json_add_string(struct tr_buf *buf, struct tr_str str)
 void
 tr_json_add_key(struct tr_buf *buf, const char *key)
 {
-	size_t len = strlen(key);
-	char *at = tr_buf_reserve(buf, len + 3);
-
-	if (at == NULL)
-		return;
-	at[0] = '"';
-	memcpy(at + 1, key, len);
-	at[len + 1] = '"';
-	at[len + 2] = ':';
-	buf->len += len + 3;
+	tr_buf_addc(buf, '"');
+	tr_buf_addz(buf, key);
+	tr_buf_add(buf, "\":", 2);
 }
 
 /* --- checking ------------------------------------------------------------------------------------------ */

@@ -63,6 +63,7 @@ take_labels(struct labels *labels, va_list args)
 	const char *name;
 
 	labels->count = 0;
+	/* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): clang-tidy 14 misses the callers' va_start */
 	while ((name = va_arg(args, const char *)) != NULL) {
 		const char *value = va_arg(args, const char *);
 

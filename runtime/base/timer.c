@@ -303,10 +303,8 @@ collect(struct tr_wheel *wheel, int64_t now_ns)
 			list_init(&moving);
 			list_splice(&moving, &wheel->high[level - 1][slot]);
 			wheel->high_used[level - 1] &= ~(UINT64_C(1) << slot);
-			while (moving.head != NULL) {
-				struct tr_timer *timer = moving.head;
-
-				list_unlink(&moving, timer);
+			for (struct tr_timer *timer = moving.head, *next; timer != NULL; timer = next) {
+				next = timer->next;
 				insert(wheel, timer);
 			}
 		} else if (tick < target) {
