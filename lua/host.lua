@@ -1,0 +1,510 @@
+-- The Lua half of runtime/policy: what C starts by name (`entry`), the dispatcher of events, and replacements of those
+-- standard functions that LuaJIT implements in C and through which a policy could not wait. Internal: policies cannot
+-- require it. The chunk gets the functions of runtime/policy/library.c and returns { body, entry }.
+local c = ...
+
+local PARK, CANCELLED = c.PARK, c.CANCELLED
+local raw_create, raw_resume, raw_yield = coroutine.create, coroutine.resume, coroutine.yield
+local running, raw_status = coroutine.running, coroutine.status
+local raw_pcall, raw_xpcall = pcall, xpcall
+local isyieldable, block, push_args = c.isyieldable, c.block, c.push_args
+local select, unpack, rawequal, type, error = select, unpack, rawequal, type, error
+local getmetatable = getmetatable
+local find, sub = string.find, string.sub
+local raw_getmetatable, getinfo = debug.getmetatable, debug.getinfo
+
+local host = { entry = {} }
+local entry = host.entry
+
+-- A function called here has a Lua frame between it and C: LuaJIT cannot raise in a suspended C function, so a host call
+-- that fails after its wait raises at the next instruction of its caller, which must be inside the same pcall.
+local function pass(...)
+  return ...
+end
+local function call(fn, ...)
+  return pass(fn(...))
+end
+
+-- The loop of a pooled coroutine. C resumes it with a function, the event's name for the dispatcher, and the pointer
+-- behind the arguments; it yields the results.
+local function run(fn, name, args)
+  if name then
+    return pass(fn(name, push_args(args)))
+  end
+  return pass(fn(push_args(args)))
+end
+local function body(fn, name, args)
+  return body(raw_yield(run(fn, name, args)))
+end
+host.body = body
+
+-- --- protected calls: cancellation passes through them ----------------------------------------
+
+local function caught(ok, err, ...)
+  if not ok and rawequal(err, CANCELLED) then
+    error(CANCELLED, 0)
+  end
+  return ok, err, ...
+end
+
+function pcall(fn, ...) -- luacheck: ignore
+  return caught(raw_pcall(call, fn, ...))
+end
+
+function xpcall(fn, handler, ...) -- luacheck: ignore
+  return caught(raw_xpcall(call, function(err)
+    if rawequal(err, CANCELLED) then
+      return err
+    end
+    return handler(err)
+  end, fn, ...))
+end
+
+-- --- coroutines of policies: a wait of the host passes through them to the scheduler ------------
+
+local policy_made = setmetatable({}, { __mode = 'k' }) -- coroutine -> true
+local parked = setmetatable({}, { __mode = 'k' }) -- coroutine that waits for the host -> true
+
+local function pump(co, ok, first, ...)
+  if ok and rawequal(first, PARK) then
+    parked[co] = true
+    return pump(co, raw_resume(co, raw_yield(PARK)))
+  end
+  parked[co] = nil
+  if not ok then
+    if rawequal(first, CANCELLED) then
+      error(CANCELLED, 0)
+    end
+    c.remember(first, debug.traceback(co))
+  end
+  return ok, first, ...
+end
+
+local function unblock(...)
+  block(-1)
+  return ...
+end
+
+function coroutine.create(fn)
+  if type(fn) ~= 'function' then
+    error("bad argument #1 to 'create' (function expected, got " .. type(fn) .. ')', 2)
+  end
+  local co = raw_create(function(...)
+    return pass(fn(...))
+  end)
+  policy_made[co] = true
+  return co
+end
+
+function coroutine.resume(co, ...)
+  if parked[co] then
+    return false, 'cannot resume a coroutine that waits for the host'
+  end
+  if isyieldable() then
+    return pump(co, raw_resume(co, ...))
+  end
+  block(1)
+  return unblock(pump(co, raw_resume(co, ...)))
+end
+local resume = coroutine.resume
+
+local function unwrap(ok, ...)
+  if not ok then
+    error((...), 0)
+  end
+  return ...
+end
+
+function coroutine.wrap(fn)
+  local co = coroutine.create(fn)
+  return function(...)
+    return unwrap(resume(co, ...))
+  end
+end
+
+function coroutine.yield(...)
+  local co = running()
+  if not co or not policy_made[co] then
+    error('attempt to yield from outside a coroutine', 2)
+  end
+  return raw_yield(...)
+end
+
+function coroutine.status(co)
+  return parked[co] and 'normal' or raw_status(co)
+end
+
+function coroutine.isyieldable()
+  return policy_made[running() or false] ~= nil and isyieldable()
+end
+
+-- As in Lua 5.4: the second result says whether it is the outermost, i.e. the task itself.
+function coroutine.running()
+  local co = running()
+  return co, not policy_made[co or false]
+end
+
+-- --- require: the top level of a module may wait -------------------------------------------------
+
+local loading = {} -- name -> { task, latch }
+
+function require(name) -- luacheck: ignore
+  if type(name) == 'number' then
+    name = tostring(name)
+  elseif type(name) ~= 'string' then
+    error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ')', 2)
+  end
+  local loaded = package.loaded
+  while true do
+    local value = loaded[name]
+    if value ~= nil then
+      return value
+    end
+    local other = loading[name]
+    if not other then
+      break
+    end
+    if other.task == c.current() then
+      error(("loop or previous error loading module '%s'"):format(name), 2)
+    end
+    other.latch:wait()
+  end
+  local tried = {}
+  for _, searcher in ipairs(package.loaders) do
+    local loader, extra = searcher(name)
+    if type(loader) == 'function' then
+      local mine = { task = c.current(), latch = c.latch() }
+      loading[name] = mine
+      local ok, value = pcall(loader, name, extra)
+      loading[name] = nil
+      mine.latch:open()
+      if not ok then
+        error(value, 0)
+      end
+      if value ~= nil then
+        loaded[name] = value
+      elseif loaded[name] == nil then
+        loaded[name] = true
+      end
+      return loaded[name]
+    elseif type(loader) == 'string' then
+      tried[#tried + 1] = loader
+    end
+  end
+  error(("module '%s' not found:%s"):format(name, table.concat(tried)), 2)
+end
+
+function dofile(path) -- luacheck: ignore
+  local chunk, err = loadfile(path)
+  if not chunk then
+    error(err, 0)
+  end
+  return chunk()
+end
+
+do
+  local share = c.share_dir
+  local dirs = { share }
+  if c.policy then
+    dirs[2] = c.policy:match '^(.*)/[^/]*$' or '.'
+  end
+  dirs[#dirs + 1] = share .. '/lua'
+  local parts = {}
+  for _, dir in ipairs(dirs) do
+    parts[#parts + 1] = dir .. '/?.lua;' .. dir .. '/?/init.lua'
+  end
+  parts[#parts + 1] = package.path
+  package.path = table.concat(parts, ';')
+end
+
+-- --- table.sort and string.gsub with functions, and bounds of the others ---------------------------
+
+local MAX_SUBJECT_BYTES = 16 * 1024 * 1024 -- a pattern function runs in C, where nothing can interrupt it
+local MAX_RESULT_BYTES = 64 * 1024 * 1024
+
+-- A stable merge sort: `less` may wait, and an inconsistent one cannot do harm.
+local raw_sort = table.sort
+function table.sort(list, less)
+  if less == nil then
+    return raw_sort(list)
+  end
+  local n = #list
+  local from, to, width = list, {}, 1
+  while width < n do
+    for low = 1, n, 2 * width do
+      local mid, high = math.min(low + width, n + 1), math.min(low + 2 * width, n + 1)
+      local i, j = low, mid
+      for k = low, high - 1 do
+        if i < mid and (j >= high or not less(from[j], from[i])) then
+          to[k], i = from[i], i + 1
+        else
+          to[k], j = from[j], j + 1
+        end
+      end
+    end
+    from, to, width = to, from == list and {} or from, width * 2
+  end
+  if from ~= list then
+    for i = 1, n do
+      list[i] = from[i]
+    end
+  end
+end
+
+local function bounded(name, fn)
+  return function(subject, ...)
+    if type(subject) == 'string' and #subject > MAX_SUBJECT_BYTES then
+      error(('string.%s: the subject has %d bytes, at most %d are allowed'):format(name, #subject, MAX_SUBJECT_BYTES), 2)
+    end
+    return fn(subject, ...)
+  end
+end
+local raw_gsub, raw_rep = string.gsub, string.rep
+string.find, string.match, string.gmatch =
+  bounded('find', string.find), bounded('match', string.match), bounded('gmatch', string.gmatch)
+
+local function pack(...)
+  return { n = select('#', ...), ... }
+end
+
+local function gsub_calling(subject, pattern, fn, limit)
+  local out, at, count, len = {}, 1, 0, #subject
+  local anchored = sub(pattern, 1, 1) == '^'
+  limit = limit or math.huge
+  while count < limit and at <= len + 1 do
+    local found = pack(find(subject, pattern, at))
+    local first, last = found[1], found[2]
+    if not first then
+      break
+    end
+    count = count + 1
+    out[#out + 1] = sub(subject, at, first - 1)
+    local whole = sub(subject, first, last)
+    local value
+    if found.n == 2 then
+      value = fn(whole)
+    else
+      value = fn(unpack(found, 3, found.n))
+    end
+    if not value then
+      value = whole
+    elseif type(value) ~= 'string' and type(value) ~= 'number' then
+      error('invalid replacement value (a ' .. type(value) .. ')', 3)
+    end
+    out[#out + 1] = value
+    at = last + 1
+    if last < first then -- an empty match: go on behind the next character
+      out[#out + 1] = sub(subject, at, at)
+      at = at + 1
+    end
+    if anchored then
+      break
+    end
+  end
+  out[#out + 1] = sub(subject, at)
+  return table.concat(out), count
+end
+
+local bounded_gsub = bounded('gsub', raw_gsub)
+function string.gsub(subject, pattern, replacement, limit)
+  if type(replacement) ~= 'function' or type(subject) ~= 'string' or type(pattern) ~= 'string' then
+    return bounded_gsub(subject, pattern, replacement, limit)
+  end
+  if #subject > MAX_SUBJECT_BYTES then
+    error(('string.gsub: the subject has %d bytes, at most %d are allowed'):format(#subject, MAX_SUBJECT_BYTES), 2)
+  end
+  return gsub_calling(subject, pattern, replacement, limit)
+end
+
+function string.rep(text, n, separator)
+  local length = (#tostring(text) + #(separator or '')) * (tonumber(n) or 0)
+  if length > MAX_RESULT_BYTES then
+    error(('string.rep: the result would have %.0f bytes, at most %d are allowed'):format(length, MAX_RESULT_BYTES), 2)
+  end
+  return raw_rep(text, n, separator)
+end
+
+-- --- pairs and ipairs as in Lua 5.4: __pairs, and ipairs that respects __index ---------------------
+
+local raw_pairs, raw_ipairs = pairs, ipairs
+function pairs(object) -- luacheck: ignore
+  local meta = raw_getmetatable(object)
+  local handler = meta and meta.__pairs
+  if handler then
+    local fn, state, first = handler(object)
+    return fn, state, first
+  end
+  return raw_pairs(object)
+end
+
+local function next_index(object, i)
+  i = i + 1
+  local value = object[i]
+  if value ~= nil then
+    return i, value
+  end
+end
+function ipairs(object) -- luacheck: ignore
+  if type(object) == 'table' and not raw_getmetatable(object) then
+    return raw_ipairs(object)
+  elseif object == nil then
+    error("bad argument #1 to 'ipairs' (table expected, got nil)", 2)
+  end
+  return next_index, object, 0
+end
+
+-- --- our clock ----------------------------------------------------------------------------------------
+
+local raw_time, raw_date, started = os.time, os.date, c.mono()
+function os.time(fields)
+  if fields == nil then
+    return math.floor(c.wall())
+  end
+  return raw_time(fields)
+end
+function os.date(format, moment)
+  return raw_date(format or '%c', moment or math.floor(c.wall()))
+end
+function os.clock()
+  return c.mono() - started
+end
+
+-- --- events (contract/events.md sections 1 and 2) --------------------------------------------------------
+
+local MULTIPLE = {
+  pre_init = true,
+  validate_config = true,
+  get_queue_config = true,
+  should_enqueue_log_record = true,
+  requeue_message = true,
+  throttle_insert_ready_queue = true,
+  get_acl_definition = true,
+}
+local handlers = {} -- name -> list of functions
+local registrars = {} -- name -> list of call stacks
+
+local function call_stack(level)
+  local stack = {}
+  while true do
+    local info = getinfo(level, 'Sl')
+    if not info then
+      return c.array(stack)
+    end
+    if info.currentline > 0 and not info.short_src:find('lua/host%.lua$') then
+      stack[#stack + 1] = info.short_src .. ':' .. info.currentline
+    end
+    level = level + 1
+  end
+end
+
+--- kumo.on
+function host.on(name, fn)
+  if type(name) ~= 'string' then
+    error("bad argument #1 to 'on' (string expected, got " .. type(name) .. ')', 2)
+  elseif type(fn) ~= 'function' then
+    error("bad argument #2 to 'on' (function expected, got " .. type(fn) .. ')', 2)
+  end
+  local event = rawget(_G, '_KUMO_CURRENT_EVENT')
+  if event ~= nil and event ~= 'main' then
+    error(
+      ("Attempting to register an event handler via kumo.on('%s', ...) from within the event handler '%s'. "):format(name, event)
+        .. 'Handlers have to be registered while the policy is loaded',
+      2
+    )
+  end
+  local stacks = registrars[name]
+  if not stacks then
+    stacks = c.array {}
+    registrars[name] = stacks
+  end
+  stacks[#stacks + 1] = call_stack(3)
+  local list = handlers[name]
+  if not list then
+    handlers[name] = { fn }
+    c.handled(name)
+  elseif MULTIPLE[name] then
+    list[#list + 1] = fn
+  else
+    local info = getinfo(list[1], 'S')
+    error(('%s event already has a handler defined at %s:%d'):format(name, info.short_src, info.linedefined), 2)
+  end
+end
+
+--- kumo.get_event_registrars
+function host.get_event_registrars(name)
+  return registrars[name]
+end
+
+--- True if the policy has registered a handler.
+function host.has_handler(name)
+  return handlers[name] ~= nil
+end
+
+-- The number of returned values decides, not nil: `return nil` ends the chain.
+local function after(list, i, args, ...)
+  local fn = list[i + 1]
+  if select('#', ...) > 0 or not fn then
+    return ...
+  end
+  return after(list, i + 1, args, fn(unpack(args, 1, args.n)))
+end
+
+--- Calls the handlers of an event; no value if there is none. C starts it; Lua of the runtime may call it inside a task.
+function entry.dispatch(name, ...)
+  local list = handlers[name]
+  if not list then
+    return
+  end
+  if not list[2] then
+    return pass(list[1](...))
+  end
+  return after(list, 1, pack(...), list[1](...))
+end
+host.dispatch = entry.dispatch
+
+-- --- entries --------------------------------------------------------------------------------------------------
+
+--- Evaluates the policy file.
+function entry.load(path)
+  local chunk, err = loadfile(path)
+  if not chunk then
+    error(err, 0)
+  end
+  call(chunk)
+end
+
+--- Runs a script to its end: `tailrace lua`.
+function entry.script(path, ...)
+  local chunk, err = loadfile(path)
+  if not chunk then
+    error(err, 0)
+  end
+  return call(chunk, ...)
+end
+
+--- Loads a module of lua/ by its path there, whatever package.path and the policy's directory hold.
+function host.internal(name)
+  local loaded = package.loaded
+  if loaded[name] == nil then
+    local chunk, err = loadfile(('%s/lua/%s.lua'):format(c.share_dir, (name:gsub('%.', '/'))))
+    if not chunk then
+      error(err, 0)
+    end
+    local value = chunk(name)
+    loaded[name] = value == nil and true or value
+  end
+  return loaded[name]
+end
+
+--- Loads the modules that every policy has. Other Lua files of the runtime add their own entries to `host.entry`.
+function entry.boot()
+  host.c = c
+  package.loaded['tr.host'] = host
+  if c.validating then
+    rawset(_G, '_VALIDATING_CONFIG', true)
+  end
+  host.internal 'kumo.compat'
+  host.internal 'kumo'
+end
+
+return host

@@ -1,0 +1,234 @@
+-- The module `kumo` that policies require. It holds what needs no other room of the runtime; the rest is added by
+-- extensions: a module whose name stands in EXTENSIONS and that the program has put into package.preload (a binding,
+-- runtime/*/X_lua.c), or that exists as lua/NAME.lua next to this file when it is in LUA_EXTENSIONS. Such a module returns
+-- a table that is merged into `kumo`: functions, constants and sub-namespaces (a table in both is merged member by member).
+-- It may require 'tr.host' (events, tasks, entries) but not 'kumo', which is not complete while it loads.
+local host = require 'tr.host'
+local c = host.c
+
+local kumo = {}
+
+-- Names are those of the `struct tr_module` lists. A program without a room (tests, tools) simply lacks its extension.
+local EXTENSIONS = {
+  'tr.encode',
+  'tr.digest',
+  'tr.regex',
+  'tr.text',
+  'tr.memo',
+  'tr.message',
+  'tr.queue',
+  'tr.shaping',
+  'tr.record',
+  'tr.spool',
+  'tr.run',
+  'tr.dns',
+  'tr.http',
+  'tr.amqp',
+  'tr.kafka',
+  'tr.redis',
+  'tr.smtp',
+  'tr.ingress',
+  'kumo.http',
+}
+-- Lua modules of lua/: loaded always. 'kumo.http' may stand here once it exists as a file.
+local LUA_EXTENSIONS = { 'kumo.serde' }
+
+local function merge(into, from)
+  for name, value in pairs(from) do
+    if type(value) == 'table' and type(rawget(into, name)) == 'table' then
+      merge(into[name], value)
+    else
+      into[name] = value
+    end
+  end
+end
+
+kumo.version = '2026.11.25-tailrace'
+kumo.on = host.on
+kumo.get_event_registrars = host.get_event_registrars
+
+-- --- rejections -------------------------------------------------------------------------------
+
+local MODES = { If421 = 0, FollowWith421 = 1, ForceDisconnect = 2 } -- enum tr_disconnect
+
+local function check_rejection(name, code, text)
+  if type(code) ~= 'number' or code < 0 or code > 65535 or code ~= math.floor(code) then
+    error(('%s: code: integer 0 to 65535 expected, got %s'):format(name, tostring(code)), 3)
+  elseif type(text) ~= 'string' then
+    error(('%s: text: string expected, got %s'):format(name, type(text)), 3)
+  end
+end
+
+--- Raises a rejection. What it means depends on the event: an SMTP reply, the outcome of a delivery ...
+---@param code integer 0 to 65535
+---@param text string
+function kumo.reject(code, text)
+  check_rejection('kumo.reject', code, text)
+  c.reject(code, text, MODES.If421)
+end
+
+--- As kumo.reject, and says what becomes of an SMTP client's connection.
+---@param code integer 0 to 65535
+---@param text string
+---@param mode? 'ForceDisconnect'|'FollowWith421'|'If421' default: ForceDisconnect
+function kumo.disconnect(code, text, mode)
+  check_rejection('kumo.disconnect', code, text)
+  local number = MODES[mode == nil and 'ForceDisconnect' or mode]
+  if not number then
+    error(
+      ("kumo.disconnect: mode: 'ForceDisconnect', 'FollowWith421' or 'If421' expected, got %s"):format(tostring(mode)),
+      2
+    )
+  end
+  c.reject(code, text, number)
+end
+
+-- --- time and diagnostics -----------------------------------------------------------------------
+
+--- Suspends the calling task.
+---@async
+---@param seconds number >= 0
+function kumo.sleep(seconds)
+  if type(seconds) ~= 'number' or not (seconds >= 0) then
+    error('kumo.sleep: seconds >= 0 expected, got ' .. tostring(seconds), 2)
+  end
+  return c.sleep(seconds)
+end
+
+local function show(value)
+  local text = tostring(value)
+  if c.utf8_valid(text) then
+    return text
+  end
+  local out, at = {}, 1
+  while at <= #text do
+    local stop = at
+    for length = 1, 4 do
+      if c.utf8_valid(text:sub(at, at + length - 1)) then
+        stop = at + length - 1
+        break
+      end
+      stop = -1
+    end
+    if stop < 0 then
+      out[#out + 1] = ('\\x%02x'):format(text:byte(at))
+      at = at + 1
+    else
+      out[#out + 1] = text:sub(at, stop)
+      at = stop + 1
+    end
+  end
+  return table.concat(out)
+end
+
+for _, level in ipairs { 'error', 'warn', 'info', 'debug' } do
+  kumo['log_' .. level] = function(...)
+    if not c.log_enabled(level) then
+      return
+    end
+    local parts = {}
+    for i = 1, select('#', ...) do
+      parts[i] = show((select(i, ...)))
+    end
+    local info = debug.getinfo(2, 'Sl')
+    local where = info and info.currentline > 0 and ('%s:%d: '):format(info.short_src, info.currentline) or ''
+    c.log(level, where .. table.concat(parts, ' '))
+  end
+end
+
+--- Sets which diagnostics are written: "info", "tailrace=debug,lua=trace".
+function kumo.set_diagnostic_log_filter(spec)
+  if type(spec) ~= 'string' or not c.log_filter(spec) then
+    error(("kumo.set_diagnostic_log_filter: '%s' is not a filter such as 'info' or 'lua=debug'"):format(tostring(spec)), 2)
+  end
+end
+
+--- Number of CPUs; the environment variable KUMO_AVAILABLE_PARALLELISM overrides it.
+function kumo.available_parallelism()
+  return tonumber(os.getenv 'KUMO_AVAILABLE_PARALLELISM' or '') or c.cpus()
+end
+
+--- The frames of the caller.
+---@param level? integer default 1: the function that calls
+---@return table[] frames
+function kumo.traceback(level)
+  local frames = {}
+  level = (level or 1) + 1
+  while true do
+    local info = debug.getinfo(level, 'nSl')
+    if not info then
+      return c.array(frames)
+    end
+    frames[#frames + 1] = {
+      event = 'traceback',
+      name = info.name,
+      name_what = info.namewhat,
+      source = info.source,
+      short_src = info.short_src,
+      line_defined = info.linedefined,
+      last_line_defined = info.lastlinedefined,
+      what = info.what,
+      curr_line = info.currentline,
+      is_tail_call = info.what == 'tail',
+    }
+    level = level + 1
+  end
+end
+
+--- For validate_config handlers: the validation run is to fail.
+function kumo.validation_failed()
+  host.validation_has_failed = true
+end
+
+-- --- extensions, and the names that are not there ---------------------------------------------------
+
+for _, name in ipairs(EXTENSIONS) do
+  if package.preload[name] then
+    merge(kumo, require(name))
+  end
+end
+for _, name in ipairs(LUA_EXTENSIONS) do
+  merge(kumo, host.internal(name))
+end
+
+-- What the reference has and Tailrace has not: asking for one of these is an error that says so.
+local UNSUPPORTED = {}
+for name in
+  ([[
+  aaa acme apply_supplemental_trace_header compute_egress_path_config_constraints compute_queue_config_constraints
+  configure_accounting_db_path configure_redis_throttles counter_series crypto dkim dmarc dns eval_config_monitor_globs
+  file_type format_egress_path_config_constraints format_egress_path_config_toml format_queue_config_toml fs
+  generate_rfc3464_message jsonl kafka amqp http mimepart mpsc nats prometheus_metrics regex_set_map secrets shaping smtp
+  spawn_task spawn_thread_pool spf suspend_delivery_when_spool_unhealthy xfer api make_message inject_message
+  make_queue_config make_egress_path make_egress_source make_egress_pool make_listener_domain configure_log_hook
+  configure_local_logs configure_log_disposition_hook configure_bounce_classifier define_spool start_esmtp_listener
+  start_http_listener start_proxy_listener set_config_monitor_globs bump_config_epoch make_throttle
+  invoke_get_egress_path_config invoke_get_egress_source invoke_get_egress_pool invoke_get_queue_config
+  set_lruttl_cache_capacity set_httpinject_recipient_rate_limit get_memory_hard_limit get_memory_soft_limit
+  get_memory_low_thresh read_dir glob uncached_glob encode digest regex uuid cidr domain_map
+  ]]):gmatch '%S+'
+do
+  UNSUPPORTED[name] = true
+end
+
+setmetatable(kumo, {
+  __index = function(_, name)
+    if UNSUPPORTED[name] then
+      error(('kumo.%s is not supported by Tailrace'):format(name), 2)
+    end
+    local known = {}
+    for other in pairs(kumo) do
+      known[#known + 1] = other
+    end
+    if type(name) ~= 'string' then
+      return nil
+    end
+    local near = c.nearest(name, known)
+    if near then
+      error(('kumo has no field %q, did you mean kumo.%s?'):format(name, near), 2)
+    end
+    return nil
+  end,
+})
+
+return kumo

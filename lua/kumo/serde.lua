@@ -1,0 +1,167 @@
+-- kumo.serde: JSON text and files. Numbers are doubles: integers are exact up to 2^53.
+local host = require 'tr.host'
+local c = host.c
+
+local serde = {}
+
+-- Blanks out comments (`//`, `#`, `/* */`), which configuration files may have; positions stay the same.
+local function without_comments(text)
+  if not text:find '[/#]' then
+    return text
+  end
+  local out, at = {}, 1
+  while true do
+    local start = text:find('["/#]', at)
+    if not start then
+      break
+    end
+    local kind, stop = text:sub(start, start + 1), nil
+    if kind:sub(1, 1) == '"' then
+      stop = start + 1
+      while true do
+        local found = text:find('["\\]', stop)
+        if not found then
+          stop = #text + 1
+          break
+        end
+        stop = found + 1
+        if text:sub(found, found) == '"' then
+          break
+        end
+        stop = stop + 1
+      end
+      out[#out + 1] = text:sub(at, stop - 1)
+    elseif kind == '/*' then
+      local _, last = text:find('*/', start + 2, true)
+      stop = (last or #text) + 1
+      out[#out + 1] = text:sub(at, start - 1)
+      out[#out + 1] = text:sub(start, stop - 1):gsub('[^\n]', ' ')
+    elseif kind == '//' or kind:sub(1, 1) == '#' then
+      stop = text:find('\n', start, true) or #text + 1
+      out[#out + 1] = text:sub(at, start - 1)
+      out[#out + 1] = (' '):rep(stop - start)
+    else
+      stop = start + 1
+      out[#out + 1] = text:sub(at, start)
+    end
+    at = stop
+  end
+  out[#out + 1] = text:sub(at)
+  return table.concat(out)
+end
+
+local function place(text, at)
+  local line, last = 1, 0
+  for newline in text:sub(1, at - 1):gmatch '()\n' do
+    line, last = line + 1, newline
+  end
+  return ('line %d column %d'):format(line, at - last)
+end
+
+local function parse(text, what, level)
+  local good, value = c.json_parse(without_comments(text), false)
+  if not good then
+    error(('%s: invalid JSON at %s'):format(what, place(text, value)), level + 1)
+  end
+  return value
+end
+
+--- Parses JSON with comments. null becomes nil; arrays keep being arrays when they are encoded again.
+---@param text string
+function serde.json_parse(text)
+  if type(text) ~= 'string' then
+    error('json_parse: text: string expected, got ' .. type(text), 2)
+  end
+  return parse(text, 'json_parse', 2)
+end
+
+local function read(path, name)
+  if type(path) ~= 'string' then
+    error(('%s: path: string expected, got %s'):format(name, type(path)), 3)
+  end
+  local file, err = io.open(path, 'rb')
+  if not file then
+    error(('%s: %s'):format(name, err), 3)
+  end
+  local text = file:read '*a'
+  file:close()
+  if not text then
+    error(('%s: cannot read %s'):format(name, path), 3)
+  end
+  return text
+end
+serde._read = read
+
+---@param path string
+function serde.json_load(path)
+  return parse(read(path, 'json_load'), 'json_load: ' .. path, 2)
+end
+
+-- Userdata with __pairs (memoized tables, configuration objects) as plain tables.
+local function plain(value, depth)
+  local kind = type(value)
+  if kind ~= 'table' and kind ~= 'userdata' or value == c.NULL then
+    return value
+  end
+  local meta = debug.getmetatable(value)
+  if kind == 'userdata' and not (meta and meta.__pairs) then
+    return value
+  end
+  if depth > 128 then
+    error('a table nested deeper than 128 (or in itself)', 0)
+  end
+  local copy = {}
+  for k, v in pairs(value) do
+    copy[k] = plain(v, depth + 1)
+  end
+  if kind == 'table' and meta == host.array_meta or meta and meta.__is_array and meta.__is_array(value) then
+    c.array(copy)
+  end
+  return copy
+end
+serde._plain = plain
+
+local function encode(value, pretty, name)
+  local text, what = c.json_encode(value, pretty)
+  if not text then
+    local ok, copy = pcall(plain, value, 1)
+    if ok then
+      text, what = c.json_encode(copy, pretty)
+    else
+      what = copy
+    end
+  end
+  if not text then
+    error(('%s: cannot encode %s'):format(name, what), 3)
+  end
+  return text
+end
+
+---@return string
+function serde.json_encode(value)
+  return encode(value, false, 'json_encode')
+end
+
+--- Keys sorted, 2 blanks a level.
+---@return string
+function serde.json_encode_pretty(value)
+  return encode(value, true, 'json_encode_pretty')
+end
+
+host.array_meta = debug.getmetatable(c.array {})
+
+-- TOML and YAML come from modules of their own if they are there.
+for _, format in ipairs { 'toml', 'yaml' } do
+  for _, action in ipairs { 'load', 'parse', 'encode', 'encode_pretty', 'encode_pretty_compact' } do
+    local name = format .. '_' .. action
+    serde[name] = function()
+      error(('kumo.serde.%s is not supported by Tailrace: use JSON'):format(name), 2)
+    end
+  end
+end
+
+local extension = { serde = serde }
+for _, name in ipairs { 'json_load', 'json_parse', 'json_encode', 'json_encode_pretty' } do
+  extension[name] = serde[name] -- deprecated names
+end
+return extension

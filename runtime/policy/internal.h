@@ -1,0 +1,104 @@
+/* Shared by the files of runtime/policy only. */
+#ifndef TR_POLICY_INTERNAL_H
+#define TR_POLICY_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "policy/policy.h"
+
+enum task_state { TASK_IDLE, TASK_RUNNING, TASK_WAITING, TASK_DONE };
+
+/* Owned by its host until tr_host_free(): a ticket may always be looked at. */
+struct tr_task {
+	struct tr_host *host;
+	lua_State *L; /* the pooled coroutine; NULL after an error took it */
+	int ref;      /* registry anchor of L */
+	enum task_state state;
+	uint32_t generation;          /* counts waits begun and ended */
+	struct tr_task *next, **prev; /* idle or bare: next only; waiting: list of the host */
+	struct tr_task *outer;        /* who ran when this one was resumed */
+	const char *event;            /* of the caller until the first wait, then in `text`; NULL: none */
+	const char *ids;              /* the same */
+	char *text;                   /* owned copies of event and ids; the memory is reused */
+	size_t text_cap;
+	void (*end)(void *arg, const struct tr_task_result *result);
+	void *end_arg;
+	int64_t deadline_ns;      /* from the start; 0: none */
+	int64_t deadline_at_ns;   /* monotonic; 0: none */
+	int64_t waiting_since_ns; /* monotonic moment of the first wait; 0: none yet */
+	struct tr_timer deadline;
+	lua_State *parked;        /* the coroutine that yielded: L or one that the policy made */
+	void (*cancel)(void *op); /* set while an operation is armed */
+	void *op;
+	int blocked; /* > 0: a policy coroutine runs above a frame that cannot yield */
+	int ending;  /* TR_ECANCELED or TR_ETIMEDOUT once it is to end; else 0 */
+	char what[96];
+};
+
+struct latch; /* library.c */
+
+struct tr_host {
+	lua_State *L;    /* main state: runs only set-up and protected helpers */
+	lua_Alloc alloc; /* LuaJIT's own allocator, wrapped so that tr_host_of() is one load */
+	void *alloc_arg;
+	struct tr_loop *loop;
+	char *share_dir, *policy;
+	bool validating, closing;
+	uint32_t worker;
+	void *service[TR_SERVICES];
+
+	struct tr_task *current; /* innermost running; outer ones by task->outer */
+	struct tr_task *idle;    /* with a coroutine */
+	struct tr_task *bare;    /* without */
+	struct tr_task *waiting;
+	struct tr_task **all; /* every task, for tr_host_free() */
+	size_t all_count, all_cap, live;
+	int depth; /* nested resumes */
+
+	int body_ref, entry_ref, dispatch_ref; /* from host.lua */
+	int raise_ref;                         /* slot of the value that a wake raises */
+	lua_State *raise_in;                   /* where the hook has to raise it; NULL: nothing to raise */
+	char *event_name;                      /* what _KUMO_CURRENT_EVENT holds; NULL: unset */
+	size_t event_cap;
+	uint64_t handled[4]; /* bit tr_event_id() */
+
+	/* Watchdog: see watchdog.c. */
+	struct tr_host *next_watched;
+	int64_t limit_ns;
+	_Atomic uint64_t stretch; /* odd: Lua runs; one more at each start and end of a stretch */
+	pthread_t thread;         /* that runs it; written before `stretch` turns odd */
+	_Atomic bool interrupt;   /* the hook has to raise "ran too long" */
+	_Atomic int named;        /* 1: stuck[] is filled */
+	char stuck[256];          /* event and ids, filled by the signal handler */
+	uint64_t seen;            /* watchdog thread only: stretch at its last look ... */
+	int64_t seen_ns;          /* ... and since when it has been that */
+	bool told;
+};
+
+extern char tr_park_key, tr_cancel_key; /* addresses: what a park yields, what a cancel raises */
+
+/* library.c: pushes the table of functions that host.lua gets. */
+void tr_library_push(struct tr_host *host);
+/* error.c: text with traceback, event and ids of the error on top of task->L. Keeps the stack. */
+void tr_error_text(struct tr_task *task, struct tr_buf *out);
+/* error.c: makes the metatable of rejections. */
+void tr_rejection_init(lua_State *L);
+int tr_l_reject(lua_State *L);
+/* event.c: marks `name` as handled in this host. */
+void tr_event_mark(struct tr_host *host, const char *name);
+/* task.c */
+void tr_tasks_free(struct tr_host *host);
+int tr_l_push_args(lua_State *L);
+void tr_task_hook(lua_State *L, lua_Debug *ar);
+int tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char *name, struct tr_task **out);
+/* watchdog.c */
+void tr_watch_add(struct tr_host *host);
+void tr_watch_remove(struct tr_host *host);
+void tr_watch_enter(struct tr_host *host);
+void tr_watch_leave(struct tr_host *host);
+/* json.c: as tr_json_from_lua; `pretty` sorts keys and indents by 2; `lenient` writes what cannot be encoded as
+ * "<type>". */
+int tr_json_write(lua_State *L, int idx, struct tr_buf *out, bool pretty, bool lenient, const char **what);
+
+#endif

@@ -1,0 +1,190 @@
+/* Finds Lua that runs too long. A host counts its stretches of Lua (`stretch` is odd while one runs); the
+ * watchdog thread looks every 100 ms of real time whether the number has moved, so that entering and
+ * leaving Lua costs one atomic store and reads no clock. A stuck host's thread gets SIGURG: the handler
+ * writes down event and ids, and sets a hook that raises at the next instruction. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "base/diag.h"
+#include "policy/internal.h"
+
+#define LOOK_NS (100 * TR_NS_PER_MS)
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards what follows, and the hosts in the list */
+static pthread_cond_t changed;
+static struct tr_host *hosts;
+static pthread_t thread;
+static bool running, stopping;
+
+static _Thread_local struct tr_host *volatile running_host; /* innermost; the signal handler reads it */
+static _Thread_local struct tr_host *outer_hosts[8];        /* hosts that run below it in this thread */
+static _Thread_local int outer_count;
+
+void
+tr_watch_enter(struct tr_host *host)
+{
+	if (running_host != NULL && outer_count < (int)TR_COUNT(outer_hosts))
+		outer_hosts[outer_count++] = running_host;
+	running_host = host;
+	if (!pthread_equal(host->thread, pthread_self()))
+		host->thread = pthread_self();
+	atomic_fetch_add_explicit(&host->stretch, 1, memory_order_release);
+}
+
+void
+tr_watch_leave(struct tr_host *host)
+{
+	atomic_fetch_add_explicit(&host->stretch, 1, memory_order_release);
+	running_host = outer_count > 0 ? outer_hosts[--outer_count] : NULL;
+	if (atomic_load_explicit(&host->interrupt, memory_order_relaxed)) { /* it ended by itself just now */
+		atomic_store(&host->interrupt, false);
+		lua_sethook(host->L, NULL, 0, 0);
+	}
+}
+
+/* Appends as much of text as fits; usable in a signal handler. */
+static size_t
+append(char *out, size_t at, size_t size, const char *text)
+{
+	while (text != NULL && *text != '\0' && at + 1 < size)
+		out[at++] = *text++;
+	out[at] = '\0';
+	return at;
+}
+
+static void
+interrupt(int signal)
+{
+	struct tr_host *host = running_host;
+
+	(void)signal;
+	if (host == NULL || !atomic_load(&host->interrupt))
+		return;
+	if (atomic_load(&host->named) == 0) {
+		const struct tr_task *task = host->current;
+		size_t at = append(host->stuck, 0, sizeof host->stuck, "event ");
+		at = append(host->stuck, at, sizeof host->stuck, task && task->event ? task->event : "(none)");
+		at = append(host->stuck, at, sizeof host->stuck, " ");
+		append(host->stuck, at, sizeof host->stuck, task ? task->ids : NULL);
+		atomic_store(&host->named, 1);
+	}
+	lua_sethook(host->L, tr_task_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+}
+
+static void
+look(struct tr_host *host, int64_t now_ns)
+{
+	uint64_t stretch = atomic_load_explicit(&host->stretch, memory_order_acquire);
+
+	if (atomic_load(&host->named) == 1) {
+		tr_log(TR_LEVEL_ERROR, "watchdog", "worker %u ran Lua for over %.1f s without waiting: %s",
+			host->worker, (double)host->limit_ns / TR_NS_PER_S, host->stuck);
+		host->told = true;
+		atomic_store(&host->named, stretch == host->seen && stretch % 2 == 1 ? 2 : 0);
+	}
+	if (stretch != host->seen) {
+		host->seen = stretch;
+		host->seen_ns = now_ns;
+		host->told = false;
+		if (atomic_load(&host->named) == 2)
+			atomic_store(&host->named, 0);
+		return;
+	}
+	if (stretch % 2 == 0 || now_ns - host->seen_ns < host->limit_ns)
+		return;
+	/* Again at each look until the stretch ends: the policy may have caught the error and gone on. */
+	atomic_store(&host->interrupt, true);
+	pthread_kill(host->thread, SIGURG);
+}
+
+static int64_t
+real_now_ns(void) /* the true time also under the virtual clock: a stuck loop cannot move that one */
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * TR_NS_PER_S + now.tv_nsec;
+}
+
+static void *
+watch(void *arg)
+{
+	pthread_mutex_lock(&mutex);
+	while (!stopping) {
+		int64_t now_ns = real_now_ns();
+		for (struct tr_host *host = hosts; host != NULL; host = host->next_watched)
+			look(host, now_ns);
+		int64_t next_ns = now_ns + LOOK_NS;
+		struct timespec next = {next_ns / TR_NS_PER_S, next_ns % TR_NS_PER_S};
+		pthread_cond_timedwait(&changed, &mutex, &next);
+	}
+	pthread_mutex_unlock(&mutex);
+	return arg;
+}
+
+void
+tr_watch_add(struct tr_host *host)
+{
+	pthread_mutex_lock(&mutex);
+	host->next_watched = hosts;
+	hosts = host;
+	pthread_mutex_unlock(&mutex);
+}
+
+void
+tr_watch_remove(struct tr_host *host)
+{
+	pthread_mutex_lock(&mutex);
+	for (struct tr_host **at = &hosts; *at != NULL; at = &(*at)->next_watched) {
+		if (*at == host) {
+			*at = host->next_watched;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&mutex);
+}
+
+int
+tr_watchdog_start(void)
+{
+	struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESTART};
+	pthread_condattr_t attr;
+	sigset_t all, old;
+
+	if (running)
+		return TR_OK;
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGURG, &action, NULL) != 0)
+		return tr_err_from_errno(errno);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&changed, &attr);
+	pthread_condattr_destroy(&attr);
+	stopping = false;
+	sigfillset(&all); /* the process's signals are for its main thread */
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	int err = pthread_create(&thread, NULL, watch, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err != 0) {
+		pthread_cond_destroy(&changed);
+		return tr_err_from_errno(err);
+	}
+	running = true;
+	return TR_OK;
+}
+
+void
+tr_watchdog_stop(void)
+{
+	if (!running)
+		return;
+	pthread_mutex_lock(&mutex);
+	stopping = true;
+	pthread_cond_signal(&changed);
+	pthread_mutex_unlock(&mutex);
+	pthread_join(thread, NULL);
+	pthread_cond_destroy(&changed);
+	running = false;
+}
