@@ -5,6 +5,7 @@
  * tick enters a slot of a higher level, its timers move down. */
 #include "base/timer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -63,6 +64,7 @@ list_splice(struct list *to, struct list *from)
 static void
 list_unlink(struct list *list, struct tr_timer *timer)
 {
+	assert(timer->prev != NULL);
 	*timer->prev = timer->next;
 	if (timer->next != NULL)
 		timer->next->prev = timer->prev;
