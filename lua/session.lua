@@ -1,0 +1,176 @@
+--- The session loop: one connection of a ready queue, the same for every protocol. It takes what is ready, connects when it
+--- has something to send, sends, reports each outcome and closes. C (runtime/queue/session_lua.c) holds the messages, so
+--- whatever happens here none is lost.
+--- Source: contract events.md section 7, queues.md section 3; differences: docs/compatibility.md.
+local host = require 'tr.host'
+local queue = require 'tr.session'
+local retry_after = require 'retry_after'
+
+local session = {}
+
+local MAX_TEXT = 1024 -- bytes of an error text that go into a record
+local INTERNAL = 'KumoMTA internal: ' -- policies match on this prefix: contract log-record.md section 1
+
+--- One line, no control bytes, bounded.
+local function one_line(text)
+  text = tostring(text):gsub('%s+', ' ')
+  if #text > MAX_TEXT then
+    text = text:sub(1, MAX_TEXT) .. '...'
+  end
+  return text
+end
+
+--- A peer that refuses connections is down for all sessions: the gate need not wait for more proof.
+local function refused(err)
+  return tostring(err):lower():find('connection refused', 1, true) ~= nil
+end
+
+--- How one protocol connects and sends. connect(s, config) -> connection, raises. send(conn, s, config) reports the
+--- outcome of all in hand and returns true if the connection can go on. close(conn).
+local protocols = {}
+
+protocols.custom_lua = {
+  connect = function(s, config)
+    if not host.has_handler(config.constructor) then
+      error(("the constructor '%s' has no handler: kumo.on('%s', function(domain, tenant, campaign) ... end)"):format(
+        config.constructor, config.constructor), 0)
+    end
+    return host.dispatch(config.constructor, s:feeding())
+  end,
+
+  send = function(conn, s, config)
+    local peer = 'Lua via ' .. config.constructor
+    local ok, result
+    if config.batch_size == 1 then
+      ok, result = pcall(function()
+        return (conn:send(s:message()))
+      end)
+    else
+      ok, result = pcall(function()
+        return (conn:send_batch(s:batch()))
+      end)
+    end
+    if ok then
+      if type(result) == 'number' then
+        result = tostring(result)
+      end
+      if type(result) == 'string' and queue.is_utf8(result) then
+        s:report('delivered', 200, result, peer, nil, 'counts')
+        return true
+      end
+      local got = type(result) == 'string' and 'a string that is not UTF-8' or type(result)
+      s:report('transient', 400, INTERNAL .. 'send must return a string, got ' .. got, nil, nil, 'counts')
+      return false
+    end
+    local code, message = queue.find_rejection(result)
+    if not code then
+      s:report('transient', 400, INTERNAL .. one_line(result), nil, nil, refused(result) and 'at_once' or 'counts')
+      return false
+    end
+    if code >= 400 and code <= 499 then
+      s:report('transient', code, message, peer, retry_after.get(result), refused(message) and 'at_once' or 'counts')
+      return code ~= 421
+    end
+    s:report('bounced', code, message, peer)
+    return true
+  end,
+
+  close = function(conn)
+    if type(conn) ~= 'table' and type(conn) ~= 'userdata' then
+      return
+    end
+    local close = conn.close
+    if type(close) == 'function' then
+      close(conn)
+    end
+  end,
+}
+
+--- Fills the hand up to a batch. Returns true with something in hand, or false and why not ("idle", "gate", "close").
+local function collect(s, config, left)
+  local want = math.min(config.batch_size, left)
+  local need = math.min(config.min_batch_size, want)
+  local deadline -- of a partial batch, monotonic seconds
+  while true do
+    local have, why = s:take(want, config.max_batch_bytes)
+    if why == 'gate' or why == 'close' then
+      return have > 0, why
+    end
+    if have >= need then
+      return true
+    end
+    local wait = config.idle_timeout_s
+    if have > 0 then
+      local now = queue.now_s()
+      deadline = deadline or now + config.max_batch_latency_s
+      wait = deadline - now
+      if wait <= 0 then
+        return true
+      end
+      s:phase 'AccumulatingBatch'
+      want = math.min(config.batch_size, left) - have
+    else
+      s:phase 'Idle'
+    end
+    if not s:wait(wait) then
+      if have > 0 then
+        return true
+      end
+      return false, 'idle'
+    end
+  end
+end
+
+--- Runs one session to its end. Raises only if something in here is broken: its messages then go back to their queues.
+---@async
+function session.run(s)
+  local config = s:config()
+  local protocol = protocols[config.protocol]
+  local conn
+  local left = config.max_deliveries
+  while left > 0 do
+    s:settle()
+    local got, why = collect(s, config, left)
+    if not got then
+      break
+    end
+    left = left - s:count()
+    if conn == nil then
+      s:phase 'AttemptingConnection'
+      local ok, result = pcall(protocol.connect, s, config)
+      if not ok then
+        s:connect_failed(refused(result))
+        s:report('transient', 400, INTERNAL .. 'failed to connect: ' .. one_line(result))
+        break
+      end
+      conn = result == nil and false or result
+      s:connected()
+    end
+    s:phase 'DeliveringMessage'
+    if not protocol.send(conn, s, config) or why == 'close' then
+      break
+    end
+  end
+  if conn ~= nil then
+    s:phase 'Closing'
+    local ok, err = pcall(protocol.close, conn)
+    if not ok then
+      host.c.log('error', 'close of ' .. (config.constructor or config.protocol) .. ': ' .. tostring(err))
+    end
+  end
+end
+
+--- Built-in connections add themselves here (lua/smtp_client.lua).
+function session.add_protocol(name, protocol)
+  protocols[name] = protocol
+end
+
+host.entry.session = session.run
+
+--- Event requeue_message: C gives the delay in seconds, handlers get a TimeDelta.
+function host.entry.requeue(msg, response, insert_context, increment_attempts, delay_s)
+  local delay = delay_s and require('kumo').time.parse_duration(delay_s)
+  return host.dispatch('requeue_message', msg, response, insert_context, increment_attempts, delay)
+end
+
+return session

@@ -1,0 +1,123 @@
+/* tailrace run: the runtime as a service. */
+#include <ev.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "cli/args.h"
+#include "cli/cli.h"
+#include "cli/server.h"
+
+struct signals {
+	struct tr_server *server;
+	int64_t deadline_ns;
+	ev_signal term, intr, hup;
+};
+
+static void
+asked_to_stop(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+	struct signals *signals = watcher->data;
+
+	tr_server_stop(signals->server, signals->deadline_ns);
+}
+
+static void
+watch(struct ev_loop *loop, ev_signal *watcher, int number, struct signals *signals)
+{
+	ev_signal_init(watcher, asked_to_stop, number);
+	watcher->data = signals;
+	ev_signal_start(loop, watcher);
+	ev_unref(loop);
+}
+
+static void
+raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+			tr_log(TR_LEVEL_WARN, "run", "the limit of open files stays at its soft value");
+	}
+}
+
+int
+tr_cmd_run(int argc, char **argv)
+{
+	const char *policy = NULL, *user = NULL, *filter = getenv("TAILRACE_LOG");
+	int64_t workers = 0, seed = 0;
+	double deadline_s = 20;
+	bool jit = false, print_ledger = false;
+	const struct tr_arg options[] = {
+		{"policy", "FILE", TR_ARG_TEXT, &policy, 0, 0, "the policy to run (required)"},
+		{"workers", "N", TR_ARG_INT, &workers, 0, 256, "worker threads; 0, the default: one per core"},
+		{"user", "NAME", TR_ARG_TEXT, &user, 0, 0, "become this user once the listeners are bound"},
+		{"stop-timeout", "SECONDS", TR_ARG_REAL, &deadline_s, 0, 3600, "deadline of an orderly stop (SIGTERM); default 20"},
+		{"log", "FILTER", TR_ARG_TEXT, &filter, 0, 0, "diagnostics, e.g. info or info,lua=trace; also $TAILRACE_LOG"},
+		{"jit", NULL, TR_ARG_FLAG, &jit, 0, 0, "compile policy code (an endless loop can then not be interrupted)"},
+		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
+		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
+		{NULL, NULL, 0, NULL, 0, 0, NULL},
+	};
+	const struct tr_args args = {
+		"run", "--policy FILE [OPTIONS]",
+		"Runs the policy: mail and events in, queues, deliveries out. SIGTERM stops in order, a second one at once.", options,
+		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.", NULL,
+	};
+	struct signals signals = {0};
+	struct tr_buf ledger = {0};
+	char *error = NULL;
+	struct ev_loop *loop;
+	int status = tr_args_parse(&args, argc, argv);
+
+	if (status != TR_ARGS_RUN)
+		return status;
+	if (policy == NULL)
+		return tr_args_error(&args, "--policy FILE is required");
+	if (filter != NULL && tr_log_filter(filter) != TR_OK)
+		return tr_args_error(&args, "--log %s: expected a level (error, warn, info, debug, trace) or target=level,...", filter);
+	if (access(policy, R_OK) != 0) {
+		fprintf(stderr, "tailrace run: the policy %s cannot be read\n", policy);
+		return TR_EXIT_CONFIG;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	raise_file_limit();
+	if (tr_watchdog_start() != TR_OK) {
+		fprintf(stderr, "tailrace run: the watchdog thread cannot be started\n");
+		return TR_EXIT_OSERR;
+	}
+	signals.server = tr_server_boot(&(struct tr_server_config){.policy = policy, .workers = (uint32_t)workers, .seed = (uint64_t)seed,
+						.jit = jit, .user = user},
+		&error);
+	if (signals.server == NULL) {
+		fprintf(stderr, "tailrace run: %s\n", error ? error : "out of memory");
+		free(error);
+		tr_watchdog_stop();
+		return TR_EXIT_CONFIG;
+	}
+	signals.deadline_ns = (int64_t)(deadline_s * 1e9);
+	loop = tr_loop_ev(tr_server_loop(signals.server));
+	watch(loop, &signals.term, SIGTERM, &signals);
+	watch(loop, &signals.intr, SIGINT, &signals);
+	watch(loop, &signals.hup, SIGHUP, &signals);
+	tr_log(TR_LEVEL_INFO, "run", "initialization complete");
+	tr_server_run(signals.server);
+	ev_ref(loop);
+	ev_signal_stop(loop, &signals.term);
+	ev_ref(loop);
+	ev_signal_stop(loop, &signals.intr);
+	ev_ref(loop);
+	ev_signal_stop(loop, &signals.hup);
+	status = tr_server_free(signals.server, &ledger) == TR_OK ? TR_EXIT_OK : TR_EXIT_FAILED;
+	tr_watchdog_stop();
+	if (print_ledger)
+		fwrite(ledger.data, 1, ledger.len, stdout);
+	tr_buf_free(&ledger);
+	tr_log(TR_LEVEL_INFO, "run", "stopped");
+	return status;
+}

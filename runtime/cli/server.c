@@ -1,0 +1,397 @@
+#include "cli/server.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "cli/privileges.h"
+#include "cli/server_internal.h"
+#include "net/dns.h"
+#include "queue/queue_lua.h"
+#include "record/record_lua.h"
+#include "transport/http.h"
+
+#define LOAD_LIMIT_NS (300 * TR_NS_PER_S) /* a policy may fetch data while it loads */
+
+static void
+set_error(char **error, const char *fmt, ...) TR_PRINTF(2, 3);
+
+static void
+set_error(char **error, const char *fmt, ...)
+{
+	va_list args;
+
+	if (error == NULL || *error != NULL)
+		return;
+	va_start(args, fmt);
+	if (vasprintf(error, fmt, args) < 0)
+		*error = NULL;
+	va_end(args);
+}
+
+/* --- a step of the start that runs Lua ------------------------------------------------------------ */
+
+struct step {
+	bool ended;
+	char *error;
+};
+
+static bool
+step_ended(void *arg)
+{
+	return ((struct step *)arg)->ended;
+}
+
+static void
+loaded(void *arg, const char *error)
+{
+	struct step *step = arg;
+
+	step->ended = true;
+	if (error != NULL)
+		step->error = strdup(error);
+}
+
+static void
+fired(void *arg, const struct tr_task_result *result)
+{
+	loaded(arg, result->status == TR_OK ? NULL : result->text);
+}
+
+static int
+wait_step(struct tr_loop *loop, struct step *step, const char *what, char **error)
+{
+	if (!step->ended && !tr_loop_run_until(loop, step_ended, step, LOAD_LIMIT_NS)) {
+		set_error(error, "%s did not end within %d s", what, (int)(LOAD_LIMIT_NS / TR_NS_PER_S));
+		return TR_ETIMEDOUT;
+	}
+	if (step->error == NULL)
+		return TR_OK;
+	set_error(error, "%s", step->error);
+	free(step->error);
+	return TR_EINVAL;
+}
+
+static int
+load_policy(struct tr_host *host, char **error)
+{
+	struct step *step = calloc(1, sizeof *step); /* outlives a step that never ends */
+	int err;
+
+	if (step == NULL)
+		return TR_ENOMEM;
+	tr_host_load(host, loaded, step);
+	err = wait_step(tr_host_loop(host), step, "loading the policy", error);
+	if (err != TR_ETIMEDOUT)
+		free(step);
+	return err;
+}
+
+static int
+fire(struct tr_host *host, const char *event, char **error)
+{
+	struct step *step = calloc(1, sizeof *step);
+	struct tr_task_call call = {.end = fired, .end_arg = step};
+	int err;
+
+	if (step == NULL)
+		return TR_ENOMEM;
+	err = tr_event_fire(host, event, &call, NULL);
+	if (err == TR_OK)
+		err = wait_step(tr_host_loop(host), step, event, error);
+	if (err != TR_ETIMEDOUT)
+		free(step);
+	return err;
+}
+
+/* --- workers --------------------------------------------------------------------------------------- */
+
+static int
+make_worker(struct tr_server *server, uint32_t index, char **error)
+{
+	struct tr_worker_parts *parts = &server->worker[index];
+	struct tr_host_config config = {
+		.share_dir = server->share_dir, .policy = server->policy, .modules = tr_modules, .jit = server->jit, .worker = index,
+	};
+	int err = tr_loop_new(&parts->loop);
+
+	if (err != TR_OK)
+		return err;
+	config.loop = parts->loop;
+	err = tr_host_new(&config, &parts->host);
+	if (err == TR_OK)
+		err = tr_http_new(parts->loop, &parts->http);
+	if (err == TR_OK)
+		err = tr_dns_new(parts->loop, &parts->dns);
+	if (err != TR_OK) {
+		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err), server->share_dir);
+		return err;
+	}
+	tr_host_set_service(parts->host, TR_SERVICE_HTTP, parts->http);
+	tr_host_set_service(parts->host, TR_SERVICE_DNS, parts->dns);
+	tr_host_set_service(parts->host, TR_SERVICE_RECORDER, server->recorder);
+	return TR_OK;
+}
+
+static void
+free_worker(struct tr_worker_parts *parts)
+{
+	tr_host_free(parts->host);
+	tr_http_free(parts->http);
+	tr_dns_free(parts->dns);
+	tr_loop_free(parts->loop);
+	memset(parts, 0, sizeof *parts);
+}
+
+static void
+give_services(struct tr_server *server, uint32_t index)
+{
+	struct tr_worker_parts *parts = &server->worker[index];
+	struct tr_worker *worker = tr_engine_worker(server->engine, index);
+
+	tr_worker_set_data(worker, parts->host);
+	tr_host_set_service(parts->host, TR_SERVICE_ENGINE, server->engine);
+	tr_host_set_service(parts->host, TR_SERVICE_WORKER, worker);
+	tr_host_set_service(parts->host, TR_SERVICE_SPOOL, server->spool);
+}
+
+static void *
+worker_thread(void *arg)
+{
+	struct tr_worker_parts *parts = arg;
+
+	tr_loop_enter(parts->loop);
+	tr_loop_run(parts->loop);
+	return NULL;
+}
+
+/* --- start --------------------------------------------------------------------------------------------- */
+
+static void
+emit(void *arg, struct tr_outbox *outbox, const struct tr_event *event)
+{
+	tr_recorder_emit(((struct tr_server *)arg)->recorder, outbox, event);
+}
+
+static void
+decide(void *arg, struct tr_worker *worker, struct tr_message *message)
+{
+	tr_recorder_decide(((struct tr_server *)arg)->recorder, worker, message);
+}
+
+static void
+recovered(void *arg, const struct tr_recovered *message)
+{
+	tr_engine_recovered(((struct tr_server *)arg)->engine, message);
+}
+
+static int
+open_spool(struct tr_server *server, char **error)
+{
+	struct tr_run *run = &server->run;
+	struct tr_spool_config config = {
+		.meta_path = run->meta_path, .data_path = run->data_path, .no_flush = run->no_flush,
+		.min_free_space = run->min_free_space, .min_free_inodes = run->min_free_inodes,
+	};
+	char *why = NULL;
+	int err;
+
+	if (run->meta_path == NULL || run->data_path == NULL) {
+		set_error(error, "the spool '%s' is not defined: call kumo.define_spool{name='%s', path=...} in the event 'init'",
+			run->meta_path == NULL ? "meta" : "data", run->meta_path == NULL ? "meta" : "data");
+		return TR_EINVAL;
+	}
+	err = tr_spool_open(&config, &server->spool, &why);
+	if (err != TR_OK)
+		set_error(error, "the spool cannot be opened: %s", why ? why : tr_err_text(err));
+	free(why);
+	return err;
+}
+
+static int
+start_engine(struct tr_server *server, char **error)
+{
+	struct tr_loop **loops = calloc(server->workers, sizeof *loops);
+	struct tr_engine_config config = {
+		.spool = server->spool, .loops = loops, .workers = server->workers, .ops = &server->ops, .ops_arg = server, .seed = server->seed,
+	};
+	struct tr_recovery stats = {0};
+	int err;
+
+	if (loops == NULL)
+		return TR_ENOMEM;
+	for (uint32_t i = 0; i < server->workers; i++)
+		loops[i] = server->worker[i].loop;
+	tr_queue_lua_ops(&server->ops);
+	server->ops.emit = emit;
+	server->ops.decide = decide;
+	err = tr_recorder_attach(server->recorder, server->spool);
+	if (err == TR_OK)
+		err = tr_engine_new(&config, &server->engine);
+	free(loops);
+	if (err == TR_OK)
+		err = tr_spool_recover(server->spool, recovered, server, &stats);
+	if (err != TR_OK) {
+		set_error(error, "the spool in %s cannot be recovered: %s", server->run.meta_path, tr_err_text(err));
+		return err;
+	}
+	if (stats.messages > 0 || stats.damaged_frames > 0)
+		tr_log(TR_LEVEL_INFO, "spool",
+			"recovered %llu messages from %llu segments in %.3f s; %llu damaged frames set aside, %llu bytes of a torn tail cut",
+			(unsigned long long)stats.messages, (unsigned long long)stats.segments, (double)stats.took_ns / 1e9,
+			(unsigned long long)stats.damaged_frames, (unsigned long long)stats.torn_bytes);
+	for (uint32_t i = 0; i < server->workers; i++)
+		give_services(server, i);
+	return TR_OK;
+}
+
+static int
+boot(struct tr_server *server, char **error)
+{
+	struct tr_host *host;
+	int err = tr_recorder_new(&server->record_ops, server, &server->recorder);
+
+	if (err != TR_OK)
+		return err;
+	for (uint32_t i = 0; i < server->workers; i++) {
+		err = make_worker(server, i, error);
+		if (err != TR_OK)
+			return err;
+	}
+	host = server->worker[0].host;
+	tr_loop_enter(server->worker[0].loop);
+	tr_host_set_service(host, TR_SERVICE_RUN, &server->run);
+	err = load_policy(host, error);
+	server->run.configuring = true;
+	if (err == TR_OK)
+		err = fire(host, "pre_init", error);
+	if (err == TR_OK)
+		err = fire(host, "init", error);
+	server->run.configuring = false;
+	for (uint32_t i = 1; err == TR_OK && i < server->workers; i++) {
+		tr_loop_enter(server->worker[i].loop);
+		err = load_policy(server->worker[i].host, error);
+	}
+	tr_loop_enter(server->worker[0].loop);
+	if (err == TR_OK && server->user != NULL)
+		err = tr_drop_privileges(server->user, error);
+	if (err == TR_OK)
+		err = open_spool(server, error);
+	if (err == TR_OK)
+		err = start_engine(server, error);
+	if (err != TR_OK)
+		return err;
+	for (uint32_t i = 1; i < server->workers; i++) {
+		if (pthread_create(&server->worker[i].thread, NULL, worker_thread, &server->worker[i]) != 0) {
+			set_error(error, "thread of worker %u cannot be started", i);
+			return TR_ENOMEM;
+		}
+		server->worker[i].running = true;
+	}
+	tr_engine_start(server->engine);
+	return TR_OK;
+}
+
+static void
+dispose(struct tr_server *server)
+{
+	tr_run_fini(&server->run);
+	if (server->engine != NULL)
+		tr_engine_free(server->engine);
+	for (uint32_t i = 0; i < server->workers; i++)
+		free_worker(&server->worker[i]);
+	tr_recorder_free(server->recorder);
+	free(server->policy);
+	free(server->share_dir);
+	free(server->user);
+	free(server->worker);
+	free(server);
+}
+
+struct tr_server *
+tr_server_boot(const struct tr_server_config *config, char **error)
+{
+	struct tr_server *server = calloc(1, sizeof *server);
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	*error = NULL;
+	if (server == NULL)
+		return NULL;
+	server->workers = config->workers ? config->workers : cores > 0 ? (uint32_t)cores : 1;
+	if (tr_clock_is_virtual())
+		server->workers = 1;
+	server->seed = config->seed ? config->seed : (uint64_t)tr_wall_ns() ^ ((uint64_t)getpid() << 48);
+	server->jit = config->jit;
+	server->policy = strdup(config->policy);
+	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());
+	server->user = config->user ? strdup(config->user) : NULL;
+	server->worker = calloc(server->workers, sizeof *server->worker);
+	tr_record_lua_ops(&server->record_ops);
+	if (server->policy == NULL || server->share_dir == NULL || server->worker == NULL || boot(server, error) != TR_OK) {
+		set_error(error, "out of memory");
+		if (server->worker == NULL)
+			server->workers = 0;
+		tr_server_stop_workers(server);
+		struct tr_spool *spool = server->spool;
+		dispose(server);
+		if (spool != NULL)
+			tr_spool_close(spool);
+		return NULL;
+	}
+	return server;
+}
+
+/* --- end ------------------------------------------------------------------------------------------------ */
+
+int
+tr_server_free(struct tr_server *server, struct tr_buf *table)
+{
+	struct tr_spool *spool = server->spool;
+	struct tr_ledger ledger = {0};
+	struct tr_buf differences = {0};
+	int err = TR_OK;
+
+	tr_server_stop_workers(server);
+	dispose(server);
+	if (tr_spool_ledger(spool, &ledger) == TR_OK) {
+		if (!tr_ledger_balances(&ledger, &differences)) {
+			tr_log(TR_LEVEL_ERROR, "ledger", "does not balance: %.*s", (int)differences.len, differences.data);
+			err = TR_ECORRUPT;
+		}
+		if (table != NULL)
+			tr_ledger_print(&ledger, table);
+		tr_ledger_fini(&ledger);
+	}
+	tr_buf_free(&differences);
+	tr_spool_close(spool);
+	return err;
+}
+
+struct tr_loop *
+tr_server_loop(struct tr_server *server)
+{
+	return server->worker[0].loop;
+}
+
+struct tr_host *
+tr_server_host(struct tr_server *server)
+{
+	return server->worker[0].host;
+}
+
+struct tr_engine *
+tr_server_engine(struct tr_server *server)
+{
+	return server->engine;
+}
+
+struct tr_spool *
+tr_server_spool(struct tr_server *server)
+{
+	return server->spool;
+}

@@ -1,0 +1,43 @@
+/* Shared by server.c and server_stop.c. */
+#ifndef TR_SERVER_INTERNAL_H
+#define TR_SERVER_INTERNAL_H
+
+#include <pthread.h>
+
+#include "cli/server.h"
+
+struct tr_http;
+struct tr_dns;
+
+struct tr_worker_parts {
+	struct tr_loop *loop;
+	struct tr_host *host;
+	struct tr_http *http;
+	struct tr_dns *dns;
+	pthread_t thread; /* workers 1 and up */
+	bool running;
+	struct tr_mail stop_mail;
+};
+
+struct tr_server {
+	char *policy, *share_dir, *user;
+	uint32_t workers;
+	uint64_t seed;
+	bool jit;
+	struct tr_worker_parts *worker;
+	struct tr_recorder *recorder;
+	struct tr_record_ops record_ops;
+	struct tr_spool *spool;
+	struct tr_engine *engine;
+	struct tr_queue_ops ops;
+	struct tr_run run;
+	/* stop */
+	bool stopping, skipped, stopped;
+	int64_t stop_at_ns; /* monotonic deadline */
+	struct tr_timer poll;
+};
+
+/* Ends and joins the threads of workers 1 and up. */
+void tr_server_stop_workers(struct tr_server *server);
+
+#endif

@@ -1,0 +1,519 @@
+/* Binding of one session for lua/session.lua. The messages that a session has taken are "in hand" here, on the C side,
+ * until their outcome is reported, so that a cancelled or failed task cannot lose them. */
+#include "queue/session_lua.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/json.h"
+#include "message/message_lua.h"
+
+#define SESSION_TYPE "tr.session"
+
+struct hand {
+	struct tr_session *session; /* NULL: ended */
+	struct tr_host *host;
+	struct tr_message *list, **list_end; /* in hand */
+	uint32_t count;
+	struct tr_task *task;       /* while it waits or runs */
+	struct tr_ticket ticket;    /* of the wait in take/wait/settle */
+	bool waiting, settling, worked; /* worked: woken because there is something to do */
+	struct tr_timer timeout;    /* of that wait */
+	struct tr_timer watchdog;   /* of the phase */
+	bool aborted;               /* by the watchdog */
+	struct tr_defer waker;      /* wakes from inside queue code are put off */
+};
+
+struct box {
+	struct hand *hand; /* NULL: ended */
+};
+
+static struct hand *
+check(lua_State *L, int idx)
+{
+	struct box *box = luaL_checkudata(L, idx, SESSION_TYPE);
+
+	if (box->hand == NULL || box->hand->session == NULL)
+		luaL_error(L, "the session has ended");
+	return box->hand;
+}
+
+struct tr_session *
+tr_session_lua_check(lua_State *L, int idx)
+{
+	return check(L, idx)->session;
+}
+
+struct tr_message *
+tr_session_lua_hand(lua_State *L, int idx)
+{
+	return check(L, idx)->list;
+}
+
+static struct tr_message *
+let_go(struct hand *hand)
+{
+	struct tr_message *list = hand->list;
+
+	for (struct tr_message *message = list; message != NULL; message = message->next)
+		tr_message_revoke(message);
+	hand->list = NULL;
+	hand->list_end = &hand->list;
+	hand->count = 0;
+	return list;
+}
+
+/* Gives back what is in hand: not tried, attempts stay. */
+static void
+give_back(struct hand *hand, const char *reason, int code, const char *text)
+{
+	uint32_t count = hand->count;
+	struct tr_outcome outcome = {
+		.kind = TR_OUT_REQUEUE, .reason = reason, .retry_after_ns = -1,
+		.response = {.code = code, .content = tr_str(text)}, .delivery_protocol = {NULL, 0},
+	};
+
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, &outcome);
+}
+
+/* --- waiting ----------------------------------------------------------------------------------- */
+
+static int
+push_worked(lua_State *L, void *arg)
+{
+	lua_pushboolean(L, arg != NULL);
+	return 1;
+}
+
+static void
+end_wait(struct hand *hand, bool worked)
+{
+	if (!hand->waiting)
+		return;
+	hand->waiting = false;
+	tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout);
+	if (hand->session != NULL && !hand->settling)
+		tr_session_unwait(hand->session);
+	hand->settling = false;
+	struct tr_ticket ticket = hand->ticket;
+	tr_task_wake(&ticket, push_worked, worked ? hand : NULL, false);
+}
+
+static void
+wait_timed_out(struct tr_timer *timer)
+{
+	end_wait(tr_container_of(timer, struct hand, timeout), false);
+}
+
+static void
+wait_cancelled(void *op)
+{
+	struct hand *hand = op;
+
+	hand->waiting = false;
+	tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout);
+	if (hand->session != NULL && !hand->settling)
+		tr_session_unwait(hand->session);
+	hand->settling = false;
+}
+
+static void
+run_waker(struct tr_defer *defer)
+{
+	end_wait(tr_container_of(defer, struct hand, waker), true);
+}
+
+void
+tr_session_lua_wake(struct tr_session *session)
+{
+	struct hand *hand = session->task;
+
+	if (hand != NULL && hand->waiting)
+		tr_loop_defer(tr_host_loop(hand->host), &hand->waker, run_waker);
+}
+
+static int
+park(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
+{
+	struct tr_task *task = tr_task_check(L);
+
+	hand->waiting = true;
+	tr_timer_start(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout, wait_ns, wait_timed_out);
+	tr_task_describe(task, "%s", what);
+	return tr_task_park(task, L, wait_cancelled, hand, &hand->ticket);
+}
+
+/* session:wait(seconds) -> true when there is something to do, false after the time. */
+static int
+l_wait(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	lua_Number seconds = luaL_checknumber(L, 2);
+
+	hand->settling = false;
+	if (!tr_session_wait(hand->session)) {
+		lua_pushboolean(L, true);
+		return 1;
+	}
+	return park(L, hand, (int64_t)(seconds * 1e9), "work");
+}
+
+/* session:settle() waits while too many outcomes of this session are not yet committed. */
+static int
+l_settle(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+
+	if (!tr_session_must_settle(hand->session)) {
+		lua_pushboolean(L, true);
+		return 1;
+	}
+	hand->settling = true;
+	return park(L, hand, 60 * TR_NS_PER_S, "commit of outcomes");
+}
+
+/* --- taking --------------------------------------------------------------------------------------- */
+
+/* session:take(max, max_bytes) -> count in hand, or 0, why ("empty", "gate", "close"). Adds to what is in hand. */
+static int
+l_take(lua_State *L)
+{
+	static const char *const names[] = {"got", "empty", "gate", "close"};
+	struct hand *hand = check(L, 1);
+	lua_Integer max = luaL_checkinteger(L, 2);
+	lua_Number max_bytes = luaL_optnumber(L, 3, 0);
+	struct tr_message *list = NULL;
+	enum tr_take why = TR_TAKE_EMPTY;
+	uint32_t got;
+
+	luaL_argcheck(L, max >= 1, 2, "at least 1 expected");
+	got = tr_session_take(hand->session, (uint32_t)max, (uint64_t)max_bytes, &list, &why);
+	if (got == 0) {
+		lua_pushinteger(L, hand->count);
+		lua_pushstring(L, names[why]);
+		return 2;
+	}
+	*hand->list_end = list;
+	while (*hand->list_end != NULL)
+		hand->list_end = &(*hand->list_end)->next;
+	hand->count += got;
+	lua_pushinteger(L, hand->count);
+	return 1;
+}
+
+/* session:message() -> handle of the first message in hand. */
+static int
+l_message(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+
+	if (hand->list == NULL)
+		return luaL_error(L, "no message in hand");
+	tr_message_push(L, hand->list);
+	return 1;
+}
+
+/* session:batch() -> array of handles of all in hand. */
+static int
+l_batch(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	int i = 1;
+
+	lua_createtable(L, (int)hand->count, 0);
+	for (struct tr_message *message = hand->list; message != NULL; message = message->next) {
+		tr_message_push(L, message);
+		lua_rawseti(L, -2, i++);
+	}
+	return 1;
+}
+
+/* session:count() -> messages in hand. */
+static int
+l_count(lua_State *L)
+{
+	lua_pushinteger(L, check(L, 1)->count);
+	return 1;
+}
+
+/* --- outcomes -------------------------------------------------------------------------------------- */
+
+static struct tr_str
+opt_str(lua_State *L, int idx)
+{
+	struct tr_str str = {NULL, 0};
+
+	if (!lua_isnoneornil(L, idx))
+		str.data = luaL_checklstring(L, idx, &str.len);
+	return str;
+}
+
+/* session:report(kind, code, text, peer_name, retry_after_s, gate) for all in hand. kind: "delivered", "bounced",
+ * "transient"; peer_name nil: the record has no peer; gate: "counts", "at_once" or nil (says nothing of the endpoint). */
+static int
+l_report(lua_State *L)
+{
+	static const char *const kinds[] = {"delivered", "bounced", "transient", NULL};
+	struct hand *hand = check(L, 1);
+	int kind = luaL_checkoption(L, 2, NULL, kinds);
+	const char *gate = luaL_optstring(L, 7, "");
+	struct tr_outcome outcome = {
+		.kind = (enum tr_outcome_kind)kind,
+		.response = {.code = (int)luaL_checkinteger(L, 3), .content = opt_str(L, 4)},
+		.peer_name = opt_str(L, 5),
+		.delivery_protocol = TR_STR("Lua"),
+		.retry_after_ns = lua_isnoneornil(L, 6) ? -1 : (int64_t)(luaL_checknumber(L, 6) * 1e9),
+		.gate_counts = gate[0] != '\0',
+		.gate_at_once = strcmp(gate, "at_once") == 0,
+	};
+	uint32_t count = hand->count;
+
+	outcome.has_peer = outcome.peer_name.data != NULL;
+	outcome.peer_addr = TR_STR("0.0.0.0");
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, &outcome);
+	return 0;
+}
+
+void
+tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes)
+{
+	struct hand *hand = check(L, idx);
+	struct tr_message *message = hand->list;
+
+	if (message == NULL)
+		return;
+	hand->list = message->next;
+	message->next = NULL;
+	if (--hand->count == 0)
+		hand->list_end = &hand->list;
+	tr_message_revoke(message);
+	tr_session_report_rcpts(hand->session, message, outcomes);
+}
+
+/* session:requeue(reason) gives back all in hand without an attempt. */
+static int
+l_requeue(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	static const char *const reasons[] = {"DispatcherDrop", "PeerClosedConnection", "TooManyRecipients", NULL};
+
+	give_back(hand, reasons[luaL_checkoption(L, 2, NULL, reasons)], 400, "");
+	return 0;
+}
+
+/* --- state ------------------------------------------------------------------------------------------ */
+
+static void
+watchdog_fired(struct tr_timer *timer)
+{
+	struct hand *hand = tr_container_of(timer, struct hand, watchdog);
+
+	if (hand->session == NULL || hand->task == NULL)
+		return;
+	tr_log(TR_LEVEL_ERROR, "session", "%.*s: no progress in phase %s: the session is aborted, %u messages go back",
+		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data, hand->session->phase, hand->count);
+	hand->aborted = true;
+	tr_task_cancel(hand->task);
+}
+
+/* session:phase(name): one of a fixed set; restarts the watchdog unless the session just waits for work. */
+static int
+l_phase(lua_State *L)
+{
+	static const char *const phases[] = {
+		"Starting", "Idle", "AccumulatingBatch", "AttemptingConnection", "DeliveringMessage", "Closing", NULL,
+	};
+	struct hand *hand = check(L, 1);
+	int phase = luaL_checkoption(L, 2, NULL, phases);
+	struct tr_wheel *wheel = tr_loop_wheel(tr_host_loop(hand->host));
+	int64_t limit_ns = hand->session->path->watchdog_timeout_ns;
+
+	if (limit_ns == 0)
+		limit_ns = 600 * TR_NS_PER_S;
+	hand->session->phase = phases[phase];
+	hand->session->phase_at_ns = tr_mono_ns();
+	if (phase == 1 || phase == 2)
+		tr_timer_stop(wheel, &hand->watchdog);
+	else
+		tr_timer_start_at(wheel, &hand->watchdog, hand->session->phase_at_ns + limit_ns, watchdog_fired);
+	return 0;
+}
+
+static int
+l_connected(lua_State *L)
+{
+	tr_session_connected(check(L, 1)->session);
+	return 0;
+}
+
+/* session:connect_failed(at_once) */
+static int
+l_connect_failed(lua_State *L)
+{
+	tr_session_connect_failed(check(L, 1)->session, lua_toboolean(L, 2));
+	return 0;
+}
+
+static void
+push_part(lua_State *L, bool has, struct tr_str part)
+{
+	if (has)
+		lua_pushlstring(L, part.data, part.len);
+	else
+		lua_pushnil(L);
+}
+
+/* session:feeding() -> domain, tenant or nil, campaign or nil: arguments of a constructor. */
+static int
+l_feeding(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	struct tr_buf name = {0};
+	struct tr_queue_name parts;
+
+	tr_session_feeding(hand->session, &name);
+	tr_queue_name_parse((struct tr_str){name.data, name.len}, &parts);
+	lua_pushlstring(L, parts.domain.data ? parts.domain.data : "", parts.domain.len);
+	push_part(L, parts.has_tenant, parts.tenant);
+	push_part(L, parts.has_campaign, parts.campaign);
+	tr_buf_free(&name);
+	return 3;
+}
+
+static void
+set_number(lua_State *L, const char *key, double value)
+{
+	lua_pushnumber(L, value);
+	lua_setfield(L, -2, key);
+}
+
+/* session:config() -> table: protocol, constructor, batch sizes, times in seconds, limits. */
+static int
+l_config(lua_State *L)
+{
+	struct tr_session *session = check(L, 1)->session;
+	const struct tr_queue_config *queue = session->queue;
+	const struct tr_path_config *path = session->path;
+
+	lua_createtable(L, 0, 10);
+	lua_pushstring(L, queue->protocol == TR_PROTO_LUA ? "custom_lua" : "smtp");
+	lua_setfield(L, -2, "protocol");
+	if (queue->constructor != NULL) {
+		lua_pushstring(L, queue->constructor);
+		lua_setfield(L, -2, "constructor");
+	}
+	set_number(L, "batch_size", queue->protocol == TR_PROTO_LUA ? queue->batch_size : 1);
+	set_number(L, "min_batch_size", queue->protocol == TR_PROTO_LUA ? queue->min_batch_size : 1);
+	set_number(L, "max_batch_latency_s", (double)queue->max_batch_latency_ns / 1e9);
+	set_number(L, "max_batch_bytes", (double)queue->max_batch_bytes);
+	set_number(L, "idle_timeout_s", (double)path->idle_timeout_ns / 1e9);
+	set_number(L, "max_deliveries", path->max_deliveries_per_connection);
+	return 1;
+}
+
+void
+tr_session_lua_register(lua_State *L)
+{
+	static const luaL_Reg methods[] = {
+		{"wait", l_wait}, {"settle", l_settle}, {"take", l_take}, {"message", l_message}, {"batch", l_batch}, {"count", l_count}, {"report", l_report},
+		{"requeue", l_requeue}, {"phase", l_phase}, {"connected", l_connected}, {"connect_failed", l_connect_failed},
+		{"feeding", l_feeding}, {"config", l_config}, {NULL, NULL},
+	};
+
+	luaL_newmetatable(L, SESSION_TYPE);
+	lua_newtable(L);
+	luaL_setfuncs(L, methods, 0);
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
+}
+
+/* --- life --------------------------------------------------------------------------------------------- */
+
+static int
+push_session(lua_State *L, void *arg)
+{
+	struct hand *hand = arg;
+	struct box *box = lua_newuserdata(L, sizeof *box);
+
+	box->hand = hand;
+	luaL_getmetatable(L, SESSION_TYPE);
+	lua_setmetatable(L, -2);
+	lua_pushlightuserdata(L, hand); /* so that the end can make the box stale */
+	lua_pushvalue(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	return 1;
+}
+
+static void
+ended(void *arg, const struct tr_task_result *result)
+{
+	struct hand *hand = arg;
+	struct tr_session *session = hand->session;
+	struct tr_wheel *wheel = tr_loop_wheel(tr_host_loop(hand->host));
+	lua_State *L = tr_host_state(hand->host);
+
+	if (result->status != TR_OK && result->status != TR_ECANCELED)
+		tr_log(TR_LEVEL_ERROR, "session", "%.*s: %s", (int)tr_ready_name(session->ready).len, tr_ready_name(session->ready).data,
+			result->text);
+	if (hand->aborted)
+		give_back(hand, "DispatcherDrop", 451, "4.4.1 no progress within the watchdog timeout");
+	else
+		give_back(hand, "DispatcherDrop", 400, "KumoMTA internal: the session ended before an outcome");
+	tr_timer_stop(wheel, &hand->timeout);
+	tr_timer_stop(wheel, &hand->watchdog);
+	tr_loop_undefer(tr_host_loop(hand->host), &hand->waker);
+	lua_pushlightuserdata(L, hand);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	struct box *box = lua_touserdata(L, -1);
+	if (box != NULL)
+		box->hand = NULL;
+	lua_pop(L, 1);
+	lua_pushlightuserdata(L, hand);
+	lua_pushnil(L);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	hand->session = NULL;
+	session->task = NULL;
+	free(hand);
+	tr_session_end(session);
+}
+
+int
+tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct tr_session *session)
+{
+	struct hand *hand = calloc(1, sizeof *hand);
+	struct tr_task *task = NULL;
+	int err;
+
+	if (hand == NULL)
+		return TR_ENOMEM;
+	hand->session = session;
+	hand->host = host;
+	hand->list_end = &hand->list;
+	session->task = hand;
+	struct tr_task_call call = {
+		.event = "session", .entry = "session", .push = push_session, .push_arg = hand, .end = ended, .end_arg = hand,
+		.ids = session->uuid_text,
+	};
+	err = tr_task_start(host, &call, &task);
+	if (err != TR_OK) {
+		session->task = NULL;
+		free(hand);
+		return err;
+	}
+	if (task != NULL) /* else it has ended, and hand and session are gone */
+		hand->task = task;
+	return TR_OK;
+}
+
+void
+tr_session_lua_cancel(struct tr_session *session)
+{
+	struct hand *hand = session->task;
+
+	if (hand != NULL && hand->task != NULL)
+		tr_task_cancel(hand->task);
+}

@@ -1,0 +1,19 @@
+/* The Lua side of a session: what lua/session.lua calls, and the part of tr_queue_ops that starts, wakes and stops it. */
+#ifndef TR_SESSION_LUA_H
+#define TR_SESSION_LUA_H
+
+#include "policy/policy.h"
+#include "queue/queue.h"
+
+void tr_session_lua_register(lua_State *L); /* the metatable */
+int tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct tr_session *session);
+void tr_session_lua_wake(struct tr_session *session);
+void tr_session_lua_cancel(struct tr_session *session);
+
+/* For built-in connections (SMTP): the session behind the userdata at idx, and the message in hand; raise when it is over. */
+struct tr_session *tr_session_lua_check(lua_State *L, int idx);
+struct tr_message *tr_session_lua_hand(lua_State *L, int idx);
+/* Reports outcomes per recipient of the one message in hand; it is in hand no more. */
+void tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes);
+
+#endif
