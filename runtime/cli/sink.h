@@ -110,8 +110,8 @@ void tr_sink_http_close_all(struct tr_sink *sink);
 void tr_sink_smtp_open(struct tr_sink *sink, int fd);
 void tr_sink_smtp_close_all(struct tr_sink *sink);
 
-/* sink_show.c: one line for people on standard output. */
-void tr_sink_show_record(struct tr_sink *sink, struct tr_str record, int status);
+/* sink_show.c: one line for people on standard output. `valid`: the record is JSON. Status 0: there is no answer. */
+void tr_sink_show_record(struct tr_sink *sink, struct tr_str record, bool valid, int status);
 void tr_sink_show_mail(
 	struct tr_sink *sink, struct tr_str from, struct tr_str first_rcpt, int rcpts, int64_t size, int code);
 /* sink_report.c: the counts at the end, as text or JSON on standard output, and the progress line. */

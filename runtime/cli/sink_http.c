@@ -141,7 +141,7 @@ visit_record(void *arg, struct tr_str record)
 			sink->ids_missing++;
 	}
 	if (sink->show)
-		tr_sink_show_record(sink, valid ? record : TR_STR("null"), visit->status);
+		tr_sink_show_record(sink, record, valid, visit->status);
 }
 
 static void

@@ -21,6 +21,8 @@ print_line(struct tr_sink *sink)
 
 		if (c < 0x20 || c == 0x7f)
 			text->data[end] = ' ';
+		if (c == 0xc2 && end + 1 < text->len && (text->data[end + 1] & 0xe0) == 0x80) /* U+0080 to U+009F */
+			text->data[end] = text->data[end + 1] = ' ';
 		if ((c & 0xc0) == 0x80)
 			continue; /* the inside of a UTF-8 character */
 		if (columns > 0 && column == columns)
@@ -68,7 +70,7 @@ pad(struct tr_buf *text, size_t from, size_t width)
 }
 
 void
-tr_sink_show_record(struct tr_sink *sink, struct tr_str record, int status)
+tr_sink_show_record(struct tr_sink *sink, struct tr_str record, bool valid, int status)
 {
 	struct tr_buf *text = &sink->text;
 	size_t from;
@@ -77,8 +79,8 @@ tr_sink_show_record(struct tr_sink *sink, struct tr_str record, int status)
 	add_time(text);
 	if (status != 200)
 		tr_buf_addf(text, status == 0 ? "[no answer] " : "[%d] ", status);
-	if (record.len == 0 || record.data[0] != '{') {
-		tr_buf_addf(text, "%zu bytes", record.len);
+	if (!valid || record.data[0] != '{') {
+		tr_buf_addf(text, valid ? "%zu bytes that are no object" : "%zu bytes that are no JSON", record.len);
 		print_line(sink);
 		return;
 	}
