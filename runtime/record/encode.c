@@ -55,13 +55,24 @@ put(struct tr_buf *buf, const char *data, size_t len)
 }
 #define PUT(buf, literal) put((buf), (literal), sizeof(literal) - 1)
 
-static const unsigned char is_plain[256] = {
-	['!'] = 1, [' '] = 1, ['#' ... '['] = 1, [']' ... '~'] = 1, /* printable ASCII but '"' and '\\' */
-};
+#define BYTES(c) (UINT64_C(0x0101010101010101) * (c))
 
+/* Not zero if one of eight bytes is a control, '"', '\\' or not ASCII. It may also be for a few plain ones (after such
+ * a byte). */
+static inline uint64_t
+is_special(uint64_t word)
+{
+	uint64_t quote = word ^ BYTES('"'), back = word ^ BYTES('\\');
+
+	return ((word - BYTES(0x20)) | (quote - BYTES(1)) | (back - BYTES(1)) | word) & BYTES(0x80);
+}
+
+/* Plain ASCII is copied as it is, eight bytes at once; the rest is left to tr_json_add_string. */
 static inline void
 put_string(struct tr_buf *buf, struct tr_str str)
 {
+	uint64_t word;
+	size_t at = 0;
 	char *to;
 
 	if (buf->failed || buf->cap - buf->len < str.len + 3) {
@@ -70,17 +81,31 @@ put_string(struct tr_buf *buf, struct tr_str str)
 	}
 	to = buf->data + buf->len;
 	*to++ = '"';
-	for (size_t i = 0; i < str.len; i++) {
-		unsigned char c = (unsigned char)str.data[i];
+	for (; at + 8 <= str.len; at += 8) {
+		memcpy(&word, str.data + at, 8);
+		if (is_special(word))
+			goto special;
+		memcpy(to + at, &word, 8);
+	}
+	if (at < str.len && str.len >= 8) { /* the last eight again */
+		memcpy(&word, str.data + str.len - 8, 8);
+		if (is_special(word))
+			goto special;
+		memcpy(to + str.len - 8, &word, 8);
+	} else {
+		for (; at < str.len; at++) {
+			unsigned char c = (unsigned char)str.data[at];
 
-		if (!is_plain[c]) { /* nothing is kept of what was written beyond len */
-			tr_json_add_string(buf, str);
-			return;
+			if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\')
+				goto special;
+			to[at] = (char)c;
 		}
-		to[i] = (char)c;
 	}
 	to[str.len] = '"';
 	buf->len += str.len + 2;
+	return;
+special: /* nothing was added: len is what it was */
+	tr_json_add_string(buf, str);
 }
 
 static inline void
