@@ -375,6 +375,8 @@ fail(struct tr_http_flight *flight, CURLcode code)
 	}
 	curl_easy_getinfo(flight->easy, CURLINFO_OS_ERRNO, &os_errno);
 	call->err = err_of(code, os_errno);
+	if (call->err == TR_EINVAL && flight->prereqs > 0)
+		call->err = TR_EPROTO; /* it was the answer that made no sense */
 	call->building = call->err == TR_EINVAL && flight->hops == 0;
 	tr_buf_addz(&call->error, curl_easy_strerror(code));
 	if (flight->error[0] != '\0' && strcmp(flight->error, curl_easy_strerror(code)) != 0)
