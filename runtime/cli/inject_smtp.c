@@ -215,7 +215,8 @@ ask(struct smtp_conn *conn, enum phase phase, const char *line)
 {
 	tr_buf_addz(&conn->out, line);
 	conn->phase = phase;
-	arm(conn, inject_of(conn)->timeout_ns);
+	/* nothing hangs on the answer to QUIT */
+	arm(conn, tr_min_i64(inject_of(conn)->timeout_ns, phase == PHASE_QUIT ? 2 * TR_NS_PER_S : INT64_MAX));
 	flush(conn);
 }
 

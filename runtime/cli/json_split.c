@@ -7,7 +7,7 @@
 enum { BLOCK = 64 };
 
 struct masks {
-	uint64_t quote, backslash, mark; /* mark: one of [ ] { } , */
+	uint64_t quote, backslash, bracket, comma;
 };
 
 struct walk {
@@ -26,6 +26,7 @@ equal(const __m128i block[4], char c)
 	__m128i wanted = _mm_set1_epi8(c);
 	uint64_t mask = 0;
 
+#pragma GCC unroll 4 /* -O2 alone keeps the loop, a third slower */
 	for (int i = 0; i < 4; i++)
 		mask |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(block[i], wanted)) << (16 * i);
 	return mask;
@@ -37,20 +38,22 @@ look(const char *data)
 	__m128i block[4], folded[4];
 	struct masks masks;
 
+#pragma GCC unroll 4 /* -O2 alone keeps the loop, a third slower */
 	for (int i = 0; i < 4; i++) {
 		block[i] = _mm_loadu_si128((const __m128i *)(const void *)(data + 16 * i));
 		folded[i] = _mm_or_si128(block[i], _mm_set1_epi8(0x20)); /* [ and { become {, ] and } become } */
 	}
 	masks.quote = equal(block, '"');
 	masks.backslash = equal(block, '\\');
-	masks.mark = equal(folded, '{') | equal(folded, '}') | equal(block, ',');
+	masks.bracket = equal(folded, '{') | equal(folded, '}');
+	masks.comma = equal(block, ',');
 	return masks;
 }
 #else
 static inline struct masks
 look(const char *data)
 {
-	struct masks masks = {0, 0, 0};
+	struct masks masks = {0, 0, 0, 0};
 
 	for (int i = 0; i < BLOCK; i++) {
 		uint64_t bit = UINT64_C(1) << i;
@@ -59,8 +62,10 @@ look(const char *data)
 			masks.quote |= bit;
 		else if (data[i] == '\\')
 			masks.backslash |= bit;
-		else if (data[i] == ',' || (data[i] | 32) == '{' || (data[i] | 32) == '}')
-			masks.mark |= bit;
+		else if (data[i] == ',')
+			masks.comma |= bit;
+		else if ((data[i] | 32) == '{' || (data[i] | 32) == '}')
+			masks.bracket |= bit;
 	}
 	return masks;
 }
@@ -170,7 +175,12 @@ tr_json_split(struct tr_str body, void (*each)(void *arg, struct tr_str record),
 		inside ^= inside << 32;
 		inside ^= in_string;
 		in_string = (uint64_t)((int64_t)inside >> 63);
-		for (uint64_t marks = masks.mark & ~inside; marks != 0; marks &= marks - 1)
+		uint64_t marks = masks.bracket & ~inside;
+
+		/* most commas lie inside records, where they mean nothing: whole blocks of them are skipped */
+		if (marks != 0 || walk.depth == 1)
+			marks |= masks.comma & ~inside;
+		for (; marks != 0; marks &= marks - 1)
 			step(&walk, at + (size_t)__builtin_ctzll(marks));
 	}
 	if (in_string != 0 || walk.depth != 0)

@@ -97,7 +97,7 @@ tr_progress_update(struct tr_progress *progress, int64_t now_ns, int64_t done, c
 	if (!progress->enabled)
 		return;
 	if (progress->last_ns == 0) {
-		progress->last_ns = now_ns;
+		progress->start_ns = progress->last_ns = now_ns;
 		return;
 	}
 	int64_t passed_ns = now_ns - progress->last_ns;
@@ -127,6 +127,8 @@ tr_progress_finish(struct tr_progress *progress, int64_t now_ns, int64_t done, c
 {
 	if (!progress->enabled)
 		return;
+	if (progress->start_ns != 0 && now_ns > progress->start_ns)
+		progress->rate = (double)done * 1e9 / (double)(now_ns - progress->start_ns);
 	draw(progress, done, detail);
 	if (progress->terminal) {
 		fputc('\n', stderr);

@@ -10,6 +10,7 @@ struct tr_progress {
 	const char *unit;    /* "messages"; a literal */
 	int64_t total;       /* 0: unknown */
 	int64_t interval_ns; /* between two drawings */
+	int64_t start_ns;    /* of the first update; 0: none yet */
 	int64_t last_ns, last_done;
 	double rate; /* a second, smoothed */
 };
@@ -20,7 +21,7 @@ void tr_progress_init(struct tr_progress *progress, bool enabled, const char *un
 void tr_progress_update(struct tr_progress *progress, int64_t now_ns, int64_t done, const char *detail);
 /* Takes the line off the terminal, before anything else is printed; the next update draws it again. */
 void tr_progress_clear(struct tr_progress *progress);
-/* Draws the last state and leaves it standing. */
+/* Draws the last state, with the rate over all, and leaves it standing. */
 void tr_progress_finish(struct tr_progress *progress, int64_t now_ns, int64_t done, const char *detail);
 
 /* Columns of the terminal that `fd` is; 0 if it is none. */

@@ -28,6 +28,7 @@ struct tr_smtp_conn {
 	struct tr_buf data;        /* only with --record-data */
 	struct tr_dot_scan scan;
 	uint64_t data_bytes; /* of the data so far, as it came */
+	uint64_t id;         /* of the message last accepted, for its answer */
 	int64_t active_ns;
 	enum state state;
 	bool in_mail, in_data;
@@ -164,7 +165,7 @@ answer_dot(struct tr_smtp_conn *conn)
 	struct tr_sink *sink = conn->sink;
 
 	tr_buf_addz(&sink->reply, "250 OK ids=");
-	tr_buf_add_u64(&sink->reply, (uint64_t)sink->smtp_messages);
+	tr_buf_add_u64(&sink->reply, conn->id);
 	tr_buf_addz(&sink->reply, "\r\n");
 }
 
@@ -196,6 +197,7 @@ handle(struct tr_smtp_conn *conn)
 		sink->smtp_refused++;
 	} else {
 		sink->smtp_messages++;
+		conn->id = (uint64_t)sink->smtp_messages;
 		sink->smtp_recipients += conn->rcpt_count;
 	}
 	if (sink->record_fd >= 0) {
