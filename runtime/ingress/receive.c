@@ -50,6 +50,7 @@ finish(struct tr_receive *receive, int status)
 static void
 set_error(struct tr_receive_item *item, const char *text)
 {
+	item->refused = true;
 	if (item->error == NULL)
 		item->error = strdup(text);
 }
@@ -137,13 +138,14 @@ add(struct tr_receive *receive, struct tr_receive_item *item)
 	int64_t units = message->rcpt_count > 0 ? message->rcpt_count : 1;
 	int err = TR_OK;
 
-	if (item->error != NULL) { /* contract/events.md section 6: Reception, then Bounce 500 */
+	if (item->refused) { /* contract/events.md section 6: Reception, then Bounce 500 */
 		struct tr_buf text = {0};
 
 		if (receive->flags & TR_RECEIVE_SILENT)
 			return TR_OK;
 		emit(receive, item, TR_EV_RECEPTION, 250, TR_STR(""));
-		tr_buf_addf(&text, "KumoMTA internal: failed to insert the message into its queue: %s", item->error);
+		tr_buf_addf(&text, "KumoMTA internal: failed to insert the message into its queue: %s",
+			item->error != NULL ? item->error : "out of memory");
 		emit(receive, item, TR_EV_BOUNCE, 500, (struct tr_str){text.data, text.len});
 		tr_buf_free(&text);
 		return TR_OK;
@@ -176,7 +178,7 @@ store(struct tr_receive *receive)
 	int err = TR_OK;
 
 	for (uint32_t i = 0; i < receive->count && (receive->flags & TR_RECEIVE_ALL_OR_NONE); i++) {
-		if (receive->items[i].error != NULL)
+		if (receive->items[i].refused)
 			err = TR_EINVAL;
 	}
 	if (err != TR_OK) {
@@ -267,7 +269,7 @@ tr_receive_start(struct tr_receive *receive, void (*then)(struct tr_receive *rec
 	for (uint32_t i = 0; i < receive->count; i++) {
 		struct tr_receive_item *item = &receive->items[i];
 
-		if (item->error != NULL || item->log_only)
+		if (item->refused || item->log_only)
 			continue;
 		receive->pending++;
 		tr_queue_resolve(receive->worker, tr_str(item->queue), resolved, item);

@@ -22,6 +22,7 @@ struct tr_receive_item {
 	/* results, in then() */
 	char id[33]; /* of the message */
 	bool queued;
+	bool refused; /* its queue cannot be had; `error` says why */
 	bool dropped; /* queue "null", or log_only */
 	char *error;  /* malloc'ed, freed with the receive; NULL: queued or dropped */
 	/* ours */
