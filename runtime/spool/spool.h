@@ -29,6 +29,8 @@ struct tr_spool_config {
 	uint32_t loaders;             /* 0: 2 */
 	bool no_flush;                /* answer at hand-over, never sync */
 	struct tr_space_limit min_free_space, min_free_inodes; /* zero: "10%" */
+	uint64_t first_segment;       /* 0: 1; number of the first segment of an empty log */
+	uint32_t first_generation;    /* 0: 1; generation of a new segment file; counts up when it is recycled */
 };
 
 /* One stored message: 56 bytes. `loc` is moved by the commit thread (copying forward); `when` and
@@ -86,11 +88,12 @@ struct tr_change {
 	bool intake;                  /* may be refused (TR_ENOSPC, TR_EIO); without it, it is retried until it is stored */
 	uint32_t count;               /* ops in it */
 	size_t bytes;
-	struct tr_change_op *ops;     /* spool's */
-	uint32_t cap;
+	struct tr_job *job;           /* spool's: the frames */
 	bool failed;                  /* an allocation failed while it was built */
 };
 
+/* For `loop` see tr_spool_submit(); `done` may free or reuse the change. A refused change has taken the slots of its
+ * new messages back: set their message->slot to TR_NO_SLOT and seq to 0 before they are put again. */
 void tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop *loop,
 	void (*done)(struct tr_change *change, int status), void *owner);
 /* Drops a change that was not submitted, and gives back the slots of its new messages. */

@@ -1,0 +1,465 @@
+/* Changes: frames are encoded and their payloads summed in the worker's thread, handed over once a turn. */
+#include <stdlib.h>
+
+#include "spool/internal.h"
+
+void
+tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop *loop,
+	void (*done)(struct tr_change *change, int status), void *owner)
+{
+	memset(change, 0, sizeof *change);
+	change->spool = spool;
+	change->loop = loop;
+	change->done = done;
+	change->owner = owner;
+}
+
+/* Room for one more op; NULL without memory. */
+static struct op *
+add_op(struct tr_change *change, uint8_t type)
+{
+	struct tr_job *job = change->job;
+
+	if (job == NULL || job->count == job->cap) {
+		uint32_t cap = job == NULL ? 4 : job->cap * 2;
+		struct tr_job *bigger = realloc(job, sizeof *job + cap * sizeof job->ops[0]);
+
+		if (bigger == NULL) {
+			change->failed = true;
+			return NULL;
+		}
+		if (job == NULL)
+			memset(bigger, 0, sizeof *bigger);
+		bigger->cap = cap;
+		change->job = job = bigger;
+	}
+	memset(&job->ops[job->count], 0, sizeof job->ops[0]);
+	job->ops[job->count].type = type;
+	return &job->ops[job->count];
+}
+
+/* Counts the op in, if the change stays within half a segment. */
+static int
+keep_op(struct tr_change *change, struct op *op)
+{
+	struct tr_job *job = change->job;
+	uint64_t bytes = frame_bytes(op->total) + (op->type == FRAME_PUT ? 2 * PUT_ALIGN : 0);
+
+	if (job->buf.failed) {
+		change->failed = true;
+		return TR_ENOMEM;
+	}
+	if (job->bytes + bytes > change->spool->config.segment_bytes / 2)
+		return TR_ETOOBIG;
+	job->bytes += bytes;
+	job->copied += bytes - (op->body.len >= BODY_REF_BYTES ? op->body.len : 0);
+	job->count++;
+	change->count = job->count;
+	change->bytes = job->bytes;
+	return TR_OK;
+}
+
+static void
+remember(const struct tr_spool *spool, struct op *op)
+{
+	const struct tr_stub *stub = tr_spool_stub(spool, op->slot);
+
+	op->had_extra = extra_get(spool, op->slot, &op->old_extra);
+	op->old_units16 = stub->units;
+	op->old_size = stub->size;
+	op->old_units = op->had_extra ? op->old_extra.units : stub->units;
+	op->old_length = op->had_extra ? op->old_extra.frame : stub->size;
+	op->old_body = op->had_extra ? op->old_extra.body_file : 0;
+	op->old_when = atomic_load_explicit(&stub->when, memory_order_relaxed);
+	op->old_tries = atomic_load_explicit(&stub->tries, memory_order_relaxed);
+}
+
+/* Takes back what building the op changed in memory. */
+static void
+undo_op(struct tr_spool *spool, struct op *op)
+{
+	struct tr_stub *stub;
+
+	if (op->type == FRAME_PUT && op->body_file != 0)
+		body_release(spool, op->body_file);
+	if (op->type == FRAME_PUT && op->fresh) {
+		slot_free(spool, op->slot);
+		return;
+	}
+	if (op->type != FRAME_PUT && op->type != FRAME_STATE)
+		return;
+	stub = tr_spool_stub(spool, op->slot);
+	atomic_store_explicit(&stub->when, op->old_when, memory_order_relaxed);
+	atomic_store_explicit(&stub->tries, op->old_tries, memory_order_relaxed);
+	if (op->type != FRAME_PUT)
+		return;
+	stub->units = op->old_units16;
+	stub->size = op->old_size;
+	extra_drop(spool, op->slot);
+	if (op->had_extra && extra_set(spool, &op->old_extra) != TR_OK)
+		tr_log(TR_LEVEL_ERROR, "spool", "out of memory: message %llu loses its unit count in memory",
+			(unsigned long long)op->seq);
+}
+
+static void
+encode_put(struct tr_buf *buf, struct op *op, const struct tr_message *message, struct tr_str queue, uint64_t body_len)
+{
+	struct put_prefix prefix = {
+		.created_ms = message->created_ns / TR_NS_PER_MS,
+		.due_ms = message->due_ms,
+		.attempts = message->attempts,
+		.flags = message->flags & (uint16_t)~TR_MSG_DIRTY,
+		.account = message->account,
+		.column = op->column,
+		.queue_len = (uint32_t)queue.len,
+		.units = op->units,
+		.body_file = message->body_file,
+		.body_len = body_len,
+	};
+
+	op->at = (uint32_t)buf->len;
+	tr_buf_add(buf, &prefix, sizeof prefix);
+	tr_buf_add_str(buf, queue);
+	tr_message_encode_envelope(message, buf);
+	op->len = (uint32_t)(buf->len - op->at);
+	op->total = op->len;
+	if (message->body_file == 0 && message->body.len > 0) {
+		tr_bytes_share(&op->body, &message->body);
+		op->total += (uint32_t)message->body.len;
+	}
+	if (!buf->failed) {
+		op->crc = tr_crc32c(0, buf->data + op->at, op->len);
+		op->crc = tr_crc32c(op->crc, op->body.data, op->body.len);
+	}
+}
+
+static int
+bind_slot(struct tr_spool *spool, struct op *op, const struct tr_message *message, uint64_t body_len)
+{
+	struct tr_stub *stub;
+	int err;
+
+	if (op->fresh) {
+		op->slot = slot_new(spool);
+		if (op->slot == TR_NO_SLOT)
+			return TR_ENOMEM;
+		op->seq = atomic_fetch_add_explicit(&spool->next_seq, 1, memory_order_relaxed);
+		tr_spool_stub(spool, op->slot)->seq = op->seq;
+	}
+	stub = tr_spool_stub(spool, op->slot);
+	err = slot_measure(spool, op->slot, op->units, op->total, op->body_file, body_len);
+	if (err == TR_OK && op->body_file != 0) {
+		err = body_hold(spool, op->body_file, 0, false);
+		if (err != TR_OK)
+			op->body_file = 0;
+	}
+	if (err != TR_OK) {
+		op->body_file = 0; /* not held */
+		undo_op(spool, op);
+		return err;
+	}
+	stub->account = message->account;
+	if (op->fresh)
+		atomic_store_explicit(
+			&stub->tries, (uint64_t)(message->created_ns / TR_NS_PER_MS) << 16, memory_order_relaxed);
+	tr_stub_set(stub, message->due_ms, message->flags & (uint16_t)~TR_MSG_DIRTY, message->attempts);
+	return TR_OK;
+}
+
+int
+tr_change_put(
+	struct tr_change *change, struct tr_message *message, struct tr_str queue, enum tr_column column, int64_t units)
+{
+	struct tr_spool *spool = change->spool;
+	uint64_t limit = spool->config.segment_bytes / 2, body_len = 0;
+	struct op *op;
+	size_t mark;
+	int err;
+
+	if (message->body_file == 0 && message->body.len > limit)
+		return TR_ETOOBIG;
+	op = add_op(change, FRAME_PUT);
+	if (op == NULL)
+		return TR_ENOMEM;
+	mark = change->job->buf.len;
+	op->column = (uint8_t)column;
+	op->account = message->account;
+	op->units = units;
+	op->slot = message->slot;
+	op->fresh = message->slot == TR_NO_SLOT;
+	op->body_file = message->body_file;
+	if (!op->fresh) {
+		op->seq = tr_spool_stub(spool, op->slot)->seq;
+		remember(spool, op);
+	}
+	if (op->body_file != 0)
+		body_len = body_bytes(spool, op->body_file);
+	encode_put(&change->job->buf, op, message, queue, body_len);
+	if (change->job->buf.failed) {
+		change->failed = true;
+		err = TR_ENOMEM;
+		goto fail;
+	}
+	err = bind_slot(spool, op, message, body_len);
+	if (err != TR_OK) {
+		change->failed = err == TR_ENOMEM;
+		goto fail;
+	}
+	err = keep_op(change, op);
+	if (err != TR_OK) {
+		undo_op(spool, op);
+		goto fail;
+	}
+	message->slot = op->slot;
+	message->seq = op->seq;
+	message->flags &= (uint16_t)~TR_MSG_DIRTY;
+	return TR_OK;
+fail:
+	tr_bytes_fini(&op->body);
+	change->job->buf.len = mark;
+	return err;
+}
+
+static int
+add_small(struct tr_change *change, struct op *op, const void *payload, size_t len)
+{
+	struct tr_buf *buf = &change->job->buf;
+
+	op->at = (uint32_t)buf->len;
+	op->len = op->total = (uint32_t)len;
+	op->crc = tr_crc32c(0, payload, len);
+	tr_buf_add(buf, payload, len);
+	return keep_op(change, op);
+}
+
+int
+tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_t attempts, uint16_t flags)
+{
+	struct state_payload payload = {
+		.due_ms = due_ms, .attempts = attempts, .flags = flags & (uint16_t)~TR_MSG_DIRTY};
+	struct op *op = add_op(change, FRAME_STATE);
+	struct tr_stub *stub = tr_spool_stub(change->spool, slot);
+	int err;
+
+	if (op == NULL)
+		return TR_ENOMEM;
+	op->slot = slot;
+	op->seq = stub->seq;
+	remember(change->spool, op);
+	err = add_small(change, op, &payload, sizeof payload);
+	if (err == TR_OK)
+		tr_stub_set(stub, due_ms, payload.flags, attempts);
+	return err;
+}
+
+int
+tr_change_done(struct tr_change *change, uint32_t slot, enum tr_column column, enum tr_reason reason, int64_t units)
+{
+	struct tr_stub *stub = tr_spool_stub(change->spool, slot);
+	struct count_payload payload = {
+		.account = stub->account, .column = (uint8_t)column, .reason = (uint8_t)reason, .units = units};
+	struct op *op = add_op(change, FRAME_DONE);
+
+	if (op == NULL)
+		return TR_ENOMEM;
+	op->slot = slot;
+	op->seq = stub->seq;
+	op->account = payload.account;
+	op->column = payload.column;
+	op->reason = payload.reason;
+	op->units = units;
+	remember(change->spool, op);
+	return add_small(change, op, &payload, sizeof payload);
+}
+
+int
+tr_change_count(struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units)
+{
+	struct count_payload payload = {
+		.account = account, .column = (uint8_t)column, .reason = (uint8_t)reason, .units = units};
+	struct op *op = add_op(change, FRAME_COUNT);
+
+	if (op == NULL)
+		return TR_ENOMEM;
+	op->account = account;
+	op->column = payload.column;
+	op->reason = payload.reason;
+	op->units = units;
+	return add_small(change, op, &payload, sizeof payload);
+}
+
+void
+job_free(struct tr_job *job)
+{
+	for (uint32_t i = 0; i < job->count; i++)
+		tr_bytes_fini(&job->ops[i].body);
+	tr_buf_free(&job->buf);
+	free(job);
+}
+
+static void
+undo_job(struct tr_spool *spool, struct tr_job *job)
+{
+	for (uint32_t i = job->count; i-- > 0;)
+		undo_op(spool, &job->ops[i]);
+}
+
+void
+tr_change_abandon(struct tr_change *change)
+{
+	if (change->job == NULL)
+		return;
+	undo_job(change->spool, change->job);
+	job_free(change->job);
+	change->job = NULL;
+	change->count = 0;
+	change->bytes = 0;
+}
+
+/* The slots of ended messages go back only now: done() may still have looked at them. */
+static void
+free_ended(struct tr_spool *spool, struct tr_job *job)
+{
+	uint32_t slots[64], count = 0;
+
+	for (uint32_t i = 0; i < job->count; i++) {
+		if (job->ops[i].type != FRAME_DONE)
+			continue;
+		slots[count++] = job->ops[i].slot;
+		if (count == TR_COUNT(slots)) {
+			slot_free_many(spool, slots, count);
+			count = 0;
+		}
+	}
+	if (count > 0)
+		slot_free_many(spool, slots, count);
+}
+
+void
+job_finished(struct tr_mail *mail)
+{
+	struct tr_job *job = tr_container_of(mail, struct tr_job, mail);
+	struct tr_change *change = job->change;
+	struct tr_spool *spool = job->spool;
+	int status = job->status;
+
+	if (status != TR_OK)
+		undo_job(spool, job);
+	if (change != NULL)
+		change->done(change, status); /* may free or reuse the change */
+	if (status == TR_OK)
+		free_ended(spool, job);
+	job_free(job);
+}
+
+/* --- hand-over ------------------------------------------------------------------------------------- */
+
+static void
+nothing(struct tr_defer *defer)
+{
+	(void)defer; /* its being queued is what counts: the turn ends with the hooks */
+}
+
+void
+port_flush(struct port *port)
+{
+	struct tr_mail *newest = port->newest, *oldest = port->oldest;
+	uint64_t bytes = port->bytes;
+	bool urgent = port->urgent;
+
+	if (port->hooked)
+		tr_loop_remove_turn_hook(port->loop, &port->hook);
+	port->hooked = false;
+	port->newest = port->oldest = NULL;
+	port->bytes = 0;
+	port->urgent = false;
+	if (newest != NULL)
+		commit_hand_over(port->spool, newest, oldest, bytes, urgent);
+}
+
+static void
+turn_end(struct tr_turn_hook *hook)
+{
+	port_flush(tr_container_of(hook, struct port, hook));
+}
+
+static struct port *
+port_get(struct tr_spool *spool, struct tr_loop *loop)
+{
+	static _Thread_local struct {
+		uint64_t spool_id;
+		struct tr_loop *loop;
+		struct port *port;
+	} cache;
+	struct port *port;
+
+	if (cache.port != NULL && cache.spool_id == spool->id && cache.loop == loop)
+		return cache.port;
+	pthread_mutex_lock(&spool->port_mu);
+	for (port = spool->ports; port != NULL && port->loop != loop; port = port->next)
+		;
+	if (port == NULL && (port = calloc(1, sizeof *port)) != NULL) {
+		port->spool = spool;
+		port->loop = loop;
+		port->hook.fn = turn_end;
+		port->next = spool->ports;
+		spool->ports = port;
+	}
+	pthread_mutex_unlock(&spool->port_mu);
+	cache.spool_id = spool->id;
+	cache.loop = loop;
+	cache.port = port;
+	return port;
+}
+
+/* For what never gets to the commit thread: an empty change, one whose building failed, no_flush. */
+static void
+answer_now(struct tr_mail *mail)
+{
+	struct tr_change *change = tr_container_of(mail, struct tr_change, mail);
+
+	change->done(change, change->failed ? TR_ENOMEM : TR_OK);
+}
+
+void
+tr_spool_submit(struct tr_change *change)
+{
+	struct tr_spool *spool = change->spool;
+	struct port *port = port_get(spool, change->loop);
+	struct tr_job *job = change->job;
+
+	change->failed |= port == NULL;
+	if (change->failed)
+		tr_change_abandon(change);
+	change->mail.fn = answer_now;
+	if (change->failed || job == NULL) {
+		tr_loop_post(change->loop, &change->mail);
+		return;
+	}
+	change->job = NULL;
+	job->spool = spool;
+	job->loop = change->loop;
+	job->change = change;
+	job->urgent = change->urgent;
+	job->intake = change->intake;
+	job->mail.fn = job_finished;
+	job->since_ns = tr_mono_ns();
+	if (spool->config.no_flush) { /* one list, nothing refused: what was answered must be stored */
+		job->change = NULL;
+		job->urgent = job->intake = false;
+		tr_loop_post(change->loop, &change->mail);
+	}
+	tr_hold_take();
+	atomic_fetch_add_explicit(&spool->n.pending_bytes, job->bytes, memory_order_relaxed);
+	job->mail.next = port->newest;
+	port->newest = &job->mail;
+	if (port->oldest == NULL)
+		port->oldest = &job->mail;
+	port->bytes += job->bytes;
+	port->urgent |= job->urgent;
+	if (!port->hooked) {
+		port->hooked = true;
+		tr_loop_add_turn_hook(port->loop, &port->hook);
+		tr_loop_defer(port->loop, &port->defer, nothing);
+	}
+}

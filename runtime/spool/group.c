@@ -1,0 +1,460 @@
+/* One group on disk: laid out in one buffer (large bodies are written from where they are), one write,
+ * one sync, then the stubs, the segments' counts and the ledger follow. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "spool/internal.h"
+
+#define IOV_AT_ONCE 512
+
+struct layout {
+	struct tr_spool *spool;
+	struct segment *segment;
+	struct frame_header *last; /* not sealed yet: its padding is not known */
+	uint64_t pos;              /* offset in the segment */
+	uint32_t count, crc;
+	size_t run; /* start of the buffer's part that no iovec has yet */
+};
+
+uint64_t
+group_room(const struct tr_spool *spool)
+{
+	const struct segment *segment = spool->current;
+
+	if (segment == NULL || segment->failed || segment->bytes - segment->end < GROUP_ROOM)
+		return 0;
+	return segment->bytes - segment->end - GROUP_ROOM;
+}
+
+uint64_t
+group_room_fresh(struct tr_spool *spool)
+{
+	uint64_t bytes;
+
+	ledger_bounds(spool, &bytes);
+	return spool->config.segment_bytes - GROUP_ROOM - bytes;
+}
+
+/* --- layout: the buffer is reserved beforehand, so pointers into it stay ------------------------------ */
+
+static void
+add_bytes(struct layout *lay, const void *data, size_t len)
+{
+	memcpy(lay->spool->group_buf + lay->spool->group_len, data, len);
+	lay->spool->group_len += len;
+	lay->pos += len;
+}
+
+static void
+add_zeros(struct layout *lay, size_t len)
+{
+	memset(lay->spool->group_buf + lay->spool->group_len, 0, len);
+	lay->spool->group_len += len;
+	lay->pos += len;
+}
+
+static void
+end_run(struct layout *lay)
+{
+	struct tr_spool *spool = lay->spool;
+
+	if (spool->group_len > lay->run)
+		spool->iov[spool->iov_count++] =
+			(struct iovec){spool->group_buf + lay->run, spool->group_len - lay->run};
+	lay->run = spool->group_len;
+}
+
+static void
+seal_last(struct layout *lay, uint64_t align)
+{
+	uint64_t to = align_up(lay->pos, align);
+
+	if (lay->last == NULL)
+		return;
+	lay->last->pad = (uint8_t)((to - align_up(lay->pos, 8)) / 8);
+	add_zeros(lay, to - lay->pos);
+	frame_seal(lay->last);
+	lay->crc = tr_crc32c(lay->crc, &lay->last->header_crc, sizeof lay->last->header_crc);
+	lay->count++;
+}
+
+/* Returns the frame's offset. */
+static uint64_t
+add_frame(struct layout *lay, uint8_t type, uint64_t seq, struct tr_str first, struct tr_str second, uint32_t crc)
+{
+	struct tr_spool *spool = lay->spool;
+	struct frame_header header = {
+		.type = type,
+		.length = (uint32_t)(first.len + second.len),
+		.generation = lay->segment->generation,
+		.payload_crc = crc,
+		.seq = seq,
+		.salt = lay->segment->salt,
+	};
+	uint64_t at;
+
+	seal_last(lay, type == FRAME_PUT ? PUT_ALIGN : 8);
+	at = lay->pos;
+	lay->last = (struct frame_header *)(spool->group_buf + spool->group_len);
+	add_bytes(lay, &header, sizeof header);
+	if (first.len >= BODY_REF_BYTES && type == FRAME_PUT && second.len == 0) { /* a copied frame */
+		second = first;
+		first.len = 0;
+	}
+	add_bytes(lay, first.data, first.len);
+	if (second.len < BODY_REF_BYTES) {
+		if (second.len > 0)
+			add_bytes(lay, second.data, second.len);
+	} else {
+		end_run(lay);
+		spool->iov[spool->iov_count++] = (struct iovec){(char *)second.data, second.len};
+		lay->pos += second.len;
+	}
+	return at;
+}
+
+static void
+add_end(struct layout *lay, uint64_t start)
+{
+	struct end_payload end;
+
+	seal_last(lay, 8);
+	end = (struct end_payload){lay->count, lay->crc, (uint32_t)start, 0, lay->spool->oldest};
+	lay->last = NULL;
+	add_frame(lay, FRAME_END, 0, (struct tr_str){(char *)&end, sizeof end}, (struct tr_str){NULL, 0},
+		tr_crc32c(0, &end, sizeof end));
+	seal_last(lay, PUT_ALIGN); /* so that every group starts aligned */
+	end_run(lay);
+}
+
+/* --- segments --------------------------------------------------------------------------------------- */
+
+/* Starts the next segment. Its header goes to disk with its first group. */
+static int
+roll(struct tr_spool *spool, bool outcome)
+{
+	struct segment *segment, *last = spool->current;
+	char name[40], *from, *to;
+	int err = spare_take(spool, outcome, &segment);
+
+	if (err != TR_OK)
+		return err;
+	segment_log_name(spool->next_number, name);
+	from = spool_path(spool->meta, segment->name);
+	to = spool_path(spool->meta, name);
+	err = from == NULL || to == NULL ? TR_ENOMEM : TR_OK;
+	if (err == TR_OK && strcmp(from, to) != 0)
+		err = tr_file->rename(from, to) < 0 ? TR_EIO : TR_OK;
+	free(from);
+	free(to);
+	if (err != TR_OK) {
+		segment->failed = err == TR_EIO;
+		spare_give(spool, segment);
+		return err;
+	}
+	memcpy(segment->name, name, sizeof name);
+	segment->number = spool->next_number;
+	segment->prev_end = spool->last_end;
+	segment->end = 0;
+	segment->puts = segment->live = 0;
+	segment->generation = segment->generation == 0 ? spool->config.first_generation : segment->generation + 1;
+	if (segment->generation == 0)
+		segment->generation = 1;
+	if (getrandom(&segment->salt, sizeof segment->salt, 0) != sizeof segment->salt)
+		segment->salt = (uint32_t)(tr_wall_ns() ^ tr_mono_ns()); /* only has to differ */
+	err = ring_add(spool, segment);
+	if (err != TR_OK) {
+		spare_give(spool, segment);
+		return err;
+	}
+	segment->oldest = spool->oldest;
+	spool->next_number++;
+	spool->last_end = 0;
+	if (last != NULL && last->puts > 0 && last->cap > last->puts) { /* it gets no more */
+		uint32_t *slots = realloc(last->slots, last->puts * sizeof *slots);
+
+		if (slots != NULL) {
+			atomic_fetch_sub_explicit(
+				&spool->n.slot_bytes, (last->cap - last->puts) * sizeof *slots, memory_order_relaxed);
+			last->slots = slots;
+			last->cap = last->puts;
+		}
+	}
+	spool->current = segment;
+	if (tr_file->sync_dir(spool->meta) < 0) {
+		segment->failed = true;
+		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+		return TR_EIO;
+	}
+	return TR_OK;
+}
+
+static int
+reserve(struct tr_spool *spool, uint64_t bytes, uint64_t iovs)
+{
+	if (bytes > spool->group_cap) {
+		uint64_t cap = align_up(bytes + bytes / 4, 65536);
+		char *buf = malloc(cap);
+
+		if (buf == NULL)
+			return TR_ENOMEM;
+		free(spool->group_buf);
+		spool->group_buf = buf;
+		spool->group_cap = cap;
+	}
+	if (iovs > spool->iov_cap) {
+		struct iovec *iov = realloc(spool->iov, iovs * 2 * sizeof *iov);
+
+		if (iov == NULL)
+			return TR_ENOMEM;
+		spool->iov = iov;
+		spool->iov_cap = (uint32_t)(iovs * 2);
+	}
+	return TR_OK;
+}
+
+static int
+write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at)
+{
+	struct iovec *iov = spool->iov;
+	int err = 0;
+
+	for (uint32_t left = spool->iov_count; left > 0 && err == 0;) {
+		uint32_t n = left < IOV_AT_ONCE ? left : IOV_AT_ONCE;
+		uint64_t bytes = 0;
+
+		for (uint32_t i = 0; i < n; i++)
+			bytes += iov[i].iov_len;
+		err = tr_file_writev_all(segment->fd, iov, (int)n, (off_t)file_at);
+		file_at += bytes;
+		iov += n;
+		left -= n;
+	}
+	if (err < 0)
+		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
+	if (err == 0 && !spool->config.no_flush) {
+		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
+		err = tr_file->fdatasync(segment->fd);
+		if (err < 0)
+			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+	}
+	return err == 0 ? TR_OK : err == -ENOSPC ? TR_ENOSPC : TR_EIO;
+}
+
+/* --- what a committed group means in memory ---------------------------------------------------------- */
+
+static void
+apply_op(struct tr_spool *spool, struct segment *segment, const struct op *op)
+{
+	struct tr_stub *stub;
+	uint64_t loc;
+
+	switch (op->type) {
+	case FRAME_PUT:
+		stub = tr_spool_stub(spool, op->slot);
+		loc = atomic_load_explicit(&stub->loc, memory_order_relaxed);
+		if (!op->fresh)
+			segment_died(spool, loc, frame_bytes(op->old_length));
+		loc = loc_make(
+			segment->number, op->offset, segment_born(segment, op->slot, frame_bytes(op->total), spool));
+		atomic_store_explicit(&stub->loc, loc, memory_order_release);
+		ledger_count(spool, op->account, op->column, TR_REASON_NONE, op->units);
+		ledger_wait(spool, op->account, op->units - (op->fresh ? 0 : op->old_units));
+		break;
+	case FRAME_DONE:
+		stub = tr_spool_stub(spool, op->slot);
+		loc = atomic_exchange_explicit(&stub->loc, LOC_NONE, memory_order_relaxed);
+		segment_died(spool, loc, frame_bytes(op->old_length));
+		ledger_count(spool, op->account, op->column, op->reason, op->units);
+		ledger_wait(spool, op->account, -op->old_units);
+		break;
+	case FRAME_COUNT:
+		ledger_count(spool, op->account, op->column, op->reason, op->units);
+		break;
+	default: /* FRAME_STATE: the stub has it */
+		break;
+	}
+}
+
+static void
+apply_bodies(struct tr_spool *spool, const struct op *op)
+{
+	if (op->type == FRAME_PUT && op->body_file != 0)
+		body_commit(spool, op->body_file);
+	if (op->old_body != 0 && ((op->type == FRAME_PUT && !op->fresh) || op->type == FRAME_DONE))
+		body_release(spool, op->old_body);
+}
+
+static void
+apply_moved(struct tr_spool *spool, struct segment *segment, const struct moved *moved)
+{
+	struct tr_stub *stub = tr_spool_stub(spool, moved->slot);
+	uint64_t bytes = frame_bytes(moved->payload.len);
+
+	segment_died(spool, moved->from, bytes);
+	spool->compact_credit -= tr_min_i64((int64_t)spool->compact_credit, (int64_t)(3 * bytes)); /* died gave 2 */
+	atomic_store_explicit(&stub->loc,
+		loc_make(segment->number, moved->offset, segment_born(segment, moved->slot, bytes, spool)),
+		memory_order_release);
+	atomic_fetch_add_explicit(&spool->n.copied_bytes, bytes, memory_order_relaxed);
+}
+
+static void
+apply(struct tr_spool *spool, struct segment *segment, const struct job_list *jobs, const struct moved *moved,
+	uint32_t moved_count)
+{
+	struct segment *retired;
+
+	pthread_mutex_lock(&spool->ledger_mu);
+	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job))
+		for (uint32_t i = 0; i < job->count; i++)
+			apply_op(spool, segment, &job->ops[i]);
+	pthread_mutex_unlock(&spool->ledger_mu);
+	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
+		for (uint32_t i = 0; i < job->count; i++)
+			apply_bodies(spool, &job->ops[i]);
+		atomic_fetch_add_explicit(&spool->n.changes, 1, memory_order_relaxed);
+	}
+	for (uint32_t i = 0; i < moved_count; i++)
+		apply_moved(spool, segment, &moved[i]);
+	atomic_fetch_add_explicit(&spool->n.groups, 1, memory_order_relaxed);
+	/* this group told the log where it begins now: what lies before may be written over */
+	while ((retired = spool->retired) != NULL) {
+		spool->retired = retired->next;
+		spare_give(spool, retired);
+	}
+}
+
+/* --- one group ----------------------------------------------------------------------------------------- */
+
+struct need {
+	uint64_t bytes, copied, iovs;
+	uint32_t puts;
+};
+
+static struct need
+measure(const struct job_list *jobs, const struct moved *moved, uint32_t moved_count)
+{
+	struct need need = {0, SEG_HEADER + GROUP_ROOM, 16, 0};
+
+	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
+		need.bytes += job->bytes;
+		need.copied += job->copied;
+		need.iovs += 2 * (uint64_t)job->count;
+		need.puts += job->count;
+	}
+	for (uint32_t i = 0; i < moved_count; i++) {
+		need.bytes += frame_bytes(moved[i].payload.len) + PUT_ALIGN;
+		need.copied += frame_bytes(moved[i].payload.len) + PUT_ALIGN;
+	}
+	need.iovs += 2 * (uint64_t)moved_count;
+	need.puts += moved_count;
+	return need;
+}
+
+static void
+lay_out_jobs(struct layout *lay, const struct job_list *jobs)
+{
+	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
+		for (uint32_t i = 0; i < job->count; i++) {
+			struct op *op = &job->ops[i];
+			struct tr_str first = {job->buf.data + op->at, op->len};
+
+			op->offset = add_frame(lay, op->type, op->seq, first, tr_bytes_str(&op->body), op->crc);
+		}
+	}
+}
+
+/* The ledger at the head of a segment, or the names of new accounts; returns how many are known then. */
+static uint32_t
+lay_out_accounts(struct layout *lay, bool fresh, struct tr_buf *buf)
+{
+	struct tr_spool *spool = lay->spool;
+	struct tr_str none = {NULL, 0};
+	uint32_t count;
+
+	pthread_mutex_lock(&spool->ledger_mu);
+	count = spool->account_count;
+	if (fresh) {
+		tr_buf_put_u64(buf, lay->segment->number);
+		ledger_encode(spool, buf);
+		pthread_mutex_unlock(&spool->ledger_mu);
+		if (!buf->failed)
+			add_frame(lay, FRAME_LEDGER, 0, (struct tr_str){buf->data, buf->len}, none,
+				tr_crc32c(0, buf->data, buf->len));
+		return count;
+	}
+	for (uint32_t i = spool->accounts_logged; i < count; i++) {
+		tr_buf_clear(buf);
+		account_encode(spool, i, buf);
+		if (!buf->failed)
+			add_frame(lay, FRAME_ACCOUNT, 0, (struct tr_str){buf->data, buf->len}, none,
+				tr_crc32c(0, buf->data, buf->len));
+	}
+	pthread_mutex_unlock(&spool->ledger_mu);
+	return count;
+}
+
+int
+group_write(
+	struct tr_spool *spool, const struct job_list *jobs, struct moved *moved, uint32_t moved_count, bool outcome)
+{
+	static const struct job_list no_jobs;
+	const struct job_list *list = jobs != NULL ? jobs : &no_jobs;
+	struct need need = measure(list, moved, moved_count);
+	struct tr_buf accounts = {0};
+	struct layout lay = {.spool = spool};
+	uint64_t names, start, file_at;
+	uint32_t known;
+	bool fresh;
+	int err;
+
+	known = ledger_bounds(spool, &names);
+	if (group_room(spool) < need.bytes + (spool->accounts_logged < known ? names : 0)) {
+		err = roll(spool, outcome);
+		if (err != TR_OK)
+			return err;
+	}
+	lay.segment = spool->current;
+	fresh = lay.segment->end == 0;
+	start = lay.pos = lay.segment->end;
+	err = reserve(spool, need.copied + (uint64_t)(known + 16) * 400, need.iovs);
+	if (err == TR_OK)
+		err = segment_reserve(spool, lay.segment, need.puts);
+	if (err != TR_OK)
+		return err;
+	spool->group_len = 0;
+	spool->iov_count = 0;
+	if (fresh) {
+		struct seg_header header;
+
+		segment_header(lay.segment, &header);
+		memset(spool->group_buf, 0, SEG_HEADER);
+		memcpy(spool->group_buf, &header, sizeof header);
+		spool->group_len = SEG_HEADER;
+	}
+	file_at = fresh ? 0 : SEG_HEADER + start;
+	known = lay_out_accounts(&lay, fresh, &accounts);
+	if (accounts.failed) {
+		tr_buf_free(&accounts);
+		return TR_ENOMEM;
+	}
+	tr_buf_free(&accounts);
+	lay_out_jobs(&lay, list);
+	for (uint32_t i = 0; i < moved_count; i++)
+		moved[i].offset = add_frame(
+			&lay, FRAME_PUT, moved[i].seq, moved[i].payload, (struct tr_str){NULL, 0}, moved[i].crc);
+	add_end(&lay, start);
+	err = write_and_sync(spool, lay.segment, file_at);
+	if (err != TR_OK) {
+		lay.segment->failed = true;
+		return err;
+	}
+	lay.segment->end = spool->last_end = lay.pos;
+	spool->accounts_logged = known;
+	spool->last_group_bytes = lay.pos - start;
+	spool->compact_credit += list->first != NULL ? lay.pos - start : 0;
+	apply(spool, lay.segment, list, moved, moved_count);
+	return TR_OK;
+}

@@ -1,0 +1,205 @@
+/* Which files make the log: by the headers they carry, not by their names alone. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "spool/internal.h"
+
+struct listing {
+	struct tr_spool *spool;
+	struct segment **found;
+	size_t count, cap;
+	uint64_t headless;
+	char **error;
+	int err;
+};
+
+/* A log segment whose header is damaged: its first frame is the ledger, which carries the number. */
+static bool
+headless(struct segment *segment, uint64_t file_bytes)
+{
+	struct frame_header header;
+	uint64_t number, told;
+	char again[40];
+
+	if (strncmp(segment->name, "log-", 4) != 0 || file_bytes <= SEG_HEADER + FRAME_HEADER)
+		return false;
+	number = strtoull(segment->name + 4, NULL, 16);
+	segment_log_name(number, again);
+	if (strcmp(again, segment->name) != 0 ||
+		tr_file_read_all(segment->fd, &header, sizeof header, SEG_HEADER) != sizeof header ||
+		!frame_valid(&header, header.generation, header.salt, file_bytes - SEG_HEADER) ||
+		header.type != FRAME_LEDGER ||
+		tr_file_read_all(segment->fd, &told, sizeof told, SEG_HEADER + FRAME_HEADER) != sizeof told ||
+		told != number)
+		return false;
+	segment->number = number;
+	segment->bytes = file_bytes - SEG_HEADER;
+	segment->generation = header.generation;
+	segment->salt = header.salt;
+	segment->prev_end = UINT64_MAX; /* not known */
+	segment->oldest = 0;
+	return true;
+}
+
+static void
+drop_file(struct tr_spool *spool, struct segment *segment)
+{
+	char *path = spool->read_only ? NULL : spool_path(spool->meta, segment->name);
+
+	if (path != NULL)
+		tr_file->unlink(path);
+	free(path);
+	segment_unref(spool, segment);
+}
+
+/* A file that is no part of the log. */
+static void
+make_spare(struct tr_spool *spool, struct segment *segment, uint64_t file_bytes)
+{
+	if (spool->read_only || file_bytes != SEG_HEADER + spool->config.segment_bytes) {
+		drop_file(spool, segment);
+		return;
+	}
+	segment->bytes = spool->config.segment_bytes;
+	spare_give(spool, segment);
+}
+
+static int
+list_one(void *arg, const char *name)
+{
+	struct listing *listing = arg;
+	struct tr_spool *spool = listing->spool;
+	size_t len = strlen(name);
+	struct segment *segment;
+	uint64_t file_bytes;
+	int err;
+
+	if (len < 5 || len >= sizeof segment->name || strcmp(name + len - 4, ".seg") != 0)
+		return 0;
+	segment = segment_new(name);
+	if (segment == NULL)
+		return listing->err = TR_ENOMEM, -ENOMEM;
+	if (strncmp(name, "spare-", 6) == 0) {
+		uint64_t serial = strtoull(name + 6, NULL, 16);
+
+		if (serial >= spool->spare_serial)
+			spool->spare_serial = serial + 1;
+	}
+	err = segment_open(spool, segment, &file_bytes, spool->read_only ? O_RDONLY : O_RDWR);
+	if (err == TR_ECORRUPT && headless(segment, file_bytes)) {
+		listing->headless++;
+		err = TR_OK;
+	} else if (err == TR_ECORRUPT) {
+		make_spare(spool, segment, file_bytes);
+		return 0;
+	}
+	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > UINT64_C(64) << 20))
+		err = TR_EVERSION; /* whole, and not as we write it */
+	if (err == TR_OK && listing->count == listing->cap) {
+		size_t cap = listing->cap * 2 + 64;
+		struct segment **found = realloc(listing->found, cap * sizeof *found);
+
+		if (found == NULL) {
+			err = TR_ENOMEM;
+		} else {
+			listing->found = found;
+			listing->cap = cap;
+		}
+	}
+	if (err == TR_OK) {
+		listing->found[listing->count++] = segment;
+		return 0;
+	}
+	segment_unref(spool, segment);
+	listing->err = err;
+	if (asprintf(listing->error, "%s/%s: %s", spool->meta, name,
+		    err == TR_EVERSION
+			    ? "written by another version of tailrace; start that version, or move the spool away"
+			    : tr_err_text(err)) < 0)
+		*listing->error = NULL;
+	return -EIO;
+}
+
+static int
+by_number(const void *a, const void *b)
+{
+	const struct segment *x = *(struct segment *const *)a, *y = *(struct segment *const *)b;
+
+	if (x->number != y->number)
+		return x->number < y->number ? -1 : 1;
+	return x->generation < y->generation ? -1 : x->generation > y->generation;
+}
+
+static int
+check_versions_only(void *arg, const char *name)
+{
+	/* before anything is touched: a newer version may use files of ours in its own way */
+	struct tr_spool *spool = *(struct tr_spool **)arg;
+	size_t len = strlen(name);
+	struct segment *segment;
+	uint64_t file_bytes;
+	int err;
+
+	if (len < 5 || len >= sizeof segment->name || strcmp(name + len - 4, ".seg") != 0)
+		return 0;
+	segment = segment_new(name);
+	if (segment == NULL)
+		return -ENOMEM;
+	err = segment_open(spool, segment, &file_bytes, O_RDONLY);
+	segment_unref(spool, segment);
+	return err == TR_EVERSION ? -EPROTONOSUPPORT : 0;
+}
+
+int
+listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count, char **error)
+{
+	struct listing listing = {.spool = spool, .error = error};
+	uint64_t oldest = 0;
+	int err = tr_file->list(spool->meta, check_versions_only, &spool);
+
+	*missing = *headless_count = 0;
+	if (err == -EPROTONOSUPPORT) {
+		if (asprintf(error,
+			    "%s: written by another version of tailrace; start that version, or move the spool away",
+			    spool->meta) < 0)
+			*error = NULL;
+		return TR_EVERSION;
+	}
+	err = tr_file->list(spool->meta, list_one, &listing);
+	if (listing.err == TR_OK && err < 0)
+		listing.err = TR_EIO;
+	if (listing.count > 0)
+		qsort(listing.found, listing.count, sizeof *listing.found, by_number);
+	for (size_t i = 0; i < listing.count; i++)
+		if (listing.found[i]->oldest > oldest)
+			oldest = listing.found[i]->oldest;
+	if (oldest == 0 && listing.count > 0)
+		oldest = listing.found[0]->number;
+	for (size_t i = 0; i < listing.count; i++) {
+		struct segment *segment = listing.found[i], *next = i + 1 < listing.count ? listing.found[i + 1] : NULL;
+		bool empty = spool->newest < spool->oldest;
+
+		if (listing.err != TR_OK) {
+			segment_unref(spool, segment);
+			continue;
+		}
+		if (segment->number < oldest || (next != NULL && next->number == segment->number)) {
+			make_spare(spool, segment, SEG_HEADER + segment->bytes);
+			continue;
+		}
+		*missing += segment->number - (empty ? oldest : spool->newest + 1);
+		if (next != NULL && next->number == segment->number + 1 && next->prev_end != UINT64_MAX) {
+			segment->limit = next->prev_end;
+			segment->limit_known = true;
+		}
+		listing.err = ring_add(spool, segment);
+		if (listing.err != TR_OK)
+			segment_unref(spool, segment);
+	}
+	free(listing.found);
+	*headless_count = listing.headless;
+	return listing.err;
+}

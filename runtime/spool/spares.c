@@ -1,0 +1,267 @@
+/* Spare segment files, zero-filled ahead by a thread of its own so that the commit thread never waits for one
+ * in good times. The last ones are the reserve: with a full disk outcomes still find a place. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "spool/internal.h"
+
+#define STEP_BYTES (UINT64_C(4) << 20) /* so that a stop is seen while a file is filled */
+#define SPARES_MORE 3                  /* kept beyond the reserve; others are unlinked */
+
+static uint64_t
+file_size(const struct tr_spool *spool)
+{
+	return SEG_HEADER + spool->config.segment_bytes;
+}
+
+static bool
+stopping(struct tr_spool *spool)
+{
+	bool stop;
+
+	pthread_mutex_lock(&spool->spare_mu);
+	stop = spool->keeper_stop;
+	pthread_mutex_unlock(&spool->spare_mu);
+	return stop;
+}
+
+static int
+fill(struct tr_spool *spool, struct segment *segment)
+{
+	uint64_t size = 0;
+	int err = 0;
+
+	while (size < file_size(spool) && err == 0) {
+		if (stopping(spool))
+			return -ECANCELED;
+		size += STEP_BYTES;
+		if (size > file_size(spool))
+			size = file_size(spool);
+		err = tr_file->allocate(segment->fd, (off_t)size);
+	}
+	return err < 0 ? err : tr_file->fdatasync(segment->fd);
+}
+
+/* Makes one file; the result is a tr_err. */
+static int
+make(struct tr_spool *spool, struct segment **out)
+{
+	char name[40];
+	struct segment *segment;
+	char *path;
+	int err;
+
+	*out = NULL;
+	snprintf(name, sizeof name, "spare-%016" PRIx64 ".seg", spool->spare_serial++);
+	segment = segment_new(name);
+	path = spool_path(spool->meta, name);
+	if (segment == NULL || path == NULL) {
+		free(segment);
+		free(path);
+		return TR_ENOMEM;
+	}
+	err = segment->fd = tr_file->open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (err >= 0)
+		err = fill(spool, segment);
+	if (err >= 0)
+		err = tr_file->sync_dir(spool->meta);
+	if (err < 0) {
+		if (segment->fd >= 0)
+			tr_file->unlink(path);
+		segment_unref(spool, segment);
+		free(path);
+		return err == -ENOSPC ? TR_ENOSPC : err == -ECANCELED ? TR_ECANCELED : TR_EIO;
+	}
+	free(path);
+	segment->bytes = spool->config.segment_bytes;
+	*out = segment;
+	return TR_OK;
+}
+
+void
+space_check(struct tr_spool *spool)
+{
+	const char *dirs[] = {spool->meta, spool->data};
+	bool ok = true;
+
+	for (int i = 0; i < 2; i++) {
+		struct tr_file_space space;
+
+		if (tr_file->space(dirs[i], &space) < 0)
+			continue; /* a write will tell */
+		ok &= tr_space_ok(&spool->config.min_free_space, space.free_bytes, space.total_bytes);
+		if (space.total_inodes > 0) /* some file systems have no such limit */
+			ok &= tr_space_ok(&spool->config.min_free_inodes, space.free_inodes, space.total_inodes);
+	}
+	if (ok == atomic_load(&spool->no_space))
+		tr_log(ok ? TR_LEVEL_INFO : TR_LEVEL_WARN, "spool",
+			ok ? "enough free space again: mail is taken" : "too little free space: nothing new is taken");
+	atomic_store(&spool->no_space, !ok);
+}
+
+static void
+add_spare(struct tr_spool *spool, struct segment *segment)
+{
+	segment->next = spool->spares;
+	spool->spares = segment;
+	spool->spare_count++;
+	atomic_store_explicit(&spool->n.free_segments, spool->spare_count, memory_order_relaxed);
+	if (spool->spare_count > spool->reserve)
+		atomic_store(&spool->full, false);
+}
+
+static void
+unlink_dropped(struct tr_spool *spool)
+{
+	struct segment *segment;
+
+	while ((segment = spool->dropped) != NULL) { /* spare_mu is held here, and let go for the work */
+		char *path;
+
+		spool->dropped = segment->next;
+		pthread_mutex_unlock(&spool->spare_mu);
+		path = spool_path(spool->meta, segment->name);
+		if (path != NULL)
+			tr_file->unlink(path); /* if it fails, the next start finds the file */
+		free(path);
+		segment_unref(spool, segment);
+		pthread_mutex_lock(&spool->spare_mu);
+	}
+}
+
+static void *
+keeper_main(void *arg)
+{
+	struct tr_spool *spool = arg;
+
+	pthread_mutex_lock(&spool->spare_mu);
+	while (!spool->keeper_stop) {
+		struct segment *segment;
+		struct timespec until;
+		int err;
+
+		unlink_dropped(spool);
+		if (spool->spare_count <= spool->reserve && !spool->keeper_stop) {
+			pthread_mutex_unlock(&spool->spare_mu);
+			err = make(spool, &segment);
+			pthread_mutex_lock(&spool->spare_mu);
+			spool->spare_error = err;
+			spool->spare_tries++;
+			if (err == TR_OK) {
+				add_spare(spool, segment);
+				pthread_cond_broadcast(&spool->spare_wake);
+				continue;
+			}
+			pthread_cond_broadcast(&spool->spare_wake);
+		}
+		clock_gettime(CLOCK_MONOTONIC, &until); /* threads wait in real time */
+		until.tv_sec += 1;
+		if (!spool->keeper_stop && spool->dropped == NULL)
+			pthread_cond_timedwait(&spool->spare_wake, &spool->spare_mu, &until);
+		pthread_mutex_unlock(&spool->spare_mu);
+		space_check(spool);
+		pthread_mutex_lock(&spool->spare_mu);
+	}
+	unlink_dropped(spool);
+	pthread_mutex_unlock(&spool->spare_mu);
+	return NULL;
+}
+
+int
+spares_start(struct tr_spool *spool)
+{
+	if (pthread_create(&spool->keeper, NULL, keeper_main, spool) != 0)
+		return TR_ENOMEM;
+	spool->keeper_runs = true;
+	return TR_OK;
+}
+
+void
+spares_stop(struct tr_spool *spool)
+{
+	struct segment *segment;
+
+	if (spool->keeper_runs) {
+		pthread_mutex_lock(&spool->spare_mu);
+		spool->keeper_stop = true;
+		pthread_cond_broadcast(&spool->spare_wake);
+		pthread_mutex_unlock(&spool->spare_mu);
+		pthread_join(spool->keeper, NULL);
+		spool->keeper_runs = false;
+	}
+	while ((segment = spool->spares) != NULL) {
+		spool->spares = segment->next;
+		segment_unref(spool, segment);
+	}
+	while ((segment = spool->dropped) != NULL) {
+		spool->dropped = segment->next;
+		segment_unref(spool, segment);
+	}
+}
+
+int
+spare_take(struct tr_spool *spool, bool outcome, struct segment **out)
+{
+	struct segment *segment;
+	uint64_t tries;
+	uint32_t keep;
+	int err = TR_OK;
+
+	*out = NULL;
+	pthread_mutex_lock(&spool->spare_mu);
+	/* the first segment after a start may use what the keeper is still filling up */
+	keep = outcome || spool->current == NULL ? 0 : spool->reserve;
+	tries = spool->spare_tries;
+	while (spool->spare_count <= keep) {
+		/* a full disk is tried once a second by the keeper, not once a group */
+		if (spool->spare_tries > tries || (atomic_load(&spool->full) && keep > 0)) {
+			err = spool->spare_error != TR_OK ? spool->spare_error : TR_ENOSPC;
+			if (spool->spare_error != TR_OK || atomic_load(&spool->full))
+				break;
+		}
+		tries = spool->spare_tries;
+		pthread_cond_broadcast(&spool->spare_wake);
+		pthread_cond_wait(&spool->spare_wake, &spool->spare_mu);
+	}
+	if (spool->spare_count > keep)
+		err = TR_OK;
+	if (err != TR_OK) {
+		if (!outcome)
+			atomic_store(&spool->full, true);
+		pthread_mutex_unlock(&spool->spare_mu);
+		return err;
+	}
+	segment = spool->spares;
+	spool->spares = segment->next;
+	segment->next = NULL;
+	spool->spare_count--;
+	atomic_store_explicit(&spool->n.free_segments, spool->spare_count, memory_order_relaxed);
+	pthread_cond_broadcast(&spool->spare_wake);
+	pthread_mutex_unlock(&spool->spare_mu);
+	*out = segment;
+	return TR_OK;
+}
+
+void
+spare_give(struct tr_spool *spool, struct segment *segment)
+{
+	atomic_fetch_sub_explicit(&spool->n.slot_bytes, segment->cap * sizeof *segment->slots, memory_order_relaxed);
+	free(segment->slots); /* loaders never look at it */
+	segment->slots = NULL;
+	segment->cap = segment->puts = segment->live = 0;
+	segment->live_bytes = 0;
+	pthread_mutex_lock(&spool->spare_mu);
+	if (segment->failed || segment->bytes != spool->config.segment_bytes ||
+		spool->spare_count >= spool->reserve + SPARES_MORE) {
+		segment->next = spool->dropped;
+		spool->dropped = segment;
+	} else {
+		add_spare(spool, segment);
+	}
+	pthread_cond_broadcast(&spool->spare_wake);
+	pthread_mutex_unlock(&spool->spare_mu);
+}

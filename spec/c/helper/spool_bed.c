@@ -1,0 +1,405 @@
+#include "spool_bed.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define NEED(condition)                                                                 \
+	do {                                                                            \
+		if (!(condition)) {                                                     \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+			abort();                                                        \
+		}                                                                       \
+	} while (0)
+
+struct pending {
+	struct tr_change change;
+	struct bed *bed;
+	struct tr_message *message[8];
+	uint32_t put[8], puts;
+	uint32_t end; /* UINT32_MAX: none */
+	uint32_t state;
+	int64_t due_ms;
+	uint16_t attempts;
+};
+
+static int
+run(const char *fmt, ...)
+{
+	char command[400];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(command, sizeof command, fmt, args);
+	va_end(args);
+	return system(command);
+}
+
+void
+bed_init(struct bed *bed, uint64_t segment_bytes)
+{
+	const char *tmp = getenv("TMPDIR");
+
+	memset(bed, 0, sizeof *bed);
+	snprintf(bed->dir, sizeof bed->dir, "%.30s/spool-XXXXXX", tmp != NULL ? tmp : "/tmp");
+	NEED(mkdtemp(bed->dir) != NULL);
+	snprintf(bed->meta, sizeof bed->meta, "%s/meta", bed->dir);
+	snprintf(bed->data, sizeof bed->data, "%s/data", bed->dir);
+	bed->config = (struct tr_spool_config){
+		.meta_path = bed->meta,
+		.data_path = bed->data,
+		.segment_bytes = segment_bytes,
+		.pace_ns = 1000,
+		.urgent_gap_ns = 1,
+		.min_free_space = {.bytes = 1},
+		.min_free_inodes = {.bytes = 1},
+	};
+	bed->random = 88172645463325252u;
+	NEED(tr_loop_new(&bed->loop) == TR_OK);
+	tr_loop_enter(bed->loop);
+}
+
+static void
+each(void *arg, const struct tr_recovered *recovered)
+{
+	struct bed *bed = arg;
+	struct tr_stub *stub = tr_spool_stub(bed->spool, recovered->slot);
+
+	for (uint32_t i = 0; i < bed->count; i++) {
+		struct bed_message *message = &bed->messages[i];
+
+		if (message->seq != stub->seq)
+			continue;
+		NEED(message->slot == TR_NO_SLOT); /* told once */
+		message->slot = recovered->slot;
+		NEED(tr_str_eq(recovered->queue, tr_str(message->queue)));
+		return;
+	}
+	fprintf(stderr, "message %llu is invented\n", (unsigned long long)stub->seq);
+	abort();
+}
+
+int
+bed_try_open(struct bed *bed)
+{
+	char *error = NULL;
+	int err = tr_spool_open(&bed->config, &bed->spool, &error);
+
+	free(error);
+	if (err != TR_OK)
+		return err;
+	for (uint32_t i = 0; i < bed->count; i++)
+		bed->messages[i].slot = TR_NO_SLOT;
+	err = tr_spool_recover(bed->spool, each, bed, &bed->recovery);
+	if (err != TR_OK) {
+		tr_spool_close(bed->spool);
+		bed->spool = NULL;
+	}
+	return err;
+}
+
+void
+bed_open(struct bed *bed)
+{
+	NEED(bed_try_open(bed) == TR_OK);
+}
+
+static bool
+idle(void *arg)
+{
+	return ((struct bed *)arg)->under_way == 0;
+}
+
+void
+bed_wait(struct bed *bed)
+{
+	NEED(tr_loop_run_until(bed->loop, idle, bed, 60 * TR_NS_PER_S));
+}
+
+void
+bed_close(struct bed *bed)
+{
+	if (bed->spool == NULL)
+		return;
+	bed_wait(bed);
+	tr_spool_close(bed->spool);
+	bed->spool = NULL;
+}
+
+void
+bed_fini(struct bed *bed)
+{
+	bed_close(bed);
+	tr_loop_free(bed->loop);
+	for (uint32_t i = 0; i < bed->count; i++)
+		free(bed->messages[i].body);
+	free(bed->messages);
+	run("rm -rf '%s'", bed->dir);
+}
+
+uint64_t
+bed_random(struct bed *bed, uint64_t below)
+{
+	bed->random ^= bed->random << 13;
+	bed->random ^= bed->random >> 7;
+	bed->random ^= bed->random << 17;
+	return bed->random % below;
+}
+
+static void
+answered(struct tr_change *change, int status)
+{
+	struct pending *pending = tr_container_of(change, struct pending, change);
+	struct bed *bed = pending->bed;
+
+	bed->last_status = status;
+	*(status == TR_OK ? &bed->ok : &bed->refused) += 1;
+	for (uint32_t i = 0; i < pending->puts; i++) {
+		struct bed_message *message = &bed->messages[pending->put[i]];
+
+		message->live = status == TR_OK;
+		message->doubtful = false; /* refused means: not stored */
+		if (status != TR_OK)
+			message->slot = TR_NO_SLOT;
+		tr_message_free(pending->message[i]);
+	}
+	if (pending->end != UINT32_MAX) {
+		struct bed_message *message = &bed->messages[pending->end];
+
+		message->doubtful = status != TR_OK;
+		message->live = status != TR_OK;
+		message->slot = TR_NO_SLOT;
+	}
+	if (pending->state != UINT32_MAX && status == TR_OK) {
+		bed->messages[pending->state].due_ms = pending->due_ms;
+		bed->messages[pending->state].attempts = pending->attempts;
+		bed->messages[pending->state].doubtful = false;
+	}
+	bed->under_way--;
+	free(pending);
+}
+
+static struct pending *
+open_change(struct bed *bed)
+{
+	struct pending *pending = calloc(1, sizeof *pending);
+
+	NEED(pending != NULL);
+	pending->bed = bed;
+	pending->end = pending->state = UINT32_MAX;
+	tr_change_init(&pending->change, bed->spool, bed->loop, answered, NULL);
+	return pending;
+}
+
+static void
+submit(struct pending *pending)
+{
+	pending->bed->under_way++;
+	tr_spool_submit(&pending->change);
+}
+
+static uint32_t
+add_put(struct pending *pending, size_t body_bytes, int64_t units)
+{
+	struct bed *bed = pending->bed;
+	struct tr_message *message = tr_message_new();
+	struct bed_message *model;
+	char *body = malloc(body_bytes + 1);
+	uint32_t index = bed->count;
+
+	NEED(message != NULL && body != NULL);
+	if (bed->count == bed->cap) {
+		bed->cap = bed->cap * 2 + 64;
+		bed->messages = realloc(bed->messages, bed->cap * sizeof *bed->messages);
+		NEED(bed->messages != NULL);
+	}
+	for (size_t i = 0; i < body_bytes; i++)
+		body[i] = (char)('a' + bed_random(bed, 26));
+	body[body_bytes] = '\0';
+	model = &bed->messages[bed->count++];
+	memset(model, 0, sizeof *model);
+	model->body = body;
+	model->units = units;
+	model->due_ms = 1700000000000 + (int64_t)bed_random(bed, 1000000);
+	model->attempts = (uint16_t)bed_random(bed, 20);
+	snprintf(model->queue, sizeof model->queue, "queue-%u", (unsigned)bed_random(bed, 5));
+	NEED(tr_message_set_sender(message, TR_STR("a@example.com")) == TR_OK);
+	NEED(tr_message_add_rcpt(message, TR_STR("b@example.org")) == TR_OK);
+	NEED(tr_message_set_data(message, (struct tr_str){body, body_bytes}) == TR_OK);
+	message->due_ms = model->due_ms;
+	message->attempts = model->attempts;
+	NEED(tr_change_put(&pending->change, message, tr_str(model->queue), TR_COL_ACCEPTED, units) == TR_OK);
+	model->slot = message->slot;
+	model->seq = message->seq;
+	model->doubtful = true;
+	pending->message[pending->puts] = message;
+	pending->put[pending->puts++] = index;
+	return index;
+}
+
+uint32_t
+bed_put(struct bed *bed, size_t body_bytes, bool intake, int64_t units)
+{
+	struct pending *pending = open_change(bed);
+	uint32_t index = add_put(pending, body_bytes, units);
+
+	pending->change.intake = pending->change.urgent = intake;
+	submit(pending);
+	return index;
+}
+
+void
+bed_done(struct bed *bed, uint32_t index, enum tr_column column)
+{
+	struct pending *pending = open_change(bed);
+	struct bed_message *message = &bed->messages[index];
+
+	pending->end = index;
+	message->doubtful = true;
+	NEED(tr_change_done(&pending->change, message->slot, column, TR_REASON_NONE, message->units) == TR_OK);
+	submit(pending);
+}
+
+void
+bed_state(struct bed *bed, uint32_t index, int64_t due_ms, uint16_t attempts)
+{
+	struct pending *pending = open_change(bed);
+
+	pending->state = index;
+	pending->due_ms = due_ms;
+	pending->attempts = attempts;
+	bed->messages[index].doubtful = true;
+	NEED(tr_change_state(&pending->change, bed->messages[index].slot, due_ms, attempts, 0) == TR_OK);
+	submit(pending);
+}
+
+uint32_t
+bed_outbox(struct bed *bed, uint32_t index, uint32_t records)
+{
+	struct pending *pending = open_change(bed);
+	uint32_t first = bed->count;
+
+	pending->end = index;
+	bed->messages[index].doubtful = true;
+	NEED(tr_change_done(&pending->change, bed->messages[index].slot, TR_COL_DELIVERED, TR_REASON_NONE,
+		     bed->messages[index].units) == TR_OK);
+	for (uint32_t i = 0; i < records; i++)
+		add_put(pending, 50 + i, 1);
+	submit(pending);
+	return first;
+}
+
+uint32_t
+bed_live(const struct bed *bed)
+{
+	uint32_t live = 0;
+
+	for (uint32_t i = 0; i < bed->count; i++)
+		live += bed->messages[i].live;
+	return live;
+}
+
+uint32_t
+bed_pick(struct bed *bed)
+{
+	uint32_t start = bed->count == 0 ? 0 : (uint32_t)bed_random(bed, bed->count);
+
+	for (uint32_t i = 0; i < bed->count; i++) {
+		uint32_t index = (start + i) % bed->count;
+
+		if (bed->messages[index].live && !bed->messages[index].doubtful)
+			return index;
+	}
+	return UINT32_MAX;
+}
+
+struct one_load {
+	struct tr_load load;
+	struct tr_message *message;
+	uint32_t slot;
+	int status;
+	bool done;
+};
+
+static void
+loaded(struct tr_load *load)
+{
+	tr_container_of(load, struct one_load, load)->done = true;
+}
+
+static bool
+load_over(void *arg)
+{
+	return ((struct one_load *)arg)->done;
+}
+
+int
+bed_load(struct bed *bed, uint32_t slot, struct tr_message **out)
+{
+	struct one_load one = {.slot = slot};
+
+	one.load = (struct tr_load){.loop = bed->loop,
+		.done = loaded,
+		.count = 1,
+		.slots = &one.slot,
+		.messages = &one.message,
+		.status = &one.status};
+	tr_spool_load(bed->spool, &one.load);
+	NEED(tr_loop_run_until(bed->loop, load_over, &one, 60 * TR_NS_PER_S));
+	*out = one.message;
+	return one.status;
+}
+
+void
+bed_check(struct bed *bed)
+{
+	struct tr_ledger ledger;
+	struct tr_buf text = {0};
+
+	for (uint32_t i = 0; i < bed->count; i++) {
+		struct bed_message *model = &bed->messages[i];
+		struct tr_message *message;
+		struct tr_str body;
+
+		if (!model->doubtful && model->live != (model->slot != TR_NO_SLOT)) {
+			fprintf(stderr, "message %llu (%u) should %sbe there\n", (unsigned long long)model->seq, i,
+				model->live ? "" : "not ");
+			abort();
+		}
+		if (model->slot == TR_NO_SLOT)
+			continue;
+		NEED(bed_load(bed, model->slot, &message) == TR_OK);
+		body = tr_bytes_str(&message->body);
+		NEED(tr_str_eq(body, tr_str(model->body)));
+		NEED(message->seq == model->seq);
+		NEED(strcmp(message->queue, model->queue) == 0);
+		if (!model->doubtful) {
+			NEED(message->due_ms == model->due_ms);
+			NEED(message->attempts == model->attempts);
+		}
+		tr_message_free(message);
+	}
+	NEED(tr_spool_ledger(bed->spool, &ledger) == TR_OK);
+	if (!tr_ledger_balances(&ledger, &text)) {
+		fprintf(stderr, "%.*s", (int)text.len, text.data);
+		abort();
+	}
+	NEED(ledger.accounts[0].dropped[TR_REASON_DAMAGED] == 0);
+	tr_buf_free(&text);
+	tr_ledger_fini(&ledger);
+}
+
+void
+bed_save(struct bed *bed)
+{
+	NEED(run("rm -rf '%s/saved' && mkdir '%s/saved' && cp -a '%s' '%s' '%s/saved/'", bed->dir, bed->dir, bed->meta,
+		     bed->data, bed->dir) == 0);
+}
+
+void
+bed_restore(struct bed *bed)
+{
+	NEED(run("rm -rf '%s' '%s' && cp -a '%s/saved/.' '%s/'", bed->meta, bed->data, bed->dir, bed->dir) == 0);
+}
