@@ -1,0 +1,151 @@
+-- Days of retries through the whole runtime, policy included, in milliseconds: the virtual clock on the real engine.
+local helper = require 'helper'
+local testing = require 'tr.testing'
+
+--- A policy whose hook `h` answers from the global `answers` (a function of the attempt number) and notes what it got.
+local POLICY = [[
+local kumo = require 'kumo'
+local log_hooks = require 'policy-extras.log_hooks'
+sent, sessions = {}, 0
+function answer(msg) return 'ok' end
+log_hooks:new {
+  name = 'h',
+  queue_config = { max_age = '2 days' },
+  log_parameters = { per_record = { Reception = { enable = true }, Any = { enable = false } } },
+  constructor = function(domain, tenant, campaign)
+    sessions = sessions + 1
+    local conn = {}
+    function conn:send(msg)
+      sent[#sent + 1] = { at = os.time(), attempts = msg:num_attempts(), event_id = msg:get_meta('log_record').event_id,
+        subject = msg:get_meta('log_record').headers.Subject }
+      return answer(msg)
+    end
+    function conn:close() end
+    return conn
+  end,
+}
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+end)
+kumo.on('get_queue_config', function(domain)
+  return kumo.make_queue_config { protocol = { smtp = { mx_list = { '127.0.0.1:1' } } } }
+end)
+]]
+
+describe('under the virtual clock', function()
+  local dir, rt
+
+  local function start(extra)
+    dir = dir or helper.dir()
+    helper.write(dir .. '/policy.lua', ('DIR = %q\n'):format(dir) .. POLICY .. (extra or ''))
+    rt = testing.start { policy = dir .. '/policy.lua', seed = 7 }
+    return rt
+  end
+
+  after_each(function()
+    if rt then
+      rt:stop(1)
+      rt = nil
+    end
+    dir = nil
+    helper.cleanup()
+  end)
+
+  it('delivers an event at once', function()
+    start()
+    assert.is_string(rt:receive { to = 'a@example.org' })
+    rt:advance(1)
+    assert.are.equal(1, rt:eval 'return #sent')
+    local h = rt:ledger().h
+    assert.are.equal(1, h.offered)
+    assert.are.equal(1, h.delivered)
+    assert.are.equal(0, h.waiting)
+  end)
+
+  it('retries with backoff until max_age, then expires, and the ledger balances', function()
+    start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"
+    rt:receive { to = 'a@example.org' }
+    rt:advance(3 * 86400)
+    local sent = rt:eval 'return sent'
+    local first = sent[1].at
+    -- 1, 2, 4, 8, 16, 20, 20 ... minutes with up to a second and a half of jitter each
+    local delays = { 60, 120, 240, 480, 960, 1200, 1200 }
+    for i, delay in ipairs(delays) do
+      local got = sent[i + 1].at - sent[i].at
+      assert.is_true(math.abs(got - delay) <= 3, ('attempt %d after %d s'):format(i + 1, got))
+      assert.are.equal(i, sent[i + 1].attempts)
+    end
+    assert.is_true(sent[#sent].at - first < 2 * 86400)
+    assert.is_true(#sent > 140)
+    local h = rt:ledger().h
+    assert.are.equal(1, h.expired)
+    assert.are.equal(0, h.waiting)
+    assert.is_true((rt:stop()))
+    rt = nil
+  end)
+
+  it('keeps due times and attempts over a restart', function()
+    start "function answer() require('kumo').reject(450, 'not now') end"
+    rt:receive { to = 'a@example.org' }
+    rt:advance(60 + 120 + 30) -- two retries done, the third is due in 210 s or so
+    assert.are.equal(3, rt:eval 'return #sent')
+    rt:stop()
+    local policy = dir .. '/policy.lua'
+    rt = testing.start { policy = policy, seed = 8, wall = 1785000000 + 60 + 120 + 60 }
+    rt:advance(60)
+    assert.are.equal(0, rt:eval 'return #sent') -- no stampede
+    rt:advance(240)
+    assert.are.equal(1, rt:eval 'return #sent')
+    assert.are.equal(3, rt:eval 'return sent[1].attempts')
+  end)
+
+  it('parks a record whose filter raises, and decides it again after the fix', function()
+    start "require('kumo').on('smtp_server_data', function() end)"
+    rt:stop()
+    local broken = POLICY:gsub("name = 'h',", "name = 'h', filter = function() error('bug') end,")
+    helper.write(dir .. '/policy.lua', ('DIR = %q\n'):format(dir) .. broken)
+    rt = testing.start { policy = dir .. '/policy.lua' }
+    rt:receive { to = 'a@example.org' }
+    rt:advance(3600)
+    assert.are.equal(1, rt:figures().parked)
+    assert.are.equal(1, rt:ledger().h.waiting)
+    rt:stop()
+    start()
+    rt:advance(1)
+    assert.are.equal(1, rt:eval 'return #sent')
+    assert.are.equal(0, rt:ledger().h.waiting)
+  end)
+
+  it('gives a dead endpoint a rest, and everything to it in order when it is back', function()
+    start "down = true; function answer() if down then error('connection refused') end return 'ok' end"
+    for i = 1, 100 do
+      rt:receive { to = 'a@example.org', data = ('Subject: %d\r\n\r\nx\r\n'):format(i) }
+    end
+    rt:advance(1800)
+    local tries = rt:eval 'return #sent'
+    assert.is_true(tries < 100, tries .. ' attempts in half an hour')
+    rt:eval 'down = false; sent = {}'
+    rt:advance(7200)
+    assert.are.equal(100, rt:eval 'return #sent')
+    assert.are.equal(100, rt:ledger().h.delivered)
+  end)
+
+  it('is the same again with the same seed', function()
+    local function run()
+      start "function answer() require('kumo').reject(450, 'not now') end"
+      for _ = 1, 20 do
+        rt:receive { to = 'a@example.org' }
+      end
+      rt:advance(86400)
+      local times = {}
+      for i, one in ipairs(rt:eval 'return sent') do
+        times[i] = one.at
+      end
+      rt:stop()
+      rt, dir = nil, nil
+      return times
+    end
+    assert.are.same(run(), run())
+  end)
+end)
