@@ -1,15 +1,16 @@
 /* The spool's everyday life: put, load, state, done, recover; outbox; body files; locks. */
-#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "spool_bed.h"
+#include <cmocka.h>
+
+#include "bed.c"
 
 static void
 round_trip(void **state)

@@ -15,6 +15,7 @@ struct bed_message {
 	bool live;     /* acknowledged and not ended */
 	bool doubtful; /* its last change was not answered with TR_OK: either state is right */
 	uint64_t body_file;
+	uint32_t outbox_of; /* message that was ended in the same change, UINT32_MAX: none */
 };
 
 struct bed {
@@ -29,6 +30,8 @@ struct bed {
 	int last_status;
 	uint32_t ok, refused;
 	uint64_t random;
+	bool crashing; /* the disk is dead: what is refused may be stored or not */
+	bool damaged;  /* the ledger may have a loss */
 };
 
 /* Makes the directories; small segments. The caller may change bed->config before bed_open(). */
@@ -45,7 +48,7 @@ void bed_done(struct bed *bed, uint32_t index, enum tr_column column);
 void bed_state(struct bed *bed, uint32_t index, int64_t due_ms, uint16_t attempts);
 /* Ends one message and puts `records` new ones, in one change. Returns the index of the first new one. */
 uint32_t bed_outbox(struct bed *bed, uint32_t index, uint32_t records);
-void bed_wait(struct bed *bed); /* until everything is answered */
+void bed_wait(struct bed *bed); /* until everything is answered, or (crashing) outcomes are stuck */
 uint32_t bed_live(const struct bed *bed);
 uint32_t bed_pick(struct bed *bed); /* a random live, not doubtful message; UINT32_MAX: none */
 /* Loads it; the caller frees the message. */

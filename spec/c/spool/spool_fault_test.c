@@ -1,0 +1,240 @@
+/* Every file operation of the spool failing once, short writes, a full disk, and the power going at each of them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "bed.c"
+#include "fault.h"
+
+static void
+quiet(void *arg, enum tr_level level, const char *target, const char *text)
+{
+	(void)arg, (void)level, (void)target, (void)text;
+}
+
+static bool
+dead(struct bed *bed)
+{
+	return bed->crashing && tr_spool_pressure(bed->spool);
+}
+
+/* A little of everything; stops where the disk has died. */
+static void
+script(struct bed *bed)
+{
+	for (int i = 0; i < 14 && !dead(bed); i++) {
+		uint32_t pick = bed_pick(bed);
+
+		bed_put(bed, bed_random(bed, 1500), i % 3 != 2, 1 + i % 3);
+		if (i % 4 == 1)
+			bed_put(bed, 300, true, 2);
+		bed_wait(bed);
+		if (dead(bed) || pick == UINT32_MAX)
+			continue;
+		if (i % 4 == 0)
+			bed_done(bed, pick, TR_COL_DELIVERED);
+		else if (i % 4 == 1)
+			bed_outbox(bed, pick, 2);
+		else if (i % 4 == 2)
+			bed_state(bed, pick, 1800000000000 + i, (uint16_t)i);
+		bed_wait(bed);
+	}
+}
+
+static void
+bed_begin(struct bed *bed)
+{
+	tr_clock_virtual(INT64_C(1790000000) * TR_NS_PER_S);
+	tr_log_sink(quiet, NULL);
+	bed_init(bed, 8192);
+	fault_install();
+}
+
+static void
+bed_end(struct bed *bed)
+{
+	bed_fini(bed);
+	fault_uninstall();
+	tr_log_sink(NULL, NULL);
+	tr_clock_real();
+}
+
+static uint64_t
+calls_of_script(unsigned mask)
+{
+	struct bed bed;
+	uint64_t calls;
+
+	bed_begin(&bed);
+	bed_open(&bed);
+	fault_reset();
+	script(&bed);
+	bed_close(&bed);
+	calls = fault_calls(mask);
+	bed_end(&bed);
+	return calls;
+}
+
+/* One operation of the script fails; all goes on, and nothing is lost or invented. */
+static void
+fail_each(unsigned mask, int errnum, bool short_writes)
+{
+	uint64_t calls = calls_of_script(mask);
+
+	assert_true(calls > 5);
+	for (uint64_t nth = 1; nth <= calls; nth++) {
+		struct bed bed;
+
+		bed_begin(&bed);
+		bed_open(&bed);
+		fault_reset();
+		fault_short_writes(short_writes);
+		fault_fail(mask, nth, errnum, false);
+		script(&bed);
+		bed_wait(&bed);
+		bed_check(&bed); /* the stubs and the ledger in memory */
+		bed_close(&bed);
+		fault_reset();
+		bed_open(&bed);
+		bed_check(&bed);
+		script(&bed); /* and it works again */
+		bed_close(&bed);
+		bed_open(&bed);
+		bed_check(&bed);
+		bed_end(&bed);
+	}
+}
+
+static void
+write_fails_once(void **state)
+{
+	fail_each(FAULT_PWRITEV, EIO, false);
+}
+
+static void
+write_finds_no_space_once(void **state)
+{
+	fail_each(FAULT_PWRITEV, ENOSPC, true);
+}
+
+static void
+sync_fails_once(void **state)
+{
+	fail_each(FAULT_FDATASYNC, EIO, false);
+}
+
+static void
+anything_else_fails_once(void **state)
+{
+	fail_each(FAULT_RENAME | FAULT_SYNC_DIR | FAULT_ALLOCATE | FAULT_UNLINK | FAULT_OPEN, EIO, false);
+}
+
+static void
+short_writes_are_completed(void **state)
+{
+	struct bed bed;
+
+	bed_begin(&bed);
+	fault_short_writes(true);
+	bed_open(&bed);
+	for (int i = 0; i < 5; i++)
+		script(&bed);
+	assert_int_equal(bed.refused, 0);
+	bed_close(&bed);
+	bed_open(&bed);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
+/* The disk dies at its nth change; then the power goes, and what was not synced stays in part. */
+static void
+power_cut_anywhere(void **state)
+{
+	uint64_t calls = calls_of_script(FAULT_CHANGES);
+
+	for (uint64_t nth = 1; nth <= calls; nth++) {
+		for (uint64_t seed = 1; seed <= 3; seed++) {
+			struct bed bed;
+
+			bed_begin(&bed);
+			bed_open(&bed);
+			fault_reset();
+			fault_fail(FAULT_CHANGES, nth, EIO, true);
+			bed.crashing = true;
+			script(&bed);
+			bed_close(&bed);
+			fault_power_cut(seed * 1000 + nth);
+			bed.crashing = false;
+			bed_open(&bed);
+			bed_check(&bed);
+			bed_end(&bed);
+		}
+	}
+}
+
+static bool
+accepts(void *arg)
+{
+	return tr_spool_accepts(((struct bed *)arg)->spool, NULL);
+}
+
+static void
+full_disk_refuses_intake_and_stores_outcomes(void **state)
+{
+	struct bed bed;
+	uint32_t stored;
+
+	bed_begin(&bed);
+	bed.config.reserve_bytes = 4 * 8192;
+	bed_open(&bed);
+	fault_disk_budget(200000);
+	while (bed.refused == 0 && bed.ok < 5000) {
+		bed_put(&bed, 900, true, 1);
+		bed_wait(&bed);
+	}
+	assert_true(bed.refused > 0);
+	assert_int_equal(bed.last_status, TR_ENOSPC);
+	assert_false(accepts(&bed));
+	stored = bed_live(&bed);
+	assert_true(stored > 20);
+	for (uint32_t i = 0; i < stored; i++) { /* the reserve takes every outcome */
+		bed_done(&bed, bed_pick(&bed), TR_COL_DELIVERED);
+		bed_wait(&bed);
+		assert_int_equal(bed.last_status, TR_OK);
+	}
+	tr_clock_real(); /* the keeper's second is a real one */
+	assert_true(tr_loop_run_until(bed.loop, accepts, &bed, 20 * TR_NS_PER_S));
+	bed_put(&bed, 900, true, 1);
+	bed_wait(&bed);
+	assert_int_equal(bed.last_status, TR_OK);
+	bed_close(&bed);
+	fault_reset();
+	bed_open(&bed);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(write_fails_once),
+		cmocka_unit_test(write_finds_no_space_once),
+		cmocka_unit_test(sync_fails_once),
+		cmocka_unit_test(anything_else_fails_once),
+		cmocka_unit_test(short_writes_are_completed),
+		cmocka_unit_test(power_cut_anywhere),
+		cmocka_unit_test(full_disk_refuses_intake_and_stores_outcomes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
