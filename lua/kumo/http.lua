@@ -1,7 +1,7 @@
 --- `kumo.http`: the HTTP client that policies use. The bytes are moved by runtime/transport/http.c; here are the objects
 --- of the interface: clients, requests, responses.
 --- Source: contract of the reference's `kumo.http`; RFC 9110, RFC 7578 (multipart), WHATWG URL (form encoding).
-local core = require 'tr.http_core'
+local core = require 'tr.http'
 
 ---@class kumo.http
 local http = {}
@@ -346,4 +346,4 @@ function http.build_client(options)
   return setmetatable({ _core = core.client(options) }, client)
 end
 
-return { http = http }
+return http

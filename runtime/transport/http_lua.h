@@ -1,4 +1,4 @@
-/* The module "tr.http_core": what lua/kumo/http.lua is made of. Needs TR_SERVICE_HTTP. */
+/* The module "tr.http": what lua/kumo/http.lua is made of. Needs TR_SERVICE_HTTP. */
 #ifndef TR_HTTP_LUA_H
 #define TR_HTTP_LUA_H
 

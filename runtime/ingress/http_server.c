@@ -1,0 +1,518 @@
+#include "ingress/http_server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ev.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+
+enum {
+	IDLE_S = 60, /* a connection that is silent this long is closed */
+	MAX_CONNECTIONS = 1024,
+	CONNECTION_BYTES = 32 * 1024, /* header of a request, with libmicrohttpd's own needs */
+};
+
+struct tr_http_server {
+	struct tr_http_server_config config;
+	struct MHD_Daemon *daemon;
+	struct ev_io io;
+	struct ev_timer timer;
+	struct tr_defer run; /* a suspended connection was resumed */
+	struct tr_http_request *open;
+	uint32_t busy;
+	bool quiet; /* stopped listening */
+	int fd;     /* of the listener; -1: closed */
+	char address[80];
+};
+
+enum stage { STAGE_BODY, STAGE_HANDLING, STAGE_ANSWERED };
+
+struct tr_http_request {
+	struct tr_http_server *server;
+	struct tr_http_request *next, **prev; /* of those being handled */
+	struct MHD_Connection *connection;    /* NULL: gone before the answer */
+	enum stage stage;
+	bool suspended;
+	bool too_big;
+	bool aborted; /* its connection is to be closed without an answer */
+	bool ended;   /* libmicrohttpd is through with it */
+	const char *method;
+	char *path;
+	struct tr_buf body;
+	size_t dropped; /* bytes read beyond the limit */
+	char peer[64], local[64];
+	struct MHD_Response *response;
+	int status;
+};
+
+static void arm(struct tr_http_server *server);
+
+/* --- requests --------------------------------------------------------------------------------------- */
+
+static void
+request_free(struct tr_http_request *request)
+{
+	if (request->response != NULL)
+		MHD_destroy_response(request->response);
+	tr_buf_free(&request->body);
+	free(request->path);
+	free(request);
+}
+
+static void
+address_text(const struct sockaddr *addr, char *out, size_t size)
+{
+	const void *ip = NULL;
+	int family = addr != NULL ? addr->sa_family : AF_UNSPEC;
+
+	out[0] = '\0';
+	if (family == AF_INET) {
+		ip = &((const struct sockaddr_in *)addr)->sin_addr;
+	} else if (family == AF_INET6) {
+		const struct in6_addr *six = &((const struct sockaddr_in6 *)addr)->sin6_addr;
+
+		ip = six;
+		if (IN6_IS_ADDR_V4MAPPED(six)) {
+			ip = six->s6_addr + 12;
+			family = AF_INET;
+		}
+	}
+	if (ip != NULL && inet_ntop(family, ip, out, (socklen_t)size) == NULL)
+		out[0] = '\0';
+}
+
+static void
+set_addresses(struct tr_http_request *request)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	struct sockaddr_storage local;
+	socklen_t len = sizeof local;
+
+	address_text(info != NULL ? info->client_addr : NULL, request->peer, sizeof request->peer);
+	info = MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	if (info != NULL && getsockname(info->connect_fd, (struct sockaddr *)&local, &len) == 0)
+		address_text((struct sockaddr *)&local, request->local, sizeof request->local);
+}
+
+static struct MHD_Response *
+make_response(const char *content_type, const char *name, const char *value, struct tr_str body)
+{
+	struct MHD_Response *response =
+		MHD_create_response_from_buffer(body.len, (void *)body.data, MHD_RESPMEM_MUST_COPY);
+
+	if (response == NULL)
+		return NULL;
+	if (content_type != NULL)
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
+	if (name != NULL && value != NULL)
+		MHD_add_response_header(response, name, value);
+	return response;
+}
+
+static enum MHD_Result
+refuse_size(struct MHD_Connection *connection)
+{
+	struct MHD_Response *response = make_response(
+		"text/plain", "Connection", "close", TR_STR("Error: the request body exceeds request_body_limit\n"));
+	enum MHD_Result result;
+
+	if (response == NULL)
+		return MHD_NO;
+	result = MHD_queue_response(connection, MHD_HTTP_CONTENT_TOO_LARGE, response);
+	MHD_destroy_response(response);
+	return result;
+}
+
+static enum MHD_Result
+send_answer(struct tr_http_request *request)
+{
+	if (request->response == NULL) /* no memory when the answer was made */
+		return MHD_NO;
+	return MHD_queue_response(request->connection, (unsigned)request->status, request->response);
+}
+
+static void
+hand_on(struct tr_http_request *request)
+{
+	struct tr_http_server *server = request->server;
+
+	request->stage = STAGE_HANDLING;
+	request->next = server->open;
+	request->prev = &server->open;
+	if (request->next != NULL)
+		request->next->prev = &request->next;
+	server->open = request;
+	server->busy++;
+	tr_hold_take();
+	set_addresses(request);
+	server->config.handle(server->config.arg, request);
+}
+
+static bool
+declared_too_big(const struct tr_http_server *server, struct MHD_Connection *connection)
+{
+	const char *length = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+
+	return length != NULL && strtoull(length, NULL, 10) > server->config.body_limit;
+}
+
+static enum MHD_Result
+on_access(void *arg, struct MHD_Connection *connection, const char *url, const char *method, const char *version,
+	const char *data, size_t *len, void **slot)
+{
+	struct tr_http_server *server = arg;
+	struct tr_http_request *request = *slot;
+
+	if (request == NULL) {
+		if (declared_too_big(server, connection))
+			return refuse_size(connection);
+		request = calloc(1, sizeof *request);
+		if (request == NULL)
+			return MHD_NO;
+		request->server = server;
+		request->connection = connection;
+		request->method = method;
+		request->path = strdup(url);
+		if (request->path == NULL) {
+			free(request);
+			return MHD_NO;
+		}
+		*slot = request;
+		return MHD_YES;
+	}
+	if (*len > 0) {
+		if (request->body.len + *len > server->config.body_limit) { /* chunked: no length was declared */
+			request->too_big = true;
+			request->dropped += *len;
+			if (request->dropped > server->config.body_limit)
+				return MHD_NO;
+		} else if (!request->too_big) {
+			tr_buf_add(&request->body, data, *len);
+			if (request->body.failed)
+				return MHD_NO;
+		}
+		*len = 0;
+		return MHD_YES;
+	}
+	if (request->too_big)
+		return refuse_size(connection);
+	if (request->stage == STAGE_BODY)
+		hand_on(request);
+	if (request->stage == STAGE_ANSWERED)
+		return send_answer(request);
+	if (request->aborted)
+		return MHD_NO;
+	if (!request->suspended) {
+		request->suspended = true;
+		MHD_suspend_connection(connection);
+	}
+	return MHD_YES;
+}
+
+static void
+on_completed(void *arg, struct MHD_Connection *connection, void **slot, enum MHD_RequestTerminationCode why)
+{
+	struct tr_http_request *request = *slot;
+
+	*slot = NULL;
+	if (request == NULL)
+		return;
+	request->connection = NULL;
+	request->ended = true;
+	if (request->stage != STAGE_HANDLING) /* else whoever handles it still holds it */
+		request_free(request);
+}
+
+static void
+run_cb(struct tr_defer *defer)
+{
+	struct tr_http_server *server = tr_container_of(defer, struct tr_http_server, run);
+
+	if (server->daemon == NULL)
+		return;
+	MHD_run(server->daemon);
+	arm(server);
+}
+
+void
+tr_http_request_answer(struct tr_http_request *request, int status, const char *content_type, const char *name,
+	const char *value, struct tr_str body)
+{
+	struct tr_http_server *server = request->server;
+
+	tr_hold_drop();
+	if (server == NULL) {
+		request_free(request);
+		return;
+	}
+	*request->prev = request->next;
+	if (request->next != NULL)
+		request->next->prev = request->prev;
+	server->busy--;
+	request->stage = STAGE_ANSWERED;
+	if (request->ended) {
+		request_free(request);
+		return;
+	}
+	request->status = status;
+	request->response = make_response(content_type, name, value, body);
+	if (request->suspended) {
+		request->suspended = false;
+		MHD_resume_connection(request->connection);
+		tr_loop_defer(server->config.loop, &server->run, run_cb);
+	}
+}
+
+const char *
+tr_http_request_method(const struct tr_http_request *request)
+{
+	return request->method;
+}
+
+const char *
+tr_http_request_path(const struct tr_http_request *request)
+{
+	return request->path;
+}
+
+const char *
+tr_http_request_header(const struct tr_http_request *request, const char *name)
+{
+	return request->connection != NULL ? MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name)
+					   : NULL;
+}
+
+struct tr_str
+tr_http_request_body(const struct tr_http_request *request)
+{
+	return (struct tr_str){request->body.len > 0 ? request->body.data : "", request->body.len};
+}
+
+const char *
+tr_http_request_peer(const struct tr_http_request *request)
+{
+	return request->peer;
+}
+
+const char *
+tr_http_request_local(const struct tr_http_request *request)
+{
+	return request->local;
+}
+
+struct query_walk {
+	void (*each)(void *arg, struct tr_str name, struct tr_str value);
+	void *arg;
+};
+
+static enum MHD_Result
+walk_query(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_len, const char *value, size_t value_len)
+{
+	const struct query_walk *walk = arg;
+
+	walk->each(walk->arg, (struct tr_str){name, name_len}, (struct tr_str){value != NULL ? value : "", value_len});
+	return MHD_YES;
+}
+
+void
+tr_http_request_query(const struct tr_http_request *request,
+	void (*each)(void *arg, struct tr_str name, struct tr_str value), void *arg)
+{
+	struct query_walk walk = {each, arg};
+
+	if (request->connection != NULL)
+		MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, walk_query, &walk);
+}
+
+/* --- the loop ------------------------------------------------------------------------------------------ */
+
+static void
+arm(struct tr_http_server *server)
+{
+	MHD_UNSIGNED_LONG_LONG timeout_ms;
+	struct ev_loop *ev = tr_loop_ev(server->config.loop);
+
+	ev_timer_stop(ev, &server->timer);
+	if (MHD_get_timeout(server->daemon, &timeout_ms) == MHD_YES) {
+		ev_timer_set(&server->timer, (double)timeout_ms / 1000., 0.);
+		ev_timer_start(ev, &server->timer);
+	}
+}
+
+static void
+io_cb(struct ev_loop *ev, struct ev_io *io, int revents)
+{
+	run_cb(&tr_container_of(io, struct tr_http_server, io)->run);
+}
+
+static void
+timer_cb(struct ev_loop *ev, struct ev_timer *timer, int revents)
+{
+	run_cb(&tr_container_of(timer, struct tr_http_server, timer)->run);
+}
+
+static void
+on_log(void *arg, const char *fmt, va_list args)
+{
+	char text[400];
+	size_t len;
+
+	vsnprintf(text, sizeof text, fmt, args);
+	len = strlen(text);
+	while (len > 0 && (text[len - 1] == '\n' || text[len - 1] == '.'))
+		text[--len] = '\0';
+	tr_log(TR_LEVEL_DEBUG, "http_server", "%s", text);
+}
+
+/* --- start and end --------------------------------------------------------------------------------------- */
+
+static int
+bind_to(struct tr_http_server *server, char **error)
+{
+	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+	struct addrinfo *found = NULL;
+	struct sockaddr_storage bound;
+	socklen_t len = sizeof bound;
+	char host[64], ip[64];
+	const char *listen_on = server->config.listen, *colon = strrchr(listen_on, ':');
+	size_t host_len = colon != NULL ? (size_t)(colon - listen_on) : 0;
+	const int on = 1;
+
+	if (host_len >= 2 && listen_on[0] == '[' && listen_on[host_len - 1] == ']') {
+		listen_on++;
+		host_len -= 2;
+	}
+	if (host_len == 0 || host_len >= sizeof host)
+		return TR_EINVAL;
+	memcpy(host, listen_on, host_len);
+	host[host_len] = '\0';
+	if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
+		return TR_EINVAL;
+	server->fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (server->fd < 0 || setsockopt(server->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+		bind(server->fd, found->ai_addr, found->ai_addrlen) != 0 || listen(server->fd, 512) != 0 ||
+		getsockname(server->fd, (struct sockaddr *)&bound, &len) != 0) {
+		int err = errno;
+
+		freeaddrinfo(found);
+		if (error != NULL &&
+			asprintf(error, "cannot listen on %s: %s", server->config.listen, strerror(err)) < 0)
+			*error = NULL;
+		return TR_EIO;
+	}
+	address_text((struct sockaddr *)&bound, ip, sizeof ip);
+	snprintf(server->address, sizeof server->address, found->ai_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
+		ntohs(found->ai_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+						   : ((struct sockaddr_in *)&bound)->sin_port));
+	freeaddrinfo(found);
+	return TR_OK;
+}
+
+int
+tr_http_server_new(const struct tr_http_server_config *config, struct tr_http_server **out, char **error)
+{
+	struct tr_http_server *server = calloc(1, sizeof *server);
+	const union MHD_DaemonInfo *info;
+	int err;
+
+	*out = NULL;
+	if (error != NULL)
+		*error = NULL;
+	if (server == NULL)
+		return TR_ENOMEM;
+	server->config = *config;
+	server->fd = -1;
+	err = bind_to(server, error);
+	server->config.listen = NULL; /* the caller's */
+	if (err != TR_OK)
+		goto fail;
+	server->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+		on_access, server, MHD_OPTION_EXTERNAL_LOGGER, on_log, server, MHD_OPTION_LISTEN_SOCKET, server->fd,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S,
+		MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		(size_t)CONNECTION_BYTES, MHD_OPTION_END);
+	info = server->daemon != NULL ? MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+	if (info == NULL) {
+		err = TR_ENOMEM;
+		goto fail;
+	}
+	ev_io_init(&server->io, io_cb, info->epoll_fd, EV_READ);
+	ev_io_start(tr_loop_ev(config->loop), &server->io);
+	ev_timer_init(&server->timer, timer_cb, 0., 0.);
+	arm(server);
+	*out = server;
+	return TR_OK;
+fail:
+	if (server->daemon != NULL)
+		MHD_stop_daemon(server->daemon);
+	else if (server->fd >= 0)
+		close(server->fd);
+	free(server);
+	return err;
+}
+
+void
+tr_http_server_stop(struct tr_http_server *server)
+{
+	MHD_socket fd;
+
+	if (server->quiet)
+		return;
+	server->quiet = true;
+	fd = MHD_quiesce_daemon(server->daemon);
+	if (fd != MHD_INVALID_SOCKET)
+		close(fd);
+}
+
+uint32_t
+tr_http_server_busy(const struct tr_http_server *server)
+{
+	return server->busy;
+}
+
+void
+tr_http_server_abort(struct tr_http_server *server)
+{
+	for (struct tr_http_request *request = server->open; request != NULL; request = request->next) {
+		request->aborted = true;
+		if (request->connection != NULL && request->suspended) {
+			request->suspended = false;
+			MHD_resume_connection(request->connection);
+		}
+	}
+	tr_loop_defer(server->config.loop, &server->run, run_cb);
+}
+
+void
+tr_http_server_free(struct tr_http_server *server)
+{
+	struct ev_loop *ev;
+
+	if (server == NULL)
+		return;
+	ev = tr_loop_ev(server->config.loop);
+	tr_http_server_stop(server);
+	tr_http_server_abort(server);
+	tr_loop_undefer(server->config.loop, &server->run);
+	ev_io_stop(ev, &server->io);
+	ev_timer_stop(ev, &server->timer);
+	MHD_run(server->daemon);
+	MHD_stop_daemon(server->daemon);
+	for (struct tr_http_request *request = server->open; request != NULL; request = request->next)
+		request->server = NULL; /* whoever handles it still answers */
+	free(server);
+}
+
+const char *
+tr_http_server_address(const struct tr_http_server *server)
+{
+	return server->address;
+}
