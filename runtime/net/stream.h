@@ -15,11 +15,14 @@ struct tr_stream_handlers {
 	void (*data)(struct tr_stream *stream, void *arg);
 	/* All written bytes are with the kernel (after the backlog was above the high-water mark). May be NULL. */
 	void (*drained)(struct tr_stream *stream, void *arg);
-	/* The end: TR_ECLOSED orderly EOF, TR_ETIMEDOUT the deadline, TR_EIO/TR_ECLOSED reset. Not after tr_stream_close(). Once. */
+	/* The end: TR_ECLOSED orderly EOF, TR_ETIMEDOUT the deadline, TR_EIO/TR_ECLOSED reset, TR_ENOMEM. Not after
+	 * tr_stream_close(). Once. The owner still has to call tr_stream_close() or tr_stream_abort(), in it or later; after a
+	 * deadline it may write last words before. */
 	void (*closed)(struct tr_stream *stream, int err, void *arg);
 };
 
-/* Takes the descriptor (made non-blocking). NULL: no memory (fd closed). Holds a count for the virtual clock while it lives. */
+/* Takes the descriptor (made non-blocking). NULL: no memory (fd closed). Holds the virtual clock while bytes may come
+ * or go: not while it is paused with nothing to send. */
 struct tr_stream *tr_stream_new(struct tr_loop *loop, int fd, const struct tr_stream_handlers *handlers, void *arg);
 void tr_stream_set_handlers(struct tr_stream *stream, const struct tr_stream_handlers *handlers, void *arg);
 /* Connects, from `source` if not NULL; then(arg, stream, err): stream NULL with TR_EREFUSED, TR_ETIMEDOUT, TR_EIO ... and
@@ -42,7 +45,8 @@ void tr_stream_resume(struct tr_stream *stream); /* calls data() again later in 
 /* closed(TR_ETIMEDOUT) at now + ns unless set again or cleared (0). Reading does not renew it: the owner does, so that a slow
  * trickle cannot hold a command for ever. */
 void tr_stream_deadline(struct tr_stream *stream, int64_t ns);
-/* Closes once the backlog is sent (or after linger_ns), without callbacks. */
+/* Closes once the backlog is sent (or after linger_ns), without callbacks. While the peer still sends, its bytes are read
+ * away until its end or linger_ns, so that no reset overtakes the last words. linger_ns 0: what the kernel takes now. */
 void tr_stream_close(struct tr_stream *stream, int64_t linger_ns);
 void tr_stream_abort(struct tr_stream *stream); /* RST, at once, without callbacks */
 const struct tr_sockaddr *tr_stream_peer(struct tr_stream *stream);
