@@ -1,0 +1,596 @@
+#include "record/record_lua.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/diag.h"
+#include "base/options.h"
+#include "message/message_lua.h"
+
+/* --- events ------------------------------------------------------------------------------------------------ */
+
+static int should_enqueue_id; /* of tr_event_id() */
+
+static struct tr_host *
+host_of(struct tr_worker *worker)
+{
+	return tr_worker_data(worker);
+}
+
+struct decision {
+	struct tr_message *record;
+	const char *hook;
+	void (*then)(void *arg, bool keep, const char *error);
+	void *then_arg;
+};
+
+static int
+push_decision(lua_State *L, void *arg)
+{
+	const struct decision *decision = arg;
+
+	tr_message_push(L, decision->record);
+	lua_pushstring(L, decision->hook);
+	return 2;
+}
+
+static void
+decision_ended(void *arg, const struct tr_task_result *result)
+{
+	struct decision decision = *(struct decision *)arg;
+
+	free(arg);
+	tr_message_revoke(decision.record);
+	if (result->status == TR_OK) /* what is not nil and not false keeps it; no handler answered: dropped */
+		decision.then(decision.then_arg, result->count > 0 && lua_toboolean(result->L, -result->count), NULL);
+	else if (result->status == TR_ECANCELED)
+		decision.then(decision.then_arg, false, tr_record_cancelled);
+	else
+		decision.then(decision.then_arg, false,
+			result->text != NULL ? result->text : "should_enqueue_log_record failed");
+}
+
+static void
+decide(void *arg, struct tr_worker *worker, struct tr_message *record, const char *hook,
+	void (*then)(void *then_arg, bool keep, const char *error), void *then_arg)
+{
+	struct decision *decision;
+	char hex[33], ids[80];
+	struct tr_task_call call = {.push = push_decision, .end = decision_ended, .ids = ids};
+
+	if (!tr_event_handled(host_of(worker), should_enqueue_id)) {
+		then(then_arg, false, NULL);
+		return;
+	}
+	decision = malloc(sizeof *decision);
+	if (decision == NULL) {
+		then(then_arg, false, "out of memory");
+		return;
+	}
+	*decision = (struct decision){record, hook, then, then_arg};
+	call.push_arg = call.end_arg = decision;
+	tr_uuid_hex(record->id, hex);
+	snprintf(ids, sizeof ids, "log record %s", hex);
+	if (tr_event_fire(host_of(worker), "should_enqueue_log_record", &call, NULL) != TR_OK) {
+		free(decision);
+		then(then_arg, false, "out of memory");
+	}
+}
+
+struct disposition {
+	struct tr_message *message; /* the owner's; read only by convention of the event */
+	struct tr_str json;         /* valid until the arguments are pushed */
+	char *event;
+	void (*then)(void *arg);
+	void *then_arg;
+};
+
+static int
+push_disposition(lua_State *L, void *arg)
+{
+	const struct disposition *disposition = arg;
+	size_t error_at;
+
+	tr_message_push(L, disposition->message);
+	if (tr_json_push(L, disposition->json, true, &error_at) != TR_OK)
+		return luaL_error(L, "the record is not valid JSON at byte %d", (int)error_at);
+	return 2;
+}
+
+static void
+disposition_ended(void *arg, const struct tr_task_result *result)
+{
+	struct disposition *disposition = arg;
+	void (*then)(void *) = disposition->then;
+	void *then_arg = disposition->then_arg;
+
+	if (result->status != TR_OK)
+		tr_log(TR_LEVEL_ERROR, "record", "%s: %s", disposition->event, result->text);
+	free(disposition->event);
+	free(disposition);
+	then(then_arg);
+}
+
+static void
+dispose(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *hook,
+	struct tr_str record_json, void (*then)(void *then_arg), void *then_arg)
+{
+	struct disposition *disposition = calloc(1, sizeof *disposition);
+	struct tr_task_call call = {
+		.push = push_disposition, .push_arg = disposition, .end = disposition_ended, .end_arg = disposition};
+
+	if (disposition != NULL && asprintf(&disposition->event, "log_disposition_%s", hook) >= 0) {
+		disposition->message = (struct tr_message *)message;
+		disposition->json = record_json;
+		disposition->then = then;
+		disposition->then_arg = then_arg;
+		if (tr_event_fire(host_of(worker), disposition->event, &call, NULL) == TR_OK)
+			return;
+		free(disposition->event);
+	}
+	free(disposition);
+	tr_log(TR_LEVEL_ERROR, "record", "log_disposition_%s: out of memory", hook);
+	then(then_arg);
+}
+
+struct filter {
+	struct tr_message *message;
+	void (*then)(void *arg, bool write);
+	void *then_arg;
+};
+
+static int
+push_filter(lua_State *L, void *arg)
+{
+	tr_message_push(L, ((struct filter *)arg)->message);
+	return 1;
+}
+
+static void
+filter_ended(void *arg, const struct tr_task_result *result)
+{
+	struct filter filter = *(struct filter *)arg;
+
+	free(arg);
+	if (result->status != TR_OK)
+		tr_log(TR_LEVEL_ERROR, "record", "the filter of a local log, so nothing is written: %s", result->text);
+	filter.then(filter.then_arg,
+		result->status == TR_OK && result->count > 0 && lua_toboolean(result->L, -result->count));
+}
+
+static void
+run_filter(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *event,
+	void (*then)(void *then_arg, bool write), void *then_arg)
+{
+	struct filter *filter = malloc(sizeof *filter);
+	struct tr_task_call call = {.push = push_filter, .push_arg = filter, .end = filter_ended, .end_arg = filter};
+
+	if (filter != NULL) {
+		*filter = (struct filter){(struct tr_message *)message, then, then_arg};
+		if (tr_event_fire(host_of(worker), event, &call, NULL) == TR_OK)
+			return;
+		free(filter);
+	}
+	tr_log(TR_LEVEL_ERROR, "record", "%s: out of memory, so nothing is written", event);
+	then(then_arg, false);
+}
+
+struct rendering {
+	const char *template_text;
+	struct tr_str json;
+	struct tr_buf *out;
+	int err;
+};
+
+static int
+push_rendering(lua_State *L, void *arg)
+{
+	const struct rendering *rendering = arg;
+	size_t error_at;
+
+	lua_pushstring(L, rendering->template_text);
+	if (tr_json_push(L, rendering->json, false, &error_at) != TR_OK)
+		return luaL_error(L, "the record is not valid JSON at byte %d", (int)error_at);
+	lua_pushlstring(L, rendering->json.data, rendering->json.len);
+	return 3;
+}
+
+static void
+rendering_ended(void *arg, const struct tr_task_result *result)
+{
+	struct rendering *rendering = arg;
+	const char *text;
+	size_t len;
+
+	if (result->status != TR_OK) {
+		tr_log(TR_LEVEL_ERROR, "record", "template of a log record: %s", result->text);
+		return;
+	}
+	text = result->count > 0 ? lua_tolstring(result->L, -result->count, &len) : NULL;
+	if (text == NULL)
+		return;
+	tr_buf_add(rendering->out, text, len);
+	rendering->err = rendering->out->failed ? TR_ENOMEM : TR_OK;
+}
+
+/* Entry "render_log_record" of lua/kumo/record.lua, which never waits: it has ended when the call returns. */
+static int
+render(void *arg, struct tr_worker *worker, const char *template_text, struct tr_str record_json, struct tr_buf *out)
+{
+	struct rendering rendering = {template_text, record_json, out, TR_EINVAL};
+	struct tr_task_call call = {.event = "template",
+		.entry = "render_log_record",
+		.push = push_rendering,
+		.push_arg = &rendering,
+		.end = rendering_ended,
+		.end_arg = &rendering};
+
+	if (tr_task_start(host_of(worker), &call, NULL) != TR_OK)
+		return TR_ENOMEM;
+	return rendering.err;
+}
+
+void
+tr_record_lua_ops(struct tr_record_ops *ops)
+{
+	should_enqueue_id = tr_event_id("should_enqueue_log_record");
+	*ops = (struct tr_record_ops){decide, dispose, run_filter, render};
+}
+
+/* --- options ---------------------------------------------------------------------------------------------------- */
+
+#define FN_HOOK "kumo.configure_log_hook"
+#define FN_DISPOSITION "kumo.configure_log_disposition_hook"
+#define FN_LOCAL "kumo.configure_local_logs"
+
+static char names_key, claims_key, compile_key; /* addresses in the registry */
+
+/* A NULL-terminated list in a userdata, which is left on the stack. The strings stay anchored in the option table. */
+static const char *const *
+opt_list(lua_State *L, int idx, const char *function, const char *key)
+{
+	const char **list;
+	size_t count;
+
+	lua_getfield(L, idx, key);
+	if (lua_isnil(L, -1)) {
+		list = lua_newuserdata(L, sizeof *list);
+		list[0] = NULL;
+		lua_remove(L, -2);
+		return list;
+	}
+	count = lua_objlen(L, -1);
+	list = lua_newuserdata(L, (count + 1) * sizeof *list);
+	for (size_t i = 0; i < count; i++) {
+		lua_rawgeti(L, -2, (int)i + 1);
+		if (lua_type(L, -1) != LUA_TSTRING)
+			luaL_error(L, "%s: field '%s': element %d: string expected, got %s", function, key, (int)i + 1,
+				luaL_typename(L, -1));
+		list[i] = lua_tostring(L, -1);
+		lua_pop(L, 1);
+	}
+	list[count] = NULL;
+	lua_pushnil(L); /* a map or a list with holes would be read by halves */
+	for (size_t seen = 0; lua_next(L, -3); lua_pop(L, 1))
+		if (lua_type(L, -2) != LUA_TNUMBER || ++seen > count)
+			luaL_error(L, "%s: field '%s': array of strings expected", function, key);
+	lua_remove(L, -2);
+	return list;
+}
+
+static void
+check_template(lua_State *L, const char *function, const char *type, const char *text)
+{
+	lua_pushlightuserdata(L, &compile_key);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	lua_pushstring(L, text);
+	lua_pushfstring(L, "%s: per_record.%s.template", function, type);
+	lua_call(L, 2, 0); /* raises with the line */
+}
+
+static void
+check_type_name(lua_State *L, const char *function)
+{
+	const char *names[TR_EVENT_TYPES + 2], *near, *name;
+
+	if (lua_type(L, -2) != LUA_TSTRING)
+		luaL_error(L, "%s: per_record: record type expected as key, got %s", function, luaL_typename(L, -2));
+	name = lua_tostring(L, -2);
+	if (strcmp(name, "Any") == 0 || tr_event_type_from_name(tr_str(name)) >= 0)
+		return;
+	for (int type = 0; type < TR_EVENT_TYPES; type++)
+		names[type] = tr_event_type_name((enum tr_event_type)type);
+	names[TR_EVENT_TYPES] = "Any";
+	names[TR_EVENT_TYPES + 1] = NULL;
+	near = tr_nearest(name, names);
+	luaL_error(L, "%s: per_record: there is no record type '%s'%s%s%s", function, name,
+		near != NULL ? " (did you mean '" : "", near != NULL ? near : "", near != NULL ? "'?)" : "");
+}
+
+/* The rule on top of the stack. */
+static struct tr_per_record
+read_rule(lua_State *L, const char *function, const char *type)
+{
+	static const struct tr_key keys[] = {{"enable", 'b', false}, {"suffix", 's', false}, {"log_dir", 's', false},
+		{"template", 's', false}, {"segment_header", 's', false}};
+	int idx = lua_gettop(L);
+	struct tr_per_record rule = {0};
+
+	tr_check_options(L, idx, function, keys, TR_COUNT(keys));
+	rule.enable = tr_opt_bool(L, idx, "enable", true);
+	rule.suffix = (char *)tr_opt_string(L, idx, "suffix", NULL, NULL);
+	rule.log_dir = (char *)tr_opt_string(L, idx, "log_dir", NULL, NULL);
+	rule.segment_header = (char *)tr_opt_string(L, idx, "segment_header", NULL, NULL);
+	rule.template_text = (char *)tr_opt_string(L, idx, "template", NULL, NULL);
+	if (rule.suffix != NULL && strchr(rule.suffix, '/') != NULL)
+		luaL_error(L, "%s: per_record.%s.suffix: '%s' is part of a file name and cannot hold '/'", function,
+			type, rule.suffix);
+	if (rule.template_text != NULL)
+		check_template(L, function, type, rule.template_text);
+	return rule;
+}
+
+/* An entry of its own hides `Any` whole. Strings are borrowed from the option table. */
+static void
+read_per_record(lua_State *L, int idx, const char *function, struct tr_per_record *rules)
+{
+	struct tr_per_record any = {.enable = true};
+	bool own[TR_EVENT_TYPES] = {false};
+
+	lua_getfield(L, idx, "per_record");
+	if (!lua_isnil(L, -1)) {
+		for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+			const char *name;
+			struct tr_per_record rule;
+			int type;
+
+			check_type_name(L, function);
+			name = lua_tostring(L, -2);
+			rule = read_rule(L, function, name);
+			type = tr_event_type_from_name(tr_str(name));
+			if (type < 0) {
+				any = rule;
+				continue;
+			}
+			rules[type] = rule;
+			own[type] = true;
+		}
+	}
+	lua_pop(L, 1);
+	for (int type = 0; type < TR_EVENT_TYPES; type++)
+		if (!own[type])
+			rules[type] = any;
+}
+
+static uint32_t
+opt_back_pressure(lua_State *L, int idx, const char *function)
+{
+	int64_t value = tr_opt_int(L, idx, "back_pressure", 128000);
+
+	if (value < 1 || value > 100000000)
+		luaL_error(L, "%s: back_pressure: 1 to 100000000 expected", function);
+	return (uint32_t)value;
+}
+
+static struct tr_space_limit
+opt_space(lua_State *L, int idx, const char *function, const char *key)
+{
+	struct tr_space_limit limit = {10.0, 0};
+	const char *text;
+	char *end;
+
+	lua_getfield(L, idx, key);
+	if (!lua_isnil(L, -1)) {
+		bool ok = lua_type(L, -1) == LUA_TNUMBER || lua_type(L, -1) == LUA_TSTRING;
+
+		lua_pushvalue(L, -1); /* tolstring changes what it reads */
+		text = ok ? lua_tostring(L, -1) : NULL;
+		if (text != NULL && text[0] >= '0' && text[0] <= '9') {
+			double value = strtod(text, &end);
+
+			if (strcmp(end, "%") == 0 && value > 0 && value <= 100)
+				limit = (struct tr_space_limit){value, 0};
+			else if (*end == '\0' && value < 9e18)
+				limit = (struct tr_space_limit){0, (uint64_t)value};
+			else
+				text = NULL;
+		} else {
+			text = NULL;
+		}
+		if (text == NULL)
+			luaL_error(L, "%s: field '%s': '10%%' or a number expected", function, key);
+		lua_pop(L, 1);
+	}
+	lua_pop(L, 1);
+	return limit;
+}
+
+/* --- configuring
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* A table of this state in the registry. */
+static void
+push_state_table(lua_State *L, void *key)
+{
+	lua_pushlightuserdata(L, key);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	if (!lua_isnil(L, -1))
+		return;
+	lua_pop(L, 1);
+	lua_newtable(L);
+	lua_pushlightuserdata(L, key);
+	lua_pushvalue(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+static void
+claim_name(lua_State *L, const char *function, const char *name)
+{
+	push_state_table(L, &names_key);
+	lua_getfield(L, -1, name);
+	if (!lua_isnil(L, -1))
+		luaL_error(L, "%s: there is a log hook named '%s' already", function, name);
+	lua_pop(L, 1);
+	lua_pushboolean(L, 1);
+	lua_setfield(L, -2, name);
+	lua_pop(L, 1);
+}
+
+/* The logger of this configuration that another worker has added and this one has not counted yet; -1: none. */
+static int
+find_unclaimed(lua_State *L, struct tr_recorder *recorder, const struct tr_logger_config *config)
+{
+	int found = -1;
+	bool claimed;
+
+	do {
+		found = tr_recorder_find(recorder, config, (uint32_t)(found + 1));
+		lua_rawgeti(L, -1, found + 1);
+		claimed = found >= 0 && !lua_isnil(L, -1);
+		lua_pop(L, 1);
+	} while (claimed);
+	return found;
+}
+
+static void
+add_logger(lua_State *L, const char *function, const struct tr_logger_config *config)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* two workers' init may run at once */
+	struct tr_recorder *recorder = tr_service(L, TR_SERVICE_RECORDER);
+	char *error = NULL;
+	int err = TR_OK, found;
+	bool validating;
+
+	if (config->kind != TR_LOGGER_FILE)
+		claim_name(L, function, config->name);
+	lua_getglobal(L, "_VALIDATING_CONFIG");
+	validating = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	if (recorder == NULL || validating)
+		return;
+	push_state_table(L, &claims_key);
+	luaL_checkstack(L, 8, function);
+	pthread_mutex_lock(&lock); /* nothing below raises until it is unlocked */
+	found = find_unclaimed(L, recorder, config);
+	if (found < 0) {
+		err = tr_recorder_add(recorder, config, &error);
+		if (err == TR_OK)
+			found = find_unclaimed(L, recorder, config);
+	}
+	pthread_mutex_unlock(&lock);
+	if (err != TR_OK) {
+		lua_pushfstring(L, "%s: %s", function, error != NULL ? error : tr_err_text(err));
+		free(error);
+		luaL_where(L, 1);
+		lua_insert(L, -2);
+		lua_concat(L, 2);
+		lua_error(L);
+	}
+	lua_pushboolean(L, 1);
+	lua_rawseti(L, -2, found + 1);
+	lua_pop(L, 1);
+}
+
+static const char *
+check_name(lua_State *L, const char *function)
+{
+	size_t len;
+	const char *name = tr_opt_string(L, 1, "name", NULL, &len);
+
+	if (len == 0 || len > 63 || strlen(name) != len)
+		luaL_error(
+			L, "%s: name: 1 to 63 characters expected", function); /* it is the name of a ledger account */
+	return name;
+}
+
+static int
+l_configure_log_hook(lua_State *L)
+{
+	static const struct tr_key keys[] = {{"name", 's', true}, {"back_pressure", 'i', false}, {"meta", 't', false},
+		{"headers", 't', false}, {"per_record", 't', false}, {"deferred_spool", 'b', false}};
+	struct tr_logger_config config = {.kind = TR_LOGGER_HOOK};
+
+	lua_settop(L, 1);
+	tr_check_options(L, 1, FN_HOOK, keys, TR_COUNT(keys));
+	config.name = check_name(L, FN_HOOK);
+	config.back_pressure = opt_back_pressure(L, 1, FN_HOOK);
+	config.meta = opt_list(L, 1, FN_HOOK, "meta");
+	config.headers = opt_list(L, 1, FN_HOOK, "headers");
+	config.deferred_spool = tr_opt_bool(L, 1, "deferred_spool", false);
+	read_per_record(L, 1, FN_HOOK, config.per_record);
+	add_logger(L, FN_HOOK, &config);
+	return 0;
+}
+
+static int
+l_configure_log_disposition_hook(lua_State *L)
+{
+	static const struct tr_key keys[] = {{"name", 's', true}, {"per_record", 't', false}};
+	struct tr_logger_config config = {.kind = TR_LOGGER_DISPOSITION};
+
+	lua_settop(L, 1);
+	tr_check_options(L, 1, FN_DISPOSITION, keys, TR_COUNT(keys));
+	config.name = check_name(L, FN_DISPOSITION);
+	config.back_pressure = 1;
+	read_per_record(L, 1, FN_DISPOSITION, config.per_record);
+	add_logger(L, FN_DISPOSITION, &config);
+	return 0;
+}
+
+static int
+l_configure_local_logs(lua_State *L)
+{
+	static const struct tr_key keys[] = {{"log_dir", 's', true}, {"max_file_size", 'i', false},
+		{"max_segment_duration", 'd', false}, {"compression_level", 'i', false}, {"back_pressure", 'i', false},
+		{"meta", 't', false}, {"headers", 't', false}, {"per_record", 't', false}, {"filter_event", 's', false},
+		{"min_free_space", '*', false}, {"min_free_inodes", '*', false}};
+	struct tr_logger_config config = {.kind = TR_LOGGER_FILE};
+
+	lua_settop(L, 1);
+	tr_check_options(L, 1, FN_LOCAL, keys, TR_COUNT(keys));
+	config.log_dir = tr_opt_string(L, 1, "log_dir", NULL, NULL);
+	if (config.log_dir[0] == '\0')
+		return luaL_error(L, "%s: log_dir: it is empty", FN_LOCAL);
+	config.max_file_size = (uint64_t)tr_opt_int(L, 1, "max_file_size", 1000000000);
+	if (config.max_file_size == 0)
+		return luaL_error(L, "%s: max_file_size: at least 1 expected", FN_LOCAL);
+	config.max_segment_duration_ns = tr_opt_duration_ns(L, 1, FN_LOCAL, "max_segment_duration", 0);
+	config.compression_level = (int)tr_opt_int(L, 1, "compression_level", 0);
+	if (config.compression_level > 22)
+		return luaL_error(L, "%s: compression_level: 0 to 22 expected", FN_LOCAL);
+	config.back_pressure = opt_back_pressure(L, 1, FN_LOCAL);
+	config.meta = opt_list(L, 1, FN_LOCAL, "meta");
+	config.headers = opt_list(L, 1, FN_LOCAL, "headers");
+	config.filter_event = tr_opt_string(L, 1, "filter_event", NULL, NULL);
+	config.min_free_space = opt_space(L, 1, FN_LOCAL, "min_free_space");
+	config.min_free_inodes = opt_space(L, 1, FN_LOCAL, "min_free_inodes");
+	read_per_record(L, 1, FN_LOCAL, config.per_record);
+	add_logger(L, FN_LOCAL, &config);
+	return 0;
+}
+
+int
+luaopen_tr_record(lua_State *L)
+{
+	static const luaL_Reg functions[] = {
+		{"configure_log_hook", l_configure_log_hook},
+		{"configure_log_disposition_hook", l_configure_log_disposition_hook},
+		{"configure_local_logs", l_configure_local_logs},
+		{NULL, NULL},
+	};
+
+	/* lua/kumo/record.lua: registers the entry that renders, returns the function that checks a template */
+	lua_pushlightuserdata(L, &compile_key);
+	lua_getglobal(L, "require");
+	lua_pushliteral(L, "tr.host");
+	lua_call(L, 1, 1);
+	lua_getfield(L, -1, "internal");
+	lua_pushliteral(L, "kumo.record");
+	lua_call(L, 1, 1);
+	lua_remove(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	lua_newtable(L);
+	luaL_setfuncs(L, functions, 0);
+	return 1;
+}

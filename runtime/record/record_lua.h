@@ -1,0 +1,14 @@
+/* Policy's side of log records: the functions that configure loggers, and the events that decide about records. */
+#ifndef TR_RECORD_LUA_H
+#define TR_RECORD_LUA_H
+
+#include "policy/policy.h"
+#include "record/record.h"
+
+/* All of ops. A worker's data (tr_worker_set_data) must be its struct tr_host; the ops' argument is not used. */
+void tr_record_lua_ops(struct tr_record_ops *ops);
+/* `require 'tr.record'`: functions merged into kumo. They configure the recorder of TR_SERVICE_RECORDER; without one (a
+ * validation) they only check. Loggers that another worker's policy has added already are found, not added again. */
+int luaopen_tr_record(lua_State *L);
+
+#endif
