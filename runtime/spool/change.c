@@ -350,6 +350,7 @@ job_finished(struct tr_mail *mail)
 	if (status == TR_OK)
 		free_ended(spool, job);
 	job_free(job);
+	atomic_fetch_sub_explicit(&spool->outstanding, 1, memory_order_release); /* the last use of the spool */
 }
 
 /* --- hand-over ------------------------------------------------------------------------------------- */
@@ -450,6 +451,7 @@ tr_spool_submit(struct tr_change *change)
 		tr_loop_post(change->loop, &change->mail);
 	}
 	tr_hold_take();
+	atomic_fetch_add_explicit(&spool->outstanding, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&spool->n.pending_bytes, job->bytes, memory_order_relaxed);
 	job->mail.next = port->newest;
 	port->newest = &job->mail;

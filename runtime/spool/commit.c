@@ -8,6 +8,7 @@
 
 #define BACKOFF_MIN_NS (50 * TR_NS_PER_MS)
 #define BACKOFF_MAX_NS (1000 * TR_NS_PER_MS)
+#define LAST_WAIT_NS (200 * TR_NS_PER_MS)
 #define LAST_TRIES 8 /* of outcomes when the spool closes over a failing disk */
 
 void
@@ -356,7 +357,9 @@ commit_main(void *arg)
 			if (stopping && (!any_job(spool) || ++tries > LAST_TRIES))
 				break;
 			if (stopping)
-				nap(spool, NAP_GAP, tr_min_i64(spool->backoff_ns, 200 * TR_NS_PER_MS));
+				nap(spool, NAP_GAP,
+					tr_clock_is_virtual() ? TR_NS_PER_MS
+							      : tr_min_i64(spool->backoff_ns, LAST_WAIT_NS));
 			retry(spool);
 			continue;
 		}

@@ -355,6 +355,7 @@ struct tr_spool {
 	_Atomic bool failing;       /* the last write failed; intake is refused */
 	_Atomic bool outcome_stuck; /* an outcome waits to be stored */
 	_Atomic int last_error;
+	_Atomic uint64_t outstanding;        /* jobs submitted and not answered on their loop */
 	struct job_list urgent, normal, kept; /* kept: outcomes of failed groups */
 	int64_t last_sync_ns, retry_at_ns, backoff_ns;
 	char *group_buf;

@@ -11,6 +11,9 @@ struct listing {
 	struct tr_spool *spool;
 	struct segment **found;
 	size_t count, cap;
+	struct segment **others; /* no part of the log */
+	uint64_t *other_bytes;
+	size_t other_count, other_cap;
 	uint64_t headless;
 	char **error;
 	int err;
@@ -59,12 +62,36 @@ drop_file(struct tr_spool *spool, struct segment *segment)
 static void
 make_spare(struct tr_spool *spool, struct segment *segment, uint64_t file_bytes)
 {
-	if (spool->read_only || file_bytes != SEG_HEADER + spool->config.segment_bytes) {
+	uint64_t named = strncmp(segment->name, "log-", 4) == 0 ? strtoull(segment->name + 4, NULL, 16) : 0;
+
+	/* A later segment must not find its name taken: a spare with a log's name is kept only if that is past. */
+	if (spool->read_only || file_bytes != SEG_HEADER + spool->config.segment_bytes || named >= spool->next_number) {
 		drop_file(spool, segment);
 		return;
 	}
 	segment->bytes = spool->config.segment_bytes;
 	spare_give(spool, segment);
+}
+
+static int
+keep_other(struct listing *listing, struct segment *segment, uint64_t file_bytes)
+{
+	if (listing->other_count == listing->other_cap) {
+		size_t cap = listing->other_cap * 2 + 16;
+		struct segment **others = realloc(listing->others, cap * sizeof *others);
+		uint64_t *bytes = realloc(listing->other_bytes, cap * sizeof *bytes);
+
+		listing->others = others != NULL ? others : listing->others;
+		listing->other_bytes = bytes != NULL ? bytes : listing->other_bytes;
+		if (others == NULL || bytes == NULL) {
+			segment_unref(listing->spool, segment);
+			return TR_ENOMEM;
+		}
+		listing->other_cap = cap;
+	}
+	listing->others[listing->other_count] = segment;
+	listing->other_bytes[listing->other_count++] = file_bytes;
+	return TR_OK;
 }
 
 static int
@@ -93,8 +120,8 @@ list_one(void *arg, const char *name)
 		listing->headless++;
 		err = TR_OK;
 	} else if (err == TR_ECORRUPT) {
-		make_spare(spool, segment, file_bytes);
-		return 0;
+		listing->err = keep_other(listing, segment, file_bytes);
+		return listing->err == TR_OK ? 0 : -ENOMEM;
 	}
 	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > UINT64_C(64) << 20))
 		err = TR_EVERSION; /* whole, and not as we write it */
@@ -187,7 +214,7 @@ listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count
 			continue;
 		}
 		if (segment->number < oldest || (next != NULL && next->number == segment->number)) {
-			make_spare(spool, segment, SEG_HEADER + segment->bytes);
+			listing.err = keep_other(&listing, segment, SEG_HEADER + segment->bytes);
 			continue;
 		}
 		*missing += segment->number - (empty ? oldest : spool->newest + 1);
@@ -199,6 +226,15 @@ listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count
 		if (listing.err != TR_OK)
 			segment_unref(spool, segment);
 	}
+	spool->next_number = spool->newest < spool->oldest ? spool->config.first_segment : spool->newest + 1;
+	for (size_t i = 0; i < listing.other_count; i++) {
+		if (listing.err == TR_OK)
+			make_spare(spool, listing.others[i], listing.other_bytes[i]);
+		else
+			segment_unref(spool, listing.others[i]);
+	}
+	free(listing.others);
+	free(listing.other_bytes);
 	free(listing.found);
 	*headless_count = listing.headless;
 	return listing.err;

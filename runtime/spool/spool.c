@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "spool/internal.h"
 
@@ -72,6 +73,30 @@ lock_dir(const char *dir, int *fd, char **error)
 	return err;
 }
 
+/* mkdir -p whose names survive a power cut. 0 or -errno. */
+static int
+make_dir(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *parent = slash == NULL   ? strdup(".")
+		       : slash == path ? strdup("/")
+				       : strndup(path, (size_t)(slash - path));
+	struct stat st;
+	int err = parent == NULL ? -ENOMEM : tr_file->stat(path, &st);
+
+	if (err == -ENOENT && *path != '\0') {
+		err = make_dir(parent);
+		if (err >= 0)
+			err = tr_file->mkdir(path, 0700);
+		if (err == -EEXIST)
+			err = 0;
+		if (err >= 0)
+			err = tr_file->sync_dir(parent);
+	}
+	free(parent);
+	return err;
+}
+
 static int
 open_dirs(struct tr_spool *spool, char **error)
 {
@@ -81,7 +106,7 @@ open_dirs(struct tr_spool *spool, char **error)
 	for (int i = 0; i < 2; i++) {
 		struct stat st;
 
-		err = spool->read_only ? tr_file->stat(dirs[i], &st) : tr_file_mkdirs(dirs[i], 0700);
+		err = spool->read_only ? tr_file->stat(dirs[i], &st) : make_dir(dirs[i]);
 		if (err < 0)
 			return complain(error, err == -ENOENT ? TR_ENOENT : TR_EIO, dirs[i], strerror(-err));
 	}
@@ -206,11 +231,8 @@ spool_open(const struct tr_spool_config *config, bool read_only, struct tr_spool
 	if (err != TR_OK)
 		goto fail;
 	if (spool->newest < spool->oldest) {
-		spool->next_number = spool->config.first_segment;
 		spool->oldest = spool->next_number;
 		spool->newest = spool->oldest - 1;
-	} else {
-		spool->next_number = spool->newest + 1;
 	}
 	*out = spool;
 	return TR_OK;
@@ -326,6 +348,28 @@ tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr
 	return err;
 }
 
+/* The answers of the last groups run on their loops and still use the spool. */
+static bool
+answers_over(struct tr_spool *spool)
+{
+	struct tr_loop *loop = tr_loop_current();
+	struct timespec pause = {0, 100000};
+
+	for (int i = 0; i < 100000; i++) { /* ten seconds at least */
+		if (atomic_load_explicit(&spool->outstanding, memory_order_acquire) == 0)
+			return true;
+		if (loop != NULL)
+			tr_loop_turn(loop);
+		else
+			nanosleep(&pause, NULL);
+		if (loop != NULL && atomic_load(&spool->outstanding) > 0)
+			nanosleep(&pause, NULL);
+	}
+	tr_log(TR_LEVEL_ERROR, "spool", "%" PRIu64 " changes are not answered: their loops do not run",
+		atomic_load(&spool->outstanding));
+	return false;
+}
+
 void
 tr_spool_close(struct tr_spool *spool)
 {
@@ -335,6 +379,8 @@ tr_spool_close(struct tr_spool *spool)
 		for (struct port *port = spool->ports; port != NULL; port = port->next)
 			port_flush(port);
 		commit_stop(spool);
+		if (!answers_over(spool))
+			return; /* with what they would use still in place */
 		/* it proves that the groups before it were committed, so that damage in them is told from a torn tail
 		 */
 		if (spool->current != NULL)

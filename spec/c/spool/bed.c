@@ -380,7 +380,12 @@ bed_check(struct bed *bed)
 			abort();
 		}
 		if (model->doubtful && model->outbox_of != UINT32_MAX) /* all of a change or none */
-			NEED((model->slot == TR_NO_SLOT) == (bed->messages[model->outbox_of].slot != TR_NO_SLOT));
+			if ((model->slot == TR_NO_SLOT) != (bed->messages[model->outbox_of].slot != TR_NO_SLOT)) {
+				fprintf(stderr, "record %u is %s, the message %u that it tells of is %s\n", i,
+					model->slot == TR_NO_SLOT ? "absent" : "there", model->outbox_of,
+					bed->messages[model->outbox_of].slot == TR_NO_SLOT ? "absent" : "there");
+				abort();
+			}
 		if (model->slot == TR_NO_SLOT)
 			continue;
 		NEED(bed_load(bed, model->slot, &message) == TR_OK);

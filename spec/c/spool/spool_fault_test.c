@@ -54,6 +54,7 @@ static void
 bed_begin(struct bed *bed)
 {
 	tr_clock_virtual(INT64_C(1790000000) * TR_NS_PER_S);
+
 	tr_log_sink(quiet, NULL);
 	bed_init(bed, 8192);
 	fault_install();
