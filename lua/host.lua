@@ -9,11 +9,12 @@ local running, raw_status = coroutine.running, coroutine.status
 local raw_pcall, raw_xpcall = pcall, xpcall
 local isyieldable, block, push_args = c.isyieldable, c.block, c.push_args
 local select, unpack, rawequal, type, error = select, unpack, rawequal, type, error
-local getmetatable = getmetatable
+
 local find, sub = string.find, string.sub
 local raw_getmetatable, getinfo = debug.getmetatable, debug.getinfo
 
-local host = { entry = {} }
+-- thaw[kind](data) makes an object that was memoized: see lua/kumo/memoize.lua.
+local host = { entry = {}, thaw = {} }
 local entry = host.entry
 
 -- A function called here has a Lua frame between it and C: LuaJIT cannot raise in a suspended C function, so a host call
@@ -59,6 +60,12 @@ function xpcall(fn, handler, ...) -- luacheck: ignore
     return handler(err)
   end, fn, ...))
 end
+
+--- As pcall, and returns cancellation too: (false, host.CANCELLED). For clean-up only: raise it again with level 0.
+function host.try(fn, ...)
+  return raw_pcall(call, fn, ...)
+end
+host.CANCELLED = CANCELLED
 
 -- --- coroutines of policies: a wait of the host passes through them to the scheduler ------------
 
@@ -175,7 +182,7 @@ function require(name) -- luacheck: ignore
     if type(loader) == 'function' then
       local mine = { task = c.current(), latch = c.latch() }
       loading[name] = mine
-      local ok, value = pcall(loader, name, extra)
+      local ok, value = host.try(loader, name, extra)
       loading[name] = nil
       mine.latch:open()
       if not ok then
@@ -369,6 +376,14 @@ function os.clock()
   return c.mono() - started
 end
 
+-- Ends the process at once, with what was written flushed. The state is not closed: the caller runs in it.
+local raw_exit = os.exit
+function os.exit(code)
+  io.stdout:flush()
+  io.stderr:flush()
+  raw_exit(code == nil and 0 or code)
+end
+
 -- --- events (contract/events.md sections 1 and 2) --------------------------------------------------------
 
 local MULTIPLE = {
@@ -475,6 +490,7 @@ end
 
 --- Runs a script to its end: `tailrace lua`.
 function entry.script(path, ...)
+  rawset(_G, 'arg', { [0] = path, ... })
   local chunk, err = loadfile(path)
   if not chunk then
     error(err, 0)

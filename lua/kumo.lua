@@ -1,37 +1,31 @@
--- The module `kumo` that policies require. It holds what needs no other room of the runtime; the rest is added by
--- extensions: a module whose name stands in EXTENSIONS and that the program has put into package.preload (a binding,
--- runtime/*/X_lua.c), or that exists as lua/NAME.lua next to this file when it is in LUA_EXTENSIONS. Such a module returns
--- a table that is merged into `kumo`: functions, constants and sub-namespaces (a table in both is merged member by member).
--- It may require 'tr.host' (events, tasks, entries) but not 'kumo', which is not complete while it loads.
+-- The module `kumo` that policies require. What needs no other room of the runtime stands here and in lua/kumo/*.lua. The
+-- rest is added at start:
+--  * BINDINGS: C modules (runtime/*/X_lua.c) by the name they have in the program's list of modules. Each returns a table
+--    that is merged into `kumo` (a sub-namespace that both have is merged member by member); if it has a field `kumo`,
+--    only that table is merged and the rest is for other Lua modules of the runtime.
+--  * MODULES: files of lua/, loaded if the binding they need is there. With `field` the module becomes kumo.FIELD; without,
+--    what it returns is not used: it adds its entries to require('tr.host').entry.
+-- A program without a room (tests, tools) lacks what it brings. None of these modules may require 'kumo' while it loads.
 local host = require 'tr.host'
 local c = host.c
 
 local kumo = {}
 
--- Names are those of the `struct tr_module` lists. A program without a room (tests, tools) simply lacks its extension.
-local EXTENSIONS = {
-  'tr.encode',
-  'tr.digest',
-  'tr.regex',
-  'tr.text',
-  'tr.memo',
-  'tr.message',
-  'tr.queue',
-  'tr.shaping',
-  'tr.record',
-  'tr.spool',
-  'tr.run',
-  'tr.dns',
-  'tr.http',
-  'tr.amqp',
-  'tr.kafka',
-  'tr.redis',
-  'tr.smtp',
-  'tr.ingress',
-  'kumo.http',
+local BINDINGS = {
+  'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.dns', 'tr.redis', 'tr.smtp', 'tr.ingress',
+} -- stylua: ignore
+local MODULES = {
+  { module = 'kumo.encode', needs = 'tr.bytes', field = 'encode' },
+  { module = 'kumo.digest', needs = 'tr.bytes', field = 'digest' },
+  { module = 'kumo.uuid', needs = 'tr.bytes', field = 'uuid' },
+  { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
+  { module = 'session', needs = 'tr.session' },
+  { module = 'smtp_client', needs = 'tr.smtp_client' },
+  { module = 'kumo.http', needs = 'tr.http', field = 'http' },
+  { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },
+  { module = 'kumo.kafka', needs = 'tr.kafka', field = 'kafka' },
 }
--- Lua modules of lua/: loaded always. 'kumo.http' may stand here once it exists as a file.
-local LUA_EXTENSIONS = { 'kumo.serde' }
+local OWN = { 'serde', 'string', 'time', 'domain_map', 'cidr', 'memoize', 'secrets', 'tuning' }
 
 local function merge(into, from)
   for name, value in pairs(from) do
@@ -182,13 +176,22 @@ end
 
 -- --- extensions, and the names that are not there ---------------------------------------------------
 
-for _, name in ipairs(EXTENSIONS) do
+for _, name in ipairs(OWN) do
+  merge(kumo, host.internal('kumo.' .. name))
+end
+for _, name in ipairs(BINDINGS) do
   if package.preload[name] then
-    merge(kumo, require(name))
+    local binding = require(name)
+    merge(kumo, type(binding.kumo) == 'table' and binding.kumo or binding)
   end
 end
-for _, name in ipairs(LUA_EXTENSIONS) do
-  merge(kumo, host.internal(name))
+for _, extension in ipairs(MODULES) do
+  if package.preload[extension.needs] then
+    local module = host.internal(extension.module)
+    if extension.field then
+      kumo[extension.field] = module
+    end
+  end
 end
 
 -- What the reference has and Tailrace has not: asking for one of these is an error that says so.

@@ -27,9 +27,9 @@ enum tr_service_id {
 	TR_SERVICE_WORKER,   /* struct tr_worker of runtime/queue: this thread's part */
 	TR_SERVICE_RECORDER, /* struct tr_recorder of runtime/record */
 	TR_SERVICE_SPOOL,
-	TR_SERVICE_HTTP,     /* struct tr_http of runtime/transport */
+	TR_SERVICE_HTTP, /* struct tr_http of runtime/transport */
 	TR_SERVICE_SMTP,
-	TR_SERVICE_RUN,      /* struct tr_run of runtime/cli: what init has configured */
+	TR_SERVICE_RUN, /* struct tr_run of runtime/cli: what init has configured */
 	TR_SERVICE_DNS,
 	TR_SERVICES,
 };
@@ -51,8 +51,8 @@ int tr_host_new(const struct tr_host_config *config, struct tr_host **out);
 /* Cancels all tasks and closes the state. */
 void tr_host_free(struct tr_host *host);
 
-/* Evaluates the policy file in a task (it may wait). `end(arg, error)`: error NULL when it loaded, else the message with
- * file:line and traceback (borrowed). */
+/* Evaluates the policy file in a task (it may wait). `end(arg, error)`: error NULL when it loaded, else the message
+ * with file:line and traceback (borrowed). */
 void tr_host_load(struct tr_host *host, void (*end)(void *arg, const char *error), void *arg);
 
 struct tr_host *tr_host_of(lua_State *L);
@@ -68,9 +68,10 @@ tr_service(lua_State *L, enum tr_service_id id)
 
 /* --- tasks --------------------------------------------------------------------------------- */
 
-/* How a task ended. status TR_OK: `count` results lie on top of L's stack. Otherwise the error: `L` has the error value on
- * top (any type), `text` is its text with traceback, event and ids (borrowed), and `reject_code` >= 0 if it is (or wraps) a
- * kumo.reject, whose text is `reject_text`. L is valid during the call only; the callback must not leave the stack changed. */
+/* How a task ended. status TR_OK: `count` results lie on top of L's stack. Otherwise the error: `L` has the error value
+ * on top (any type), `text` is its text with traceback, event and ids (borrowed), and `reject_code` >= 0 if it is (or
+ * wraps) a kumo.reject, whose text is `reject_text`. L is valid during the call only; the callback must not leave the
+ * stack changed. */
 struct tr_task_result {
 	int status; /* TR_OK; TR_EINVAL raised; TR_ECANCELED; TR_ETIMEDOUT deadline */
 	lua_State *L;
@@ -83,8 +84,8 @@ struct tr_task_result {
 enum tr_disconnect { TR_DISCONNECT_IF_421, TR_DISCONNECT_FOLLOW_421, TR_DISCONNECT_FORCE };
 
 struct tr_task_call {
-	const char *event;   /* name for _KUMO_CURRENT_EVENT, tracebacks and metrics; copied if the task waits */
-	const char *entry;   /* name of a function in lua/host.lua's `entry` table, e.g. "dispatch", "session" */
+	const char *event; /* name for _KUMO_CURRENT_EVENT, tracebacks and metrics; copied if the task waits */
+	const char *entry; /* name of a function in lua/host.lua's `entry` table, e.g. "dispatch", "session" */
 	int (*push)(lua_State *L, void *arg); /* pushes the arguments, returns their number; may raise; NULL: none */
 	void *push_arg;
 	void (*end)(void *arg, const struct tr_task_result *result); /* once; NULL: errors are logged */
@@ -92,12 +93,14 @@ struct tr_task_call {
 	int64_t deadline_ns; /* from now; 0: none */
 	const char *ids;     /* "message 5c0f... event 77..." for tracebacks; copied; may be NULL */
 };
-/* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be NULL)
- * is the task if it waits, else NULL. TR_OK or TR_ENOMEM (then `end` is not called). */
+/* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be
+ * NULL) is the task if it waits, else NULL. TR_OK or TR_ENOMEM (then `end` is not called; also when the host is being
+ * freed, or when handlers start each other more than 150 deep). For a rejection `text` is its code and text, without
+ * traceback. */
 int tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
 
-/* Fires event `name` through lua/host.lua's dispatcher (chaining rules of contract/events.md section 2): entry "dispatch"
- * with `name` put before the arguments. */
+/* Fires event `name` through lua/host.lua's dispatcher (chaining rules of contract/events.md section 2): entry
+ * "dispatch" with `name` put before the arguments. */
 int tr_event_fire(struct tr_host *host, const char *name, struct tr_task_call *call, struct tr_task **out);
 /* True if the policy has a handler: O(1), from C, for the fixed events; tr_event_id() once, then the bit. */
 int tr_event_id(const char *name); /* small integer, the same for a name in all hosts; -1: more than 256 names */
@@ -109,13 +112,15 @@ struct tr_ticket { /* task + generation: a stale wake is refused */
 	struct tr_task *task;
 	uint32_t generation;
 };
-/* Parks the running task: `return tr_task_park(...)` must be the binding's last act. cancel(op) runs if the task ends first;
- * exactly one of wake and cancel happens. Takes no hold: the operation behind it does if it is outside the timers. */
+/* Parks the running task: `return tr_task_park(...)` must be the binding's last act. cancel(op) runs if the task ends
+ * first; exactly one of wake and cancel happens. Takes no hold: the operation behind it does if it is outside the
+ * timers. */
 int tr_task_park(struct tr_task *task, lua_State *L, void (*cancel)(void *op), void *op, struct tr_ticket *ticket);
-/* Ends the wait: pushes results with `push` (NULL: none) and goes on at once. With raise, the one value that push gives is
- * raised as an error instead. A stale ticket is ignored and false is returned. */
+/* Ends the wait: pushes results with `push` (NULL: none) and goes on at once. With raise, the one value that push gives
+ * is raised as an error instead. A stale ticket is ignored and false is returned. */
 bool tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise);
-/* Cancels (raises an uncatchable "cancelled" in it, runs its cancel hook, closes). Safe from callbacks, not from itself. */
+/* Cancels (raises an uncatchable "cancelled" in it, runs its cancel hook, closes). Safe from callbacks, not from
+ * itself. */
 void tr_task_cancel(struct tr_task *task);
 /* For the hang report: each live task with event, ids, seconds since it started, what it waits for, traceback. */
 void tr_host_report(struct tr_host *host, struct tr_buf *out);
@@ -123,9 +128,13 @@ size_t tr_host_task_count(const struct tr_host *host);
 /* Names what the task waits for in reports ("http POST http://...", "sleep 3 s"); copied. */
 void tr_task_describe(struct tr_task *task, const char *fmt, ...) TR_PRINTF(2, 3);
 
+/* The configuration epoch of the process: memoize caches that ask for it forget when it moves. Any thread. */
+uint64_t tr_config_epoch(void);
+uint64_t tr_config_epoch_bump(void); /* returns the new one */
+
 /* --- watchdog --------------------------------------------------------------------------------- */
-/* A process-wide thread that watches hosts: a worker that runs Lua for longer than its limit is named in the log (event, ids)
- * and interrupted by an error with a traceback. Start once before workers; stop last. */
+/* A process-wide thread that watches hosts: a worker that runs Lua for longer than its limit is named in the log
+ * (event, ids) and interrupted by an error with a traceback. Start once before workers; stop last. */
 int tr_watchdog_start(void);
 void tr_watchdog_stop(void);
 
@@ -133,20 +142,21 @@ void tr_watchdog_stop(void);
 /* Pushes `nil, message, code` and returns 3. */
 int tr_push_error(lua_State *L, int err, const char *fmt, ...) TR_PRINTF(3, 4);
 /* Raises a text prefixed with where the Lua caller stands, as luaL_error. */
-/* JSON text -> Lua value pushed. null gives nil inside objects (absent) or, with null_sentinel, a NULL light userdata; arrays carry
- * the array metatable so that an empty one encodes as []. TR_EINVAL pushes nothing and sets *error_at. Integers up to 2^53 exact. */
+/* JSON text -> Lua value pushed. null gives nil inside objects (absent) or, with null_sentinel, a NULL light userdata;
+ * arrays carry the array metatable so that an empty one encodes as []. TR_EINVAL pushes nothing and sets *error_at.
+ * Integers up to 2^53 exact. */
 int tr_json_push(lua_State *L, struct tr_str json, bool null_sentinel, size_t *error_at);
-/* Lua value at idx -> JSON text added to out. Tables: array metatable or 1..n keys -> array; {} -> {}; userdata with __pairs as an
- * object (through Lua only: raises here); integral numbers without fraction; NaN and infinities null. TR_EINVAL: *what (static
- * text) says which type cannot be encoded. Depth at most 128. */
+/* Lua value at idx -> JSON text added to out. Tables: array metatable or 1..n keys -> array; {} -> {}; userdata with
+ * __pairs as an object (through Lua only: raises here); integral numbers without fraction; NaN and infinities null.
+ * TR_EINVAL: *what (static text) says which type cannot be encoded. Depth at most 128. */
 int tr_json_from_lua(lua_State *L, int idx, struct tr_buf *out, const char **what);
 void tr_json_set_array(lua_State *L, int idx); /* gives the table the array metatable */
 
-/* Option tables. Each key of the table must be in `keys`; otherwise raises `FUNCTION: unknown field 'x', expected one of ...
- * (did you mean 'y'?), while processing {json}`. */
+/* Option tables. Each key of the table must be in `keys`; otherwise raises `FUNCTION: unknown field 'x', expected one
+ * of ... (did you mean 'y'?), while processing {json}`. */
 struct tr_key {
 	const char *name;
-	char type;      /* s string, b boolean, n number, i integer >= 0, d duration, t table, f function, * any */
+	char type; /* s string, b boolean, n number, i integer >= 0, d duration, t table, f function, * any */
 	bool required;
 };
 void tr_check_options(lua_State *L, int idx, const char *function, const struct tr_key *keys, size_t count);
