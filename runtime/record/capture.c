@@ -113,7 +113,8 @@ collect(struct fields *fields, struct tr_str bytes, const char *const *patterns)
 			fields->items = items;
 			fields->cap = cap;
 		}
-		fields->items[fields->count++] = (struct field){header.name, header.value, NONE, fields->count, true};
+		fields->items[fields->count] = (struct field){header.name, header.value, NONE, fields->count, true};
+		fields->count++;
 	}
 }
 
