@@ -13,6 +13,7 @@ local kumo = {}
 
 local BINDINGS = {
   'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.dns', 'tr.redis', 'tr.smtp', 'tr.ingress',
+  'tr.http_server',
 } -- stylua: ignore
 local MODULES = {
   { module = 'kumo.encode', needs = 'tr.bytes', field = 'encode' },
@@ -22,6 +23,8 @@ local MODULES = {
   { module = 'session', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
+  { module = 'http_server', needs = 'tr.http_server' },
+  { module = 'api', needs = 'tr.http_server', field = 'api' },
   { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },
   { module = 'kumo.kafka', needs = 'tr.kafka', field = 'kafka' },
 }

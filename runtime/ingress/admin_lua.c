@@ -1,6 +1,7 @@
 /* What lua/admin.lua is made of: rules of the queues, looking into them, metrics, the ledger. */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "ingress/http_server_lua.h"
 #include "policy/policy.h"
@@ -128,6 +129,20 @@ l_admin_list(lua_State *L)
 
 	tr_admin_list(engine, kind, &json);
 	return push_buf(L, &json);
+}
+
+/* until_s(rfc3339) -> seconds from now, maybe negative | nil, message, code */
+static int
+l_until_s(lua_State *L)
+{
+	size_t len;
+	const char *text = luaL_checklstring(L, 1, &len);
+	int64_t at_ns;
+
+	if (tr_rfc3339_parse(text, len, &at_ns) != TR_OK)
+		return tr_push_error(L, TR_EINVAL, "'%s' is not a moment as in RFC 3339", text);
+	lua_pushnumber(L, (double)(at_ns - tr_wall_ns()) / 1e9);
+	return 1;
 }
 
 static int
@@ -260,7 +275,7 @@ tr_admin_lua_add(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"admin_add", l_admin_add}, {"admin_delete", l_admin_delete},
 		{"admin_list", l_admin_list}, {"inspect", l_inspect}, {"metrics", l_metrics}, {"ledger", l_ledger},
-		{NULL, NULL}};
+		{"until_s", l_until_s}, {NULL, NULL}};
 
 	luaL_setfuncs(L, functions, 0);
 	lua_getfield(L, -1, "kumo");

@@ -1,0 +1,116 @@
+--- The operations of the admin API: rules for queues, looking into queues. Used by HTTP (lua/http_server.lua) and by
+--- `kumo.api.admin` (lua/api.lua). Contract http-admin.md section 3, queues.md section 8.
+local core = require 'tr.http_server'
+local bytes = require 'tr.http'
+local host = require 'tr.host'
+local http_error = host.internal 'http_error'
+
+---@class tr.admin
+local admin = {}
+
+local DEFAULT_DURATION_S = 300
+
+-- What a rule of each kind may say.
+local FIELDS = {
+  bounce = {
+    campaign = 's',
+    tenant = 's',
+    domain = 's',
+    routing_domain = 's',
+    reason = 'S',
+    duration = '*',
+    expires = 's',
+    suppress_logging = 'b',
+    queue_names = 't',
+  },
+  suspend = {
+    campaign = 's',
+    tenant = 's',
+    domain = 's',
+    reason = 'S',
+    duration = '*',
+    expires = 's',
+    queue_names = 't',
+  },
+  suspend_ready = { name = 'S', reason = 'S', duration = '*', expires = 's' },
+}
+
+local function duration_s(rule)
+  if rule.expires then
+    local left_s, err = core.until_s(rule.expires)
+    if not left_s then
+      http_error.raise(422, 'expires: %s', err)
+    end
+    return math.max(left_s, 0)
+  elseif rule.duration == nil then
+    return DEFAULT_DURATION_S
+  end
+  local ok, value = pcall(bytes.duration_s, rule.duration)
+  if not ok then
+    http_error.raise(422, '`duration` must be seconds or a text such as "5m"')
+  end
+  return value
+end
+
+--- Adds a rule and returns its id.
+---@param kind 'bounce'|'suspend'|'suspend_ready'
+---@param rule table
+---@param sweep boolean act on what waits now, too
+function admin.add(kind, rule, sweep)
+  http_error.check_object(rule, '', FIELDS[kind])
+  for i, name in ipairs(rule.queue_names or {}) do
+    if type(name) ~= 'string' then
+      http_error.raise(422, 'queue_names[%d]: a string is expected', i)
+    end
+  end
+  local id, err = core.admin_add(kind, {
+    campaign = rule.campaign,
+    tenant = rule.tenant,
+    domain = rule.domain,
+    routing_domain = rule.routing_domain,
+    queue_names = rule.queue_names,
+    name = rule.name,
+    reason = rule.reason,
+    duration = duration_s(rule),
+    suppress_logging = sweep and rule.suppress_logging or false,
+    sweep = sweep,
+  })
+  if not id then
+    http_error.raise(500, err)
+  end
+  return id
+end
+
+---@return string json
+function admin.list_json(kind)
+  return core.admin_list(kind)
+end
+
+function admin.list(kind)
+  local _, list = host.c.json_parse(core.admin_list(kind), false)
+  return list
+end
+
+---@return boolean existed
+function admin.delete(kind, id)
+  if type(id) ~= 'string' then
+    http_error.raise(422, 'missing field `id`')
+  end
+  return core.admin_delete(kind, id)
+end
+
+--- A queue's state as JSON; nil when there is no such queue.
+---@async
+---@param what 'sched'|'ready'
+function admin.inspect(what, name, limit, want_body)
+  return core.inspect(what, name, limit, want_body)
+end
+
+--- Changes which diagnostics are written.
+function admin.set_log_filter(filter)
+  if type(filter) ~= 'string' or not host.c.log_filter(filter) then
+    http_error.raise(422, "filter: '%s' is not a filter such as 'info' or 'lua=debug'", tostring(filter))
+  end
+end
+
+return admin
