@@ -1,0 +1,508 @@
+/* What the files of this room share. Who may touch what is said at each field:
+ *   home   only the scheduled queue's (or ready queue's) home worker
+ *   lock   under the lock named
+ *   own    only that worker's thread */
+#ifndef TR_QUEUE_INTERNAL_H
+#define TR_QUEUE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/queue.h"
+
+#define LOAD_MAX 512        /* messages in one load */
+#define JUDGE_MAX 256       /* messages in one load that only ends or moves them */
+#define SWEEP_MAX 512       /* stubs looked at per turn by a sweep */
+#define FRESH_MAX 64        /* messages kept in memory while the path is being resolved */
+#define UNSETTLED_MAX 16384 /* messages per worker whose outcome is not committed yet */
+#define HOUSEKEEPING_NS (10 * TR_NS_PER_S)
+#define ERROR_TTL_NS (60 * TR_NS_PER_S) /* contract/events.md section 6 */
+#define STRIPES 64
+#define CHUNK 1024
+#define CHUNKS 4096
+
+/* --- the wheel of slots ------------------------------------------------------------------------------ */
+#define SLOT_LEVELS 5 /* 2^40 ms: 34 years */
+#define SLOT_BUCKETS 256
+struct slot_wheel { /* own */
+	struct tr_spool *spool;
+	int64_t now_ms;    /* monotonic ms that it has been run to */
+	int64_t offset_ms; /* wall - monotonic at the last rebase */
+	uint64_t count;
+	uint64_t bits[SLOT_LEVELS][SLOT_BUCKETS / 64]; /* which buckets hold something */
+	uint32_t head[SLOT_LEVELS][SLOT_BUCKETS], tail[SLOT_LEVELS][SLOT_BUCKETS];
+};
+void slot_wheel_init(struct slot_wheel *wheel, struct tr_spool *spool);
+void slot_wheel_add(struct slot_wheel *wheel, uint32_t slot);
+/* Earliest monotonic ms at which something may be due; INT64_MAX: empty. */
+int64_t slot_wheel_next_ms(const struct slot_wheel *wheel);
+/* Unlinks one that is due at now_ms, or TR_NO_SLOT. */
+uint32_t slot_wheel_pop(struct slot_wheel *wheel, int64_t now_ms);
+/* The wall clock was stepped: all due times are placed anew. */
+void slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms);
+/* Takes all of a bucket (level, index) out as a list by stub->next; TR_NO_SLOT: empty. */
+uint32_t slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index);
+
+/* --- lists of messages and of slots -------------------------------------------------------------------- */
+struct message_list {
+	struct tr_message *head, **end; /* end NULL: empty */
+	uint32_t count;
+};
+static inline void
+list_add(struct message_list *list, struct tr_message *message)
+{
+	message->next = NULL;
+	if (list->head == NULL)
+		list->head = message;
+	else
+		*list->end = message;
+	list->end = &message->next;
+	list->count++;
+}
+static inline struct tr_message *
+list_pop(struct message_list *list)
+{
+	struct tr_message *message = list->head;
+
+	if (message != NULL) {
+		list->head = message->next;
+		message->next = NULL;
+		list->count--;
+	}
+	return message;
+}
+static inline void
+list_append(struct message_list *list, struct message_list *more)
+{
+	if (more->head == NULL)
+		return;
+	if (list->head == NULL)
+		list->head = more->head;
+	else
+		*list->end = more->head;
+	list->end = more->end;
+	list->count += more->count;
+	*more = (struct message_list){NULL, NULL, 0};
+}
+
+struct slot_list { /* by stub->next */
+	uint32_t head, tail, count;
+};
+#define SLOT_LIST_EMPTY ((struct slot_list){TR_NO_SLOT, TR_NO_SLOT, 0})
+void slots_add(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
+void slots_add_front(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
+void slots_remove(struct tr_spool *spool, struct slot_list *list, uint32_t slot); /* needs prev */
+uint32_t slots_pop(struct tr_spool *spool, struct slot_list *list);
+
+/* --- scheduled queue -------------------------------------------------------------------------------------- */
+struct resolve_waiter {
+	struct tr_mail mail;
+	struct tr_defer defer;
+	struct resolve_waiter *next;
+	struct tr_worker *worker; /* who asked */
+	struct tr_sched *sched;   /* referenced */
+	void (*then)(void *arg, const char *error);
+	void *arg;
+	char *error;
+};
+
+struct tr_sched {
+	struct tr_engine *engine;
+	struct tr_worker *home;
+	struct tr_sched *hash_next;              /* stripe lock */
+	struct tr_sched *home_next, **home_prev; /* home list lock */
+	uint64_t hash;
+	uint32_t index;
+	char *name;
+	struct tr_queue_name parts;     /* borrowed from name */
+	struct tr_metric *metric;       /* scheduled_count */
+	struct tr_metric *full_metric;  /* delayed_due_to_ready_queue_full */
+	pthread_mutex_t lock;           /* config and error, for other workers */
+	struct tr_queue_config *config; /* home writes under lock, others read under lock */
+	char *error;                    /* the same; NULL: none */
+	int64_t error_until_ns;
+	_Atomic bool configured;
+	_Atomic bool log_records;   /* log records were put in */
+	_Atomic int64_t max_age_ms; /* of config; INT64_MAX without */
+	_Atomic int64_t count;      /* messages of it wherever they are, and references; 0: may be reaped */
+	_Atomic int64_t waiting;    /* line and timers */
+	/* home */
+	bool resolving, active, parks, drains; /* parks: log records may not be sent; drains: protocol is null */
+	bool told_full;                        /* ready_full was counted for this stretch */
+	struct tr_sched *active_next;
+	struct slot_list line;
+	int64_t line_expiry_ms; /* wall; nothing in the line expires before; INT64_MAX: nothing */
+	uint32_t sweep_at;      /* next slot of the expiry sweep; TR_NO_SLOT: none runs */
+	bool sweep_queued;
+	struct tr_sched *sweep_next;
+	struct message_list incoming; /* in memory, not judged */
+	struct message_list fresh;    /* in memory, judged, on the way to the ready queue */
+	struct message_list hooking;  /* waiting for the throttle_insert_ready_queue handler; the first is in it */
+	bool hook_running, hook_answered, hook_waiting;
+	uint32_t held; /* places reserved for fresh ones */
+	bool loading;
+	int64_t blocked_until_ns; /* the spool could not be read */
+	struct resolve_waiter *waiters;
+	struct tr_timer timer; /* tries again: I/O error, policy error, suspension */
+	int64_t resolved_at_ns, inserted_at_ns;
+	uint32_t epoch;         /* of the engine when resolved */
+	struct tr_ready *ready; /* referenced; NULL: none yet */
+	/* ready->lock */
+	struct tr_sched *ready_next;
+	bool ready_waiting;
+	uint32_t granted;
+	/* any */
+	struct tr_mail kick_mail;
+	_Atomic bool kicked;
+};
+/* Finds or makes; one is added to its count. NULL: no memory or index. Any thread. */
+struct tr_sched *sched_get(struct tr_engine *engine, struct tr_str name);
+struct tr_sched *sched_find(struct tr_engine *engine, struct tr_str name); /* the same without making; NULL: none */
+void sched_count(struct tr_sched *sched, int64_t n);
+struct tr_sched *sched_at(const struct tr_engine *engine, uint32_t index);
+static inline struct tr_sched *sched_of(const struct tr_engine *engine, const struct tr_message *message);
+struct tr_queue_config *sched_config_ref(struct tr_sched *sched);
+void sched_resolve(struct tr_sched *sched);
+void sched_reap(struct tr_sched *sched);        /* home; if nothing uses it */
+void sched_free(struct tr_sched *sched);        /* engine's end */
+void sched_activate(struct tr_sched *sched);    /* home: pump in this turn */
+void sched_kick(struct tr_sched *sched);        /* any thread: the same; kicked was not set before */
+void sched_kick_marked(struct tr_sched *sched); /* kicked was set by the caller, under the ready queue's lock */
+void sched_pump(struct tr_sched *sched);
+/* home: a message in memory, counted already */
+void sched_insert(struct tr_sched *sched, struct tr_message *message, const char *reason);
+/* home: slots whose last change is committed, to the line or the timers by their due time. */
+void sched_return(struct tr_worker *worker, struct slot_list *slots, bool front);
+void sched_spill(
+	struct tr_sched *sched, struct message_list *list, bool front); /* memory is freed, stubs wait in the line */
+void sched_retry_in(struct tr_sched *sched, int64_t delay_ns);
+void line_add(struct tr_sched *sched, uint32_t slot, bool front);
+uint32_t line_pop(struct tr_sched *sched);
+void line_remove(struct tr_sched *sched, uint32_t slot);
+void line_check_expiry(struct tr_sched *sched, int64_t now_ms);
+int64_t stub_expiry_ms(const struct tr_sched *sched, const struct tr_stub *stub);
+
+/* --- ready queue --------------------------------------------------------------------------------------------- */
+enum ready_state { READY_RESOLVING, READY_OK, READY_ERROR, READY_REPLACED };
+struct ready_worker {
+	struct session *idle;
+	uint32_t sessions;
+};
+struct tr_ready {
+	struct tr_engine *engine;
+	struct tr_worker *home;
+	struct tr_ready *hash_next; /* engine->ready_lock */
+	char *name, *site, *source, *routing_domain;
+	bool hook;
+	struct tr_queue_config *queue; /* immutable */
+	_Atomic uint32_t refs;         /* scheduled queues, sessions, loads; 0: may be reaped */
+	_Atomic int state;             /* written under lock */
+	_Atomic bool suspended;
+	pthread_mutex_t lock; /* all below unless said otherwise */
+	struct tr_path_config *path;
+	int64_t error_until_ns;
+	struct message_list messages;
+	uint64_t bytes;
+	uint32_t reserved; /* places promised to loads and waiting queues */
+	int64_t expiry_ms; /* wall; none of `messages` expires before */
+	struct tr_sched *waiting, **waiting_end;
+	uint32_t waiting_count;
+	struct tr_gate gate;
+	_Atomic bool gate_dirty; /* a failure was told since the last success */
+	bool probe_coming;       /* a session was opened or woken for the probe */
+	uint32_t failures;       /* connection failures in a row */
+	uint32_t sessions, idle;
+	int64_t open_after_ns; /* sessions that fail at once: not before */
+	struct session *all;   /* every session */
+	struct ready_worker *workers;
+	/* home */
+	struct tr_timer timer;
+	bool resolving;
+	int64_t resolved_at_ns, used_at_ns;
+	uint32_t epoch;
+	struct tr_mail kick_mail;
+	_Atomic bool kicked;
+	/* metrics */
+	struct tr_metric *ready_count, *ready_full, *delivered, *transfail, *fail, *connections, *connections_total;
+};
+int ready_route(struct tr_sched *sched); /* home of sched: finds or makes sched->ready; TR_OK or TR_ENOMEM */
+struct tr_ready *ready_find(struct tr_engine *engine, struct tr_str name); /* referenced; NULL */
+void ready_unref(struct tr_ready *ready);
+void ready_resolve(struct tr_ready *ready); /* home */
+/* Pushes what there is room for, `held` places being reserved already (the unused are given back); the rest stays in
+ * *list, and sched is put in the line for room if `more`. */
+void ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_list *list, uint32_t held, bool more);
+uint32_t ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want);
+void ready_release(struct tr_ready *ready, uint32_t places);
+void ready_unwait(struct tr_ready *ready, struct tr_sched *sched);
+struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by ready_next, kicked is set */
+void ready_kick_chain(struct tr_sched *chain);
+/* Opens and wakes sessions as wanted; not under the lock. worker: the caller's, NULL: not on a worker. */
+void ready_balance(struct tr_ready *ready, struct tr_worker *worker);
+void ready_kick_arrived(struct tr_mail *mail);
+void ready_kick(struct tr_ready *ready); /* any thread: home looks after timers, grants and sessions */
+void ready_drain(struct tr_ready *ready, struct tr_worker *worker); /* messages back to the front of the lines */
+void ready_replace(struct tr_ready *ready, struct tr_worker *worker);
+void ready_free(struct tr_ready *ready);
+void ready_housekeeping(struct tr_worker *worker);
+/* Messages in memory back to the front of their lines, on any worker; in_flight: how they are counted now, else
+ * IN_READY. */
+void ready_return_to_lines(struct tr_worker *worker, struct message_list *list, bool in_flight);
+
+/* --- session ---------------------------------------------------------------------------------------------------- */
+struct session {
+	struct tr_session pub;                      /* first */
+	struct session *ready_next, **ready_prev;   /* ready->lock: ready->all */
+	struct session *idle_next, **idle_prev;     /* ready->lock */
+	struct session *worker_next, **worker_prev; /* own */
+	struct session *act_next;                   /* own: worker's list of what to open or wake */
+	struct tr_mail open_mail, wake_mail;
+	_Atomic bool wake_posted;
+	_Atomic uint32_t refs;
+	bool ended, saw_empty, settling; /* own */
+	bool for_probe;                  /* ready->lock */
+	uint64_t taken;
+	uint32_t held;          /* messages with it now */
+	struct tr_timer cancel; /* at stop */
+	bool cancelled;
+};
+static inline struct session *
+session_of(struct tr_session *session)
+{
+	return (struct session *)session;
+}
+/* Makes one for `worker`; ready->lock is held. NULL: no memory. */
+struct session *session_new_locked(struct tr_ready *ready, struct tr_worker *worker);
+void session_act(struct session *session, struct tr_worker *worker, bool open); /* later, on its worker */
+void session_unidle_locked(struct session *session);
+void session_unref(struct session *session);
+void sessions_settled(struct tr_worker *worker);
+void sessions_close_all(struct tr_ready *ready, struct tr_worker *worker); /* wakes the idle: reason to end */
+
+/* --- outcomes ------------------------------------------------------------------------------------------------------
+ */
+struct retry_spec {
+	bool increment;
+	bool explained;   /* a TransientFailure was emitted: no Delayed */
+	int64_t delay_ns; /* -1: the schedule's, or as the message's due_ms says (use_due) */
+	bool use_due;
+	const char *reasons[4];      /* NULL-terminated; literals */
+	struct tr_response response; /* for the hook; borrowed for the call of op_retry() */
+};
+struct outcome_op {
+	struct tr_outbox outbox; /* first */
+	struct tr_worker *worker;
+	uint32_t count;            /* messages in it */
+	int64_t units;             /* of the next op_end(); 0: all of the message's */
+	struct message_list ended; /* freed once committed */
+	struct message_list kept;  /* their stubs go back to line or timers */
+	struct message_list moved; /* to another queue */
+	struct message_list parked;
+	struct message_list todo;   /* transient, to be decided */
+	struct tr_message *current; /* in the requeue hook */
+	bool answered, looping;
+	struct tr_sched *config_of; /* of whom config is, for a run of messages */
+	struct tr_queue_config *config;
+	struct retry_spec spec;
+	struct tr_buf line;    /* response for the hook */
+	struct slot_list lost; /* damaged stubs */
+};
+struct outcome_op *op_new(struct tr_worker *worker); /* NULL: no memory */
+void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason);
+void op_lost(struct outcome_op *op, uint32_t slot);
+void op_park(struct outcome_op *op, struct tr_message *message);
+void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */
+void op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms);
+void op_retry(struct outcome_op *op, struct message_list *list, const struct retry_spec *spec);
+void op_submit(struct outcome_op *op);
+void op_event_init(struct tr_event *event, enum tr_event_type type, const struct tr_message *message);
+int64_t message_units(const struct tr_message *message);
+int64_t message_expiry_ms(const struct tr_sched *sched, const struct tr_message *message);
+void emit_delayed(struct outcome_op *op, const struct tr_message *message, const char *const *reasons, int64_t due_ms);
+
+/* Checks of a loaded message before it may go on; what may not is put into the ops. */
+enum judge_mode {
+	JUDGE_INSERT,  /* administrator's bounce alone */
+	JUDGE_TAKE,    /* and suspension, age; any worker */
+	JUDGE_PROMOTE, /* and protocol, path errors; home */
+};
+struct judge {
+	struct tr_worker *worker;
+	bool in_flight; /* what is judged is counted so already; else it is moved from IN_READY */
+	bool no_memory;
+	struct outcome_op *end;
+	struct message_list suspended, broken; /* transient: administrator, path error */
+};
+/* True if the message goes on; else it was taken. */
+bool judge_message(
+	struct judge *judge, struct tr_sched *sched, struct tr_message *message, enum judge_mode mode, int64_t now_ms);
+void judge_finish(struct judge *judge, const struct tr_ready *ready);
+void judge_start(struct tr_worker *worker);               /* works on worker->judging */
+void judge_slot(struct tr_worker *worker, uint32_t slot); /* the caller moves it to IN_FLIGHT */
+bool load_start(struct tr_sched *sched, uint32_t places, uint32_t max);
+void hook_start(struct tr_sched *sched);
+
+/* --- administrators' rules ------------------------------------------------------------------------------------------
+ */
+struct admin_rule {
+	struct admin_rule *next;
+	enum tr_admin_kind kind;
+	char id[37];
+	char *campaign, *tenant, *domain, *routing_domain, *ready_name, *reason;
+	char **queue_names;
+	int64_t expires_at_ns; /* monotonic */
+	bool suppress;
+	uint64_t hits;
+	struct admin_hit {
+		char *queue;
+		uint64_t count;
+	} * by_queue;
+	uint32_t queues;
+};
+struct admin_verdict {
+	bool suppress;
+	char reason[512];
+};
+/* Does a live rule of that kind apply? hits is added to it. */
+bool admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_sched *sched,
+	struct admin_verdict *out, uint64_t hits, int64_t *until_ns);
+bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until_ns);
+void admin_free(struct tr_engine *engine);
+void admin_housekeeping(struct tr_worker *worker);
+
+/* --- worker ----------------------------------------------------------------------------------------------------------
+ */
+enum post_kind { POST_INSERT, POST_RETURN, POST_FRONT };
+struct post {
+	struct tr_mail mail;
+	struct tr_worker *to;
+	enum post_kind kind;
+	const char *reason;
+	struct message_list messages;
+	struct slot_list slots;
+};
+struct post_chain {
+	struct post *first, *last;
+};
+struct tr_worker {
+	struct tr_engine *engine;
+	struct tr_loop *loop;
+	uint32_t index;
+	void *data;
+	uint64_t random[2];
+	struct tr_turn_hook turn_hook;
+	struct post_chain *posts; /* by worker */
+	bool posted;
+	struct slot_wheel wheel;
+	struct tr_timer wheel_timer, housekeeping, sweep_timer, pressure_timer, stop_timer;
+	struct tr_sched *active, **active_end;
+	struct tr_defer pump_defer;
+	struct tr_sched *sweeping;
+	pthread_mutex_t home_lock; /* list of the queues at home here, for figures */
+	struct tr_sched *homes;
+	struct session *sessions;
+	struct session *act_open, **act_open_end, *act_wake, **act_wake_end;
+	struct tr_defer act_defer;
+	struct tr_mail *empty, **empty_end; /* outboxes submitted without content, by change.mail */
+	struct tr_defer empty_defer;
+	struct slot_list judging;
+	bool judge_loading;
+	struct slot_list undecided, parked;
+	bool undecided_loading;
+	uint64_t unsettled; /* messages with an uncommitted outcome */
+	bool started;
+	struct sweep *sweep; /* admin.c */
+	struct tr_mail start_mail, stop_mail, epoch_mail;
+	_Atomic bool epoch_posted;
+	struct { /* last queue looked up */
+		struct tr_sched *sched;
+	} last;
+};
+void worker_post_message(struct tr_worker *from, struct tr_worker *to, struct tr_message *message, const char *reason);
+void worker_post_slot(struct tr_worker *from, struct tr_worker *to, uint32_t slot, bool front);
+void worker_arm_wheel(struct tr_worker *worker);
+void worker_start(struct tr_worker *worker);
+int worker_init(
+	struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *loop, uint32_t index, uint64_t seed);
+void worker_fini(struct tr_worker *worker);
+void worker_decide(struct tr_worker *worker);            /* undecided ones */
+struct tr_worker *worker_here(struct tr_engine *engine); /* whose loop runs in this thread; NULL: none */
+void worker_stop(struct tr_worker *worker);
+void sched_refresh_all(struct tr_worker *worker);
+
+/* --- engine
+ * ------------------------------------------------------------------------------------------------------------- */
+enum count_kind { IN_LINE, IN_TIMERS, IN_READY, IN_FLIGHT, IN_UNDECIDED, IN_PARKED, COUNT_KINDS };
+struct stripe {
+	pthread_mutex_t lock;
+	struct tr_sched **buckets;
+	uint32_t mask, used;
+};
+struct tr_engine {
+	struct tr_spool *spool;
+	struct tr_queue_ops ops;
+	void *ops_arg;
+	struct tr_worker *workers;
+	uint32_t worker_count;
+	uint64_t ready_bytes;
+	_Atomic int64_t ready_used;
+	_Atomic int64_t counts[COUNT_KINDS];
+	_Atomic int64_t sched_total, ready_total, session_total;
+	_Atomic int64_t busy; /* sessions, ops, loads: what stop waits for */
+	_Atomic bool started, stopping;
+	_Atomic uint32_t epoch;
+	struct stripe stripes[STRIPES];
+	pthread_mutex_t index_lock;
+	_Atomic(struct tr_sched **) chunks[CHUNKS];
+	uint32_t index_next;
+	uint32_t *index_free;
+	uint32_t index_free_count, index_free_cap;
+	pthread_mutex_t ready_lock;
+	struct tr_ready **ready_buckets;
+	uint32_t ready_mask;
+	pthread_mutex_t admin_lock;
+	struct admin_rule *rules;
+	_Atomic uint32_t rule_count[3];
+	/* stop */
+	int64_t stop_deadline_ns; /* monotonic */
+	void (*stopped)(void *arg);
+	void *stopped_arg;
+	_Atomic bool stop_told;
+	struct tr_mail stopped_mail;
+	struct tr_metric *sched_metrics[2];
+	struct tr_queue_config *fallback; /* for a queue that policy has not answered for */
+};
+static inline void
+count_move(struct tr_engine *engine, enum count_kind from, enum count_kind to, int64_t n)
+{
+	if (n == 0)
+		return;
+	atomic_fetch_sub_explicit(&engine->counts[from], n, memory_order_relaxed);
+	atomic_fetch_add_explicit(&engine->counts[to], n, memory_order_relaxed);
+}
+static inline void
+count_add(struct tr_engine *engine, enum count_kind kind, int64_t n)
+{
+	atomic_fetch_add_explicit(&engine->counts[kind], n, memory_order_relaxed);
+}
+static inline void
+busy_add(struct tr_engine *engine)
+{
+	atomic_fetch_add_explicit(&engine->busy, 1, memory_order_relaxed);
+}
+void busy_drop(struct tr_engine *engine); /* may tell that the stop is complete */
+static inline bool
+stopping(const struct tr_engine *engine)
+{
+	return atomic_load_explicit(&engine->stopping, memory_order_acquire);
+}
+static inline struct tr_sched *
+sched_of(const struct tr_engine *engine, const struct tr_message *message)
+{
+	return sched_at(engine, tr_spool_stub(engine->spool, message->slot)->queue);
+}
+
+#endif

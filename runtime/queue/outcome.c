@@ -1,0 +1,453 @@
+/* What becomes of messages: one op holds a list of them, their records and their change, and moves them on once it is
+ * committed. */
+#include <stdlib.h>
+
+#include "queue/internal.h"
+
+int64_t
+message_units(const struct tr_message *message)
+{
+	if (message->flags & TR_MSG_LOG_RECORD)
+		return 1;
+	return message->rcpt_count > 0 ? message->rcpt_count : 1;
+}
+
+int64_t
+message_expiry_ms(const struct tr_sched *sched, const struct tr_message *message)
+{
+	int64_t max_age_ms = atomic_load_explicit(&sched->max_age_ms, memory_order_relaxed);
+
+	if (message->schedule != NULL && message->schedule->expires_ms > 0)
+		return message->schedule->expires_ms;
+	return max_age_ms == INT64_MAX ? INT64_MAX : message->created_ns / TR_NS_PER_MS + max_age_ms;
+}
+
+void
+op_event_init(struct tr_event *event, enum tr_event_type type, const struct tr_message *message)
+{
+	memset(event, 0, sizeof *event);
+	event->type = type;
+	event->when_ns = tr_wall_ns();
+	event->message = message;
+	event->site = TR_STR("");
+	event->num_attempts = -1;
+}
+
+/* --- after the commit --------------------------------------------------------------------------------------- */
+
+/* Messages of one queue mostly come in runs: one subtraction each. */
+struct run {
+	struct tr_sched *sched;
+	int64_t count;
+};
+
+static void
+run_add(struct run *run, struct tr_sched *sched)
+{
+	if (run->sched != sched) {
+		if (run->sched != NULL)
+			sched_count(run->sched, -run->count);
+		run->sched = sched;
+		run->count = 0;
+	}
+	run->count++;
+}
+
+static void
+run_end(struct run *run)
+{
+	if (run->sched != NULL)
+		sched_count(run->sched, -run->count);
+	run->sched = NULL;
+}
+
+static void
+settle_committed(struct outcome_op *op)
+{
+	struct tr_worker *worker = op->worker;
+	struct tr_engine *engine = worker->engine;
+	struct slot_list local = SLOT_LIST_EMPTY;
+	struct run run = {NULL, 0};
+	struct tr_message *message;
+
+	count_add(engine, IN_FLIGHT, -(int64_t)(op->ended.count + op->lost.count + op->moved.count));
+	while ((message = list_pop(&op->ended)) != NULL) {
+		run_add(&run, sched_of(engine, message));
+		tr_message_free(message);
+	}
+	while (op->lost.count > 0) {
+		uint32_t slot = slots_pop(engine->spool, &op->lost);
+
+		run_add(&run, sched_at(engine, tr_spool_stub(engine->spool, slot)->queue));
+	}
+	count_move(engine, IN_FLIGHT, IN_PARKED, op->parked.count);
+	while ((message = list_pop(&op->parked)) != NULL) {
+		run_add(&run, sched_of(engine, message));
+		slots_add(engine->spool, &worker->parked, message->slot);
+		tr_message_free(message);
+	}
+	while ((message = list_pop(&op->kept)) != NULL) {
+		struct tr_sched *sched = sched_of(engine, message);
+		uint32_t slot = message->slot;
+
+		tr_message_free(message);
+		if (sched->home == worker)
+			slots_add(engine->spool, &local, slot);
+		else
+			worker_post_slot(worker, sched->home, slot, false);
+	}
+	while ((message = list_pop(&op->moved)) != NULL) {
+		run_add(&run, sched_of(engine, message));
+		tr_queue_insert(
+			worker, message, op->spec.reasons[0] != NULL ? op->spec.reasons[0] : "LoggedTransientFailure");
+	}
+	run_end(&run);
+	if (local.count > 0)
+		sched_return(worker, &local, false);
+}
+
+/* Nothing of it is stored: all wait again as they did. */
+static void
+settle_refused(struct outcome_op *op, int status)
+{
+	struct tr_engine *engine = op->worker->engine;
+	struct message_list *lists[] = {&op->ended, &op->kept, &op->moved, &op->parked};
+
+	tr_log(TR_LEVEL_ERROR, "queue", "outcomes of %u messages could not be stored (%s): they are tried again",
+		op->count, tr_err_text(status));
+	for (size_t i = 0; i < TR_COUNT(lists); i++) {
+		for (struct tr_message *message = lists[i]->head; message != NULL; message = message->next)
+			message->flags &= ~TR_MSG_DIRTY; /* the stored form is what there is */
+		ready_return_to_lines(op->worker, lists[i], true);
+	}
+	while (op->lost.count > 0) { /* unreadable and unrecorded: seen again after a restart */
+		slots_pop(engine->spool, &op->lost);
+		count_move(engine, IN_FLIGHT, IN_PARKED, 1);
+	}
+}
+
+static void
+op_done(struct tr_outbox *outbox, int status)
+{
+	struct outcome_op *op = tr_container_of(outbox, struct outcome_op, outbox);
+	struct tr_worker *worker = op->worker;
+
+	if (status == TR_OK)
+		settle_committed(op);
+	else
+		settle_refused(op, status);
+	worker->unsettled -= op->count;
+	sessions_settled(worker);
+	tr_queue_config_unref(op->config);
+	tr_buf_free(&op->line);
+	free(op);
+	busy_drop(worker->engine);
+}
+
+struct outcome_op *
+op_new(struct tr_worker *worker)
+{
+	struct outcome_op *op = calloc(1, sizeof *op);
+
+	if (op == NULL)
+		return NULL;
+	op->worker = worker;
+	op->lost = SLOT_LIST_EMPTY;
+	tr_outbox_init(&op->outbox, worker, op_done, op);
+	busy_add(worker->engine);
+	return op;
+}
+
+static void
+op_count(struct outcome_op *op)
+{
+	op->count++;
+	op->worker->unsettled++;
+}
+
+/* --- ends ----------------------------------------------------------------------------------------------------- */
+
+void
+op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason)
+{
+	op_count(op);
+	tr_message_revoke(message);
+	tr_change_done(
+		&op->outbox.change, message->slot, column, reason, op->units > 0 ? op->units : message_units(message));
+	list_add(&op->ended, message);
+}
+
+void
+op_lost(struct outcome_op *op, uint32_t slot)
+{
+	struct tr_spool *spool = op->worker->engine->spool;
+
+	op_count(op);
+	tr_log(TR_LEVEL_ERROR, "queue", "message %llu is damaged in the spool and was given up",
+		(unsigned long long)tr_spool_stub(spool, slot)->seq);
+	tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, TR_REASON_DAMAGED, tr_spool_stub(spool, slot)->units);
+	slots_add(spool, &op->lost, slot);
+}
+
+static void
+store_again(struct outcome_op *op, struct tr_message *message)
+{
+	int err;
+
+	message->flags &= ~TR_MSG_DIRTY;
+	err = tr_change_put(&op->outbox.change, message, tr_str(message->queue), TR_COL_NONE, message_units(message));
+	if (err == TR_OK)
+		return;
+	tr_log(TR_LEVEL_ERROR, "queue", "a change of a message in %s could not be stored: %s", message->queue,
+		tr_err_text(err));
+	tr_change_state(&op->outbox.change, message->slot, message->due_ms, message->attempts, message->flags);
+}
+
+void
+op_park(struct outcome_op *op, struct tr_message *message)
+{
+	op_count(op);
+	tr_message_revoke(message);
+	tr_log(TR_LEVEL_WARN, "queue", "a log record in queue %s is parked: its hook or constructor is gone",
+		message->queue);
+	message->flags |= TR_MSG_POLICY_ERROR;
+	tr_stub_set(tr_spool_stub(op->worker->engine->spool, message->slot), message->due_ms, message->flags,
+		message->attempts);
+	store_again(op, message);
+	list_add(&op->parked, message);
+}
+
+void
+op_save(struct outcome_op *op, struct tr_message *message)
+{
+	op_count(op);
+	tr_message_revoke(message);
+	store_again(op, message);
+	list_add(&op->kept, message);
+}
+
+void
+op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms)
+{
+	struct tr_sched *sched = sched_of(op->worker->engine, message);
+	struct tr_buf text = {0};
+	struct tr_event event;
+	char due[32], expiry[32];
+
+	tr_rfc3339(message_expiry_ms(sched, message) * TR_NS_PER_MS, expiry);
+	if (due_ms > 0) {
+		tr_rfc3339(due_ms * TR_NS_PER_MS, due);
+		tr_buf_addf(&text, "Next delivery time would be at %s which exceeds the expiry time %s", due, expiry);
+	} else {
+		tr_buf_addf(&text, "Delivery time has passed the expiry time %s", expiry);
+	}
+	op_event_init(&event, TR_EV_EXPIRATION, message);
+	event.site = tr_str(site);
+	event.response = (struct tr_response){551, {5, 4, 7}, {text.data, text.len}, {NULL, 0}};
+	tr_outbox_emit(&op->outbox, &event);
+	tr_buf_free(&text);
+	op_end(op, message, TR_COL_EXPIRED, TR_REASON_NONE);
+}
+
+void
+emit_delayed(struct outcome_op *op, const struct tr_message *message, const char *const *reasons, int64_t due_ms)
+{
+	struct tr_buf text = {0};
+	struct tr_event event;
+	char due[32], in[64];
+	const char *last = NULL;
+
+	tr_buf_addz(&text, "Context: ");
+	for (; *reasons != NULL; reasons++) {
+		if (last != NULL && strcmp(last, *reasons) == 0)
+			continue;
+		if (last != NULL)
+			tr_buf_addz(&text, ", ");
+		tr_buf_addz(&text, *reasons);
+		last = *reasons;
+	}
+	tr_rfc3339(due_ms * TR_NS_PER_MS, due);
+	tr_duration_format(tr_max_i64(due_ms - tr_wall_ms(), 0) * TR_NS_PER_MS, in);
+	tr_buf_addf(&text, ". Next due in %s at %s", in, due);
+	op_event_init(&event, TR_EV_DELAYED, message);
+	event.response = (struct tr_response){400, {0, 0, 0}, {text.data, text.len}, {NULL, 0}};
+	tr_outbox_emit(&op->outbox, &event);
+	tr_buf_free(&text);
+}
+
+/* --- again later ------------------------------------------------------------------------------------------------ */
+
+static const struct tr_queue_config *
+config_of(struct outcome_op *op, struct tr_sched *sched)
+{
+	if (op->config_of != sched) {
+		tr_queue_config_unref(op->config);
+		op->config = sched_config_ref(sched);
+		op->config_of = sched;
+	}
+	return op->config != NULL ? op->config : op->worker->engine->fallback;
+}
+
+/* The hook may have named another queue. True if so: the message went there. */
+static bool
+moved(struct outcome_op *op, struct tr_message *message)
+{
+	struct tr_buf name = {0};
+	const char *error = NULL;
+	char *queue;
+	int64_t now_ms = tr_wall_ms();
+
+	if (tr_message_queue_name(message, &name, &error) != TR_OK) {
+		tr_log(TR_LEVEL_ERROR, "queue", "a message stays in %s: %s", message->queue,
+			error != NULL ? error : "no memory");
+		tr_buf_free(&name);
+		return false;
+	}
+	if (message->queue != NULL && tr_str_eq(tr_str(message->queue), (struct tr_str){name.data, name.len})) {
+		tr_buf_free(&name);
+		return false;
+	}
+	queue = strndup(name.len > 0 ? name.data : "", name.len);
+	tr_buf_free(&name);
+	if (queue == NULL)
+		return false;
+	free(message->queue);
+	message->queue = queue;
+	message->attempts++;
+	message->due_ms = 0;
+	if (message->schedule != NULL) {
+		int64_t allowed_ms = tr_schedule_adjust(message->schedule, now_ms);
+
+		message->due_ms = allowed_ms > now_ms ? allowed_ms : 0;
+	}
+	op_count(op);
+	tr_message_revoke(message);
+	store_again(op, message);
+	list_add(&op->moved, message);
+	return true;
+}
+
+static void
+decide(struct outcome_op *op, struct tr_message *message, int reject_code, const char *reject_text, bool hooked)
+{
+	struct tr_engine *engine = op->worker->engine;
+	const struct retry_spec *spec = &op->spec;
+	struct tr_sched *sched = sched_of(engine, message);
+	const struct tr_queue_config *config = config_of(op, sched);
+	struct tr_schedule *schedule = message->schedule;
+	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
+	int64_t now_ms = tr_wall_ms(), due_ms = now_ms, age_ms = now_ms - message->created_ns / TR_NS_PER_MS;
+	int64_t max_age_ms = config->max_age_ns / TR_NS_PER_MS;
+	bool expired;
+
+	if (reject_code >= 0) {
+		struct tr_event event;
+
+		op_event_init(&event, TR_EV_BOUNCE, message);
+		event.response = (struct tr_response){
+			reject_code, {0, 0, 0}, tr_str(reject_text != NULL ? reject_text : ""), {NULL, 0}};
+		tr_outbox_emit(&op->outbox, &event);
+		op_end(op, message, TR_COL_BOUNCED, TR_REASON_NONE);
+		return;
+	}
+	if (hooked && moved(op, message))
+		return;
+	if (spec->use_due)
+		due_ms = message->due_ms;
+	else if (spec->increment)
+		due_ms = now_ms +
+			 tr_retry_delay_ns(config, message->attempts, tr_worker_random(op->worker)) / TR_NS_PER_MS;
+	else if (spec->delay_ns > 0)
+		due_ms = now_ms + spec->delay_ns / TR_NS_PER_MS;
+	age_ms += due_ms - now_ms;
+	if (schedule != NULL)
+		due_ms = tr_schedule_adjust(schedule, due_ms);
+	if (spec->increment && schedule != NULL && schedule->expires_ms > 0) {
+		expired = due_ms >= schedule->expires_ms;
+		if (expired && message->attempts < UINT16_MAX)
+			message->attempts++;
+	} else {
+		expired = spec->increment ? age_ms > max_age_ms : age_ms >= max_age_ms;
+	}
+	if (expired) {
+		op_expire(op, message, "", due_ms);
+		return;
+	}
+	if (spec->increment && message->attempts < UINT16_MAX)
+		message->attempts++;
+	message->due_ms = due_ms;
+	if (!spec->explained)
+		emit_delayed(op, message, spec->reasons, due_ms);
+	op_count(op);
+	tr_message_revoke(message);
+	stub->order = schedule != NULL ? (uint32_t)(schedule->expires_ms / 1000) : 0;
+	if (message->flags & TR_MSG_DIRTY)
+		store_again(op, message);
+	else
+		tr_change_state(&op->outbox.change, message->slot, due_ms, message->attempts, message->flags);
+	tr_stub_set(stub, due_ms, message->flags, message->attempts);
+	list_add(&op->kept, message);
+}
+
+static void run_todo(struct outcome_op *op);
+
+static void
+hook_answered(void *arg, int reject_code, const char *reject_text)
+{
+	struct outcome_op *op = arg;
+	struct tr_message *message = op->current;
+
+	op->current = NULL;
+	op->answered = true;
+	decide(op, message, reject_code, reject_text, true);
+	if (!op->looping)
+		run_todo(op);
+}
+
+static void
+run_todo(struct outcome_op *op)
+{
+	struct tr_engine *engine = op->worker->engine;
+	bool hook = engine->ops.wants_requeue != NULL && engine->ops.wants_requeue(engine->ops_arg, op->worker);
+
+	op->looping = true;
+	for (;;) {
+		struct tr_message *message = list_pop(&op->todo);
+
+		if (message == NULL)
+			break;
+		if (!hook) {
+			decide(op, message, -1, NULL, false);
+			continue;
+		}
+		op->current = message;
+		op->answered = false;
+		engine->ops.requeue(engine->ops_arg, op->worker, message, (struct tr_str){op->line.data, op->line.len},
+			op->spec.reasons, op->spec.increment, op->spec.delay_ns, hook_answered, op);
+		if (!op->answered) {
+			op->looping = false;
+			return; /* hook_answered() goes on */
+		}
+	}
+	op->looping = false;
+	op_submit(op);
+}
+
+void
+op_retry(struct outcome_op *op, struct message_list *list, const struct retry_spec *spec)
+{
+	struct tr_engine *engine = op->worker->engine;
+
+	op->spec = *spec;
+	if (engine->ops.wants_requeue != NULL && engine->ops.wants_requeue(engine->ops_arg, op->worker))
+		tr_response_line(&spec->response, &op->line);
+	op->spec.response = (struct tr_response){0};
+	list_append(&op->todo, list);
+	run_todo(op);
+}
+
+void
+op_submit(struct outcome_op *op)
+{
+	tr_outbox_submit(&op->outbox);
+}

@@ -1,0 +1,381 @@
+/* Outcomes told by sessions: records, ledger and gate. */
+#include <stdlib.h>
+
+#include "queue/internal.h"
+
+/* --- gate ------------------------------------------------------------------------------------------------------ */
+
+enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
+
+static void
+tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t retry_after_ns)
+{
+	struct tr_ready *ready = session->pub.ready;
+	struct tr_worker *worker = session->pub.worker;
+	double random = tr_worker_random(worker);
+	enum tr_gate_state before, after;
+	bool probing = session->pub.probing;
+	int64_t wait_ns = 0;
+
+	pthread_mutex_lock(&ready->lock);
+	before = ready->gate.state;
+	if (before == TR_GATE_PROBING && !probing)
+		word = GATE_NOTHING; /* it began before the closing: the probe decides */
+	if (word == GATE_SUCCESS)
+		tr_gate_success(&ready->gate);
+	else if (word == GATE_FAILURE &&
+		 tr_gate_failure(&ready->gate, &ready->path->gate, tr_mono_ns(), at_once, retry_after_ns, random))
+		wait_ns = ready->gate.opened_for_ns;
+	else if (word == GATE_NOTHING && probing)
+		tr_gate_abandon(&ready->gate);
+	after = ready->gate.state;
+	pthread_mutex_unlock(&ready->lock);
+	session->pub.probing = false;
+	if (wait_ns > 0) {
+		tr_log(TR_LEVEL_WARN, "queue", "%s: gate closed for %.1f s", ready->name, (double)wait_ns / 1e9);
+		ready_kick(ready);
+	} else if (before != after || word == GATE_FAILURE) {
+		if (after == TR_GATE_OPEN && before != TR_GATE_OPEN)
+			tr_log(TR_LEVEL_INFO, "queue", "%s: gate open again", ready->name);
+		ready_kick(ready);
+	}
+}
+
+static void
+gate_outcome(struct session *session, const struct tr_outcome *outcome)
+{
+	if (session->pub.path->gate.failures_to_close == 0)
+		return;
+	if (outcome->kind == TR_OUT_DELIVERED ||
+		(outcome->kind == TR_OUT_BOUNCED && (outcome->gate_counts || session->pub.probing))) {
+		struct tr_ready *ready = session->pub.ready;
+
+		/* the common case takes no lock twice: an open gate without failures has nothing to learn */
+		if (session->pub.probing || ready->gate_dirty)
+			tell_gate(session, GATE_SUCCESS, false, -1);
+		ready->gate_dirty = false;
+	} else if (outcome->kind == TR_OUT_TRANSIENT &&
+		   (outcome->gate_counts || outcome->gate_at_once || outcome->retry_after_ns >= 0)) {
+		session->pub.ready->gate_dirty = true;
+		tell_gate(session, GATE_FAILURE, outcome->gate_at_once, outcome->retry_after_ns);
+	} else if (session->pub.probing) {
+		tell_gate(session, GATE_NOTHING, false, -1);
+	}
+}
+
+void
+tr_session_connected(struct tr_session *session)
+{
+	struct tr_ready *ready = session->ready;
+
+	pthread_mutex_lock(&ready->lock);
+	ready->failures = 0;
+	pthread_mutex_unlock(&ready->lock);
+}
+
+/* Too many failures in a row: all that is ready waits for its next attempt. */
+static void
+delay_ready(struct tr_ready *ready, struct tr_worker *worker)
+{
+	struct retry_spec spec = {.increment = true,
+		.explained = true,
+		.delay_ns = -1,
+		.reasons = {"TooManyConnectionFailures", "LoggedTransientFailure"}};
+	struct message_list list;
+	struct outcome_op *op = op_new(worker);
+
+	if (op == NULL)
+		return; /* the next failure does it */
+	pthread_mutex_lock(&ready->lock);
+	list = ready->messages;
+	ready->messages = (struct message_list){NULL, NULL, 0};
+	atomic_fetch_sub_explicit(&ready->engine->ready_used, (int64_t)ready->bytes, memory_order_relaxed);
+	ready->bytes = 0;
+	ready->expiry_ms = INT64_MAX;
+	pthread_mutex_unlock(&ready->lock);
+	count_move(ready->engine, IN_READY, IN_FLIGHT, list.count);
+	spec.response = (struct tr_response){
+		451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
+	for (struct tr_message *message = list.head; message != NULL; message = message->next) {
+		struct tr_event event;
+
+		op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
+		event.site = tr_str(ready->name);
+		event.egress_pool = event.egress_source = tr_str(ready->source);
+		event.response = spec.response;
+		tr_outbox_emit(&op->outbox, &event);
+	}
+	tr_metric_add(ready->transfail, list.count);
+	op_retry(op, &list, &spec);
+	ready_kick(ready);
+}
+
+void
+tr_session_connect_failed(struct tr_session *pub, bool at_once)
+{
+	struct session *session = session_of(pub);
+	struct tr_ready *ready = pub->ready;
+	bool delay;
+
+	pthread_mutex_lock(&ready->lock);
+	delay = ready->failures++ > ready->path->consecutive_failures_before_delay &&
+		ready->path->gate.failures_to_close == 0;
+	pthread_mutex_unlock(&ready->lock);
+	if (pub->path->gate.failures_to_close != 0) {
+		ready->gate_dirty = true;
+		tell_gate(session, GATE_FAILURE, at_once, -1);
+	}
+	if (delay)
+		delay_ready(ready, pub->worker);
+}
+
+/* --- whole messages --------------------------------------------------------------------------------------------- */
+
+static void
+fill_event(struct tr_event *event, const struct session *session, const struct tr_outcome *outcome)
+{
+	const struct tr_ready *ready = session->pub.ready;
+	static const enum tr_event_type types[] = {
+		[TR_OUT_DELIVERED] = TR_EV_DELIVERY,
+		[TR_OUT_BOUNCED] = TR_EV_BOUNCE,
+		[TR_OUT_TRANSIENT] = TR_EV_TRANSIENT_FAILURE,
+		[TR_OUT_REQUEUE] = TR_EV_DELAYED,
+	};
+
+	op_event_init(event, types[outcome->kind], NULL);
+	event->site = tr_str(ready->name);
+	event->response = outcome->response;
+	event->has_peer = outcome->has_peer;
+	event->peer_name = outcome->peer_name;
+	event->peer_addr = outcome->peer_addr;
+	event->egress_pool =
+		ready->queue->egress_pool != NULL ? tr_str(ready->queue->egress_pool) : TR_STR("unspecified");
+	event->egress_source = tr_str(ready->source);
+	event->source_address = outcome->source_address;
+	event->delivery_protocol = outcome->delivery_protocol;
+	event->provider =
+		session->pub.path->provider != NULL ? tr_str(session->pub.path->provider) : (struct tr_str){NULL, 0};
+	event->tls_cipher = outcome->tls_cipher;
+	event->tls_protocol = outcome->tls_protocol;
+	event->session_id = tr_str(session->pub.uuid_text);
+}
+
+/* Not tried: back to where they came from, in order. */
+static void
+put_back(struct session *session, struct message_list *list)
+{
+	struct tr_ready *ready = session->pub.ready;
+	struct tr_engine *engine = ready->engine;
+	int64_t expiry_ms = INT64_MAX;
+	uint64_t bytes = 0;
+	uint32_t count = list->count;
+	bool back = false;
+
+	for (struct tr_message *message = list->head; message != NULL; message = message->next) {
+		tr_message_revoke(message);
+		message->owner_data = NULL;
+		bytes += tr_spool_stub(engine->spool, message->slot)->size;
+		expiry_ms = tr_min_i64(expiry_ms, message_expiry_ms(sched_of(engine, message), message));
+	}
+	pthread_mutex_lock(&ready->lock);
+	if (!stopping(engine) && atomic_load(&ready->state) == READY_OK && !atomic_load(&ready->suspended)) {
+		list_append(list, &ready->messages);
+		ready->messages = *list;
+		ready->bytes += bytes;
+		ready->expiry_ms = tr_min_i64(ready->expiry_ms, expiry_ms);
+		*list = (struct message_list){NULL, NULL, 0};
+		back = true;
+	}
+	pthread_mutex_unlock(&ready->lock);
+	if (!back) {
+		ready_return_to_lines(session->pub.worker, list, true);
+		return;
+	}
+	atomic_fetch_add_explicit(&engine->ready_used, (int64_t)bytes, memory_order_relaxed);
+	count_move(engine, IN_FLIGHT, IN_READY, count);
+	ready_kick(ready);
+}
+
+void
+tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t count, const struct tr_outcome *outcome)
+{
+	struct session *session = session_of(pub);
+	struct tr_ready *ready = pub->ready;
+	struct message_list list = {NULL, NULL, 0};
+	struct outcome_op *op;
+	struct tr_event event;
+	int64_t units = 0;
+
+	while (messages != NULL && list.count < count) {
+		struct tr_message *next = messages->next;
+
+		units += message_units(messages);
+		list_add(&list, messages);
+		messages = next;
+	}
+	session->held -= list.count;
+	gate_outcome(session, outcome);
+	if (outcome->kind == TR_OUT_REQUEUE && outcome->retry_after_ns <= 0) {
+		put_back(session, &list);
+		return;
+	}
+	op = op_new(pub->worker);
+	if (op == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "%s: no memory for the outcome of %u messages: they are sent again",
+			ready->name, list.count);
+		ready_return_to_lines(pub->worker, &list, true);
+		return;
+	}
+	fill_event(&event, session, outcome);
+	if (outcome->kind != TR_OUT_REQUEUE) {
+		for (struct tr_message *message = list.head; message != NULL; message = message->next) {
+			event.message = message;
+			tr_outbox_emit(&op->outbox, &event);
+		}
+	}
+	switch (outcome->kind) {
+	case TR_OUT_DELIVERED:
+	case TR_OUT_BOUNCED: {
+		bool good = outcome->kind == TR_OUT_DELIVERED;
+		struct tr_message *message;
+
+		*(good ? &pub->delivered : &pub->failed) += list.count;
+		tr_metric_add(good ? ready->delivered : ready->fail, units);
+		while ((message = list_pop(&list)) != NULL)
+			op_end(op, message, good ? TR_COL_DELIVERED : TR_COL_BOUNCED, TR_REASON_NONE);
+		op_submit(op);
+		break;
+	}
+	case TR_OUT_TRANSIENT: {
+		struct retry_spec spec = {.increment = true,
+			.explained = true,
+			.delay_ns = -1,
+			.reasons = {"LoggedTransientFailure"},
+			.response = outcome->response};
+
+		pub->transient += list.count;
+		tr_metric_add(ready->transfail, units);
+		op_retry(op, &list, &spec);
+		break;
+	}
+	case TR_OUT_REQUEUE: {
+		struct retry_spec spec = {.delay_ns = outcome->retry_after_ns,
+			.response = outcome->response,
+			.reasons = {outcome->reason != NULL ? outcome->reason : "DispatcherDrop"}};
+
+		op_retry(op, &list, &spec);
+		break;
+	}
+	}
+}
+
+/* --- by recipient ------------------------------------------------------------------------------------------------- */
+
+static bool
+same_outcome(const struct tr_outcome *a, const struct tr_outcome *b)
+{
+	return a->kind == b->kind && a->response.code == b->response.code &&
+	       memcmp(a->response.enhanced, b->response.enhanced, sizeof a->response.enhanced) == 0 &&
+	       tr_str_eq(a->response.content, b->response.content) &&
+	       tr_str_eq(a->response.command, b->response.command);
+}
+
+void
+tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, const struct tr_outcome *outcomes)
+{
+	struct session *session = session_of(pub);
+	struct tr_ready *ready = pub->ready;
+	uint32_t total = message->rcpt_count, kept = 0, number[TR_OUT_REQUEUE + 1] = {0};
+	const struct tr_addr **group = calloc(total > 0 ? total : 1, sizeof *group);
+	bool *told = calloc(total > 0 ? total : 1, sizeof *told);
+	struct outcome_op *op = op_new(pub->worker);
+	const struct tr_outcome *transient = NULL;
+	struct message_list one = {NULL, NULL, 0};
+
+	if (group == NULL || told == NULL || op == NULL || total == 0) {
+		tr_log(TR_LEVEL_ERROR, "queue", "%s: no memory for an outcome: the message is sent again", ready->name);
+		if (op != NULL)
+			op_submit(op);
+		list_add(&one, message);
+		session->held--;
+		ready_return_to_lines(pub->worker, &one, true);
+		free(group);
+		free(told);
+		return;
+	}
+	session->held--;
+	for (uint32_t i = 0; i < total; i++) {
+		struct tr_event event;
+		uint32_t count = 0;
+
+		number[outcomes[i].kind]++;
+		if (outcomes[i].kind == TR_OUT_TRANSIENT && transient == NULL)
+			transient = &outcomes[i];
+		if (told[i] || outcomes[i].kind == TR_OUT_REQUEUE)
+			continue;
+		for (uint32_t j = i; j < total; j++) {
+			if (told[j] || !same_outcome(&outcomes[i], &outcomes[j]))
+				continue;
+			told[j] = true;
+			group[count++] = &message->rcpts[j];
+		}
+		fill_event(&event, session, &outcomes[i]);
+		event.message = message;
+		event.rcpts = group;
+		event.rcpt_count = count;
+		tr_outbox_emit(&op->outbox, &event);
+	}
+	gate_outcome(session, &outcomes[0]);
+	tr_metric_add(ready->delivered, number[TR_OUT_DELIVERED]);
+	tr_metric_add(ready->fail, number[TR_OUT_BOUNCED]);
+	tr_metric_add(ready->transfail, number[TR_OUT_TRANSIENT]);
+	pub->delivered += number[TR_OUT_DELIVERED] == total;
+	pub->failed += number[TR_OUT_BOUNCED] > 0;
+	pub->transient += number[TR_OUT_TRANSIENT] > 0;
+	if (number[TR_OUT_TRANSIENT] + number[TR_OUT_REQUEUE] == 0) {
+		/* all ended: the message goes into one column, the others are counted beside it */
+		if (number[TR_OUT_DELIVERED] > 0 && number[TR_OUT_BOUNCED] > 0)
+			tr_change_count(&op->outbox.change, message->account, TR_COL_BOUNCED, TR_REASON_NONE,
+				number[TR_OUT_BOUNCED]);
+		op->units = number[TR_OUT_DELIVERED] > 0 ? number[TR_OUT_DELIVERED] : number[TR_OUT_BOUNCED];
+		op_end(op, message, number[TR_OUT_DELIVERED] > 0 ? TR_COL_DELIVERED : TR_COL_BOUNCED, TR_REASON_NONE);
+		op->units = 0;
+		op_submit(op);
+		goto out;
+	}
+	for (uint32_t i = 0; i < total; i++) {
+		if (outcomes[i].kind == TR_OUT_TRANSIENT || outcomes[i].kind == TR_OUT_REQUEUE)
+			message->rcpts[kept++] = message->rcpts[i];
+		else
+			tr_addr_fini(&message->rcpts[i]);
+	}
+	message->rcpt_count = kept;
+	if (kept < total) {
+		message->flags |= TR_MSG_DIRTY;
+		if (number[TR_OUT_DELIVERED] > 0)
+			tr_change_count(&op->outbox.change, message->account, TR_COL_DELIVERED, TR_REASON_NONE,
+				number[TR_OUT_DELIVERED]);
+		if (number[TR_OUT_BOUNCED] > 0)
+			tr_change_count(&op->outbox.change, message->account, TR_COL_BOUNCED, TR_REASON_NONE,
+				number[TR_OUT_BOUNCED]);
+	}
+	list_add(&one, message);
+	if (transient != NULL) {
+		struct retry_spec spec = {.increment = true,
+			.explained = true,
+			.delay_ns = -1,
+			.reasons = {"LoggedTransientFailure"},
+			.response = transient->response};
+
+		op_retry(op, &one, &spec);
+	} else if (kept == total) {
+		op_submit(op);
+		put_back(session, &one);
+	} else {
+		op_save(op, message);
+		op_submit(op);
+	}
+out:
+	free(group);
+	free(told);
+}

@@ -1,0 +1,252 @@
+/* Asking policy for a queue's configuration, and putting messages into queues by name. */
+#include <stdlib.h>
+
+#include "queue/internal.h"
+
+static bool
+is_null(struct tr_str name)
+{
+	return tr_str_eq(name, TR_STR("null"));
+}
+
+/* --- waiters ---------------------------------------------------------------------------------------------- */
+
+static void
+waiter_answer(struct resolve_waiter *waiter)
+{
+	waiter->then(waiter->arg, waiter->error);
+	sched_count(waiter->sched, -1);
+	free(waiter->error);
+	free(waiter);
+}
+
+static void
+waiter_deferred(struct tr_defer *defer)
+{
+	waiter_answer(tr_container_of(defer, struct resolve_waiter, defer));
+}
+
+static void
+waiter_mailed(struct tr_mail *mail)
+{
+	waiter_answer(tr_container_of(mail, struct resolve_waiter, mail));
+}
+
+/* Home: sends an answer to the worker that asked. */
+static void
+waiter_send(struct resolve_waiter *waiter)
+{
+	struct tr_sched *sched = waiter->sched;
+
+	if (sched->error != NULL && sched->config == NULL) {
+		waiter->error = strdup(sched->error);
+		if (waiter->error == NULL)
+			waiter->error = calloc(1, 1); /* an empty text is an error, too */
+	}
+	if (waiter->worker == sched->home) {
+		tr_loop_defer(waiter->worker->loop, &waiter->defer, waiter_deferred);
+	} else {
+		waiter->mail.fn = waiter_mailed;
+		tr_loop_post(waiter->worker->loop, &waiter->mail);
+	}
+}
+
+static void
+waiter_add(struct resolve_waiter *waiter)
+{
+	struct tr_sched *sched = waiter->sched;
+
+	if (sched->config != NULL || (sched->error != NULL && tr_mono_ns() < sched->error_until_ns)) {
+		waiter_send(waiter);
+		return;
+	}
+	waiter->next = sched->waiters;
+	sched->waiters = waiter;
+	sched_resolve(sched);
+}
+
+static void
+waiter_arrived(struct tr_mail *mail)
+{
+	waiter_add(tr_container_of(mail, struct resolve_waiter, mail));
+}
+
+void
+tr_queue_resolve(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, const char *error), void *arg)
+{
+	struct tr_sched *sched;
+	struct resolve_waiter *waiter;
+
+	if (is_null(name)) {
+		then(arg, NULL);
+		return;
+	}
+	sched = sched_get(worker->engine, name);
+	if (sched == NULL) {
+		then(arg, "out of memory for a queue");
+		return;
+	}
+	if (atomic_load_explicit(&sched->configured, memory_order_acquire)) {
+		sched_count(sched, -1);
+		then(arg, NULL);
+		return;
+	}
+	pthread_mutex_lock(&sched->lock);
+	if (sched->error != NULL && tr_mono_ns() < sched->error_until_ns) {
+		char *error = strdup(sched->error);
+
+		pthread_mutex_unlock(&sched->lock);
+		sched_count(sched, -1);
+		then(arg, error != NULL ? error : "out of memory");
+		free(error);
+		return;
+	}
+	pthread_mutex_unlock(&sched->lock);
+	waiter = calloc(1, sizeof *waiter);
+	if (waiter == NULL) {
+		sched_count(sched, -1);
+		then(arg, "out of memory");
+		return;
+	}
+	waiter->worker = worker;
+	waiter->sched = sched;
+	waiter->then = then;
+	waiter->arg = arg;
+	if (sched->home == worker) {
+		waiter_add(waiter);
+	} else {
+		waiter->mail.fn = waiter_arrived;
+		tr_loop_post(sched->home->loop, &waiter->mail);
+	}
+}
+
+/* --- asking and the answer --------------------------------------------------------------------------------- */
+
+void
+sched_resolve(struct tr_sched *sched)
+{
+	struct tr_engine *engine = sched->engine;
+
+	if (sched->resolving || stopping(engine))
+		return;
+	sched->resolving = true;
+	sched->epoch = atomic_load(&engine->epoch);
+	sched_count(sched, 1); /* while policy has it */
+	engine->ops.resolve_queue(engine->ops_arg, sched->home, sched);
+}
+
+static void
+take_config(struct tr_sched *sched, struct tr_queue_config *config)
+{
+	struct tr_engine *engine = sched->engine;
+	struct tr_queue_config *old;
+
+	pthread_mutex_lock(&sched->lock);
+	old = sched->config;
+	sched->config = config;
+	free(sched->error);
+	sched->error = NULL;
+	pthread_mutex_unlock(&sched->lock);
+	atomic_store_explicit(&sched->max_age_ms, config->max_age_ns / TR_NS_PER_MS, memory_order_relaxed);
+	sched->drains = config->protocol == TR_PROTO_NULL;
+	sched->parks = config->protocol == TR_PROTO_SMTP ||
+		       (config->protocol == TR_PROTO_LUA && engine->ops.has_handler != NULL &&
+			       !engine->ops.has_handler(engine->ops_arg, sched->home, config->constructor));
+	if (old != NULL && sched->ready != NULL && tr_queue_config_protocol_differs(old, config)) {
+		/* the ready queue that this queue made goes, too; one that it only shares stays with its maker */
+		if (!tr_queue_config_protocol_differs(old, sched->ready->queue))
+			ready_replace(sched->ready, sched->home);
+		ready_unwait(sched->ready, sched);
+		if (sched->held > 0)
+			ready_release(sched->ready, sched->held);
+		sched->held = 0;
+		ready_unref(sched->ready);
+		sched->ready = NULL;
+	}
+	tr_queue_config_unref(old);
+	if (sched->line.count > 0) { /* max_age may be another */
+		sched->line_expiry_ms = 0;
+		line_check_expiry(sched, tr_wall_ms());
+	}
+	atomic_store_explicit(&sched->configured, true, memory_order_release);
+}
+
+void
+tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, const char *error)
+{
+	struct resolve_waiter *waiter = sched->waiters, *reversed = NULL;
+
+	sched->resolving = false;
+	sched->resolved_at_ns = tr_mono_ns();
+	if (config != NULL) {
+		take_config(sched, config);
+	} else if (sched->config == NULL) {
+		char *text = strdup(error != NULL ? error : "no configuration");
+
+		pthread_mutex_lock(&sched->lock);
+		free(sched->error);
+		sched->error = text;
+		sched->error_until_ns = tr_mono_ns() + ERROR_TTL_NS;
+		pthread_mutex_unlock(&sched->lock);
+		tr_log(TR_LEVEL_ERROR, "queue", "queue %s has no configuration: %s", sched->name,
+			error != NULL ? error : "no answer");
+	} else {
+		tr_log(TR_LEVEL_WARN, "queue", "queue %s keeps its configuration: %s", sched->name,
+			error != NULL ? error : "no answer");
+	}
+	sched->waiters = NULL;
+	while (waiter != NULL) { /* they were put in front */
+		struct resolve_waiter *next = waiter->next;
+
+		waiter->next = reversed;
+		reversed = waiter;
+		waiter = next;
+	}
+	while (reversed != NULL) {
+		waiter = reversed;
+		reversed = reversed->next;
+		waiter_send(waiter);
+	}
+	sched_activate(sched);
+	sched_count(sched, -1);
+}
+
+/* --- insert -------------------------------------------------------------------------------------------------- */
+
+void
+tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char *reason)
+{
+	struct tr_engine *engine = worker->engine;
+	struct tr_str name = tr_str(message->queue != NULL ? message->queue : "");
+	struct tr_sched *sched;
+
+	tr_message_revoke(message);
+	if (is_null(name)) {
+		struct outcome_op *op = op_new(worker);
+
+		count_add(engine, IN_FLIGHT, 1);
+		if (op == NULL) {
+			tr_log(TR_LEVEL_ERROR, "queue", "no memory: a message for the null queue waits for a restart");
+			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
+			tr_message_free(message);
+			return;
+		}
+		op_end(op, message, TR_COL_DROPPED, TR_REASON_NULL_QUEUE);
+		op_submit(op);
+		return;
+	}
+	sched = sched_get(engine, name);
+	if (sched == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory for queue %s: its message waits for a restart",
+			message->queue);
+		count_add(engine, IN_PARKED, 1);
+		tr_message_free(message);
+		return;
+	}
+	count_add(engine, IN_READY, 1);
+	tr_spool_stub(engine->spool, message->slot)->queue = sched->index;
+	if (sched->home == worker)
+		sched_insert(sched, message, reason);
+	else
+		worker_post_message(worker, sched->home, message, reason);
+}

@@ -1,0 +1,582 @@
+/* Scheduled queues: the table, their configuration, and the pump that moves messages on to the ready queue. */
+#include <stdlib.h>
+
+#include "queue/internal.h"
+
+/* --- table --------------------------------------------------------------------------------------------- */
+
+struct tr_sched *
+sched_at(const struct tr_engine *engine, uint32_t index)
+{
+	struct tr_sched **chunk = atomic_load_explicit(&engine->chunks[index / CHUNK], memory_order_acquire);
+
+	return chunk[index % CHUNK];
+}
+
+static int
+index_take(struct tr_engine *engine, struct tr_sched *sched)
+{
+	int err = TR_OK;
+	struct tr_sched **chunk;
+
+	pthread_mutex_lock(&engine->index_lock);
+	if (engine->index_free_count > 0) {
+		sched->index = engine->index_free[--engine->index_free_count];
+	} else if (engine->index_next < CHUNK * CHUNKS) {
+		sched->index = engine->index_next++;
+	} else {
+		err = TR_EAGAIN;
+		goto out;
+	}
+	chunk = atomic_load_explicit(&engine->chunks[sched->index / CHUNK], memory_order_relaxed);
+	if (chunk == NULL) {
+		chunk = calloc(CHUNK, sizeof *chunk);
+		if (chunk == NULL) {
+			engine->index_next--;
+			err = TR_ENOMEM;
+			goto out;
+		}
+		atomic_store_explicit(&engine->chunks[sched->index / CHUNK], chunk, memory_order_release);
+	}
+	chunk[sched->index % CHUNK] = sched;
+out:
+	pthread_mutex_unlock(&engine->index_lock);
+	return err;
+}
+
+static void
+index_give(struct tr_engine *engine, uint32_t index)
+{
+	pthread_mutex_lock(&engine->index_lock);
+	engine->chunks[index / CHUNK][index % CHUNK] = NULL;
+	if (engine->index_free_count == engine->index_free_cap) {
+		uint32_t cap = engine->index_free_cap ? engine->index_free_cap * 2 : 64;
+		uint32_t *more = realloc(engine->index_free, cap * sizeof *more);
+
+		if (more != NULL) {
+			engine->index_free = more;
+			engine->index_free_cap = cap;
+		}
+	}
+	if (engine->index_free_count < engine->index_free_cap) /* else: that number is not used again */
+		engine->index_free[engine->index_free_count++] = index;
+	pthread_mutex_unlock(&engine->index_lock);
+}
+
+static void retry_due(struct tr_timer *timer);
+static void kick_arrived(struct tr_mail *mail);
+
+static struct tr_sched *
+sched_new(struct tr_engine *engine, struct tr_str name, uint64_t hash)
+{
+	struct tr_sched *sched = calloc(1, sizeof *sched);
+	struct tr_str route;
+
+	if (sched == NULL)
+		return NULL;
+	sched->name = strndup(name.data == NULL ? "" : name.data, name.len);
+	sched->engine = engine;
+	if (sched->name == NULL || index_take(engine, sched) != TR_OK) {
+		free(sched->name);
+		free(sched);
+		return NULL;
+	}
+	sched->hash = hash;
+	tr_queue_name_parse(tr_str(sched->name), &sched->parts);
+	route = sched->parts.has_routing ? sched->parts.routing_domain : sched->parts.domain;
+	sched->home = &engine->workers[tr_hash(route.data, route.len) % engine->worker_count];
+	pthread_mutex_init(&sched->lock, NULL);
+	atomic_init(&sched->max_age_ms, INT64_MAX);
+	sched->line = SLOT_LIST_EMPTY;
+	sched->line_expiry_ms = INT64_MAX;
+	sched->sweep_at = TR_NO_SLOT;
+	sched->inserted_at_ns = tr_mono_ns();
+	sched->kick_mail.fn = kick_arrived;
+	sched->metric = tr_metric_get(
+		TR_GAUGE, "scheduled_count", "messages in the scheduled queue", "queue", sched->name, NULL);
+	sched->full_metric = tr_metric_get(TR_COUNTER, "delayed_due_to_ready_queue_full",
+		"messages that wait because the ready queue was full", "queue", sched->name, NULL);
+	pthread_mutex_lock(&sched->home->home_lock);
+	sched->home_next = sched->home->homes;
+	sched->home_prev = &sched->home->homes;
+	if (sched->home_next != NULL)
+		sched->home_next->home_prev = &sched->home_next;
+	sched->home->homes = sched;
+	pthread_mutex_unlock(&sched->home->home_lock);
+	atomic_fetch_add_explicit(&engine->sched_total, 1, memory_order_relaxed);
+	return sched;
+}
+
+void
+sched_free(struct tr_sched *sched)
+{
+	struct tr_engine *engine = sched->engine;
+	struct message_list *lists[] = {&sched->incoming, &sched->fresh, &sched->hooking};
+	struct tr_message *message;
+
+	tr_timer_stop(tr_loop_wheel(sched->home->loop), &sched->timer);
+	pthread_mutex_lock(&sched->home->home_lock);
+	*sched->home_prev = sched->home_next;
+	if (sched->home_next != NULL)
+		sched->home_next->home_prev = sched->home_prev;
+	pthread_mutex_unlock(&sched->home->home_lock);
+	for (size_t i = 0; i < TR_COUNT(lists); i++) {
+		while ((message = list_pop(lists[i])) != NULL)
+			tr_message_free(message);
+	}
+	while (sched->waiters != NULL) {
+		struct resolve_waiter *waiter = sched->waiters;
+
+		sched->waiters = waiter->next;
+		free(waiter->error);
+		free(waiter);
+	}
+	if (sched->ready != NULL)
+		ready_unref(sched->ready);
+	index_give(engine, sched->index);
+	tr_queue_config_unref(sched->config);
+	tr_metric_unref(sched->metric);
+	tr_metric_unref(sched->full_metric);
+	pthread_mutex_destroy(&sched->lock);
+	atomic_fetch_sub_explicit(&engine->sched_total, 1, memory_order_relaxed);
+	free(sched->error);
+	free(sched->name);
+	free(sched);
+}
+
+static struct tr_sched *
+look_up(struct tr_engine *engine, struct tr_str name, bool make)
+{
+	uint64_t hash = tr_hash(name.data, name.len);
+	struct stripe *stripe = &engine->stripes[hash % STRIPES];
+	struct tr_sched *sched;
+
+	pthread_mutex_lock(&stripe->lock);
+	sched = stripe->buckets == NULL ? NULL : stripe->buckets[(hash / STRIPES) & stripe->mask];
+	while (sched != NULL && (sched->hash != hash || !tr_str_eq(tr_str(sched->name), name)))
+		sched = sched->hash_next;
+	if (sched == NULL && make) {
+		if (stripe->buckets == NULL || stripe->used > stripe->mask) { /* grow to twice */
+			uint32_t size = stripe->buckets == NULL ? 16 : (stripe->mask + 1) * 2;
+			struct tr_sched **buckets = calloc(size, sizeof *buckets);
+
+			if (buckets != NULL) {
+				for (uint32_t i = 0; stripe->buckets != NULL && i <= stripe->mask; i++) {
+					struct tr_sched *at = stripe->buckets[i], *next;
+
+					for (; at != NULL; at = next) {
+						struct tr_sched **to = &buckets[(at->hash / STRIPES) & (size - 1)];
+
+						next = at->hash_next;
+						at->hash_next = *to;
+						*to = at;
+					}
+				}
+				free(stripe->buckets);
+				stripe->buckets = buckets;
+				stripe->mask = size - 1;
+			}
+		}
+		sched = stripe->buckets == NULL ? NULL : sched_new(engine, name, hash);
+		if (sched != NULL) {
+			struct tr_sched **to = &stripe->buckets[(hash / STRIPES) & stripe->mask];
+
+			sched->hash_next = *to;
+			*to = sched;
+			stripe->used++;
+		}
+	}
+	if (sched != NULL)
+		atomic_fetch_add_explicit(&sched->count, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&stripe->lock);
+	return sched;
+}
+
+struct tr_sched *
+sched_get(struct tr_engine *engine, struct tr_str name)
+{
+	return look_up(engine, name, true);
+}
+
+struct tr_sched *
+sched_find(struct tr_engine *engine, struct tr_str name)
+{
+	return look_up(engine, name, false);
+}
+
+void
+sched_count(struct tr_sched *sched, int64_t n)
+{
+	atomic_fetch_add_explicit(&sched->count, n, n < 0 ? memory_order_release : memory_order_relaxed);
+}
+
+void
+sched_reap(struct tr_sched *sched)
+{
+	struct stripe *stripe = &sched->engine->stripes[sched->hash % STRIPES];
+	struct tr_sched **at;
+	bool idle = true;
+
+	pthread_mutex_lock(&stripe->lock);
+	if (sched->ready != NULL) {
+		pthread_mutex_lock(&sched->ready->lock);
+		idle = !sched->ready_waiting && sched->granted == 0;
+		pthread_mutex_unlock(&sched->ready->lock);
+	}
+	idle = idle && atomic_load_explicit(&sched->count, memory_order_acquire) == 0 && !atomic_load(&sched->kicked) &&
+	       !sched->active && !sched->resolving && sched->waiters == NULL;
+	if (idle) {
+		at = &stripe->buckets[(sched->hash / STRIPES) & stripe->mask];
+		while (*at != sched)
+			at = &(*at)->hash_next;
+		*at = sched->hash_next;
+		stripe->used--;
+	}
+	pthread_mutex_unlock(&stripe->lock);
+	if (idle)
+		sched_free(sched);
+}
+
+struct tr_str
+tr_sched_name(const struct tr_sched *sched)
+{
+	return tr_str(sched->name);
+}
+
+void
+tr_sched_parts(const struct tr_sched *sched, struct tr_queue_name *out)
+{
+	*out = sched->parts;
+}
+
+struct tr_queue_config *
+sched_config_ref(struct tr_sched *sched)
+{
+	struct tr_queue_config *config;
+
+	pthread_mutex_lock(&sched->lock);
+	config = tr_queue_config_ref(sched->config);
+	pthread_mutex_unlock(&sched->lock);
+	return config;
+}
+
+/* --- pumping -------------------------------------------------------------------------------------------- */
+
+static void
+pump_all(struct tr_defer *defer)
+{
+	struct tr_worker *worker = tr_container_of(defer, struct tr_worker, pump_defer);
+	struct tr_sched *sched = worker->active;
+
+	worker->active = NULL;
+	worker->active_end = &worker->active;
+	while (sched != NULL) {
+		struct tr_sched *next = sched->active_next;
+
+		sched->active = false;
+		sched_pump(sched);
+		sched = next;
+	}
+	worker_arm_wheel(worker);
+}
+
+void
+sched_activate(struct tr_sched *sched)
+{
+	struct tr_worker *worker = sched->home;
+
+	if (sched->active || !worker->started)
+		return;
+	sched->active = true;
+	sched->active_next = NULL;
+	*worker->active_end = sched;
+	worker->active_end = &sched->active_next;
+	tr_loop_defer(worker->loop, &worker->pump_defer, pump_all);
+}
+
+static void
+kick_arrived(struct tr_mail *mail)
+{
+	struct tr_sched *sched = tr_container_of(mail, struct tr_sched, kick_mail);
+
+	atomic_store(&sched->kicked, false);
+	sched_activate(sched);
+}
+
+void
+sched_kick_marked(struct tr_sched *sched)
+{
+	if (tr_loop_current() == sched->home->loop) {
+		atomic_store(&sched->kicked, false);
+		sched_activate(sched);
+	} else {
+		tr_loop_post(sched->home->loop, &sched->kick_mail);
+	}
+}
+
+void
+sched_kick(struct tr_sched *sched)
+{
+	if (!atomic_exchange(&sched->kicked, true))
+		sched_kick_marked(sched);
+}
+
+static void
+retry_due(struct tr_timer *timer)
+{
+	sched_activate(tr_container_of(timer, struct tr_sched, timer));
+}
+
+void
+sched_retry_in(struct tr_sched *sched, int64_t delay_ns)
+{
+	int64_t due_ns = tr_mono_ns() + delay_ns;
+
+	if (!tr_timer_running(&sched->timer) || sched->timer.due_ns > due_ns)
+		tr_timer_start_at(tr_loop_wheel(sched->home->loop), &sched->timer, due_ns, retry_due);
+}
+
+static void
+judge_incoming(struct tr_sched *sched)
+{
+	struct judge judge = {.worker = sched->home};
+	int64_t now_ms = tr_wall_ms();
+	struct tr_message *message;
+	bool hook = sched->engine->ops.wants_promote != NULL &&
+		    sched->engine->ops.wants_promote(sched->engine->ops_arg, sched->home);
+
+	while ((message = list_pop(&sched->incoming)) != NULL) {
+		if (judge_message(&judge, sched, message, JUDGE_PROMOTE, now_ms))
+			list_add(hook ? &sched->hooking : &sched->fresh, message);
+		/* judge_message() moves what it takes from IN_READY to IN_FLIGHT */
+	}
+	judge_finish(&judge, sched->ready);
+	if (sched->hooking.count > 0)
+		hook_start(sched);
+}
+
+void
+sched_pump(struct tr_sched *sched)
+{
+	struct tr_engine *engine = sched->engine;
+	struct tr_worker *worker = sched->home;
+	struct tr_ready *ready;
+	int64_t until_ns = 0;
+	int state;
+
+	if (!worker->started || stopping(engine))
+		return;
+	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && sched->held == 0) {
+		if (sched->ready != NULL && !sched->loading)
+			ready_unwait(sched->ready, sched); /* room that came too late */
+		return;
+	}
+	if (sched->config == NULL) {
+		if (tr_mono_ns() >= sched->error_until_ns)
+			sched_resolve(sched);
+		else
+			sched_retry_in(sched, sched->error_until_ns - tr_mono_ns());
+		if (sched->incoming.count > FRESH_MAX || !sched->resolving)
+			sched_spill(sched, &sched->incoming, false);
+		return;
+	}
+	line_check_expiry(sched, tr_wall_ms());
+	if (sched->drains) {
+		judge_incoming(sched);
+		if (sched->line.count > 0)
+			load_start(sched, 0, JUDGE_MAX);
+		return;
+	}
+	if (atomic_load_explicit(&engine->rule_count[TR_ADMIN_SUSPEND], memory_order_relaxed) != 0 &&
+		admin_check(engine, TR_ADMIN_SUSPEND, sched, NULL, 0, &until_ns)) {
+		judge_incoming(sched); /* each a TransientFailure: it came due under the rule */
+		sched_spill(sched, &sched->fresh, true);
+		sched_retry_in(sched, until_ns - tr_mono_ns());
+		if (sched->held > 0 && sched->ready != NULL) {
+			ready_release(sched->ready, sched->held);
+			sched->held = 0;
+		}
+		return;
+	}
+	if (sched->ready == NULL || atomic_load(&sched->ready->state) == READY_REPLACED) {
+		if (ready_route(sched) != TR_OK) {
+			sched_retry_in(sched, TR_NS_PER_S);
+			return;
+		}
+	}
+	ready = sched->ready;
+	state = atomic_load(&ready->state);
+	if (state == READY_RESOLVING) {
+		if (sched->incoming.count > FRESH_MAX)
+			sched_spill(sched, &sched->incoming, false);
+		ready_reserve(ready, sched, 0); /* to be told when the answer is there */
+		return;
+	}
+	judge_incoming(sched);
+	if (state == READY_ERROR) { /* contract/events.md section 6: transient, then asked again */
+		sched_spill(sched, &sched->fresh, true);
+		if (sched->line.count > 0)
+			load_start(sched, 0, JUDGE_MAX);
+		ready_kick(ready);
+		return;
+	}
+	if (sched->fresh.count > 0 || sched->held > 0) {
+		uint32_t held = sched->held;
+
+		sched->held = 0;
+		ready_push(ready, sched, &sched->fresh, held, sched->line.count > 0);
+		if (sched->fresh.count > 0) {
+			tr_metric_add(sched->full_metric, sched->fresh.count);
+			if (!sched->told_full)
+				tr_metric_add(ready->ready_full, 1);
+			sched->told_full = true;
+			sched_spill(sched, &sched->fresh, true);
+		} else if (sched->line.count == 0) {
+			sched->told_full = false;
+		}
+		ready_balance(ready, worker);
+	}
+	if (sched->line.count > 0 && !sched->loading && sched->hooking.count == 0 && sched->fresh.count == 0 &&
+		tr_mono_ns() >= sched->blocked_until_ns) {
+		uint32_t want = sched->line.count < LOAD_MAX ? sched->line.count : LOAD_MAX;
+		uint32_t places = ready_reserve(ready, sched, want);
+
+		if (places == 0)
+			sched->told_full = atomic_load(&ready->state) == READY_OK;
+		else if (!load_start(sched, places, places))
+			ready_release(ready, places);
+	}
+}
+
+/* --- in and back ------------------------------------------------------------------------------------------- */
+
+void
+sched_spill(struct tr_sched *sched, struct message_list *list, bool front)
+{
+	struct tr_engine *engine = sched->engine;
+	struct outcome_op *save = NULL, *tell = NULL;
+	struct slot_list slots = SLOT_LIST_EMPTY;
+	struct tr_message *message;
+	bool full = sched->told_full && !stopping(engine);
+	uint32_t moved = 0, saved = 0;
+
+	while ((message = list_pop(list)) != NULL) {
+		/* a message of mail gets one Delayed record when it meets a full ready queue; records of records would
+		 * only swell a hook's backlog */
+		if (full && !(message->flags & TR_MSG_LOG_RECORD) && message->owner_data == sched &&
+			engine->ops.emit != NULL && (tell != NULL || (tell = op_new(sched->home)) != NULL)) {
+			static const char *const reasons[] = {"Received", "ReadyQueueWasFull", NULL};
+
+			emit_delayed(tell, message, reasons, tr_wall_ms());
+		}
+		message->owner_data = NULL;
+		if (message->flags & TR_MSG_DIRTY) {
+			if (save == NULL)
+				save = op_new(sched->home);
+			if (save != NULL) {
+				saved++;
+				op_save(save, message);
+				continue;
+			}
+		}
+		slots_add(engine->spool, &slots, message->slot);
+		tr_message_free(message);
+		moved++;
+	}
+	while (slots.count > 0) {
+		uint32_t slot;
+
+		if (!front) {
+			slot = slots_pop(engine->spool, &slots);
+		} else { /* from the tail, so that the order stays */
+			slot = slots.tail;
+			slots_remove(engine->spool, &slots, slot);
+		}
+		line_add(sched, slot, front);
+	}
+	count_move(engine, IN_READY, IN_LINE, moved);
+	count_move(engine, IN_READY, IN_FLIGHT, saved);
+	atomic_fetch_add_explicit(&sched->waiting, moved, memory_order_relaxed);
+	if (save != NULL)
+		op_submit(save);
+	if (tell != NULL)
+		op_submit(tell);
+}
+
+void
+sched_insert(struct tr_sched *sched, struct tr_message *message, const char *reason)
+{
+	struct tr_engine *engine = sched->engine;
+	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
+	int64_t now_ms = tr_wall_ms();
+
+	stub->queue = sched->index;
+	stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
+	tr_stub_set(stub, message->due_ms, message->flags & ~TR_MSG_DIRTY, message->attempts);
+	sched->inserted_at_ns = tr_mono_ns();
+	if (message->flags & TR_MSG_LOG_RECORD)
+		atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
+	if (message->due_ms > now_ms) {
+		struct judge judge = {.worker = sched->home};
+
+		if (!judge_message(&judge, sched, message, JUDGE_INSERT, now_ms)) {
+			judge_finish(&judge, NULL);
+			return;
+		}
+		if (engine->ops.emit != NULL && !stopping(engine)) {
+			const char *reasons[] = {reason, "ScheduledForLater", NULL};
+			struct outcome_op *tell = op_new(sched->home);
+
+			if (tell != NULL) {
+				emit_delayed(tell, message, reasons, message->due_ms);
+				op_submit(tell);
+			}
+		}
+		slot_wheel_add(&sched->home->wheel, message->slot);
+		count_move(engine, IN_READY, IN_TIMERS, 1);
+		atomic_fetch_add_explicit(&sched->waiting, 1, memory_order_relaxed);
+		worker_arm_wheel(sched->home);
+		if (message->flags & TR_MSG_DIRTY)
+			tr_log(TR_LEVEL_DEBUG, "queue", "a changed message was put in without being stored");
+		tr_message_free(message);
+		return;
+	}
+	message->owner_data = sched; /* new here: the mark of sched_spill() */
+	if (!sched->home->started || stopping(engine) || sched->line.count > 0 || sched->loading ||
+		sched->hooking.count > 0) {
+		struct message_list one = {NULL, NULL, 0};
+
+		list_add(&one, message);
+		sched_spill(sched, &one, false);
+	} else {
+		list_add(&sched->incoming, message);
+	}
+	sched_activate(sched);
+}
+
+void
+sched_return(struct tr_worker *worker, struct slot_list *slots, bool front)
+{
+	struct tr_engine *engine = worker->engine;
+	int64_t now_ms = tr_wall_ms(), to_line = 0, to_timers = 0;
+
+	while (slots->count > 0) {
+		uint32_t slot = front ? slots->tail : slots->head;
+		struct tr_stub *stub = tr_spool_stub(engine->spool, slot);
+		struct tr_sched *sched = sched_at(engine, stub->queue);
+
+		slots_remove(engine->spool, slots, slot);
+		if (tr_stub_due_ms(stub) > now_ms) {
+			slot_wheel_add(&worker->wheel, slot);
+			to_timers++;
+		} else {
+			line_add(sched, slot, front);
+			to_line++;
+		}
+		atomic_fetch_add_explicit(&sched->waiting, 1, memory_order_relaxed);
+		sched_activate(sched);
+	}
+	count_move(engine, IN_FLIGHT, IN_LINE, to_line);
+	count_move(engine, IN_FLIGHT, IN_TIMERS, to_timers);
+	worker_arm_wheel(worker);
+}
