@@ -301,7 +301,7 @@ l_start_http_listener(lua_State *L)
 	listener->part = (struct tr_run_part){
 		.name = listener->name, .stop = part_stop, .busy = part_busy, .abort = part_abort, .free = part_free};
 	tr_run_add(run, &listener->part);
-	tr_log(TR_LEVEL_INFO, "http_server", "listening on %s", tr_http_server_address(listener->server));
+	tr_log(TR_LEVEL_INFO, "http_server", "%s is open", listener->name);
 	lua_pushstring(L, tr_http_server_address(listener->server));
 	return 1;
 }
