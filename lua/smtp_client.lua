@@ -1,0 +1,60 @@
+--- Protocol `smtp` of the session loop: delivery to the next hop over a built-in connection. The dialogue itself is C
+--- (runtime/transport/smtp_client.c); here are the order of events and what policy may change.
+--- Source: contract smtp.md part 3, events.md (smtp_client_rewrite_delivery_status).
+local host = require 'tr.host'
+local session = require 'session'
+local smtp = require 'tr.smtp_client'
+
+local REWRITE = 'smtp_client_rewrite_delivery_status'
+
+--- Lets policy give another code to what the peer said to each recipient. Its mistakes are logged and change nothing.
+local function rewrite(conn, s)
+  local domain, tenant, campaign, routing_domain = conn:queue(s)
+  for i = 1, math.huge do
+    local count, line = select('#', conn:refusal(i)), conn:refusal(i)
+    if count == 0 then
+      return
+    end
+    if line then
+      local ok, code = pcall(host.dispatch, REWRITE, line, domain, tenant, campaign, routing_domain)
+      if not ok then
+        host.c.log('error', ('%s: %s'):format(REWRITE, tostring(code)))
+      elseif type(code) == 'number' and code >= 200 and code <= 599 and code % 1 == 0 then
+        conn:rewrite(i, code)
+      elseif code ~= nil then
+        host.c.log('error', ('%s: a code from 200 to 599 or nil expected, got %s'):format(REWRITE, tostring(code)))
+      end
+    end
+  end
+end
+
+session.add_protocol('smtp', {
+  connect = function(s)
+    local conn, err = smtp.new(s)
+    if not conn then
+      error(err, 0)
+    end
+    local ok, why = conn:connect()
+    if not ok then
+      error(why, 0)
+    end
+    return conn
+  end,
+
+  send = function(conn, s)
+    local tried = conn:send(s)
+    if not tried then -- the peer had hung up meanwhile: no attempt
+      s:requeue 'DispatcherDrop'
+      return false
+    end
+    if host.has_handler(REWRITE) then
+      rewrite(conn, s)
+    end
+    local usable = conn:report(s)
+    return usable
+  end,
+
+  close = function(conn)
+    conn:close()
+  end,
+})
