@@ -239,7 +239,7 @@ local function variables(request, rcpt)
     vars[name] = value
   end
   vars.email = rcpt.email
-  vars.name = rcpt.name
+  vars.name = rcpt.name or vars.name
   vars.to_header = mailbox(rcpt.email, rcpt.name)
   return vars
 end
