@@ -299,6 +299,8 @@ struct tr_spool {
 	char *meta, *data;
 	int meta_lock, data_lock;   /* descriptors, -1: none */
 	uint64_t missing, headless; /* found when it was opened */
+	void (*on_damage)(void *arg, const struct segment *segment, uint64_t offset, uint64_t len); /* tools; or NULL */
+	void *on_damage_arg;
 	uint64_t id;                /* of this object, for the threads' caches */
 	bool read_only;             /* tools: nothing is written */
 	bool recovered;             /* threads run */
@@ -471,6 +473,7 @@ struct names {
 	uint32_t *table;      /* open addressing: index + 1 */
 	uint32_t count, cap, table_cap, last;
 };
+uint32_t names_intern(struct names *names, struct tr_str name); /* UINT32_MAX: no memory */
 void names_fini(struct names *names);
 int recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *queues);
 
@@ -481,5 +484,6 @@ int spool_open(const struct tr_spool_config *config, bool read_only, struct tr_s
 /* Reads the PUT frame of a slot, checked; the caller frees *data, in which the payload lies. TR_OK, TR_EIO,
  * TR_ECORRUPT, TR_ENOMEM. */
 int load_payload(struct tr_spool *spool, uint32_t slot, char **data, struct tr_str *payload);
+int load_message(struct tr_spool *spool, uint32_t slot, bool envelope_only, struct tr_message **out); /* the tools */
 
 #endif

@@ -44,6 +44,7 @@ struct tr_account {
 	int64_t columns[TR_COLUMNS];
 	int64_t dropped[TR_REASONS], filtered[TR_REASONS];
 	int64_t waiting; /* units of live messages, kept by the spool as it commits */
+	int64_t settled; /* what the last start found missing (or, negative, too many); in dropped{damaged} */
 };
 
 struct tr_ledger {

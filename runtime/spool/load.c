@@ -295,3 +295,16 @@ load_payload(struct tr_spool *spool, uint32_t slot, char **data, struct tr_str *
 	}
 	return err;
 }
+
+int
+load_message(struct tr_spool *spool, uint32_t slot, bool envelope_only, struct tr_message **out)
+{
+	struct tr_str payload;
+	char *data;
+	int err = load_payload(spool, slot, &data, &payload);
+
+	if (err == TR_OK)
+		err = build(spool, slot, payload, envelope_only, out);
+	free(data);
+	return err;
+}

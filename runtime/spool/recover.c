@@ -58,9 +58,8 @@ names_grow(struct names *names)
 	return true;
 }
 
-/* UINT32_MAX: no memory. */
-static uint32_t
-intern(struct names *names, struct tr_str name)
+uint32_t
+names_intern(struct names *names, struct tr_str name)
 {
 	uint32_t at;
 	char *copy;
@@ -159,7 +158,7 @@ put(struct recovery *rec, const struct scan_frame *frame)
 	}
 	if (rec->used * 2 >= rec->cap && (err = map_grow(rec)) != TR_OK)
 		return err;
-	name = intern(rec->queues, queue);
+	name = names_intern(rec->queues, queue);
 	if (name == UINT32_MAX || segment_reserve(spool, frame->segment, 1) != TR_OK)
 		return TR_ENOMEM;
 	stub = live_stub(rec, frame->header.seq, &entry);
@@ -254,6 +253,8 @@ on_damage(void *arg, struct segment *segment, uint64_t offset, uint64_t len, con
 
 	if (!rec->spool->read_only)
 		damage_keep(rec->spool, segment, offset, len, bytes);
+	if (rec->spool->on_damage != NULL)
+		rec->spool->on_damage(rec->spool->on_damage_arg, segment, offset, len);
 }
 
 /* Segments before the beginning that the last group told were given up before a crash kept their names. */

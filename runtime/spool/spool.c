@@ -266,6 +266,7 @@ settle(struct tr_spool *spool)
 			"ledger of %s: %" PRId64 " should be waiting, the log holds %" PRId64
 			": the difference is counted as dropped{damaged}",
 			account->name, tr_account_expected(account), account->waiting);
+		account->settled = lost;
 		account->columns[TR_COL_DROPPED] += lost;
 		account->dropped[TR_REASON_DAMAGED] += lost;
 	}
