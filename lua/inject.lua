@@ -125,7 +125,7 @@ local function builder(content, compile)
   if not (content.text_body or content.html_body or content.amp_html_body) then
     http_error.raise(422, 'content: at least one of `text_body` and `html_body` is required')
   end
-  local headers, has_to = {}, false
+  local headers = {}
   for name, value in pairs(content.headers or {}) do
     if type(name) ~= 'string' or type(value) ~= 'string' then
       http_error.raise(422, 'content.headers: an object of strings is expected')
@@ -144,7 +144,7 @@ local function builder(content, compile)
   if content.reply_to then
     headers['reply-to'] = { 'Reply-To', mailbox_of(content.reply_to, 'content.reply_to') }
   end
-  has_to = headers.to ~= nil
+  local has_to = headers.to ~= nil
   local names, render = {}, {}
   for key in pairs(headers) do
     names[#names + 1] = key

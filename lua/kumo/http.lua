@@ -199,7 +199,16 @@ end
 --- Any bytes; sets Content-Length and no Content-Type. The string is sent from where it lies.
 function request:body(body)
   unsent(self)
-  self._body = check_string(body, 'body')
+  self._body, self._message = check_string(body, 'body'), nil
+  return self
+end
+
+--- Ours: the complete bytes of a message as the body, sent from where they lie. The message must still be the caller's
+--- when the request is sent.
+function request:body_of(message)
+  unsent(self)
+  message:id() -- raises for what is no message
+  self._message = message
   return self
 end
 
@@ -275,7 +284,7 @@ function request:form_multipart_data(parts)
   return self
 end
 
-function request:aws_sign_v4()
+function request.aws_sign_v4()
   error('request:aws_sign_v4: not supported by Tailrace yet', 2)
 end
 

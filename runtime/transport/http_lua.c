@@ -7,7 +7,7 @@
 #include "base/diag.h"
 #include "base/json.h"
 #include "base/options.h"
-#include "message/message.h"
+#include "message/message_lua.h"
 #include "policy/policy.h"
 #include "transport/http.h"
 
@@ -25,6 +25,7 @@ struct perform_op {
 	struct tr_http_call call;
 	struct tr_ticket ticket;
 	lua_State *main;
+	struct tr_bytes bytes;   /* body of a message, shared; empty: the body is a string of the table */
 	int anchor;              /* registry reference of the request table, which holds URL, headers and body */
 	struct tr_str headers[]; /* name, value ...: point into strings of the anchored table */
 };
@@ -114,6 +115,7 @@ op_free(struct perform_op *op)
 	luaL_unref(op->main, LUA_REGISTRYINDEX, op->anchor);
 	tr_http_client_unref(op->call.client);
 	tr_http_call_fini(&op->call);
+	tr_bytes_fini(&op->bytes);
 	free(op);
 }
 
@@ -167,8 +169,8 @@ field_string(lua_State *L, int idx, const char *name, size_t *len)
 }
 
 /* perform(client, request) -> status, head, body | nil, message, code
- * request: {_method=, _url=, _headers={name, value, ...}, _body=string|nil, _timeout=seconds|nil}; must not change
- * meanwhile. */
+ * request: {_method=, _url=, _headers={name, value, ...}, _body=string|nil, _message=handle|nil, _timeout=seconds|nil};
+ * must not change meanwhile. */
 static int
 l_perform(lua_State *L)
 {
@@ -176,6 +178,7 @@ l_perform(lua_State *L)
 	struct client_box *box = check_client(L, 1);
 	struct tr_http *http = tr_service(L, TR_SERVICE_HTTP);
 	struct tr_task *task = tr_task_check(L);
+	const struct tr_message *message = NULL;
 	struct tr_str body = {NULL, 0};
 	const char *url, *method_name;
 	enum tr_http_method method;
@@ -195,6 +198,9 @@ l_perform(lua_State *L)
 		if (methods[method + 1] == NULL)
 			return luaL_error(L, "method %s is not supported", method_name);
 	}
+	lua_getfield(L, 2, "_message");
+	if (!lua_isnil(L, -1))
+		message = tr_message_check(L, -1, "send");
 	lua_getfield(L, 2, "_timeout");
 	timeout_s = lua_tonumber(L, -1);
 	lua_getfield(L, 2, "_headers");
@@ -212,6 +218,13 @@ l_perform(lua_State *L)
 		lua_rawgeti(L, -1, (int)i + 1);
 		op->headers[i].data = lua_tolstring(L, -1, &op->headers[i].len);
 		lua_pop(L, 1);
+	}
+	if (message != NULL) {
+		if (tr_message_data(message, &op->bytes) != TR_OK) {
+			free(op);
+			return luaL_error(L, "send: out of memory");
+		}
+		body = tr_bytes_str(&op->bytes);
 	}
 	op->call.client = tr_http_client_ref(box->client);
 	op->call.method = method;

@@ -362,7 +362,8 @@ describe('the HTTP listener', function()
       ask { path = '/api/admin/suspend/v1', body = { reason = 'r' } }
       assert.are.equal(300, rule.duration)
       assert.are.equal('suspend', rule.kind)
-      ask { path = '/api/admin/suspend-ready-q/v1', body = { reason = 'r', name = 'q', duration = 5, expires = '2001-01-01T00:00:00Z' } }
+      local body = { reason = 'r', name = 'q', duration = 5, expires = '2001-01-01T00:00:00Z' }
+      ask { path = '/api/admin/suspend-ready-q/v1', body = body }
       assert.are.equal(0, rule.duration)
       assert.are.equal('q', rule.name)
     end)

@@ -42,6 +42,19 @@ describe('kumo.http', function()
     assert.are.equal('{"n":3}', requests(path)[3].body)
   end)
 
+  it('posts the bytes of a message', function()
+    local path = helper.dir() .. '/got'
+    local sink = helper.sink('--http 127.0.0.1:0 --record ' .. path)
+    local msg = kumo.make_message('a@example.com', 'b@example.com', '{"m":1}')
+    local client = kumo.http.build_client {}
+    assert.are.equal(200, client:post('http://' .. sink.http .. '/'):body_of(msg):send():status_code())
+    assert.has_error(function()
+      client:post('http://h/'):body_of {}
+    end)
+    helper.summary(sink)
+    assert.are.equal('{"m":1}', requests(path)[1].body)
+  end)
+
   it('gives an error status and its headers as an answer', function()
     local sink = helper.sink '--http 127.0.0.1:0 --status-share 503=100 --retry-after 7'
     local response = kumo.http.build_client({}):post('http://' .. sink.http .. '/'):body('x'):send()
