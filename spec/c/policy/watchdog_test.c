@@ -3,6 +3,13 @@
 
 #include "fixture.h"
 
+/* ThreadSanitizer delivers signals in calls of libc only. */
+#ifdef __SANITIZE_THREAD__
+#define SPIN "while true do io.stdout:write('') end"
+#else
+#define SPIN "while true do end"
+#endif
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char lines[4096];
 
@@ -46,7 +53,7 @@ static void
 an_endless_loop_ends_with_a_traceback(void **state)
 {
 	struct fixture *f = fixture_new("local kumo = require 'kumo'\n"
-					"local function spin() while true do end end\n"
+					"local function spin() " SPIN " end\n"
 					"kumo.on('e', function() local x = spin() return x end)\n"
 					"kumo.on('ok', function() return 1 end)",
 		&LIMITS);
@@ -69,11 +76,11 @@ an_endless_loop_ends_with_a_traceback(void **state)
 static void
 a_loop_that_catches_the_error_is_interrupted_again(void **state)
 {
-	struct fixture *f = fixture_new(
-		"local kumo = require 'kumo'\n"
-		"kumo.on('e', function() local n = 0 while n < 3 do pcall(function() while true do end end) "
-		"n = n + 1 end return n end)",
-		&LIMITS);
+	struct fixture *f =
+		fixture_new("local kumo = require 'kumo'\n"
+			    "kumo.on('e', function() local n = 0 while n < 3 do pcall(function() " SPIN " end) "
+			    "n = n + 1 end return n end)",
+			&LIMITS);
 
 	fixture_fire(f, "e", NULL, 0, NULL);
 	assert_int_equal(f->status, TR_OK);
@@ -113,7 +120,7 @@ static void
 another_host_goes_on_meanwhile(void **state)
 {
 	static const char policy[] = "local kumo = require 'kumo'\nkumo.on('ok', function() return 1 end)\n"
-				     "kumo.on('e', function() while true do end end)";
+				     "kumo.on('e', function() " SPIN " end)";
 	struct fixture *a = fixture_new(policy, &LIMITS);
 	struct fixture *b = fixture_new(policy, &LIMITS);
 	struct busy busy = {.host = b->host};
@@ -145,7 +152,7 @@ pattern_functions_are_bounded(void **state)
 					"out[5] = tostring(pcall(string.rep, 'x', 65 * 1024 * 1024))\n"
 					"out[6] = tostring(pcall(string.rep, 'x', 1e300))\n"
 					"return table.concat(out, '|') end)",
-		&LIMITS);
+		NULL);
 
 	fixture_fire(f, "e", NULL, 0, NULL);
 	assert_string_equal(f->result, "at most 16777216 are allowed|at most 16777216 are allowed|at most 16777216 are "
