@@ -12,7 +12,8 @@ local c = host.c
 local kumo = {}
 
 local BINDINGS = {
-  'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.dns', 'tr.redis', 'tr.smtp', 'tr.ingress',
+  'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.dns', 'tr.redis',
+  'tr.http_server', 'tr.smtp_server',
   'tr.http_server',
 } -- stylua: ignore
 local MODULES = {
