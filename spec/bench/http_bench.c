@@ -1,5 +1,6 @@
-/* CPU time of one POST of 900 bytes: `http_bench URL [COUNT [CONNECTIONS]]`, e.g. against `tailrace sink --http`.
- * Prints a line for a plain libcurl multi on libev (the yardstick) and one for our client. */
+/* CPU time of one POST: `http_bench URL [COUNT [CONNECTIONS [BODY_FILE [plain|ours]]]]`, e.g. against `tailrace sink
+ * --http`. Prints a line for a plain libcurl multi on libev (the yardstick) and one for our client. The body is 900
+ * bytes, or the file's bytes. */
 #include <curl/curl.h>
 #include <ev.h>
 #include <signal.h>
@@ -11,9 +12,10 @@
 #include "base/clock.h"
 #include "transport/http.h"
 
-enum { BODY_BYTES = 900, MAX_LANES = 64 };
+enum { BODY_BYTES = 900, MAX_BODY_BYTES = 4 << 20, MAX_LANES = 64 };
 
-static char body[BODY_BYTES];
+static char *body;
+static size_t body_len;
 static const char *url;
 static long count, lanes, started, finished, failed;
 
@@ -142,7 +144,7 @@ run_raw(void)
 		easy[i] = curl_easy_init();
 		curl_easy_setopt(easy[i], CURLOPT_URL, url);
 		curl_easy_setopt(easy[i], CURLOPT_POSTFIELDS, body);
-		curl_easy_setopt(easy[i], CURLOPT_POSTFIELDSIZE, (long)BODY_BYTES);
+		curl_easy_setopt(easy[i], CURLOPT_POSTFIELDSIZE, (long)body_len);
 		curl_easy_setopt(easy[i], CURLOPT_HTTPHEADER, headers);
 		curl_easy_setopt(easy[i], CURLOPT_WRITEFUNCTION, raw_body);
 		started++;
@@ -200,7 +202,7 @@ run_ours(void)
 			.url = url,
 			.headers = headers,
 			.header_count = 1,
-			.body = {body, BODY_BYTES},
+			.body = {body, body_len},
 			.done = ours_done};
 		started++;
 		if (tr_http_start(http, &calls[i]) != TR_OK)
@@ -216,11 +218,26 @@ run_ours(void)
 	return 0;
 }
 
+static bool
+read_body(const char *path)
+{
+	FILE *file = fopen(path, "r");
+
+	if (file == NULL)
+		return false;
+	body_len = fread(body, 1, MAX_BODY_BYTES, file);
+	fclose(file);
+	return body_len > 0;
+}
+
 int
 main(int argc, char **argv)
 {
+	const char *only = argc > 5 ? argv[5] : "";
+	int status = 0;
+
 	if (argc < 2) {
-		fprintf(stderr, "usage: http_bench URL [COUNT [CONNECTIONS]]\n");
+		fprintf(stderr, "usage: http_bench URL [COUNT [CONNECTIONS [BODY_FILE [plain|ours]]]]\n");
 		return 2;
 	}
 	url = argv[1];
@@ -228,10 +245,23 @@ main(int argc, char **argv)
 	lanes = argc > 3 ? atol(argv[3]) : 10;
 	if (count < 1 || lanes < 1 || lanes > MAX_LANES || lanes > count)
 		return 2;
+	body = malloc(MAX_BODY_BYTES);
+	if (body == NULL)
+		return 2;
+	memset(body, 'x', BODY_BYTES);
+	body_len = BODY_BYTES;
+	if (argc > 4 && !read_body(argv[4])) {
+		perror(argv[4]);
+		free(body);
+		return 2;
+	}
 	signal(SIGPIPE, SIG_IGN);
-	memset(body, 'x', sizeof body);
 	curl_global_init(CURL_GLOBAL_DEFAULT);
-	run_raw();
+	if (strcmp(only, "ours") != 0)
+		run_raw();
 	started = finished = failed = 0;
-	return run_ours();
+	if (strcmp(only, "plain") != 0)
+		status = run_ours();
+	free(body);
+	return status;
 }

@@ -1,0 +1,63 @@
+-- A hundred records a request: the low-level form, bodies joined into a JSON array.
+local kumo = require 'kumo'
+
+local DIR, URL = os.getenv 'BENCH_DIR', os.getenv 'BENCH_URL'
+local QUEUE = 'bench.log_hook'
+
+kumo.on('pre_init', function()
+  kumo.configure_log_hook { name = 'bench', meta = { 'counter', 'tenant' } }
+end)
+
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/spool/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/spool/meta' }
+end)
+
+kumo.on('should_enqueue_log_record', function(msg, _hook)
+  msg:set_meta('queue', QUEUE)
+  return true
+end)
+
+kumo.on('get_queue_config', function(domain)
+  if domain == QUEUE then
+    return kumo.make_queue_config {
+      retry_interval = '1s',
+      protocol = { custom_lua = { constructor = 'make.bench', batch_size = 100 } },
+    }
+  end
+end)
+
+kumo.on('get_egress_path_config', function()
+  return kumo.make_egress_path {
+    connection_limit = tonumber(os.getenv 'BENCH_CONNECTIONS' or 10),
+    max_deliveries_per_connection = 1000000,
+    max_ready = 10000,
+  }
+end)
+
+kumo.on('make.bench', function()
+  local client = kumo.http.build_client {}
+  local connection = {}
+
+  function connection:send_batch(messages)
+    local bodies = {}
+    for i, message in ipairs(messages) do
+      bodies[i] = message:get_data()
+    end
+    local response = client
+      :post(URL)
+      :header('Content-Type', 'application/json')
+      :body('[' .. table.concat(bodies, ',') .. ']')
+      :send()
+    if not response:status_is_success() then
+      kumo.reject(400, ('%d %s'):format(response:status_code(), response:text()))
+    end
+    return tostring(response:status_code())
+  end
+
+  function connection:close()
+    client:close()
+  end
+
+  return connection
+end)

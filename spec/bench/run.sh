@@ -1,0 +1,75 @@
+#!/bin/sh
+# The benchmarks: sh spec/bench/run.sh [--quick] [--rounds N] [NAME ...]
+#   hook     one record a request, beside a plain libcurl loop and syslog-ng
+#   batch    a hundred records a request, beside the same
+#   workers  the two above with one and two workers
+#   relay    10 KB mail, without a hook, with one, with one that hangs; beside Postfix and no relay at all
+#   backlog  records waiting for a dead endpoint: memory, recovery, drain rate, order
+#   spool    the log alone, beside append + fdatasync, LMDB and RocksDB
+#   http     our HTTP client beside a plain libcurl loop, no queue
+#   record   encoding a record
+# Without names: all. Builds build/release first; BENCH_BUILD names another build directory, which is not built.
+# Peers that are not installed are left out: sh .ci/install bench installs them.
+set -eu
+cd "$(dirname "$0")/../.."
+here=spec/bench
+
+all='record http spool hook batch workers relay backlog'
+names= quick=false rounds=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--quick) quick=true ;;
+	--rounds) rounds=${2:?--rounds N}; shift ;;
+	record | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
+	*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+	esac
+	shift
+done
+[ -n "$names" ] || names=$all
+if $quick; then rounds=${rounds:-1}; else rounds=${rounds:-3}; fi
+
+if [ -n "${BENCH_BUILD:-}" ]; then
+	build=$PWD/$BENCH_BUILD
+	case $BENCH_BUILD in /*) build=$BENCH_BUILD ;; esac
+else
+	build=$PWD/build/release
+	sh .ci/install build
+	cmake --preset release >/dev/null
+	cmake --build build/release --target tailrace hook_bench http_bench record_bench spool_bench store_bench order_sink >&2
+fi
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-bench.XXXXXX")
+chmod 755 "$dir"
+: >"$dir/results"
+. $here/lib.sh
+. $here/hook_bench.sh
+. $here/relay_bench.sh
+. $here/backlog_bench.sh
+. $here/spool_bench.sh
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+bench_record() {
+	printf '\nEncoding a record\n'
+	if $quick; then "$build/record_bench" 100000; else "$build/record_bench"; fi
+}
+
+bench_http() {
+	requests=200000
+	! $quick || requests=30000
+	for _ in $(seq "$rounds"); do
+		start_sink --http 127.0.0.1:0
+		"$build/http_bench" "http://$sink_http/" $requests 10 >"$dir/http.out"
+		for who in plain ours; do
+			result "$who" "$(http_rate $who)" "$(http_cpu $who)"
+		done
+		end_process $sink
+	done
+	table 'HTTP client alone: POST of 900 bytes, 10 connections' request
+}
+
+printf '%s, %s cores of %s, load average %s\n' "$(uname -sr)" "$(nproc)" \
+	"$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(cut -d ' ' -f 1 /proc/loadavg)"
+for name in $names; do
+	"bench_$name"
+done
