@@ -101,6 +101,8 @@ tr_record_choose_queue(struct tr_message *record, const char **error)
 
 	if (err == TR_OK && name->failed)
 		err = TR_ENOMEM;
+	else if (err == TR_OK && name->len == 0)
+		err = TR_ENOENT; /* of an empty recipient */
 	if (err == TR_OK) {
 		char *queue = strndup(name->data != NULL ? name->data : "", name->len);
 

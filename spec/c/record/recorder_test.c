@@ -1,0 +1,936 @@
+/* The way of records through hooks: decided in time, late, never; over a kill; with a real spool. The queues are a
+ * double that keeps what is inserted and parked, so that nothing but the outbox rule is tested. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/json.h"
+#include "record/internal.h"
+
+/* --- the double of runtime/queue -------------------------------------------------------------------------------- */
+
+struct tr_worker {
+	struct tr_loop *loop;
+	struct tr_spool *spool;
+	struct tr_message *inserted, *parked; /* newest first */
+	uint32_t inserted_count, parked_count;
+	uint32_t under_way; /* outboxes */
+};
+
+struct tr_loop *
+tr_worker_loop(struct tr_worker *worker)
+{
+	return worker->loop;
+}
+
+static void
+committed(struct tr_change *change, int status)
+{
+	struct tr_outbox *outbox = tr_container_of(change, struct tr_outbox, change);
+	struct tr_worker *worker = outbox->worker;
+
+	while (outbox->records != NULL) {
+		struct tr_message *record = outbox->records;
+
+		outbox->records = record->next;
+		if (status != TR_OK) {
+			tr_message_free(record);
+			continue;
+		}
+		record->next = worker->inserted;
+		worker->inserted = record;
+		worker->inserted_count++;
+	}
+	worker->under_way--;
+	outbox->done(outbox, status);
+}
+
+void
+tr_outbox_init(struct tr_outbox *outbox, struct tr_worker *worker, void (*done)(struct tr_outbox *outbox, int status),
+	void *owner)
+{
+	*outbox = (struct tr_outbox){.worker = worker, .done = done, .owner = owner};
+	outbox->records_end = &outbox->records;
+	tr_change_init(&outbox->change, worker->spool, worker->loop, committed, outbox);
+}
+
+void
+tr_outbox_add_record(struct tr_outbox *outbox, struct tr_message *record)
+{
+	record->next = NULL;
+	*outbox->records_end = record;
+	outbox->records_end = &record->next;
+}
+
+void
+tr_outbox_hold(struct tr_outbox *outbox)
+{
+	outbox->pending++;
+}
+
+void
+tr_outbox_submit(struct tr_outbox *outbox)
+{
+	outbox->submitted = true;
+	if (outbox->pending > 0)
+		return;
+	outbox->worker->under_way++;
+	tr_spool_submit(&outbox->change);
+}
+
+void
+tr_outbox_release(struct tr_outbox *outbox)
+{
+	if (--outbox->pending == 0 && outbox->submitted)
+		tr_outbox_submit(outbox);
+}
+
+void
+tr_outbox_abandon(struct tr_outbox *outbox)
+{
+	tr_change_abandon(&outbox->change);
+}
+
+void
+tr_queue_park(struct tr_worker *worker, struct tr_message *message)
+{
+	assert_true(message->flags & TR_MSG_POLICY_ERROR);
+	message->next = worker->parked;
+	worker->parked = message;
+	worker->parked_count++;
+}
+
+/* --- the double of policy ---------------------------------------------------------------------------------------- */
+
+enum mode { KEEP, DROP, RAISE, WAIT, NO_QUEUE, BAD_QUEUE };
+
+struct pending {
+	void (*then)(void *arg, bool keep, const char *error);
+	void *arg;
+	struct tr_message *record;
+};
+
+struct bed {
+	char dir[64], path[96];
+	struct tr_loop *loop;
+	struct tr_spool *spool;
+	struct tr_recorder *recorder;
+	struct tr_worker worker;
+	struct tr_spool_config config;
+	enum mode mode;
+	struct pending pending[64];
+	uint32_t asked, waiting;
+	void (*dispose_then)(void *arg);
+	void *dispose_arg;
+	bool dispose_waits;
+	char disposed[2048], hooks[128];
+	void (*filter_then)(void *arg, bool write);
+	void *filter_arg;
+	int filter; /* -1 waits, else the answer */
+	bool render_fails;
+	struct tr_recovered recovered[64];
+	uint32_t recovered_count;
+};
+
+static void
+set_queue(struct tr_message *record)
+{
+	assert_int_equal(tr_meta_set(&record->meta, TR_STR("queue"), TR_STR("\"h.log_hook\"")), TR_OK);
+}
+
+static void
+fake_decide(void *arg, struct tr_worker *worker, struct tr_message *record, const char *hook,
+	void (*then)(void *then_arg, bool keep, const char *error), void *then_arg)
+{
+	struct bed *bed = arg;
+
+	bed->asked++;
+	snprintf(bed->hooks + strlen(bed->hooks), sizeof bed->hooks - strlen(bed->hooks), "%s ", hook);
+	switch (bed->mode) {
+	case KEEP:
+		set_queue(record);
+		then(then_arg, true, NULL);
+		break;
+	case NO_QUEUE:
+		then(then_arg, true, NULL);
+		break;
+	case BAD_QUEUE:
+		tr_meta_set(&record->meta, TR_STR("queue"), TR_STR("4711"));
+		then(then_arg, true, NULL);
+		break;
+	case DROP:
+		then(then_arg, false, NULL);
+		break;
+	case RAISE:
+		then(then_arg, false, "policy.lua:7: boom\nstack traceback: ...");
+		break;
+	case WAIT:
+		bed->pending[bed->waiting++] = (struct pending){then, then_arg, record};
+		break;
+	}
+}
+
+static void
+fake_dispose(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *hook,
+	struct tr_str record_json, void (*then)(void *then_arg), void *then_arg)
+{
+	struct bed *bed = arg;
+
+	snprintf(bed->disposed, sizeof bed->disposed, "%.*s", (int)record_json.len, record_json.data);
+	if (!bed->dispose_waits) {
+		then(then_arg);
+		return;
+	}
+	bed->dispose_then = then;
+	bed->dispose_arg = then_arg;
+}
+
+static void
+fake_filter(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *event,
+	void (*then)(void *then_arg, bool write), void *then_arg)
+{
+	struct bed *bed = arg;
+
+	assert_string_equal(event, "my_filter");
+	if (bed->filter >= 0) {
+		then(then_arg, bed->filter != 0);
+		return;
+	}
+	bed->filter_then = then;
+	bed->filter_arg = then_arg;
+}
+
+static int
+fake_render(
+	void *arg, struct tr_worker *worker, const char *template_text, struct tr_str record_json, struct tr_buf *out)
+{
+	struct bed *bed = arg;
+
+	if (bed->render_fails)
+		return TR_EINVAL;
+	tr_buf_addf(out, "%s:%zu", template_text, record_json.len);
+	return TR_OK;
+}
+
+/* --- bed ------------------------------------------------------------------------------------------------------------
+ */
+
+static void
+silent(void *arg, enum tr_level level, const char *target, const char *text)
+{
+}
+
+static void
+found(void *arg, const struct tr_recovered *message)
+{
+	struct bed *bed = arg;
+
+	bed->recovered[bed->recovered_count] = *message;
+	bed->recovered[bed->recovered_count].queue.data = NULL; /* borrowed */
+	bed->recovered_count++;
+}
+
+static void
+bed_start(struct bed *bed)
+{
+	struct tr_record_ops ops = {fake_decide, fake_dispose, fake_filter, fake_render};
+	struct tr_recovery stats;
+	char *error = NULL;
+
+	bed->config.meta_path = bed->config.data_path = bed->path;
+	bed->config.segment_bytes = 65536;
+	bed->config.min_free_space.bytes = bed->config.min_free_inodes.bytes = 1;
+	assert_int_equal(tr_spool_open(&bed->config, &bed->spool, &error), TR_OK);
+	bed->recovered_count = 0;
+	assert_int_equal(tr_spool_recover(bed->spool, found, bed, &stats), TR_OK);
+	bed->worker = (struct tr_worker){.loop = bed->loop, .spool = bed->spool};
+	assert_int_equal(tr_recorder_new(bed->spool, &ops, bed, &bed->recorder), TR_OK);
+	tr_recorder_set_nodeid(bed->recorder, "0b9c1c52-8e4b-4f55-9d0e-5a3d8c1f2e77");
+}
+
+static void
+bed_init(struct bed *bed)
+{
+	*bed = (struct bed){.mode = KEEP};
+	snprintf(bed->dir, sizeof bed->dir, "/tmp/tr-record-XXXXXX");
+	assert_non_null(mkdtemp(bed->dir));
+	snprintf(bed->path, sizeof bed->path, "%s/spool", bed->dir);
+	tr_clock_virtual(INT64_C(1785000012250000000));
+	tr_log_sink(silent, NULL);
+	assert_int_equal(tr_loop_new(&bed->loop), TR_OK);
+	tr_loop_enter(bed->loop);
+	bed_start(bed);
+}
+
+static void
+free_list(struct tr_message *list)
+{
+	while (list != NULL) {
+		struct tr_message *next = list->next;
+
+		tr_message_free(list);
+		list = next;
+	}
+}
+
+static void
+bed_stop(struct bed *bed)
+{
+	tr_recorder_free(bed->recorder);
+	free_list(bed->worker.inserted);
+	free_list(bed->worker.parked);
+	tr_spool_close(bed->spool);
+}
+
+static void
+run(const char *command, const char *a, const char *b)
+{
+	char line[256];
+
+	snprintf(line, sizeof line, "%s '%s' '%s'", command, a, b);
+	assert_int_equal(system(line), 0);
+}
+
+static void
+bed_fini(struct bed *bed)
+{
+	bed_stop(bed);
+	tr_loop_free(bed->loop);
+	tr_log_sink(NULL, NULL);
+	tr_clock_real();
+	run("rm -rf", bed->dir, bed->dir);
+}
+
+static bool
+nothing_under_way(void *arg)
+{
+	return ((struct bed *)arg)->worker.under_way == 0 && tr_hold_count() == 0;
+}
+
+static void
+settle(struct bed *bed)
+{
+	assert_true(tr_loop_run_until(bed->loop, nothing_under_way, bed, 20 * TR_NS_PER_S));
+}
+
+static struct tr_logger_config
+config_of(enum tr_logger_kind kind, const char *name)
+{
+	struct tr_logger_config config = {.kind = kind, .name = name, .back_pressure = 100, .max_file_size = 1000000};
+
+	for (int type = 0; type < TR_EVENT_TYPES; type++)
+		config.per_record[type].enable = true;
+	return config;
+}
+
+static void
+add(struct bed *bed, const struct tr_logger_config *config)
+{
+	char *error = NULL;
+
+	assert_int_equal(tr_recorder_add(bed->recorder, config, &error), TR_OK);
+	assert_null(error);
+}
+
+static void
+add_hook(struct bed *bed, const char *name)
+{
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, name);
+
+	add(bed, &config);
+}
+
+struct cause {
+	struct tr_outbox outbox;
+	struct tr_message *message;
+	int status; /* 1: not done */
+};
+
+static void
+cause_done(struct tr_outbox *outbox, int status)
+{
+	struct cause *cause = tr_container_of(outbox, struct cause, outbox);
+
+	assert_ptr_equal(outbox->owner, cause); /* whatever stood between is gone again */
+	cause->status = status;
+}
+
+static struct tr_message *
+sample(void)
+{
+	struct tr_message *message = tr_message_new();
+
+	tr_message_set_sender(message, TR_STR("news@shop.test"));
+	tr_message_add_rcpt(message, TR_STR("ann@dest.test"));
+	tr_message_add_rcpt(message, TR_STR("bob@dest.test"));
+	tr_meta_set(&message->meta, TR_STR("tenant"), TR_STR("\"shop\""));
+	tr_meta_set(&message->meta, TR_STR("log_record"), TR_STR("\"not this\""));
+	tr_meta_set(&message->meta, TR_STR("reception_protocol"), TR_STR("\"ESMTP\""));
+	tr_message_set_data(message, TR_STR("Subject: hello\r\n\r\nbody\r\n"));
+	return message;
+}
+
+/* One event, its change handed over. */
+static void
+emit(struct bed *bed, struct cause *cause, enum tr_event_type type, uint16_t flags)
+{
+	struct tr_event event = {.type = type, .response = {.code = 250}, .num_attempts = -1};
+
+	cause->status = 1;
+	cause->message = type == TR_EV_REJECTION ? NULL : sample();
+	if (cause->message != NULL)
+		cause->message->flags |= flags;
+	event.message = cause->message;
+	tr_outbox_init(&cause->outbox, &bed->worker, cause_done, cause);
+	/* the cause's own part of the change */
+	assert_int_equal(
+		tr_change_count(&cause->outbox.change, TR_ACCOUNT_MAIL, TR_COL_ACCEPTED, TR_REASON_NONE, 1), TR_OK);
+	assert_int_equal(
+		tr_change_count(&cause->outbox.change, TR_ACCOUNT_MAIL, TR_COL_DELIVERED, TR_REASON_NONE, 1), TR_OK);
+	tr_recorder_emit(bed->recorder, &cause->outbox, &event);
+	tr_message_free(cause->message); /* nothing of the event may be used after emit */
+	tr_outbox_submit(&cause->outbox);
+}
+
+static void
+answer(struct bed *bed, uint32_t i, bool keep, const char *error)
+{
+	if (keep)
+		set_queue(bed->pending[i].record);
+	bed->pending[i].then(bed->pending[i].arg, keep, error);
+}
+
+static void
+check_account(struct bed *bed, const char *name, int64_t offered, int64_t accepted, int64_t filtered, int64_t dropped,
+	int64_t waiting)
+{
+	struct tr_ledger ledger;
+	struct tr_buf text = {0};
+	const struct tr_account *account = NULL;
+
+	assert_int_equal(tr_spool_ledger(bed->spool, &ledger), TR_OK);
+	for (uint32_t i = 0; i < ledger.count; i++)
+		if (strcmp(ledger.accounts[i].name, name) == 0)
+			account = &ledger.accounts[i];
+	assert_non_null(account);
+	assert_int_equal(account->columns[TR_COL_OFFERED], offered);
+	assert_int_equal(account->columns[TR_COL_ACCEPTED], accepted);
+	assert_int_equal(account->columns[TR_COL_FILTERED], filtered);
+	assert_int_equal(account->filtered[TR_REASON_POLICY], filtered);
+	assert_int_equal(account->columns[TR_COL_DROPPED], dropped);
+	assert_int_equal(account->dropped[TR_REASON_POLICY], dropped);
+	assert_int_equal(account->waiting, waiting);
+	if (!tr_ledger_balances(&ledger, &text))
+		fail_msg("%.*s", (int)text.len, text.data);
+	tr_buf_free(&text);
+	tr_ledger_fini(&ledger);
+}
+
+/* --- decided at once
+ * ---------------------------------------------------------------------------------------------------- */
+
+static void
+a_record_is_a_message(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	const char *const meta[] = {"*", NULL}, *const headers[] = {"Subject", NULL};
+	const struct tr_message *record;
+	struct tr_str json;
+
+	bed_init(&bed);
+	config.meta = meta;
+	config.headers = headers;
+	add(&bed, &config);
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	assert_int_equal(bed.worker.inserted_count, 0); /* not before the commit */
+	settle(&bed);
+	assert_int_equal(cause.status, TR_OK);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	record = bed.worker.inserted;
+	assert_string_equal(record->queue, "h.log_hook");
+	assert_true(record->flags & TR_MSG_LOG_RECORD);
+	assert_false(record->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR | TR_MSG_TEMPLATE));
+	assert_int_not_equal(record->slot, TR_NO_SLOT);
+	assert_string_equal(record->sender.email, "news@shop.test");
+	assert_int_equal(record->rcpt_count, 2);
+	assert_string_equal(record->rcpts[1].email, "bob@dest.test");
+	assert_true(tr_str_eq(tr_meta_get(&record->meta, TR_STR("tenant")), TR_STR("\"shop\"")));
+	assert_true(tr_str_eq(tr_meta_get(&record->meta, TR_STR("reception_protocol")), TR_STR("\"LogRecord\"")));
+	assert_null(tr_meta_get(&record->meta, TR_STR("log_record")).data); /* it is the body */
+	assert_int_equal(record->body.data[record->body.len - 1], '\n');
+	json = (struct tr_str){record->body.data, record->body.len - 1};
+	assert_true(tr_str_eq(tr_json_get(json, "type"), TR_STR("\"Reception\"")));
+	assert_true(tr_str_eq(tr_json_get(json, "reception_protocol"), TR_STR("\"ESMTP\"")));
+	assert_true(tr_str_eq(tr_json_get(json, "headers"), TR_STR("{\"Subject\":\"hello\"}")));
+	assert_int_equal(tr_json_get(json, "event_id").len, 34);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+static void
+a_filtered_record_is_never_written(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_spool_figures figures;
+
+	bed_init(&bed);
+	bed.mode = DROP;
+	add_hook(&bed, "h");
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 0);
+	tr_spool_figures(bed.spool, &figures);
+	assert_int_equal(figures.live_messages, 0);
+	check_account(&bed, "h", 1, 0, 1, 0, 0);
+	bed_fini(&bed);
+}
+
+static void
+raised_and_unnamed_records_are_parked(void **state)
+{
+	const enum mode modes[] = {RAISE, NO_QUEUE, BAD_QUEUE};
+	struct bed bed;
+	struct cause cause;
+	int64_t before = tr_metric_read("tailrace_policy_errors_total", "hook", "h", NULL);
+
+	bed_init(&bed);
+	add_hook(&bed, "h");
+	for (size_t i = 0; i < TR_COUNT(modes); i++) {
+		bed.mode = modes[i];
+		/* Without `queue` the name comes from the first recipient, and a Rejection has none. */
+		emit(&bed, &cause, modes[i] == NO_QUEUE ? TR_EV_REJECTION : TR_EV_RECEPTION, 0);
+		assert_int_equal(bed.worker.parked_count, i); /* not before the commit */
+		settle(&bed);
+		assert_int_equal(cause.status, TR_OK);
+		assert_int_equal(bed.worker.parked_count, i + 1);
+	}
+	assert_int_equal(bed.worker.inserted_count, 0);
+	assert_int_equal(tr_metric_read("tailrace_policy_errors_total", "hook", "h", NULL) - before, 3);
+	check_account(&bed, "h", 3, 3, 0, 0, 3);
+	for (struct tr_message *m = bed.worker.parked; m != NULL; m = m->next)
+		assert_non_null(tr_meta_get(&m->meta, TR_STR("policy_error")).data);
+	bed_fini(&bed);
+}
+
+static void
+no_records_about_records(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+
+	bed_init(&bed);
+	add_hook(&bed, "h");
+	emit(&bed, &cause, TR_EV_DELIVERY, TR_MSG_LOG_RECORD);
+	settle(&bed);
+	assert_int_equal(bed.asked, 0);
+	assert_int_equal(bed.worker.inserted_count, 0);
+	check_account(&bed, "h", 0, 0, 0, 0, 0);
+	bed_fini(&bed);
+}
+
+static void
+hooks_share_one_body(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_logger_config other = config_of(TR_LOGGER_HOOK, "other"), text = config_of(TR_LOGGER_HOOK, "text");
+	const char *const meta[] = {"tenant", NULL};
+	struct tr_message *first, *second, *third, *fourth;
+
+	bed_init(&bed);
+	other.meta = meta;
+	text.per_record[TR_EV_RECEPTION].template_text = (char *)"T";
+	add_hook(&bed, "a");
+	add_hook(&bed, "b");
+	add(&bed, &other);
+	add(&bed, &text);
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_string_equal(bed.hooks, "a b other text "); /* in the order of configuration */
+	assert_int_equal(bed.worker.inserted_count, 4);
+	fourth = bed.worker.inserted;
+	third = fourth->next;
+	second = third->next;
+	first = second->next;
+	assert_ptr_equal(first->body.blob, second->body.blob);
+	assert_ptr_not_equal(first->body.blob, third->body.blob);
+	assert_true(fourth->flags & TR_MSG_TEMPLATE);
+	assert_memory_equal(fourth->body.data, "T:", 2);
+	assert_int_equal(fourth->body.data[fourth->body.len - 1], '\n');
+	/* the record itself, without line end, for msg:get_meta 'log_record' */
+	assert_true(tr_str_eq(tr_meta_get(&fourth->meta, TR_STR("log_record")),
+		(struct tr_str){first->body.data, first->body.len - 1}));
+	bed_fini(&bed);
+}
+
+static void
+a_template_that_fails_parks_the_record(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_logger_config text = config_of(TR_LOGGER_HOOK, "text");
+
+	bed_init(&bed);
+	text.per_record[TR_EV_RECEPTION].template_text = (char *)"T";
+	bed.render_fails = true;
+	add(&bed, &text);
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.asked, 0);
+	assert_int_equal(bed.worker.parked_count, 1);
+	assert_int_equal(bed.worker.parked->body.data[0], '{');
+	check_account(&bed, "text", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+static void
+rejections_have_an_empty_recipient(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+
+	bed_init(&bed);
+	add_hook(&bed, "h");
+	emit(&bed, &cause, TR_EV_REJECTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	assert_string_equal(bed.worker.inserted->sender.email, "");
+	assert_int_equal(bed.worker.inserted->rcpt_count, 1);
+	assert_string_equal(bed.worker.inserted->rcpts[0].email, "");
+	bed_fini(&bed);
+}
+
+/* --- decided later
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void
+late_answers(void **state)
+{
+	struct bed bed;
+	struct cause causes[3];
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	add_hook(&bed, "h");
+	for (int i = 0; i < 3; i++)
+		emit(&bed, &causes[i], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(causes[i].status, TR_OK); /* nobody waits for a handler */
+	check_account(&bed, "h", 3, 3, 0, 0, 3);
+	answer(&bed, 0, true, NULL);
+	answer(&bed, 1, false, NULL);
+	answer(&bed, 2, false, "late.lua:1: boom");
+	assert_int_equal(bed.worker.inserted_count + bed.worker.parked_count, 0);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	assert_false(bed.worker.inserted->flags & TR_MSG_UNDECIDED);
+	assert_int_equal(bed.worker.parked_count, 1);
+	check_account(&bed, "h", 3, 3, 0, 1, 2);
+	bed_fini(&bed);
+}
+
+static void
+an_answer_before_the_commit_waits_for_it(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	add_hook(&bed, "h");
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	answer(&bed, 0, true, NULL);
+	assert_int_equal(bed.worker.under_way, 1); /* the cause's change alone */
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+static void
+handlers_are_bounded_and_go_on_in_order(void **state)
+{
+	struct bed bed;
+	struct cause causes[5];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	int64_t before = tr_metric_read("log_hook_backlog_count", "logger", "h", NULL);
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 2;
+	add(&bed, &config);
+	for (int i = 0; i < 5; i++)
+		emit(&bed, &causes[i], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.asked, 2);
+	assert_int_equal(tr_metric_read("log_hook_backlog_count", "logger", "h", NULL) - before, 3);
+	check_account(&bed, "h", 5, 5, 0, 0, 5);
+	answer(&bed, 1, true, NULL);
+	assert_int_equal(bed.asked, 3);
+	assert_true(bed.pending[2].record->seq > bed.pending[1].record->seq);
+	bed.mode = KEEP; /* the rest answers at once, as soon as it is its turn */
+	answer(&bed, 0, true, NULL);
+	assert_int_equal(bed.asked, 5);
+	answer(&bed, 2, true, NULL);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 5);
+	check_account(&bed, "h", 5, 5, 0, 0, 5);
+	bed_fini(&bed);
+}
+
+/* --- over an end
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static bool
+load_done_check(void *arg)
+{
+	return *(bool *)arg;
+}
+
+static void
+load_done(struct tr_load *load)
+{
+	*(bool *)load->owner = true;
+}
+
+static struct tr_message *
+load(struct bed *bed, uint32_t slot)
+{
+	struct tr_message *message = NULL;
+	bool done = false;
+	int status = 0;
+	struct tr_load op = {
+		.loop = bed->loop,
+		.done = load_done,
+		.owner = &done,
+		.count = 1,
+		.slots = &slot,
+		.messages = &message,
+		.status = &status,
+	};
+
+	tr_spool_load(bed->spool, &op);
+	assert_true(tr_loop_run_until(bed->loop, load_done_check, &done, 20 * TR_NS_PER_S));
+	assert_int_equal(status, TR_OK);
+	return message;
+}
+
+/* Killed between the commit of the cause and the answer: the log as it is at that moment is what the next start finds.
+ */
+static void
+kill_between_commit_and_decision(struct bed *bed)
+{
+	char copy[96];
+
+	snprintf(copy, sizeof copy, "%s/copy", bed->dir);
+	run("cp -a", bed->path, copy);
+	while (bed->waiting > 0) { /* the killed process' memory */
+		bed->waiting--;
+		bed->pending[bed->waiting].then(bed->pending[bed->waiting].arg, false, tr_record_cancelled);
+	}
+	bed_stop(bed);
+	snprintf(bed->path, sizeof bed->path, "%s", copy);
+	bed_start(bed);
+}
+
+static void
+undecided_records_survive_a_kill(void **state)
+{
+	struct bed bed;
+	struct cause causes[2];
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	add_hook(&bed, "first"); /* so that indices of hooks differ between the runs */
+	add_hook(&bed, "h");
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	kill_between_commit_and_decision(&bed);
+	assert_int_equal(bed.recovered_count, 2);
+	add_hook(&bed, "h");
+	bed.mode = KEEP;
+	bed.hooks[0] = '\0';
+	for (uint32_t i = 0; i < bed.recovered_count; i++) {
+		assert_true(bed.recovered[i].flags & TR_MSG_UNDECIDED);
+		tr_recorder_decide(bed.recorder, &bed.worker, load(&bed, bed.recovered[i].slot));
+	}
+	settle(&bed);
+	assert_string_equal(bed.hooks, "h ");
+	assert_int_equal(bed.worker.inserted_count, 1);
+	assert_int_equal(bed.worker.inserted->body.data[0], '{');
+	assert_int_equal(bed.worker.parked_count, 1); /* its hook is gone */
+	assert_non_null(tr_meta_get(&bed.worker.parked->meta, TR_STR("policy_error")).data);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	check_account(&bed, "first", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+static void
+parked_records_can_be_decided_again(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_message *parked;
+
+	bed_init(&bed);
+	bed.mode = RAISE;
+	add_hook(&bed, "h");
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	parked = bed.worker.parked;
+	bed.worker.parked = NULL;
+	bed.mode = KEEP; /* the policy is repaired */
+	tr_recorder_decide(bed.recorder, &bed.worker, parked);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	assert_null(tr_meta_get(&bed.worker.inserted->meta, TR_STR("policy_error")).data);
+	assert_false(bed.worker.inserted->flags & TR_MSG_POLICY_ERROR);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+/* --- the other loggers
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void
+dispositions_hold_the_change(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_logger_config config = config_of(TR_LOGGER_DISPOSITION, "d");
+	const char *const meta[] = {"*", NULL};
+
+	bed_init(&bed);
+	config.meta = meta; /* not used: handlers read the message */
+	add(&bed, &config);
+	bed.dispose_waits = true;
+	emit(&bed, &cause, TR_EV_DELIVERY, 0);
+	settle(&bed);
+	assert_int_equal(cause.status, 1);
+	assert_int_equal(bed.disposed[strlen(bed.disposed) - 1], '}');
+	assert_true(tr_str_eq(tr_json_get(tr_str(bed.disposed), "meta"), TR_STR("{}")));
+	bed.dispose_then(bed.dispose_arg);
+	settle(&bed);
+	assert_int_equal(cause.status, TR_OK);
+	bed.disposed[0] = '\0';
+	emit(&bed, &cause, TR_EV_REJECTION, 0); /* has no message */
+	settle(&bed);
+	emit(&bed, &cause, TR_EV_DELIVERY, TR_MSG_LOG_RECORD);
+	settle(&bed);
+	assert_string_equal(bed.disposed, "");
+	bed_fini(&bed);
+}
+
+static int64_t
+log_bytes(const char *dir)
+{
+	char command[160];
+	long long bytes = 0;
+	FILE *pipe;
+
+	snprintf(command, sizeof command, "cat '%s'/2* 2>/dev/null | zstd -dc 2>/dev/null | wc -l", dir);
+	pipe = popen(command, "r");
+	assert_non_null(pipe);
+	assert_int_equal(fscanf(pipe, "%lld", &bytes), 1);
+	pclose(pipe);
+	return bytes;
+}
+
+static void
+local_logs_and_their_filter(void **state)
+{
+	struct bed bed;
+	struct cause cause;
+	struct tr_logger_config config = config_of(TR_LOGGER_FILE, NULL);
+	char dir[96];
+
+	bed_init(&bed);
+	snprintf(dir, sizeof dir, "%s/logs", bed.dir);
+	config.log_dir = dir;
+	config.filter_event = "my_filter";
+	config.per_record[TR_EV_BOUNCE].enable = false;
+	config.per_record[TR_EV_OOB].enable = false; /* goes with Reception all the same */
+	add(&bed, &config);
+	assert_false(tr_recorder_wants(bed.recorder, TR_EV_BOUNCE));
+	assert_true(tr_recorder_wants(bed.recorder, TR_EV_OOB));
+	emit(&bed, &cause, TR_EV_RECEPTION, 0); /* filter says no */
+	emit(&bed, &cause, TR_EV_BOUNCE, 0);
+	settle(&bed);
+	bed.filter = 1;
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	emit(&bed, &cause, TR_EV_OOB, 0);
+	settle(&bed);
+	emit(&bed, &cause, TR_EV_DELIVERY, TR_MSG_LOG_RECORD); /* local logs do tell about records */
+	settle(&bed);
+	bed.filter = 0;
+	emit(&bed, &cause, TR_EV_REJECTION, 0); /* not asked */
+	settle(&bed);
+	bed.filter = -1;
+	emit(&bed, &cause, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(cause.status, 1); /* waits for the filter */
+	bed.filter_then(bed.filter_arg, true);
+	settle(&bed);
+	assert_int_equal(cause.status, TR_OK);
+	bed_stop(&bed);
+	assert_int_equal(log_bytes(dir), 5);
+	bed_start(&bed);
+	bed_fini(&bed);
+}
+
+static void
+names_of_hooks_are_unique(void **state)
+{
+	struct bed bed;
+	struct tr_logger_config hook = config_of(TR_LOGGER_HOOK, "h"),
+				disposition = config_of(TR_LOGGER_DISPOSITION, "h");
+	char *error = NULL;
+
+	bed_init(&bed);
+	add(&bed, &hook);
+	assert_int_equal(tr_recorder_add(bed.recorder, &disposition, &error), TR_EEXIST);
+	assert_non_null(strstr(error, "'h'"));
+	free(error);
+	assert_int_equal(tr_recorder_find(bed.recorder, &hook, 0), 0);
+	assert_int_equal(tr_recorder_find(bed.recorder, &hook, 1), -1);
+	hook.per_record[TR_EV_DELAYED].enable = false;
+	assert_int_equal(tr_recorder_find(bed.recorder, &hook, 0), -1);
+	assert_true(tr_recorder_has_hook(bed.recorder, TR_STR("h")));
+	assert_false(tr_recorder_has_hook(bed.recorder, TR_STR("hh")));
+	bed_fini(&bed);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_record_is_a_message),
+		cmocka_unit_test(a_filtered_record_is_never_written),
+		cmocka_unit_test(raised_and_unnamed_records_are_parked),
+		cmocka_unit_test(no_records_about_records),
+		cmocka_unit_test(hooks_share_one_body),
+		cmocka_unit_test(a_template_that_fails_parks_the_record),
+		cmocka_unit_test(rejections_have_an_empty_recipient),
+		cmocka_unit_test(late_answers),
+		cmocka_unit_test(an_answer_before_the_commit_waits_for_it),
+		cmocka_unit_test(handlers_are_bounded_and_go_on_in_order),
+		cmocka_unit_test(undecided_records_survive_a_kill),
+		cmocka_unit_test(parked_records_can_be_decided_again),
+		cmocka_unit_test(dispositions_hold_the_change),
+		cmocka_unit_test(local_logs_and_their_filter),
+		cmocka_unit_test(names_of_hooks_are_unique),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
