@@ -18,7 +18,9 @@ enum tr_exit {
 	TR_EXIT_CONFIG = 78,      /* the policy */
 };
 
+int tr_cmd_run(int argc, char **argv);
 int tr_cmd_sink(int argc, char **argv);
 int tr_cmd_inject(int argc, char **argv);
+int tr_cmd_lua(int argc, char **argv);
 
 #endif

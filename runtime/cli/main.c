@@ -11,8 +11,10 @@ static const struct command {
 	const char *name, *summary;
 	int (*main)(int argc, char **argv);
 } commands[] = {
+	{"run", "run a policy: mail and events in, queues, deliveries out", tr_cmd_run},
 	{"sink", "HTTP and SMTP endpoint that counts, records, refuses and stalls as told", tr_cmd_sink},
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
+	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
 	{"help", "this text, or the text of one command", cmd_help},
 	{"version", "print the version", cmd_version},
 };

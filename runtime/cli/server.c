@@ -254,7 +254,7 @@ static int
 boot(struct tr_server *server, char **error)
 {
 	struct tr_host *host;
-	int err = tr_recorder_new(&server->record_ops, server, &server->recorder);
+	int err = tr_recorder_new(NULL, &server->record_ops, server, &server->recorder);
 
 	if (err != TR_OK)
 		return err;

@@ -169,17 +169,12 @@ void
 tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message)
 {
 	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
-	struct tr_worker *first = &engine->workers[0];
 	struct tr_sched *sched;
 
 	stub->order = 0;
 	stub->queue = 0;
-	if (message->flags & TR_MSG_POLICY_ERROR) {
-		slots_add(engine->spool, &first->parked, message->slot);
-		count_add(engine, IN_PARKED, 1);
-		return;
-	}
-	if (message->flags & TR_MSG_UNDECIDED) {
+	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. */
+	if (message->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR)) {
 		struct tr_worker *worker = &engine->workers[message->slot % engine->worker_count];
 
 		slots_add(engine->spool, &worker->undecided, message->slot);
@@ -245,4 +240,10 @@ tr_engine_figures(const struct tr_engine *engine, struct tr_queue_figures *out)
 	out->in_flight = figure(engine, IN_FLIGHT);
 	out->undecided = figure(engine, IN_UNDECIDED);
 	out->parked = figure(engine, IN_PARKED);
+}
+
+bool
+tr_engine_is_open(const struct tr_engine *engine)
+{
+	return atomic_load_explicit(&engine->started, memory_order_acquire) && !stopping(engine);
 }

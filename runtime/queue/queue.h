@@ -182,8 +182,6 @@ void tr_session_report_rcpts(struct tr_session *session, struct tr_message *mess
 bool tr_session_must_settle(const struct tr_session *session);
 /* Registers for that wake (once); false if there is nothing to wait for. tr_session_unwait() undoes it. */
 bool tr_session_wait_settled(struct tr_session *session);
-/* Registers for the wake when it is settled; false: no need to wait. tr_session_unwait() takes it back. */
-bool tr_session_wait_settled(struct tr_session *session);
 
 /* --- admin ------------------------------------------------------------------------------------------ */
 struct tr_admin_match { /* NULL: any */

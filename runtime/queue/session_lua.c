@@ -19,7 +19,7 @@ struct hand {
 	uint32_t count;
 	struct tr_task *task;       /* while it waits or runs */
 	struct tr_ticket ticket;    /* of the wait in take/wait/settle */
-	bool waiting, settling, worked; /* worked: woken because there is something to do */
+	bool waiting;               /* parked in wait or settle */
 	struct tr_timer timeout;    /* of that wait */
 	struct tr_timer watchdog;   /* of the phase */
 	bool aborted;               /* by the watchdog */
@@ -95,9 +95,8 @@ end_wait(struct hand *hand, bool worked)
 		return;
 	hand->waiting = false;
 	tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout);
-	if (hand->session != NULL && !hand->settling)
+	if (hand->session != NULL)
 		tr_session_unwait(hand->session);
-	hand->settling = false;
 	struct tr_ticket ticket = hand->ticket;
 	tr_task_wake(&ticket, push_worked, worked ? hand : NULL, false);
 }
@@ -115,9 +114,8 @@ wait_cancelled(void *op)
 
 	hand->waiting = false;
 	tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout);
-	if (hand->session != NULL && !hand->settling)
+	if (hand->session != NULL)
 		tr_session_unwait(hand->session);
-	hand->settling = false;
 }
 
 static void
@@ -153,7 +151,6 @@ l_wait(lua_State *L)
 	struct hand *hand = check(L, 1);
 	lua_Number seconds = luaL_checknumber(L, 2);
 
-	hand->settling = false;
 	if (!tr_session_wait(hand->session)) {
 		lua_pushboolean(L, true);
 		return 1;
@@ -167,11 +164,10 @@ l_settle(lua_State *L)
 {
 	struct hand *hand = check(L, 1);
 
-	if (!tr_session_must_settle(hand->session)) {
+	if (!tr_session_wait_settled(hand->session)) {
 		lua_pushboolean(L, true);
 		return 1;
 	}
-	hand->settling = true;
 	return park(L, hand, 60 * TR_NS_PER_S, "commit of outcomes");
 }
 

@@ -51,7 +51,10 @@ struct tr_record_ops {
 extern const char tr_record_cancelled[]; /* compared by address */
 
 /* `spool` is used for accounts and changes and must outlive the recorder. */
+/* spool may be NULL until tr_recorder_attach(): hooks are configured before the spool is open. */
 int tr_recorder_new(struct tr_spool *spool, const struct tr_record_ops *ops, void *ops_arg, struct tr_recorder **out);
+/* Gives the spool and each hook its ledger account. Before the first emit. TR_OK or TR_EAGAIN (too many accounts). */
+int tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool);
 /* Ends the local logs' thread after what it holds is written and finished. After the policy hosts (no answer may come
  * any more), before the loops and the spool. */
 void tr_recorder_free(struct tr_recorder *recorder);

@@ -27,6 +27,20 @@ tr_recorder_new(struct tr_spool *spool, const struct tr_record_ops *ops, void *o
 	return TR_OK;
 }
 
+int
+tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool)
+{
+	int err = TR_OK;
+
+	recorder->spool = spool;
+	for (uint32_t i = 0; err == TR_OK && i < recorder->count; i++) {
+		struct tr_logger *logger = recorder->loggers[i];
+		if (logger->kind == TR_LOGGER_HOOK)
+			err = tr_spool_account(spool, logger->name, &logger->account);
+	}
+	return err;
+}
+
 void
 tr_recorder_set_nodeid(struct tr_recorder *recorder, const char *uuid)
 {
@@ -125,7 +139,7 @@ prepare(struct tr_recorder *recorder, struct tr_logger *logger, const struct tr_
 		return TR_ENOMEM;
 	get_metrics(logger, label.data);
 	err = intern_forms(recorder, logger);
-	if (err == TR_OK && logger->kind == TR_LOGGER_HOOK)
+	if (err == TR_OK && logger->kind == TR_LOGGER_HOOK && recorder->spool != NULL)
 		err = tr_spool_account(recorder->spool, logger->name, &logger->account);
 	if (err == TR_OK && logger->kind == TR_LOGGER_FILE && recorder->logs == NULL)
 		err = tr_local_logs_new(&recorder->logs);

@@ -1,0 +1,26 @@
+/* The C modules of the runtime, by the name that `require` takes. The only list of them. */
+#include "cli/server.h"
+#include "cli/testing.h"
+#include "ingress/http_server_lua.h"
+#include "ingress/run.h"
+#include "message/message_lua.h"
+#include "policy/library.h"
+#include "queue/queue_lua.h"
+#include "record/record_lua.h"
+#include "transport/http_lua.h"
+#include "transport/smtp_client_lua.h"
+
+const struct tr_module tr_modules[] = {
+	{"tr.bytes", luaopen_tr_bytes},
+	{"tr.regex", luaopen_tr_regex},
+	{"tr.message", luaopen_tr_message},
+	{"tr.queue", luaopen_tr_queue},
+	{"tr.session", luaopen_tr_session},
+	{"tr.record", luaopen_tr_record},
+	{"tr.run", luaopen_tr_run},
+	{"tr.http", luaopen_tr_http},
+	{"tr.http_server", luaopen_tr_http_server},
+	{"tr.smtp_client", luaopen_tr_smtp_client},
+	{"tr.testing", luaopen_tr_testing},
+	{NULL, NULL},
+};
