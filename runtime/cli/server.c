@@ -1,5 +1,7 @@
 #include "cli/server.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -139,16 +141,6 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 }
 
 static void
-free_worker(struct tr_worker_parts *parts)
-{
-	tr_host_free(parts->host);
-	tr_http_free(parts->http);
-	tr_dns_free(parts->dns);
-	tr_loop_free(parts->loop);
-	memset(parts, 0, sizeof *parts);
-}
-
-static void
 give_services(struct tr_server *server, uint32_t index)
 {
 	struct tr_worker_parts *parts = &server->worker[index];
@@ -211,6 +203,36 @@ open_spool(struct tr_server *server, char **error)
 		set_error(error, "the spool cannot be opened: %s", why ? why : tr_err_text(err));
 	free(why);
 	return err;
+}
+
+/* The node's UUID is made once and kept beside the log, so that records of one node can be told from those of another. */
+static int
+name_node(struct tr_server *server, char **error)
+{
+	char *path = NULL, *text = NULL, uuid_text[37];
+	uint8_t uuid[16];
+	size_t len = 0;
+	int err = asprintf(&path, "%s/nodeid", server->run.meta_path) < 0 ? -ENOMEM : tr_file_slurp(path, &text, &len);
+
+	if (err == 0 && len >= 36 && tr_uuid_from_hex((struct tr_str){text, 36}, uuid) == TR_OK) {
+		tr_uuid_hyphenated(uuid, uuid_text);
+	} else {
+		int fd;
+		tr_uuid4(uuid);
+		tr_uuid_hyphenated(uuid, uuid_text);
+		fd = path != NULL ? tr_file->open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -ENOMEM;
+		err = fd < 0 ? fd : tr_file_write_all(fd, uuid_text, 36, 0);
+		if (err == 0)
+			err = tr_file->fdatasync(fd);
+		if (fd >= 0)
+			tr_file->close(fd);
+		if (err < 0)
+			set_error(error, "%s cannot be written: %s", path ? path : "nodeid", strerror(-err));
+	}
+	tr_recorder_set_nodeid(server->recorder, uuid_text);
+	free(text);
+	free(path);
+	return err < 0 ? TR_EIO : TR_OK;
 }
 
 static int
@@ -283,6 +305,8 @@ boot(struct tr_server *server, char **error)
 	if (err == TR_OK)
 		err = open_spool(server, error);
 	if (err == TR_OK)
+		err = name_node(server, error);
+	if (err == TR_OK)
 		err = start_engine(server, error);
 	if (err != TR_OK)
 		return err;
@@ -297,15 +321,22 @@ boot(struct tr_server *server, char **error)
 	return TR_OK;
 }
 
+/* From the top down: listeners, tasks (which give back what they hold), records, queues, and what they wait with. */
 static void
 dispose(struct tr_server *server)
 {
 	tr_run_fini(&server->run);
+	for (uint32_t i = 0; i < server->workers; i++)
+		tr_host_free(server->worker[i].host);
+	tr_recorder_free(server->recorder);
 	if (server->engine != NULL)
 		tr_engine_free(server->engine);
+	for (uint32_t i = 0; i < server->workers; i++) {
+		tr_http_free(server->worker[i].http);
+		tr_dns_free(server->worker[i].dns);
+	}
 	for (uint32_t i = 0; i < server->workers; i++)
-		free_worker(&server->worker[i]);
-	tr_recorder_free(server->recorder);
+		tr_loop_free(server->worker[i].loop);
 	free(server->policy);
 	free(server->share_dir);
 	free(server->user);
