@@ -22,5 +22,6 @@ int tr_cmd_run(int argc, char **argv);
 int tr_cmd_sink(int argc, char **argv);
 int tr_cmd_inject(int argc, char **argv);
 int tr_cmd_lua(int argc, char **argv);
+int tr_cmd_spool(int argc, char **argv);
 
 #endif

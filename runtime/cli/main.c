@@ -14,6 +14,7 @@ static const struct command {
 	{"run", "run a policy: mail and events in, queues, deliveries out", tr_cmd_run},
 	{"sink", "HTTP and SMTP endpoint that counts, records, refuses and stalls as told", tr_cmd_sink},
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
+	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
 	{"help", "this text, or the text of one command", cmd_help},
 	{"version", "print the version", cmd_version},

@@ -364,11 +364,8 @@ bed_load(struct bed *bed, uint32_t slot, struct tr_message **out)
 }
 
 void
-bed_check(struct bed *bed)
+bed_check_messages(struct bed *bed)
 {
-	struct tr_ledger ledger;
-	struct tr_buf text = {0};
-
 	for (uint32_t i = 0; i < bed->count; i++) {
 		struct bed_message *model = &bed->messages[i];
 		struct tr_message *message;
@@ -399,6 +396,15 @@ bed_check(struct bed *bed)
 		}
 		tr_message_free(message);
 	}
+}
+
+void
+bed_check(struct bed *bed)
+{
+	struct tr_ledger ledger;
+	struct tr_buf text = {0};
+
+	bed_check_messages(bed);
 	NEED(tr_spool_ledger(bed->spool, &ledger) == TR_OK);
 	if (!tr_ledger_balances(&ledger, &text)) {
 		fprintf(stderr, "%.*s", (int)text.len, text.data);

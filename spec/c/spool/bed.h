@@ -56,6 +56,7 @@ int bed_load(struct bed *bed, uint32_t slot, struct tr_message **out);
 /* After a recovery: what was acknowledged is there with its body, queue, due time and attempts; what was ended is
  * not; nothing else is; the ledger balances. */
 void bed_check(struct bed *bed);
+void bed_check_messages(struct bed *bed); /* without the ledger */
 /* Copies the spool's directory / brings the copy back. */
 void bed_save(struct bed *bed);
 void bed_restore(struct bed *bed);
