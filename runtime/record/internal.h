@@ -97,6 +97,7 @@ struct tr_recorder {
 	struct tr_record_ops ops;
 	void *ops_arg;
 	char nodeid[40];
+	bool sealed;          /* attached: what follows does not change any more */
 	pthread_mutex_t lock; /* of add; the rest does not change once records are made */
 	struct tr_logger **loggers;
 	uint32_t count;

@@ -33,6 +33,7 @@ tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool)
 	int err = TR_OK;
 
 	recorder->spool = spool;
+	recorder->sealed = true;
 	for (uint32_t i = 0; err == TR_OK && i < recorder->count; i++) {
 		struct tr_logger *logger = recorder->loggers[i];
 		if (logger->kind == TR_LOGGER_HOOK)
@@ -168,6 +169,10 @@ add(struct tr_recorder *recorder, const struct tr_logger_config *config, char **
 	struct tr_logger *logger, **loggers;
 	int err;
 
+	if (recorder->sealed) {
+		set_error(error, "loggers are configured in the events pre_init and init, not later%s", "");
+		return TR_EINVAL;
+	}
 	if (taken(recorder, config)) {
 		set_error(error, "there is a log hook named '%s' already", config->name);
 		return TR_EEXIST;

@@ -128,7 +128,7 @@ struct bed {
 	uint32_t asked, waiting;
 	void (*dispose_then)(void *arg);
 	void *dispose_arg;
-	bool dispose_waits;
+	bool dispose_waits, refuse;
 	char disposed[2048], hooks[128];
 	void (*filter_then)(void *arg, bool write);
 	void *filter_arg;
@@ -395,6 +395,8 @@ emit(struct bed *bed, struct cause *cause, enum tr_event_type type, uint16_t fla
 		tr_change_count(&cause->outbox.change, TR_ACCOUNT_MAIL, TR_COL_DELIVERED, TR_REASON_NONE, 1), TR_OK);
 	tr_recorder_emit(bed->recorder, &cause->outbox, &event);
 	tr_message_free(cause->message); /* nothing of the event may be used after emit */
+	if (bed->refuse)
+		cause->outbox.change.failed = true;
 	tr_outbox_submit(&cause->outbox);
 }
 
@@ -688,6 +690,49 @@ handlers_are_bounded_and_go_on_in_order(void **state)
 	bed_fini(&bed);
 }
 
+static void
+a_refused_change_takes_its_records_along(void **state)
+{
+	struct bed bed;
+	struct cause causes[7];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	struct tr_spool_figures figures;
+
+	bed_init(&bed);
+	config.back_pressure = 2;
+	add(&bed, &config);
+	bed.refuse = true; /* what an intake is told when the disk is full, without a full disk */
+	bed.mode = KEEP;
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	bed.mode = RAISE;
+	emit(&bed, &causes[1], TR_EV_RECEPTION, 0);
+	bed.mode = WAIT;
+	emit(&bed, &causes[2], TR_EV_RECEPTION, 0);
+	answer(&bed, 0, true, NULL); /* before the refusal */
+	emit(&bed, &causes[3], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_not_equal(causes[0].status, TR_OK);
+	answer(&bed, 1, true, NULL); /* after it */
+	emit(&bed, &causes[4], TR_EV_RECEPTION, 0);
+	emit(&bed, &causes[5], TR_EV_RECEPTION, 0);
+	emit(&bed, &causes[6], TR_EV_RECEPTION, 0); /* in the waiting line */
+	settle(&bed);
+	assert_int_equal(bed.waiting, 4);
+	answer(&bed, 2, true, NULL);
+	answer(&bed, 3, false, "boom");
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count + bed.worker.parked_count, 0);
+	tr_spool_figures(bed.spool, &figures);
+	assert_int_equal(figures.live_messages, 0);
+	bed.refuse = false;
+	bed.mode = KEEP;
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
 /* --- over an end
  * ---------------------------------------------------------------------------------------------------------------- */
 
@@ -908,6 +953,11 @@ names_of_hooks_are_unique(void **state)
 	assert_int_equal(tr_recorder_find(bed.recorder, &hook, 0), -1);
 	assert_true(tr_recorder_has_hook(bed.recorder, TR_STR("h")));
 	assert_false(tr_recorder_has_hook(bed.recorder, TR_STR("hh")));
+	assert_int_equal(tr_recorder_attach(bed.recorder, bed.spool), TR_OK);
+	hook.name = "late"; /* other workers read the list by now */
+	assert_int_equal(tr_recorder_add(bed.recorder, &hook, &error), TR_EINVAL);
+	assert_non_null(strstr(error, "pre_init"));
+	free(error);
 	bed_fini(&bed);
 }
 
@@ -925,6 +975,7 @@ main(void)
 		cmocka_unit_test(late_answers),
 		cmocka_unit_test(an_answer_before_the_commit_waits_for_it),
 		cmocka_unit_test(handlers_are_bounded_and_go_on_in_order),
+		cmocka_unit_test(a_refused_change_takes_its_records_along),
 		cmocka_unit_test(undecided_records_survive_a_kill),
 		cmocka_unit_test(parked_records_can_be_decided_again),
 		cmocka_unit_test(dispositions_hold_the_change),
