@@ -77,11 +77,11 @@ sample(void)
 
 	if (message == NULL)
 		abort();
-	tr_message_set_sender(message, TR_STR("newsletter@shop.example.com"));
-	tr_message_add_rcpt(message, TR_STR("customer.4711@mailbox.example.net"));
+	tr_message_set_sender(message, TR_STR("news@shop.example"));
+	tr_message_add_rcpt(message, TR_STR("customer@example.net"));
 	tr_meta_set(&message->meta, TR_STR("tenant"), TR_STR("\"shop\""));
 	tr_message_set_data(message, TR_STR("Subject: Spring is here\r\n\r\nHello.\r\n"));
-	message->queue = strdup("spring-2026:shop@mailbox.example.net");
+	message->queue = strdup("shop@example.net");
 	return message;
 }
 
@@ -101,16 +101,15 @@ delivery(const struct tr_message *message)
 		.type = TR_EV_DELIVERY,
 		.when_ns = tr_wall_ns(),
 		.message = message,
-		.site = TR_STR("source-1->(mx1|mx2|mx3).mailbox.example.net@smtp_client"),
+		.site = TR_STR("ip-1->example.net@smtp_client"),
 		.response = {250, {2, 0, 0}, tr_str(padding), TR_STR(".")},
 		.has_peer = true,
-		.peer_name = TR_STR("mx1.mailbox.example.net"),
+		.peer_name = TR_STR("mx1.example.net"),
 		.peer_addr = TR_STR("192.0.2.25"),
-		.egress_pool = TR_STR("pool-1"),
-		.egress_source = TR_STR("source-1"),
+		.egress_pool = TR_STR("pool"),
+		.egress_source = TR_STR("ip-1"),
 		.source_address = TR_STR("192.0.2.10:54321"),
 		.delivery_protocol = TR_STR("ESMTP"),
-		.session_id = TR_STR("f3b5d2c4-1c7e-4b0a-9a64-6d1c2b7e9f10"),
 		.num_attempts = -1,
 	};
 }

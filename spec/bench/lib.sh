@@ -137,7 +137,7 @@ table() { # TITLE UNIT
 				m = median(c, count[name])
 				cpus = sprintf("%.2f [%.2f..%.2f]", m, low, high)
 				if (i == 1) base = m
-				printf "%-44s %22s %24s %6.2f\n", name, rates, cpus, base > 0 ? m / base : 0
+				printf "%-44s %22s %24s %6.2f\n", name, rates, cpus, (base > 0 ? m / base : 0)
 				if (note[name] != "") printf "    %s\n", note[name]
 			}
 		}' "$dir/results"
