@@ -197,6 +197,16 @@ for _, extension in ipairs(MODULES) do
   end
 end
 
+-- One epoch for memoize caches and queues, whoever asks for the new one.
+local bump_memoize, bump_queues = host.internal('kumo.tuning').bump_config_epoch, kumo.bump_config_epoch
+--- Makes a new configuration epoch: queues read their configuration again, memoize caches with invalidate_with_epoch forget.
+function kumo.bump_config_epoch()
+  bump_memoize()
+  if bump_queues ~= bump_memoize and c.has_engine() then
+    bump_queues()
+  end
+end
+
 -- What the reference has and Tailrace has not: asking for one of these is an error that says so.
 local UNSUPPORTED = {}
 for name in

@@ -118,7 +118,7 @@ l_open(lua_State *L)
 		.with_epoch = lua_toboolean(L, 4),
 		.stale = lua_toboolean(L, 5),
 	};
-	struct tr_memo **handle = lua_newuserdata(L, sizeof *handle);
+	struct tr_memo **handle = lua_newuserdata(L, sizeof(struct tr_memo *));
 
 	*handle = NULL;
 	luaL_getmetatable(L, MEMO);

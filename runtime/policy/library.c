@@ -137,7 +137,7 @@ check_latch(lua_State *L)
 static int
 l_latch_new(lua_State *L)
 {
-	struct latch **handle = lua_newuserdata(L, sizeof *handle);
+	struct latch **handle = lua_newuserdata(L, sizeof(struct latch *));
 
 	*handle = NULL;
 	luaL_getmetatable(L, LATCH);
@@ -371,6 +371,14 @@ l_utf8_valid(lua_State *L)
 	return 1;
 }
 
+/* False in programs without queues, and before they are open. */
+static int
+l_has_engine(lua_State *L)
+{
+	lua_pushboolean(L, tr_service(L, TR_SERVICE_ENGINE) != NULL);
+	return 1;
+}
+
 static int
 l_cpus(lua_State *L)
 {
@@ -415,6 +423,7 @@ tr_library_push(struct tr_host *host)
 		{"nearest", l_nearest},
 		{"utf8_valid", l_utf8_valid},
 		{"cpus", l_cpus},
+		{"has_engine", l_has_engine},
 		{"userdata", l_userdata},
 		{NULL, NULL},
 	};

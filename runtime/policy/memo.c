@@ -94,7 +94,7 @@ make(const char *name, const struct tr_memo_config *config)
 	while (memo->bucket_count < config->capacity && memo->bucket_count < 65536)
 		memo->bucket_count *= 2;
 	memo->name = strdup(name);
-	memo->buckets = calloc(memo->bucket_count, sizeof *memo->buckets);
+	memo->buckets = calloc(memo->bucket_count, sizeof(struct entry *));
 	memo->refs = 1;
 	if (memo->name == NULL || memo->buckets == NULL) {
 		destroy(memo);
@@ -167,6 +167,8 @@ drop(struct tr_memo *memo, struct entry **at)
 {
 	struct entry *entry = *at;
 
+	if (entry == NULL)
+		return;
 	*at = entry->chain;
 	unlink_use(memo, entry);
 	memo->count--;
@@ -225,7 +227,7 @@ tr_memo_put(struct tr_memo *memo, struct tr_str key, struct tr_str value, bool e
 		memcpy(entry->bytes, key.data, key.len);
 		if (value.len > 0)
 			memcpy(entry->bytes + key.len, value.data, value.len);
-		while (memo->count >= memo->config.capacity) {
+		while (memo->count >= memo->config.capacity && memo->oldest != NULL) {
 			struct entry *old = memo->oldest;
 			drop(memo, find(memo, old->hash, (struct tr_str){old->bytes, old->key_len}));
 		}

@@ -130,8 +130,10 @@ tr_check_options(lua_State *L, int idx, const char *function, const struct tr_ke
 		for (size_t i = 0; i < count && key == NULL; i++)
 			if (strcmp(keys[i].name, name) == 0)
 				key = &keys[i];
-		if (key == NULL)
+		if (key == NULL) {
 			fail_unknown(L, idx, function, name, keys, count);
+			return;
+		}
 		const char *expected = misfit(L, key->type);
 		if (expected != NULL) {
 			lua_pushfstring(L, "field '%s': %s expected, got %s", name, expected, luaL_typename(L, -1));

@@ -44,7 +44,7 @@ take(struct tr_host *host)
 	} else {
 		if (host->all_count == host->all_cap) {
 			size_t cap = host->all_cap ? host->all_cap * 2 : 64;
-			struct tr_task **all = realloc(host->all, cap * sizeof *all);
+			struct tr_task **all = realloc(host->all, cap * sizeof(struct tr_task *));
 			if (all == NULL)
 				return NULL;
 			host->all = all;
@@ -110,7 +110,7 @@ set_event(struct tr_host *host, const char *event)
 	if (event == NULL || (host->event_name != NULL && strcmp(host->event_name, event) == 0))
 		return;
 	size_t size = strlen(event) + 1;
-	if (size > host->event_cap) {
+	if (host->event_name == NULL || size > host->event_cap) {
 		char *copy = realloc(host->event_name, size + 32);
 		if (copy == NULL)
 			return; /* the global keeps the former event: only a diagnostic suffers */
@@ -293,8 +293,10 @@ tr_task_check(lua_State *L)
 {
 	struct tr_task *task = tr_host_of(L)->current;
 
-	if (task == NULL)
+	if (task == NULL) {
 		luaL_error(L, "cannot wait here: no task is running");
+		return NULL;
+	}
 	if (task->ending != 0) {
 		lua_pushlightuserdata(L, &tr_cancel_key);
 		lua_error(L);
