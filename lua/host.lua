@@ -41,9 +41,18 @@ host.body = body
 
 -- --- protected calls: cancellation passes through them ----------------------------------------
 
+-- What error(text, 2) puts before the text when `call` is the caller: a place that no policy knows.
+local _, CALL_PLACE = raw_pcall(call, function()
+  error('', 2)
+end)
+
 local function caught(ok, err, ...)
-  if not ok and rawequal(err, CANCELLED) then
-    error(CANCELLED, 0)
+  if not ok then
+    if rawequal(err, CANCELLED) then
+      error(CANCELLED, 0)
+    elseif type(err) == 'string' and sub(err, 1, #CALL_PLACE) == CALL_PLACE then
+      err = sub(err, #CALL_PLACE + 1)
+    end
   end
   return ok, err, ...
 end

@@ -77,6 +77,13 @@ describe('the standard library', function()
     end)
     assert.are.equal(100, #list)
   end)
+  it('gives no place of its own to an error of the caller of pcall', function()
+    local ok, err = pcall(function()
+      error('text', 2)
+    end)
+    assert.same({ false, 'text' }, { ok, err })
+    assert.are.equal('text', select(2, pcall(error, 'text')))
+  end)
   it('replaces with functions as before', function()
     for _, case in ipairs {
       { 'abc', '%w', string.upper },
