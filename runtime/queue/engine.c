@@ -172,7 +172,7 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 	struct tr_sched *sched;
 
 	stub->order = 0;
-	stub->queue = 0;
+	stub->queue = NO_SCHED;
 	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. */
 	if (message->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR)) {
 		struct tr_worker *worker = &engine->workers[message->slot % engine->worker_count];

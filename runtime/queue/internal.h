@@ -15,6 +15,7 @@
 
 #define LOAD_MAX 512        /* messages in one load */
 #define JUDGE_MAX 256       /* messages in one load that only ends or moves them */
+#define OP_MAX 1000         /* messages in one change */
 #define SWEEP_MAX 512       /* stubs looked at per turn by a sweep */
 #define FRESH_MAX 64        /* messages kept in memory while the path is being resolved */
 #define UNSETTLED_MAX 16384 /* messages per worker whose outcome is not committed yet */
@@ -23,6 +24,7 @@
 #define STRIPES 64
 #define CHUNK 1024
 #define CHUNKS 4096
+#define NO_SCHED UINT32_MAX /* stub->queue of what is in no scheduled queue */
 
 /* --- the wheel of slots ------------------------------------------------------------------------------ */
 #define SLOT_LEVELS 5 /* 2^40 ms: 34 years */
@@ -162,7 +164,7 @@ struct tr_sched {
 struct tr_sched *sched_get(struct tr_engine *engine, struct tr_str name);
 struct tr_sched *sched_find(struct tr_engine *engine, struct tr_str name); /* the same without making; NULL: none */
 void sched_count(struct tr_sched *sched, int64_t n);
-struct tr_sched *sched_at(const struct tr_engine *engine, uint32_t index);
+struct tr_sched *sched_at(const struct tr_engine *engine, uint32_t index); /* NULL for NO_SCHED */
 static inline struct tr_sched *sched_of(const struct tr_engine *engine, const struct tr_message *message);
 struct tr_queue_config *sched_config_ref(struct tr_sched *sched);
 void sched_resolve(struct tr_sched *sched);

@@ -50,7 +50,7 @@ run_add(struct run *run, struct tr_sched *sched)
 		run->sched = sched;
 		run->count = 0;
 	}
-	run->count++;
+	run->count++; /* without a queue there is nothing to count down */
 }
 
 static void
@@ -158,6 +158,14 @@ op_new(struct tr_worker *worker)
 	return op;
 }
 
+/* What cannot be part of the change fails all of it: then all are tried again, and none is half told. */
+static void
+must(struct outcome_op *op, int err)
+{
+	if (err != TR_OK)
+		op->outbox.change.failed = true;
+}
+
 static void
 op_count(struct outcome_op *op)
 {
@@ -172,8 +180,8 @@ op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 {
 	op_count(op);
 	tr_message_revoke(message);
-	tr_change_done(
-		&op->outbox.change, message->slot, column, reason, op->units > 0 ? op->units : message_units(message));
+	must(op, tr_change_done(&op->outbox.change, message->slot, column, reason,
+			 op->units > 0 ? op->units : message_units(message)));
 	list_add(&op->ended, message);
 }
 
@@ -185,7 +193,8 @@ op_lost(struct outcome_op *op, uint32_t slot)
 	op_count(op);
 	tr_log(TR_LEVEL_ERROR, "queue", "message %llu is damaged in the spool and was given up",
 		(unsigned long long)tr_spool_stub(spool, slot)->seq);
-	tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, TR_REASON_DAMAGED, tr_spool_stub(spool, slot)->units);
+	must(op, tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, TR_REASON_DAMAGED,
+			 tr_spool_stub(spool, slot)->units));
 	slots_add(spool, &op->lost, slot);
 }
 
@@ -200,7 +209,8 @@ store_again(struct outcome_op *op, struct tr_message *message)
 		return;
 	tr_log(TR_LEVEL_ERROR, "queue", "a change of a message in %s could not be stored: %s", message->queue,
 		tr_err_text(err));
-	tr_change_state(&op->outbox.change, message->slot, message->due_ms, message->attempts, message->flags);
+	must(op,
+		tr_change_state(&op->outbox.change, message->slot, message->due_ms, message->attempts, message->flags));
 }
 
 void
@@ -384,7 +394,7 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 	if (message->flags & TR_MSG_DIRTY)
 		store_again(op, message);
 	else
-		tr_change_state(&op->outbox.change, message->slot, due_ms, message->attempts, message->flags);
+		must(op, tr_change_state(&op->outbox.change, message->slot, due_ms, message->attempts, message->flags));
 	tr_stub_set(stub, due_ms, message->flags, message->attempts);
 	list_add(&op->kept, message);
 }

@@ -81,32 +81,39 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 		.explained = true,
 		.delay_ns = -1,
 		.reasons = {"TooManyConnectionFailures", "LoggedTransientFailure"}};
-	struct message_list list;
-	struct outcome_op *op = op_new(worker);
+	struct message_list all, list = {NULL, NULL, 0};
 
-	if (op == NULL)
-		return; /* the next failure does it */
 	pthread_mutex_lock(&ready->lock);
-	list = ready->messages;
+	all = ready->messages;
 	ready->messages = (struct message_list){NULL, NULL, 0};
 	atomic_fetch_sub_explicit(&ready->engine->ready_used, (int64_t)ready->bytes, memory_order_relaxed);
 	ready->bytes = 0;
 	ready->expiry_ms = INT64_MAX;
 	pthread_mutex_unlock(&ready->lock);
-	count_move(ready->engine, IN_READY, IN_FLIGHT, list.count);
-	spec.response = (struct tr_response){
-		451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
-	for (struct tr_message *message = list.head; message != NULL; message = message->next) {
-		struct tr_event event;
+	count_move(ready->engine, IN_READY, IN_FLIGHT, all.count);
+	tr_metric_add(ready->transfail, all.count);
+	while (all.head != NULL) {
+		struct outcome_op *op = op_new(worker);
 
-		op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
-		event.site = tr_str(ready->name);
-		event.egress_pool = event.egress_source = tr_str(ready->source);
-		event.response = spec.response;
-		tr_outbox_emit(&op->outbox, &event);
+		if (op == NULL) {
+			ready_return_to_lines(worker, &all, true); /* the next failure does it */
+			break;
+		}
+		spec.response = (struct tr_response){
+			451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
+		while (all.head != NULL && list.count < OP_MAX) {
+			struct tr_message *message = list_pop(&all);
+			struct tr_event event;
+
+			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
+			event.site = tr_str(ready->name);
+			event.egress_pool = event.egress_source = tr_str(ready->source);
+			event.response = spec.response;
+			tr_outbox_emit(&op->outbox, &event);
+			list_add(&list, message);
+		}
+		op_retry(op, &list, &spec);
 	}
-	tr_metric_add(ready->transfail, list.count);
-	op_retry(op, &list, &spec);
 	ready_kick(ready);
 }
 
@@ -206,6 +213,15 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 	struct tr_event event;
 	int64_t units = 0;
 
+	while (count > OP_MAX) { /* a change has its bound */
+		struct tr_message *rest = messages;
+
+		for (uint32_t i = 0; i < OP_MAX && rest != NULL; i++)
+			rest = rest->next;
+		tr_session_report(pub, messages, OP_MAX, outcome);
+		messages = rest;
+		count -= OP_MAX;
+	}
 	while (messages != NULL && list.count < count) {
 		struct tr_message *next = messages->next;
 

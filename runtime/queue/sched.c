@@ -8,8 +8,11 @@
 struct tr_sched *
 sched_at(const struct tr_engine *engine, uint32_t index)
 {
-	struct tr_sched **chunk = atomic_load_explicit(&engine->chunks[index / CHUNK], memory_order_acquire);
+	struct tr_sched **chunk;
 
+	if (index == NO_SCHED)
+		return NULL;
+	chunk = atomic_load_explicit(&engine->chunks[index / CHUNK], memory_order_acquire);
 	return chunk[index % CHUNK];
 }
 
@@ -373,9 +376,11 @@ sched_pump(struct tr_sched *sched)
 	}
 	if (sched->config == NULL) {
 		if (tr_mono_ns() >= sched->error_until_ns)
-			sched_resolve(sched);
+			sched_resolve(sched); /* policy may answer at once */
 		else
 			sched_retry_in(sched, sched->error_until_ns - tr_mono_ns());
+	}
+	if (sched->config == NULL) {
 		if (sched->incoming.count > FRESH_MAX || !sched->resolving)
 			sched_spill(sched, &sched->incoming, false);
 		return;

@@ -1,0 +1,507 @@
+/* A real spool and a real engine under the virtual clock, with scripted sessions in the place of policy and transports.
+ */
+#ifndef QUEUE_RIG_H
+#define QUEUE_RIG_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "queue/internal.h"
+
+#define WALL0 (INT64_C(1790000000) * TR_NS_PER_S)
+#define MINUTE_NS (60 * TR_NS_PER_S)
+#define HOUR_NS (60 * MINUTE_NS)
+#define RIG_WORKERS 4
+
+struct rig;
+struct rig_session {
+	struct rig *rig;
+	struct tr_session *session;
+	struct tr_loop *loop;
+	struct tr_defer defer;
+	struct tr_timer timer; /* idle, or the send that hangs */
+	struct tr_message *held;
+	uint32_t held_count;
+	struct tr_outcome outcome;
+	bool waiting;
+};
+
+struct rig {
+	char dir[64], sub[80];
+	struct tr_spool *spool;
+	struct tr_engine *engine;
+	struct tr_loop *loops[RIG_WORKERS];
+	uint32_t workers;
+	uint64_t seed;
+	/* script */
+	void (*queue_config)(struct rig *rig, const char *name, struct tr_queue_config *config);
+	void (*path_config)(struct rig *rig, const char *name, struct tr_path_config *config);
+	/* What became of a batch; -1: it hangs until cancelled. >= 0: after so many ns. */
+	int64_t (*send)(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome);
+	const char *queue_error;
+	bool no_path, no_handler;
+	void (*requeue)(struct rig *rig, struct tr_message *message);
+	void (*promote)(struct rig *rig, struct tr_message *message);
+	void *data;
+	/* seen */
+	_Atomic uint64_t events[TR_EVENT_TYPES];
+	char last_text[256], last_site[128];
+	int last_code;
+	_Atomic uint64_t sent, opened, cancelled, calls;
+	_Atomic uint64_t live, peak;
+	uint32_t order[4096]; /* numbers of the messages in order of sending */
+	uint32_t order_count;
+	int64_t sent_at_ns;
+	_Atomic uint32_t under_way;
+	bool stopped, fast;
+};
+
+static inline void rig_step(struct tr_defer *defer);
+
+static inline void
+rig_resolve_queue(void *arg, struct tr_worker *worker, struct tr_sched *sched)
+{
+	struct rig *rig = arg;
+	struct tr_queue_config *config;
+
+	if (rig->queue_error != NULL) {
+		tr_sched_configured(sched, NULL, rig->queue_error);
+		return;
+	}
+	config = tr_queue_config_new();
+	config->protocol = TR_PROTO_LUA;
+	config->constructor = strdup("make.test");
+	if (rig->queue_config != NULL)
+		rig->queue_config(rig, tr_sched_name(sched).data, config);
+	tr_sched_configured(sched, config, NULL);
+}
+
+static inline void
+rig_resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
+{
+	struct rig *rig = arg;
+	struct tr_path_config *config;
+
+	if (rig->no_path) {
+		tr_ready_configured(ready, NULL, "no such path");
+		return;
+	}
+	config = tr_path_config_new(tr_ready_is_hook(ready));
+	if (rig->path_config != NULL)
+		rig->path_config(rig, tr_ready_name(ready).data, config);
+	tr_ready_configured(ready, config, NULL);
+}
+
+static inline void
+rig_end(struct rig_session *session)
+{
+	tr_timer_stop(tr_loop_wheel(session->loop), &session->timer);
+	tr_loop_undefer(session->loop, &session->defer);
+	session->rig->live--;
+	tr_session_end(session->session);
+	free(session);
+}
+
+static inline void
+rig_idle_over(struct tr_timer *timer)
+{
+	struct rig_session *session = tr_container_of(timer, struct rig_session, timer);
+
+	session->waiting = false;
+	tr_session_unwait(session->session);
+	rig_end(session);
+}
+
+static inline void
+rig_report(struct rig_session *session)
+{
+	struct tr_message *held = session->held;
+	uint32_t count = session->held_count;
+
+	session->held = NULL;
+	session->held_count = 0;
+	if (session->outcome.kind == TR_OUT_DELIVERED) {
+		session->rig->sent += count;
+		session->rig->sent_at_ns = tr_mono_ns();
+	}
+	tr_session_report(session->session, held, count, &session->outcome);
+	tr_loop_defer(session->loop, &session->defer, rig_step);
+}
+
+static inline void
+rig_send_over(struct tr_timer *timer)
+{
+	rig_report(tr_container_of(timer, struct rig_session, timer));
+}
+
+static inline void
+rig_step(struct tr_defer *defer)
+{
+	struct rig_session *session = tr_container_of(defer, struct rig_session, defer);
+	struct rig *rig = session->rig;
+	struct tr_wheel *wheel = tr_loop_wheel(session->loop);
+	enum tr_take why;
+	int64_t delay_ns;
+
+	session->held_count =
+		tr_session_take(session->session, session->session->queue->batch_size, 0, &session->held, &why);
+	if (session->held_count > 0) {
+		rig->calls++;
+		session->session->phase = "DeliveringMessage";
+		session->outcome = (struct tr_outcome){.kind = TR_OUT_DELIVERED,
+			.response = {200, {0, 0, 0}, TR_STR("ok"), {NULL, 0}},
+			.retry_after_ns = -1,
+			.gate_counts = true,
+			.delivery_protocol = TR_STR("Lua")};
+		delay_ns = rig->send != NULL ? rig->send(rig, session, &session->outcome) : 0;
+		if (delay_ns == 0)
+			rig_report(session);
+		else if (delay_ns > 0)
+			tr_timer_start(wheel, &session->timer, delay_ns, rig_send_over);
+		return;
+	}
+	session->session->phase = "Idle";
+	if (why != TR_TAKE_EMPTY) {
+		rig_end(session);
+	} else if (tr_session_wait(session->session)) {
+		session->waiting = true;
+		tr_timer_start(wheel, &session->timer, session->session->path->idle_timeout_ns, rig_idle_over);
+	} else {
+		tr_loop_defer(session->loop, &session->defer, rig_step);
+	}
+}
+
+static inline int
+rig_open_session(void *arg, struct tr_worker *worker, struct tr_session *session)
+{
+	struct rig *rig = arg;
+	struct rig_session *mine = calloc(1, sizeof *mine);
+	uint64_t live;
+
+	rig->opened++;
+	live = ++rig->live;
+	if (live > rig->peak)
+		rig->peak = live;
+	mine->rig = rig;
+	mine->session = session;
+	mine->loop = tr_worker_loop(worker);
+	session->task = mine;
+	tr_session_connected(session);
+	tr_loop_defer(mine->loop, &mine->defer, rig_step);
+	return TR_OK;
+}
+
+static inline void
+rig_wake_session(void *arg, struct tr_session *session)
+{
+	struct rig_session *mine = session->task;
+
+	if (!mine->waiting)
+		return;
+	mine->waiting = false;
+	tr_timer_stop(tr_loop_wheel(mine->loop), &mine->timer);
+	tr_loop_defer(mine->loop, &mine->defer, rig_step);
+}
+
+static inline void
+rig_cancel_session(void *arg, struct tr_session *session)
+{
+	struct rig *rig = arg;
+	struct rig_session *mine = session->task;
+
+	rig->cancelled++;
+	if (mine->held_count > 0) {
+		struct tr_outcome outcome = {.kind = TR_OUT_REQUEUE, .retry_after_ns = -1, .reason = "DispatcherDrop"};
+
+		tr_session_report(session, mine->held, mine->held_count, &outcome);
+		mine->held = NULL;
+	}
+	rig_end(mine);
+}
+
+static inline void
+rig_emit(void *arg, struct tr_outbox *outbox, const struct tr_event *event)
+{
+	struct rig *rig = arg;
+
+	rig->events[event->type]++;
+	if (rig->workers > 1)
+		return;
+	rig->last_code = event->response.code;
+	snprintf(rig->last_text, sizeof rig->last_text, "%.*s", (int)event->response.content.len,
+		event->response.content.data);
+	snprintf(rig->last_site, sizeof rig->last_site, "%.*s", (int)event->site.len, event->site.data);
+}
+
+static inline bool
+rig_wants_requeue(void *arg, struct tr_worker *worker)
+{
+	return ((struct rig *)arg)->requeue != NULL;
+}
+
+static inline void
+rig_requeue(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response,
+	const char *const *reasons, bool increment, int64_t delay_ns,
+	void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg)
+{
+	struct rig *rig = arg;
+
+	rig->requeue(rig, message);
+	then(then_arg, -1, NULL);
+}
+
+static inline bool
+rig_wants_promote(void *arg, struct tr_worker *worker)
+{
+	return ((struct rig *)arg)->promote != NULL;
+}
+
+static inline void
+rig_promote(void *arg, struct tr_worker *worker, struct tr_message *message,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
+{
+	struct rig *rig = arg;
+
+	rig->promote(rig, message);
+	then(then_arg, NULL);
+}
+
+static inline void
+rig_decide(void *arg, struct tr_worker *worker, struct tr_message *message)
+{
+	tr_queue_park(worker, message); /* as record does when the policy raises again */
+}
+
+static inline bool
+rig_has_handler(void *arg, struct tr_worker *worker, const char *name)
+{
+	return !((struct rig *)arg)->no_handler;
+}
+
+static const struct tr_queue_ops rig_ops = {
+	.resolve_queue = rig_resolve_queue,
+	.resolve_path = rig_resolve_path,
+	.open_session = rig_open_session,
+	.wake_session = rig_wake_session,
+	.cancel_session = rig_cancel_session,
+	.wants_promote = rig_wants_promote,
+	.promote = rig_promote,
+	.wants_requeue = rig_wants_requeue,
+	.requeue = rig_requeue,
+	.emit = rig_emit,
+	.decide = rig_decide,
+	.has_handler = rig_has_handler,
+};
+
+static inline void
+rig_recovered(void *arg, const struct tr_recovered *message)
+{
+	tr_engine_recovered(arg, message);
+}
+
+static inline void
+rig_open(struct rig *rig)
+{
+	struct tr_spool_config spool_config = {.meta_path = rig->sub,
+		.data_path = rig->sub,
+		.segment_bytes = 4 << 20,
+		.min_free_space = {.bytes = 1},
+		.min_free_inodes = {.bytes = 1}};
+	struct tr_engine_config config = {.loops = rig->loops, .ops = &rig_ops, .ops_arg = rig, .seed = rig->seed};
+	struct tr_recovery recovery;
+	char *error = NULL;
+
+	assert_int_equal(tr_spool_open(&spool_config, &rig->spool, &error), TR_OK);
+	if (rig->workers == 0)
+		rig->workers = 1;
+	for (uint32_t i = 0; i < rig->workers; i++)
+		assert_int_equal(tr_loop_new(&rig->loops[i]), TR_OK);
+	tr_loop_enter(rig->loops[0]);
+	config.spool = rig->spool;
+	config.workers = rig->workers;
+	assert_int_equal(tr_engine_new(&config, &rig->engine), TR_OK);
+	assert_int_equal(tr_spool_recover(rig->spool, rig_recovered, rig->engine, &recovery), TR_OK);
+	tr_engine_start(rig->engine);
+	rig->stopped = false;
+}
+
+static inline void
+rig_init(struct rig *rig)
+{
+	memset(rig, 0, sizeof *rig);
+	tr_clock_virtual(WALL0);
+	snprintf(rig->dir, sizeof rig->dir, "/tmp/tr-queue-XXXXXX");
+	assert_non_null(mkdtemp(rig->dir));
+	snprintf(rig->sub, sizeof rig->sub, "%s/spool", rig->dir);
+}
+
+static inline void
+rig_run(struct rig *rig, int64_t ns)
+{
+	tr_loop_advance(rig->loops[0], ns);
+}
+
+static inline void
+rig_stopped(void *arg)
+{
+	((struct rig *)arg)->stopped = true;
+}
+
+static inline bool
+rig_is_stopped(void *arg)
+{
+	return ((struct rig *)arg)->stopped;
+}
+
+/* Every message is counted once, and the committed ledger balances with what is live. */
+static inline uint64_t
+rig_check(struct rig *rig)
+{
+	struct tr_queue_figures figures;
+	struct tr_spool_figures spool;
+	struct tr_ledger ledger;
+	struct tr_buf text = {0};
+	uint64_t all;
+
+	tr_engine_figures(rig->engine, &figures);
+	tr_spool_figures(rig->spool, &spool);
+	all = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked;
+	if (all != spool.live_messages)
+		print_message("line %lu timers %lu ready %lu flight %lu undecided %lu parked %lu, live %lu\n",
+			figures.line, figures.timers, figures.ready, figures.in_flight, figures.undecided,
+			figures.parked, spool.live_messages);
+	assert_int_equal(all, spool.live_messages);
+	assert_int_equal(tr_spool_ledger(rig->spool, &ledger), TR_OK);
+	if (!tr_ledger_balances(&ledger, &text))
+		fail_msg("ledger: %.*s", (int)text.len, text.data);
+	tr_ledger_fini(&ledger);
+	tr_buf_free(&text);
+	return all;
+}
+
+static inline int64_t
+rig_column(struct rig *rig, enum tr_column column)
+{
+	struct tr_ledger ledger;
+	int64_t value;
+
+	assert_int_equal(tr_spool_ledger(rig->spool, &ledger), TR_OK);
+	value = ledger.accounts[TR_ACCOUNT_MAIL].columns[column];
+	tr_ledger_fini(&ledger);
+	return value;
+}
+
+static inline void
+rig_close(struct rig *rig)
+{
+	tr_engine_stop(rig->engine, tr_mono_ns() + 20 * TR_NS_PER_S, rig_stopped, rig);
+	assert_true(tr_loop_run_until(rig->loops[0], rig_is_stopped, rig, 60 * TR_NS_PER_S));
+	rig_check(rig);
+	tr_spool_close(rig->spool);
+	tr_engine_free(rig->engine);
+	tr_loop_enter(NULL);
+	for (uint32_t i = 0; i < rig->workers; i++)
+		tr_loop_free(rig->loops[i]);
+}
+
+static inline void
+rig_fini(struct rig *rig)
+{
+	char command[128];
+
+	rig_close(rig);
+	snprintf(command, sizeof command, "rm -rf %s", rig->dir);
+	assert_int_equal(system(command), 0);
+	tr_clock_real();
+}
+
+/* --- putting ------------------------------------------------------------------------------------------- */
+
+struct rig_put {
+	struct tr_outbox outbox;
+	struct rig *rig;
+	struct tr_message *message;
+};
+
+static inline void
+rig_put_done(struct tr_outbox *outbox, int status)
+{
+	struct rig_put *put = tr_container_of(outbox, struct rig_put, outbox);
+
+	assert_int_equal(status, TR_OK);
+	put->rig->under_way--;
+	tr_queue_insert(outbox->worker, put->message, "Received");
+	free(put);
+}
+
+static inline struct tr_message *
+rig_message(const char *queue, uint32_t number)
+{
+	struct tr_message *message = tr_message_new();
+	char text[64];
+	struct tr_blob *body;
+
+	assert_int_equal(tr_message_set_sender(message, TR_STR("a@example.com")), TR_OK);
+	snprintf(text, sizeof text, "n%u@example.net", number);
+	assert_int_equal(tr_message_add_rcpt(message, tr_str(text)), TR_OK);
+	message->queue = strdup(queue);
+	snprintf(text, sizeof text, "\"%s\"", queue);
+	assert_int_equal(tr_meta_set(&message->meta, TR_STR("queue"), tr_str(text)), TR_OK);
+	body = tr_blob_new("Subject: x\r\n\r\nhello\r\n", 21);
+	tr_bytes_set(&message->body, body);
+	return message;
+}
+
+static inline void
+rig_put_message(struct rig *rig, struct tr_worker *worker, struct tr_message *message)
+{
+	struct rig_put *put = calloc(1, sizeof *put);
+
+	put->rig = rig;
+	put->message = message;
+	rig->under_way++;
+	tr_outbox_init(&put->outbox, worker, rig_put_done, put);
+	assert_int_equal(tr_change_put(&put->outbox.change, message, tr_str(message->queue), TR_COL_ACCEPTED,
+				 message_units(message)),
+		TR_OK);
+	tr_outbox_submit(&put->outbox);
+}
+
+static inline void
+rig_put(struct rig *rig, const char *queue, uint32_t number)
+{
+	rig_put_message(rig, tr_engine_worker(rig->engine, 0), rig_message(queue, number));
+}
+
+static inline uint32_t
+rig_number(const struct tr_message *message)
+{
+	return (uint32_t)strtoul(message->rcpts[0].email + 1, NULL, 10);
+}
+
+static inline struct tr_queue_figures
+rig_figures(struct rig *rig)
+{
+	struct tr_queue_figures figures;
+
+	tr_engine_figures(rig->engine, &figures);
+	return figures;
+}
+
+/* Script parts. */
+static inline void
+rig_fail(struct tr_outcome *outcome, int code)
+{
+	outcome->kind = code >= 500 ? TR_OUT_BOUNCED : TR_OUT_TRANSIENT;
+	outcome->response.code = code;
+	outcome->response.content = TR_STR("try later");
+}
+#endif
