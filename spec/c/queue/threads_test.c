@@ -1,0 +1,144 @@
+/* Several workers under the real clock: nothing is lost, nothing is counted twice. Meant for ThreadSanitizer, too. */
+#include <pthread.h>
+
+#include "rig.h"
+
+#define WORKERS 3
+#define MESSAGES 20000
+#define QUEUES 7
+
+struct runner {
+	struct rig *rig;
+	uint32_t index, left, number;
+	struct tr_timer timer;
+	struct tr_mail mail;
+	pthread_t thread;
+};
+
+static void
+put_some(struct tr_timer *timer)
+{
+	struct runner *runner = tr_container_of(timer, struct runner, timer);
+	struct tr_worker *worker = tr_engine_worker(runner->rig->engine, runner->index);
+
+	for (int i = 0; i < 200 && runner->left > 0; i++, runner->left--) {
+		char queue[32];
+		struct tr_message *message;
+
+		snprintf(queue, sizeof queue, "q%u.log_hook", runner->number++ % QUEUES);
+		message = rig_message(queue, runner->left);
+		message->flags |= TR_MSG_LOG_RECORD;
+		rig_put_message(runner->rig, worker, message);
+	}
+	if (runner->left > 0)
+		tr_timer_start(tr_loop_wheel(runner->rig->loops[runner->index]), timer, TR_NS_PER_MS, put_some);
+}
+
+static void
+start_putting(struct tr_mail *mail)
+{
+	struct runner *runner = tr_container_of(mail, struct runner, mail);
+
+	put_some(&runner->timer);
+}
+
+static void
+stop_loop(struct tr_mail *mail)
+{
+	tr_loop_stop(tr_loop_current());
+}
+
+static void *
+run(void *arg)
+{
+	struct runner *runner = arg;
+
+	tr_loop_run(runner->rig->loops[runner->index]);
+	return NULL;
+}
+
+static void
+small_batches(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	config->batch_size = 10;
+	config->retry_interval_ns = 50 * TR_NS_PER_MS;
+	config->max_retry_interval_ns = 50 * TR_NS_PER_MS;
+}
+
+static void
+small_path(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->max_ready = 300; /* so that lines and loads are in use */
+	config->idle_timeout_ns = 20 * TR_NS_PER_MS;
+	config->gate.backoff_ns = 10 * TR_NS_PER_MS;
+	config->gate.backoff_max_ns = 20 * TR_NS_PER_MS;
+}
+
+/* Every seventh call fails, by a counter all threads share. */
+static int64_t
+sometimes_fails(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	if (rig->calls % 7 == 0)
+		rig_fail(outcome, 451);
+	return 0;
+}
+
+static bool
+all_sent(void *arg)
+{
+	return ((struct rig *)arg)->sent >= MESSAGES;
+}
+
+static void
+nothing_is_lost_between_workers(void **state)
+{
+	struct rig rig;
+	struct runner runners[WORKERS] = {0};
+	struct tr_mail stops[WORKERS] = {0};
+	char command[128];
+
+	rig_init(&rig);
+	tr_clock_real();
+	rig.workers = WORKERS;
+	rig.send = sometimes_fails;
+	rig.queue_config = small_batches;
+	rig.path_config = small_path;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		runners[i].rig = &rig;
+		runners[i].index = i;
+		runners[i].left = MESSAGES / WORKERS + (i == 0 ? MESSAGES % WORKERS : 0);
+		runners[i].mail.fn = start_putting;
+		tr_loop_post(rig.loops[i], &runners[i].mail);
+		if (i > 0)
+			assert_int_equal(pthread_create(&runners[i].thread, NULL, run, &runners[i]), 0);
+	}
+	assert_true(tr_loop_run_until(rig.loops[0], all_sent, &rig, 100 * TR_NS_PER_S));
+	tr_engine_stop(rig.engine, tr_mono_ns() + 10 * TR_NS_PER_S, rig_stopped, &rig);
+	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 20 * TR_NS_PER_S));
+	for (uint32_t i = 1; i < WORKERS; i++) {
+		stops[i].fn = stop_loop;
+		tr_loop_post(rig.loops[i], &stops[i]);
+		assert_int_equal(pthread_join(runners[i].thread, NULL), 0);
+	}
+	assert_int_equal(rig.sent, MESSAGES);
+	assert_int_equal(rig.events[TR_EV_DELIVERY], MESSAGES);
+	assert_int_equal(rig_check(&rig), 0);
+	tr_spool_close(rig.spool);
+	tr_engine_free(rig.engine);
+	tr_loop_enter(NULL);
+	for (uint32_t i = 0; i < WORKERS; i++)
+		tr_loop_free(rig.loops[i]);
+	snprintf(command, sizeof command, "rm -rf %s", rig.dir);
+	assert_int_equal(system(command), 0);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nothing_is_lost_between_workers),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
