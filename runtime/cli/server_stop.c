@@ -90,7 +90,7 @@ wait_transactions(struct tr_timer *timer)
 			part->abort(part);
 		}
 	}
-	tr_engine_stop(server->engine, tr_max_i64(server->stop_at_ns - now_ns, 0), engine_stopped, server);
+	tr_engine_stop(server->engine, server->skipped ? now_ns : server->stop_at_ns, engine_stopped, server);
 }
 
 void
@@ -101,7 +101,8 @@ tr_server_stop(struct tr_server *server, int64_t deadline_ns)
 			tr_log(TR_LEVEL_WARN, "stop", "asked again: what still runs is cut off, then the last commit");
 			server->skipped = true;
 			report_busy(server);
-			tr_engine_stop(server->engine, 0, engine_stopped, server);
+			if (!tr_timer_running(&server->poll)) /* else the engine is told in a moment */
+				tr_engine_stop(server->engine, tr_mono_ns(), engine_stopped, server);
 		}
 		return;
 	}

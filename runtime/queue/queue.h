@@ -209,7 +209,8 @@ void tr_engine_report(struct tr_engine *engine, struct tr_buf *out);
 
 /* --- stop ------------------------------------------------------------------------------------------------ */
 /* Takes nothing new; running sends may end; each session is cancelled after its system_shutdown_timeout or at the deadline, whichever
- * comes first, and named in the log. stopped(arg) on worker 0 when no session and no change is left. */
+ * comes first, and named in the log. stopped(arg) on worker 0 when no session and no change is left. deadline_ns is a monotonic
+ * moment; a second call may only bring it nearer. */
 void tr_engine_stop(struct tr_engine *engine, int64_t deadline_ns, void (*stopped)(void *arg), void *arg);
 
 #endif

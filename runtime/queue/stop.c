@@ -146,11 +146,43 @@ stop_arrived(struct tr_mail *mail)
 	busy_drop(worker->engine);
 }
 
+/* Asked again: the new deadline holds for what still runs. */
+static void
+hurry_arrived(struct tr_mail *mail)
+{
+	struct tr_worker *worker = tr_container_of(mail, struct tr_worker, hurry_mail);
+	struct tr_engine *engine = worker->engine;
+	struct tr_wheel *wheel = tr_loop_wheel(worker->loop);
+
+	for (struct session *session = worker->sessions; session != NULL; session = session->worker_next)
+		if (!session->cancelled)
+			tr_timer_start_at(wheel, &session->cancel, engine->stop_deadline_ns, cancel_due);
+	tr_timer_start_at(wheel, &worker->stop_timer, engine->stop_deadline_ns + TR_NS_PER_S, give_up);
+	busy_drop(engine);
+}
+
+static void
+hurry(struct tr_engine *engine, int64_t deadline_ns)
+{
+	if (engine->hurried)
+		return;
+	engine->hurried = true;
+	engine->stop_deadline_ns = deadline_ns;
+	for (uint32_t i = 0; i < engine->worker_count; i++) {
+		busy_add(engine);
+		engine->workers[i].hurry_mail.fn = hurry_arrived;
+		tr_loop_post(engine->workers[i].loop, &engine->workers[i].hurry_mail);
+	}
+}
+
 void
 tr_engine_stop(struct tr_engine *engine, int64_t deadline_ns, void (*stopped)(void *arg), void *arg)
 {
-	if (engine->stopped != NULL)
+	if (engine->stopped != NULL) {
+		if (deadline_ns < engine->stop_deadline_ns)
+			hurry(engine, deadline_ns);
 		return;
+	}
 	engine->stopped = stopped;
 	engine->stopped_arg = arg;
 	engine->stop_deadline_ns = deadline_ns;
