@@ -3,7 +3,11 @@ local kumo = require 'kumo'
 
 local helper = {}
 
-helper.TAILRACE = os.getenv 'TAILRACE' or 'build/release/tailrace'
+do -- the program under test is the one that runs the specs
+  local pipe = assert(io.popen 'readlink /proc/$PPID/exe')
+  helper.TAILRACE = os.getenv 'TAILRACE' or pipe:read '*l'
+  pipe:close()
+end
 
 --- Single quotes for the shell.
 function helper.quote(text)

@@ -417,7 +417,7 @@ struct tr_worker {
 	uint64_t unsettled; /* messages with an uncommitted outcome */
 	bool started;
 	struct sweep *sweep; /* admin.c */
-	struct tr_mail start_mail, stop_mail, epoch_mail;
+	struct tr_mail start_mail, stop_mail, hurry_mail, epoch_mail;
 	_Atomic bool epoch_posted;
 	struct { /* last queue looked up */
 		struct tr_sched *sched;
@@ -473,6 +473,7 @@ struct tr_engine {
 	void (*stopped)(void *arg);
 	void *stopped_arg;
 	_Atomic bool stop_told;
+	bool hurried; /* worker 0: the deadline was brought nearer */
 	struct tr_mail stopped_mail;
 	struct tr_metric *sched_metrics[2];
 	struct tr_queue_config *fallback; /* for a queue that policy has not answered for */
