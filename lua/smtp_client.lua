@@ -11,8 +11,8 @@ local REWRITE = 'smtp_client_rewrite_delivery_status'
 local function rewrite(conn, s)
   local domain, tenant, campaign, routing_domain = conn:queue(s)
   for i = 1, math.huge do
-    local count, line = select('#', conn:refusal(i)), conn:refusal(i)
-    if count == 0 then
+    local line = conn:refusal(i)
+    if line == nil then
       return
     end
     if line then
@@ -36,6 +36,7 @@ session.add_protocol('smtp', {
     end
     local ok, why = conn:connect()
     if not ok then
+      conn:close()
       error(why, 0)
     end
     return conn

@@ -24,6 +24,8 @@ struct hand {
 	struct tr_timer watchdog;   /* of the phase */
 	bool aborted;               /* by the watchdog */
 	struct tr_defer waker;      /* wakes from inside queue code are put off */
+	void (*on_end)(void *arg);  /* of a built-in connection; NULL: none */
+	void *on_end_arg;
 };
 
 struct box {
@@ -63,6 +65,15 @@ let_go(struct hand *hand)
 	hand->list_end = &hand->list;
 	hand->count = 0;
 	return list;
+}
+
+void
+tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *arg)
+{
+	struct hand *hand = session->task;
+
+	hand->on_end = fn;
+	hand->on_end_arg = arg;
 }
 
 /* Gives back what is in hand: not tried, attempts stay. */
@@ -471,6 +482,8 @@ ended(void *arg, const struct tr_task_result *result)
 	lua_pushlightuserdata(L, hand);
 	lua_pushnil(L);
 	lua_rawset(L, LUA_REGISTRYINDEX);
+	if (hand->on_end != NULL)
+		hand->on_end(hand->on_end_arg);
 	hand->session = NULL;
 	session->task = NULL;
 	free(hand);

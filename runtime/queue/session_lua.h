@@ -15,5 +15,7 @@ struct tr_session *tr_session_lua_check(lua_State *L, int idx);
 struct tr_message *tr_session_lua_hand(lua_State *L, int idx);
 /* Reports outcomes per recipient of the one message in hand; it is in hand no more. */
 void tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes);
+/* Calls fn(arg) when the session ends, however it does (a cancelled one runs no more Lua); one per session, NULL: none. */
+void tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *arg);
 
 #endif

@@ -194,6 +194,11 @@ fail:
 void
 tr_smtpc_cancel(struct tr_smtpc *smtp)
 {
+	if (smtp->stream != NULL && smtp->step == SMTP_IDLE) { /* nothing is cut off: the peer may know that we go */
+		tr_stream_write(smtp->stream, "QUIT\r\n", 6);
+		tr_stream_close(smtp->stream, 0);
+		smtp->stream = NULL;
+	}
 	tr_loop_undefer(smtp->loop, &smtp->finisher);
 	smtp->done = NULL;
 	smtp->message = NULL;

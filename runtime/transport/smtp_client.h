@@ -32,9 +32,9 @@ struct tr_smtpc;
 
 /* Copies the configuration. Loop and resolver must outlive the object. TR_OK, TR_EINVAL (no host) or TR_ENOMEM. */
 int tr_smtpc_new(struct tr_loop *loop, struct tr_dns *dns, const struct tr_smtpc_config *config, struct tr_smtpc **out);
-/* Drops the connection at once; an operation under way is forgotten, its callback is not called. NULL is fine. */
+/* As tr_smtpc_cancel(), and frees it: an operation under way is forgotten, its callback is not called. NULL is fine. */
 void tr_smtpc_free(struct tr_smtpc *smtp);
-/* Forgets the operation under way and drops the connection. */
+/* Forgets the operation under way and drops the connection at once; an idle one with QUIT. */
 void tr_smtpc_cancel(struct tr_smtpc *smtp);
 /* QUIT, and the end of the connection: it lingers at most rset_timeout for the peer to take it. */
 void tr_smtpc_close(struct tr_smtpc *smtp);

@@ -13,10 +13,11 @@
 /* On the C heap: it outlives the userdata while a task is parked on it. */
 struct conn {
 	struct tr_smtpc *smtp;
-	struct tr_ticket ticket; /* of the operation under way */
-	bool busy;               /* an operation is under way, and holds the connection */
-	bool orphan;             /* the userdata is gone */
-	uint32_t rcpt_count;     /* of the message that was sent last; 0: no results to report */
+	struct tr_session *session; /* that has it; NULL: it has ended */
+	struct tr_ticket ticket;    /* of the operation under way */
+	bool busy;                  /* an operation is under way, and holds the connection */
+	bool orphan;                /* the userdata is gone */
+	uint32_t rcpt_count;        /* of the message that was sent last; 0: no results to report */
 };
 
 struct box {
@@ -36,14 +37,27 @@ check(lua_State *L)
 static void
 conn_free(struct conn *conn)
 {
+	if (conn->session != NULL)
+		tr_session_lua_on_end(conn->session, NULL, NULL);
 	tr_smtpc_free(conn->smtp);
 	free(conn);
+}
+
+/* Also of a session that was cancelled while its connection was idle: the peer is not kept until Lua collects. */
+static void
+session_ended(void *arg)
+{
+	struct conn *conn = arg;
+
+	conn->session = NULL;
+	if (!conn->busy)
+		tr_smtpc_cancel(conn->smtp);
 }
 
 /* --- making ------------------------------------------------------------------------------------------- */
 
 static int
-new_conn(lua_State *L, const struct tr_session *session, const struct tr_smtpc_host *hosts, size_t count)
+new_conn(lua_State *L, struct tr_session *session, const struct tr_smtpc_host *hosts, size_t count)
 {
 	const struct tr_path_config *path = session->path;
 	struct box *box = lua_newuserdata(L, sizeof *box);
@@ -83,6 +97,8 @@ new_conn(lua_State *L, const struct tr_session *session, const struct tr_smtpc_h
 		box->conn = NULL;
 		return luaL_error(L, "smtp: out of memory");
 	}
+	box->conn->session = session;
+	tr_session_lua_on_end(session, session_ended, box->conn);
 	return 1;
 }
 
@@ -91,7 +107,7 @@ new_conn(lua_State *L, const struct tr_session *session, const struct tr_smtpc_h
 static int
 l_new(lua_State *L)
 {
-	const struct tr_session *session = tr_session_lua_check(L, 1);
+	struct tr_session *session = tr_session_lua_check(L, 1);
 	const struct tr_queue_config *queue = session->queue;
 	struct tr_str domain = tr_ready_routing_domain(session->ready);
 	struct tr_smtpc_host *hosts;
@@ -253,8 +269,8 @@ fill_outcome(const struct conn *conn, uint32_t index, struct tr_outcome *out)
 	tr_response_split_enhanced(&out->response);
 }
 
-/* connection:refusal(index) -> line | nil: what the peer said to recipient `index` (from 1), if it was not 250 and not
- * made up here. nothing after the last recipient. */
+/* connection:refusal(index) -> line | false | nil: what the peer said to recipient `index` (from 1); false if it was
+ * 250 or nothing; nil after the last recipient. */
 static int
 l_refusal(lua_State *L)
 {
@@ -268,7 +284,7 @@ l_refusal(lua_State *L)
 		return 0;
 	tr_smtpc_result(conn->smtp, (uint32_t)index - 1, &result);
 	if (!result.said || result.code == 250) {
-		lua_pushnil(L);
+		lua_pushboolean(L, false);
 		return 1;
 	}
 	fill_outcome(conn, (uint32_t)index - 1, &outcome);
