@@ -121,11 +121,13 @@ put_new(struct tr_outbox *outbox, struct tr_message *record, struct tr_str queue
 	return tr_change_count(&outbox->change, record->account, TR_COL_OFFERED, TR_REASON_NONE, 1);
 }
 
-/* A record that cannot be part of the change: the change must not be stored without it. */
+/* A record that cannot be part of the change: the change must not be stored without it. But one that is too large for
+ * the log will be so for ever, and what happened must be stored nevertheless. */
 static void
 refuse(struct tr_outbox *outbox, struct tr_logger *hook, int err)
 {
-	outbox->change.failed = true;
+	if (err != TR_ETOOBIG)
+		outbox->change.failed = true;
 	tr_metric_add(hook->lost, 1);
 	tr_log(TR_LEVEL_ERROR, "record", "hook %s: a record cannot be stored: %s", hook->name, tr_err_text(err));
 }
@@ -139,9 +141,11 @@ answer(void *arg, bool keep, const char *error)
 	struct tr_logger *hook = waiting->hook;
 	struct tr_worker *worker = waiting->worker;
 
+	bool stopping = error == tr_record_cancelled;
+
 	waiting->answered = true;
 	waiting->keep = keep;
-	if (error == tr_record_cancelled) {
+	if (stopping) {
 		waiting->cancelled = true;
 	} else if (error != NULL) {
 		waiting->raised = true;
@@ -155,7 +159,8 @@ answer(void *arg, bool keep, const char *error)
 	else if (waiting->committed)
 		settle(waiting);
 	/* else the change of its cause is under way: watched_done goes on */
-	pump(hook, worker);
+	if (!stopping) /* the policy host is going: it can answer nothing more */
+		pump(hook, worker);
 }
 
 /* Returns true if it answered at once. */

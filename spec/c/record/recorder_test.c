@@ -121,7 +121,7 @@ struct bed {
 	struct tr_loop *loop;
 	struct tr_spool *spool;
 	struct tr_recorder *recorder;
-	struct tr_worker worker;
+	struct tr_worker worker, *emitter; /* emitter NULL: worker */
 	struct tr_spool_config config;
 	enum mode mode;
 	struct pending pending[64];
@@ -387,7 +387,7 @@ emit(struct bed *bed, struct cause *cause, enum tr_event_type type, uint16_t fla
 	if (cause->message != NULL)
 		cause->message->flags |= flags;
 	event.message = cause->message;
-	tr_outbox_init(&cause->outbox, &bed->worker, cause_done, cause);
+	tr_outbox_init(&cause->outbox, bed->emitter != NULL ? bed->emitter : &bed->worker, cause_done, cause);
 	/* the cause's own part of the change */
 	assert_int_equal(
 		tr_change_count(&cause->outbox.change, TR_ACCOUNT_MAIL, TR_COL_ACCEPTED, TR_REASON_NONE, 1), TR_OK);
@@ -690,6 +690,66 @@ handlers_are_bounded_and_go_on_in_order(void **state)
 	bed_fini(&bed);
 }
 
+/* The policy of the worker that holds a record decides about it, whoever made room. */
+static void
+waiting_records_of_another_worker(void **state)
+{
+	struct bed bed;
+	struct cause mine, theirs;
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	struct tr_worker other;
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 1;
+	add(&bed, &config);
+	emit(&bed, &mine, TR_EV_RECEPTION, 0);
+	other = bed.worker; /* on the same thread and loop here */
+	other.inserted = other.parked = NULL;
+	other.under_way = 0;
+	bed.emitter = &other;
+	emit(&bed, &theirs, TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.asked, 1);
+	bed.mode = KEEP;
+	answer(&bed, 0, true, NULL);
+	assert_int_equal(bed.asked, 1); /* it goes there by mail */
+	settle(&bed);
+	assert_int_equal(bed.asked, 2);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	assert_int_equal(other.inserted_count, 1);
+	free_list(other.inserted);
+	check_account(&bed, "h", 2, 2, 0, 0, 2);
+	bed_fini(&bed);
+}
+
+/* At the stop the host cancels its tasks; nothing new is asked, and the next start decides. */
+static void
+cancelled_handlers_leave_records_undecided(void **state)
+{
+	struct bed bed;
+	struct cause causes[2];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 1;
+	add(&bed, &config);
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	emit(&bed, &causes[1], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	answer(&bed, 0, false, tr_record_cancelled);
+	settle(&bed);
+	assert_int_equal(bed.asked, 1);
+	check_account(&bed, "h", 2, 2, 0, 0, 2);
+	bed_stop(&bed);
+	bed_start(&bed);
+	assert_int_equal(bed.recovered_count, 2);
+	for (int i = 0; i < 2; i++)
+		assert_true(bed.recovered[i].flags & TR_MSG_UNDECIDED);
+	bed_fini(&bed);
+}
+
 static void
 a_refused_change_takes_its_records_along(void **state)
 {
@@ -975,6 +1035,8 @@ main(void)
 		cmocka_unit_test(late_answers),
 		cmocka_unit_test(an_answer_before_the_commit_waits_for_it),
 		cmocka_unit_test(handlers_are_bounded_and_go_on_in_order),
+		cmocka_unit_test(waiting_records_of_another_worker),
+		cmocka_unit_test(cancelled_handlers_leave_records_undecided),
 		cmocka_unit_test(a_refused_change_takes_its_records_along),
 		cmocka_unit_test(undecided_records_survive_a_kill),
 		cmocka_unit_test(parked_records_can_be_decided_again),
