@@ -22,9 +22,10 @@ enum {
 	EMITS_A_TURN = 512, /* events made before the loop looks at its sockets again */
 	MAX_WORKERS = 64,
 };
-#define LOOK_NS TR_NS_PER_MS         /* how often a full window is looked at */
-#define STOP_NS (20 * TR_NS_PER_S)   /* deadline of the stop */
-#define STALL_NS (120 * TR_NS_PER_S) /* without any progress: give up */
+#define LOOK_NS TR_NS_PER_MS           /* how often a full window is looked at */
+#define STOP_NS (20 * TR_NS_PER_S)     /* deadline of the stop */
+#define SPARES_NS (500 * TR_NS_PER_MS) /* no new spare segment for so long: there will be none */
+#define STALL_NS (120 * TR_NS_PER_S)   /* without any progress: give up */
 
 struct slot { /* one event under way to the commit */
 	struct tr_outbox outbox;
@@ -299,6 +300,25 @@ end_measure(void)
 	tr_spool_figures(tr_server_spool(server), &ended_figures);
 }
 
+/* A fresh log fills segments with zeros ahead of need, once; that is no part of a record. Waits until it has them. */
+static void
+wait_for_spares(void)
+{
+	int64_t changed_at_ns = tr_mono_ns(), give_up_ns = changed_at_ns + STOP_NS;
+	struct tr_spool_figures figures;
+	uint64_t before = UINT64_MAX;
+
+	for (; tr_mono_ns() < give_up_ns; usleep(10000)) {
+		tr_spool_figures(tr_server_spool(server), &figures);
+		if (figures.free_segments != before) {
+			before = figures.free_segments;
+			changed_at_ns = tr_mono_ns();
+		}
+		if (before > 0 && tr_mono_ns() - changed_at_ns > SPARES_NS)
+			return;
+	}
+}
+
 static bool
 is_over(const struct tr_spool_figures *figures)
 {
@@ -383,6 +403,8 @@ run(void)
 		tr_watchdog_stop();
 		return 1;
 	}
+	if (!options.drain)
+		wait_for_spares();
 	begin_measure();
 	if (options.drain) {
 		double seconds = (double)(began_ns - boot_ns) / 1e9;

@@ -85,9 +85,9 @@ bench_batch() {
 	"$build/hook_bench" dump --count $((count / 4)) >"$dir/lines"
 	for _ in $(seq "$rounds"); do
 		run_plain 'plain libcurl loop, no queue' $((count / 100)) 100 "$dir/body"
-		run_hook hook_batch.lua $count 1 --window 40000
+		run_hook hook_batch.lua $count 1
 		result_line 'tailrace, 1 event a change' "$line" "$(note_of "$line")"
-		run_hook hook_batch.lua $count 1 --window 40000 --per-change 100
+		run_hook hook_batch.lua $count 1 --per-change 100
 		result_line 'tailrace, 100 events a change' "$line" "$(note_of "$line")"
 		run_syslog_ng 'syslog-ng http(), reliable disk buffer' $((count / 4)) 2 100 # 10 workers: the same rate at 1.5x the CPU
 	done
@@ -107,7 +107,7 @@ bench_workers() {
 	table 'Workers 1 -> 2, one record a request' record
 	for _ in $(seq "$rounds"); do
 		for workers in 1 2; do
-			run_hook hook_batch.lua $((count * 5)) $workers --window 40000
+			run_hook hook_batch.lua $((count * 5)) $workers
 			result_line "100 records a request, $workers worker(s)" "$line" "$(note_of "$line")"
 		done
 	done
