@@ -89,7 +89,7 @@ nap(struct tr_spool *spool, enum nap kind, int64_t ns)
 	until.tv_nsec = ns % TR_NS_PER_S;
 	pthread_mutex_lock(&spool->nap_mu);
 	atomic_store(&spool->nap, kind);
-	if (atomic_load(&spool->inbox) != NULL && kind == NAP_IDLE)
+	if (atomic_load(&spool->inbox) != NULL && kind != NAP_GAP) /* it came before the nap was seen */
 		atomic_store(&spool->nap, NAP_NONE);
 	while (atomic_load(&spool->nap) != NAP_NONE && err == 0 && !(kind != NAP_GAP && atomic_load(&spool->stopping)))
 		err = pthread_cond_timedwait(&spool->nap_cond, &spool->nap_mu, &until);

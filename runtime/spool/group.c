@@ -130,6 +130,21 @@ add_end(struct layout *lay, uint64_t start)
 
 /* --- segments --------------------------------------------------------------------------------------- */
 
+/* The current segment is never written again. One in which nothing was committed goes at once: while a disk fails,
+ * every try takes a new one. Its number is not used again. */
+static void
+give_up(struct tr_spool *spool)
+{
+	struct segment *segment = spool->current;
+
+	segment->failed = true;
+	if (segment->end > 0)
+		return;
+	spool->current = NULL;
+	ring_remove_newest(spool);
+	spare_give(spool, segment);
+}
+
 /* Starts the next segment. Its header goes to disk with its first group. */
 static int
 roll(struct tr_spool *spool, bool outcome)
@@ -155,6 +170,7 @@ roll(struct tr_spool *spool, bool outcome)
 	}
 	memcpy(segment->name, name, sizeof name);
 	segment->number = spool->next_number;
+	segment->prev = spool->last_number;
 	segment->prev_end = spool->last_end;
 	segment->end = 0;
 	segment->puts = segment->live = 0;
@@ -170,7 +186,7 @@ roll(struct tr_spool *spool, bool outcome)
 	}
 	segment->oldest = spool->oldest;
 	spool->next_number++;
-	spool->last_end = 0;
+
 	if (last != NULL && last->puts > 0 && last->cap > last->puts) { /* it gets no more */
 		uint32_t *slots = realloc(last->slots, last->puts * sizeof *slots);
 
@@ -183,8 +199,8 @@ roll(struct tr_spool *spool, bool outcome)
 	}
 	spool->current = segment;
 	if (tr_file->sync_dir(spool->meta) < 0) {
-		segment->failed = true;
 		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+		give_up(spool);
 		return TR_EIO;
 	}
 	return TR_OK;
@@ -411,7 +427,7 @@ group_write(
 	int err;
 
 	known = ledger_bounds(spool, &names);
-	if (group_room(spool) < need.bytes + (spool->accounts_logged < known ? names : 0)) {
+	if (group_room(spool) <= need.bytes + (spool->accounts_logged < known ? names : 0)) {
 		err = roll(spool, outcome);
 		if (err != TR_OK)
 			return err;
@@ -448,10 +464,11 @@ group_write(
 	add_end(&lay, start);
 	err = write_and_sync(spool, lay.segment, file_at);
 	if (err != TR_OK) {
-		lay.segment->failed = true;
+		give_up(spool);
 		return err;
 	}
 	lay.segment->end = spool->last_end = lay.pos;
+	spool->last_number = lay.segment->number;
 	spool->accounts_logged = known;
 	spool->last_group_bytes = lay.pos - start;
 	spool->compact_credit += list->first != NULL ? lay.pos - start : 0;

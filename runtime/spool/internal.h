@@ -32,12 +32,13 @@ struct seg_header {
 	uint32_t crc; /* of these 128 bytes with crc = 0 */
 	uint64_t number;
 	uint64_t bytes;      /* room for frames */
-	uint64_t prev_end;   /* where the good frames of segment number - 1 end */
+	uint64_t prev;          /* number of the segment before it, 0: none; others between were given up */
+	uint64_t prev_end;      /* where the good frames of that one end */
 	uint64_t oldest;     /* segments below it are no part of the log */
 	uint64_t created_ms; /* wall */
 	uint32_t generation;
 	uint32_t salt; /* random: a body cannot imitate a frame */
-	uint8_t reserved[64];
+	uint8_t reserved[56];
 };
 _Static_assert(sizeof(struct seg_header) == 128, "layout");
 
@@ -114,7 +115,7 @@ struct segment {
 	uint64_t bytes; /* room for frames */
 	uint64_t end;   /* good frames end here */
 	uint64_t limit; /* recovery: where they must end at most */
-	uint64_t prev_end, oldest;
+	uint64_t prev, prev_end, oldest;
 	uint64_t live_bytes;
 	uint32_t generation, salt;
 	uint32_t *slots;    /* by ordinal of a PUT: its stub, or TR_NO_SLOT when that died */
@@ -152,7 +153,8 @@ loc_ordinal(uint64_t loc)
 }
 struct segment *ring_get(const struct tr_spool *spool, uint64_t loc); /* NULL: not in the log */
 int ring_add(struct tr_spool *spool, struct segment *segment);        /* TR_OK, TR_ENOMEM, TR_ETOOBIG */
-void ring_remove_oldest(struct tr_spool *spool);                      /* drops the ring's reference */
+void ring_remove_newest(struct tr_spool *spool); /* nothing was ever committed in it */
+void ring_remove_oldest(struct tr_spool *spool);                       /* drops the ring's reference */
 /* A PUT frame became live or died. */
 int segment_reserve(struct tr_spool *spool, struct segment *segment, uint32_t more); /* room for more PUTs: TR_ENOMEM */
 uint32_t segment_born(struct segment *segment, uint32_t slot, uint64_t bytes, struct tr_spool *spool); /* its ordinal */
@@ -366,7 +368,7 @@ struct tr_spool {
 	uint32_t iov_count, iov_cap;
 	uint32_t copy_ordinal;   /* where reclaiming goes on in the oldest segment */
 	uint64_t compact_credit; /* bytes that reclaiming may copy: never more than twice what died or came */
-	uint64_t last_end;       /* committed end of the newest segment */
+	uint64_t last_number, last_end; /* newest segment that holds a good group, and where those end */
 	uint64_t last_group_bytes;
 
 	/* hand-over */

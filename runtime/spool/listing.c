@@ -42,7 +42,7 @@ headless(struct segment *segment, uint64_t file_bytes)
 	segment->bytes = file_bytes - SEG_HEADER;
 	segment->generation = header.generation;
 	segment->salt = header.salt;
-	segment->prev_end = UINT64_MAX; /* not known */
+	segment->prev = UINT64_MAX; /* not known */
 	segment->oldest = 0;
 	return true;
 }
@@ -160,6 +160,40 @@ by_number(const void *a, const void *b)
 	return x->generation < y->generation ? -1 : x->generation > y->generation;
 }
 
+/* From the newest back along the headers' `prev`; what is not on that way is put to the others (and NULL in the
+ * list). Returns how many segments are missing. */
+static uint64_t
+choose(struct listing *listing, uint64_t oldest)
+{
+	const struct segment *after = NULL; /* the chosen one after it */
+	uint64_t missing = 0;
+
+	for (size_t i = listing->count; i-- > 0;) {
+		struct segment *segment = listing->found[i];
+		bool known = after != NULL && after->prev != UINT64_MAX;
+
+		/* given up by a failing disk, a copy of lower generation, or before the log's beginning */
+		if (segment->number < oldest || (after != NULL && segment->number >= after->number) ||
+			(known && segment->number > after->prev)) {
+			int err = keep_other(listing, segment, SEG_HEADER + segment->bytes);
+
+			listing->err = listing->err == TR_OK ? err : listing->err;
+			listing->found[i] = NULL;
+			continue;
+		}
+		if (known && segment->number == after->prev) {
+			segment->limit = after->prev_end;
+			segment->limit_known = true;
+		} else if (known) {
+			missing++;
+		}
+		after = segment;
+	}
+	if (after != NULL && after->prev != UINT64_MAX && after->prev != 0 && after->prev >= oldest)
+		missing++;
+	return missing;
+}
+
 static int
 check_versions_only(void *arg, const char *name)
 {
@@ -205,24 +239,14 @@ listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count
 			oldest = listing.found[i]->oldest;
 	if (oldest == 0 && listing.count > 0)
 		oldest = listing.found[0]->number;
+	*missing = choose(&listing, oldest);
 	for (size_t i = 0; i < listing.count; i++) {
-		struct segment *segment = listing.found[i], *next = i + 1 < listing.count ? listing.found[i + 1] : NULL;
-		bool empty = spool->newest < spool->oldest;
+		struct segment *segment = listing.found[i];
 
-		if (listing.err != TR_OK) {
-			segment_unref(spool, segment);
+		if (segment == NULL)
 			continue;
-		}
-		if (segment->number < oldest || (next != NULL && next->number == segment->number)) {
-			listing.err = keep_other(&listing, segment, SEG_HEADER + segment->bytes);
-			continue;
-		}
-		*missing += segment->number - (empty ? oldest : spool->newest + 1);
-		if (next != NULL && next->number == segment->number + 1 && next->prev_end != UINT64_MAX) {
-			segment->limit = next->prev_end;
-			segment->limit_known = true;
-		}
-		listing.err = ring_add(spool, segment);
+		if (listing.err == TR_OK)
+			listing.err = ring_add(spool, segment);
 		if (listing.err != TR_OK)
 			segment_unref(spool, segment);
 	}

@@ -305,6 +305,7 @@ recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *qu
 		err = scan_segment(&scan, segment);
 		trim(segment);
 		stats->segments++;
+		spool->last_number = segment->number;
 		spool->last_end = segment->end;
 	}
 	free(rec.map);

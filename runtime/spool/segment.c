@@ -71,6 +71,7 @@ segment_header(const struct segment *segment, struct seg_header *out)
 		.version = SEG_VERSION,
 		.number = segment->number,
 		.bytes = segment->bytes,
+		.prev = segment->prev,
 		.prev_end = segment->prev_end,
 		.oldest = segment->oldest,
 		.created_ms = (uint64_t)tr_wall_ms(),
@@ -105,6 +106,7 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 		return TR_EVERSION;
 	segment->number = header.number;
 	segment->bytes = header.bytes;
+	segment->prev = header.prev;
 	segment->prev_end = header.prev_end;
 	segment->oldest = header.oldest;
 	segment->generation = header.generation;
@@ -173,6 +175,21 @@ ring_remove_oldest(struct tr_spool *spool)
 	pthread_mutex_unlock(&spool->segs_mu);
 	if (segment == NULL)
 		return;
+	atomic_fetch_sub_explicit(&spool->n.segments, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&spool->n.log_bytes, segment->bytes, memory_order_relaxed);
+}
+
+void
+ring_remove_newest(struct tr_spool *spool)
+{
+	struct segment **place = &spool->ring[spool->newest & (spool->ring_cap - 1)], *segment = *place;
+
+	pthread_mutex_lock(&spool->segs_mu);
+	*place = NULL;
+	do {
+		spool->newest--;
+	} while (spool->newest >= spool->oldest && spool->ring[spool->newest & (spool->ring_cap - 1)] == NULL);
+	pthread_mutex_unlock(&spool->segs_mu);
 	atomic_fetch_sub_explicit(&spool->n.segments, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&spool->n.log_bytes, segment->bytes, memory_order_relaxed);
 }

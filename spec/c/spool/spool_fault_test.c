@@ -224,6 +224,55 @@ full_disk_refuses_intake_and_stores_outcomes(void **state)
 	bed_end(&bed);
 }
 
+static bool
+many_errors(void *arg)
+{
+	struct tr_spool_figures figures;
+
+	tr_spool_figures(((struct bed *)arg)->spool, &figures);
+	return figures.sync_errors > 40;
+}
+
+/* An outcome is tried again and again; intake is refused meanwhile; the log does not grow; then all goes on. */
+static void
+an_outcome_survives_a_long_failure(void **state)
+{
+	struct tr_spool_figures figures;
+	const char *why = NULL;
+	struct bed bed;
+
+	bed_begin(&bed);
+	bed_open(&bed);
+	script(&bed);
+	bed_wait(&bed);
+	fault_reset();
+	fault_fail(FAULT_FDATASYNC, 1, EIO, true);
+	bed_done(&bed, bed_pick(&bed), TR_COL_DELIVERED);
+	while (!many_errors(&bed))
+		if (!tr_loop_turn(bed.loop))
+			sched_yield();
+	assert_true(tr_spool_pressure(bed.spool));
+	assert_false(tr_spool_accepts(bed.spool, &why));
+	assert_non_null(why);
+	bed_put(&bed, 100, true, 1);
+	while (bed.refused == 0)
+		if (!tr_loop_turn(bed.loop))
+			sched_yield();
+	assert_int_equal(bed.last_status, TR_EIO);
+	tr_spool_figures(bed.spool, &figures);
+	assert_true(figures.segments < 12);
+	fault_reset();
+	bed_wait(&bed);
+	assert_int_equal(bed.last_status, TR_OK);
+	assert_false(tr_spool_pressure(bed.spool));
+	assert_true(tr_spool_accepts(bed.spool, NULL));
+	bed_close(&bed);
+	bed_open(&bed);
+	assert_int_equal(bed.recovery.damaged_frames, 0);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
 int
 main(void)
 {
@@ -234,6 +283,7 @@ main(void)
 		cmocka_unit_test(anything_else_fails_once),
 		cmocka_unit_test(short_writes_are_completed),
 		cmocka_unit_test(power_cut_anywhere),
+		cmocka_unit_test(an_outcome_survives_a_long_failure),
 		cmocka_unit_test(full_disk_refuses_intake_and_stores_outcomes),
 	};
 
