@@ -3,6 +3,7 @@
 #include "cli/testing.h"
 #include "ingress/http_server_lua.h"
 #include "ingress/run.h"
+#include "ingress/smtp_server_lua.h"
 #include "message/message_lua.h"
 #include "policy/library.h"
 #include "queue/queue_lua.h"
@@ -20,6 +21,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.run", luaopen_tr_run},
 	{"tr.http", luaopen_tr_http},
 	{"tr.http_server", luaopen_tr_http_server},
+	{"tr.smtp_server", luaopen_tr_smtp_server},
 	{"tr.smtp_client", luaopen_tr_smtp_client},
 	{"tr.testing", luaopen_tr_testing},
 	{NULL, NULL},
