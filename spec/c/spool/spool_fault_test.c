@@ -230,7 +230,7 @@ many_errors(void *arg)
 	struct tr_spool_figures figures;
 
 	tr_spool_figures(((struct bed *)arg)->spool, &figures);
-	return figures.sync_errors > 40;
+	return figures.write_errors > 40;
 }
 
 /* An outcome is tried again and again; intake is refused meanwhile; the log does not grow; then all goes on. */
@@ -246,7 +246,7 @@ an_outcome_survives_a_long_failure(void **state)
 	script(&bed);
 	bed_wait(&bed);
 	fault_reset();
-	fault_fail(FAULT_FDATASYNC, 1, EIO, true);
+	fault_fail(FAULT_PWRITEV, 1, EIO, true);
 	bed_done(&bed, bed_pick(&bed), TR_COL_DELIVERED);
 	while (!many_errors(&bed))
 		if (!tr_loop_turn(bed.loop))
