@@ -160,7 +160,8 @@ local function retry_after_s(value)
   end
   local seconds = tonumber(value:match '^%s*(%d+)%s*$')
   if not seconds then
-    local day, month, year, h, m, s = value:match '^%s*%a+,%s+(%d%d?)%s+(%a%a%a)%s+(%d%d%d%d)%s+(%d%d):(%d%d):(%d%d)%s+GMT%s*$'
+    local day, month, year, h, m, s =
+      value:match '^%s*%a+,%s+(%d%d?)%s+(%a%a%a)%s+(%d%d%d%d)%s+(%d%d):(%d%d):(%d%d)%s+GMT%s*$'
     if not day or not MONTHS[month] then
       return nil
     end
