@@ -15,6 +15,7 @@
 #include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -32,6 +33,7 @@ struct peer {
 	pthread_t thread;
 	_Atomic int closed; /* connections served */
 	_Atomic bool ending;
+	_Atomic long allowed; /* bytes */
 	char in[1 << 16];
 	size_t in_len;
 	char *data; /* of the last message, dots undone, without the lone dot */
@@ -138,6 +140,22 @@ peer_step(struct peer *peer, int fd, const char *step)
 		while (read(fd, line, sizeof line) > 0)
 			;
 		return true;
+	case 'A':
+		for (;;) {
+			long most = atomic_load(&peer->allowed);
+			ssize_t got;
+
+			if (most <= 0 && poll(&poller, 1, 0) == 1 && (poller.revents & (POLLHUP | POLLERR)))
+				return true;
+			if (most <= 0) {
+				sched_yield();
+				continue;
+			}
+			got = read(fd, peer->in, most < (long)sizeof peer->in ? (size_t)most : sizeof peer->in);
+			if (got <= 0)
+				return true;
+			atomic_fetch_sub(&peer->allowed, got);
+		}
 	case 'P':
 		poller.events = POLLRDHUP;
 		poll(&poller, 1, 8000);

@@ -1,6 +1,8 @@
 /* The SMTP client when hosts are down, silent, rude or gone. */
 #include "smtp_fixture.h"
 
+#include "transport/smtp_client_internal.h"
+
 #define OFFERS "250-peer\r\n250 PIPELINING\r\n"
 #define HELLO ">220 peer\r\n", "<EHLO me.test", ">" OFFERS
 #define PLAIN_HELLO ">220 peer\r\n", "<EHLO me.test", ">250 peer\r\n"
@@ -214,6 +216,49 @@ a_peer_that_stops_taking_the_body_is_an_io_error(void **state)
 	tear_down_as(fix, NULL, NULL);
 }
 
+static void
+a_slow_taker_of_the_body_is_given_time(void **state)
+{
+	const int64_t step_ns = TR_NS_PER_S; /* a quarter of the time-out */
+	struct fixture *fix;
+	struct tr_blob *blob = tr_blob_new(NULL, 24 << 20);
+	struct tr_message *large;
+
+	tr_clock_virtual(INT64_C(1764000000) * TR_NS_PER_S);
+	fix = set_up(SCRIPT(HELLO, GROUP, ">250 ok\r\n250 ok\r\n354 go\r\n", "A"));
+	large = message(fix, "a@x.test", "b@y.test", "", "");
+	memset(blob->data, 'x', blob->len);
+	tr_bytes_set(&large->body, blob);
+	fix->config.data_dot_timeout_ns = 4 * step_ns;
+	renew(fix);
+	assert_int_equal(connect_now(fix), TR_OK);
+	fix->ended = 0;
+	tr_smtpc_send(fix->smtp, large, ended, fix);
+	while (fix->smtp->step != SMTP_DOT)
+		tr_loop_turn(fix->loop);
+	for (int i = 0; i < 12; i++) { /* three times the time-out */
+		size_t before = tr_stream_backlog(fix->smtp->stream);
+
+		while (fix->ended == 0 && tr_stream_backlog(fix->smtp->stream) >= before) {
+			if (atomic_load(&fix->peer.allowed) <= 0)
+				atomic_store(&fix->peer.allowed, 64 << 10);
+			tr_loop_turn(fix->loop);
+		}
+		tr_clock_advance(step_ns + TR_NS_PER_MS);
+		tr_loop_turn(fix->loop);
+		assert_int_equal(fix->ended, 0);
+	}
+	atomic_store(&fix->peer.allowed, 0);
+	for (int i = 0; i < 20 && fix->ended == 0; i++) { /* now it takes nothing */
+		tr_clock_advance(step_ns + TR_NS_PER_MS);
+		tr_loop_turn(fix->loop);
+	}
+	assert_int_equal(fix->ended, 1);
+	expect_start(fix, 0, "T 400 KumoMTA internal: failed to send message: 127.0.0.1 [");
+	tear_down_as(fix, NULL, NULL);
+	tr_clock_real();
+}
+
 /* --- connections that have been idle ------------------------------------------------------------------------ */
 
 static void
@@ -368,6 +413,7 @@ main(void)
 		cmocka_unit_test(a_421_to_one_recipient_is_told_to_all_whom_the_end_hits),
 		cmocka_unit_test(silence_ends_with_the_timeout_of_the_step),
 		cmocka_unit_test(a_peer_that_stops_taking_the_body_is_an_io_error),
+		cmocka_unit_test(a_slow_taker_of_the_body_is_given_time),
 		cmocka_unit_test(an_idle_connection_that_ended_is_no_attempt),
 		cmocka_unit_test(an_end_without_a_word_moves_the_message_once),
 		cmocka_unit_test(an_end_after_a_word_counts),
