@@ -59,7 +59,7 @@ struct rig {
 	_Atomic uint64_t live, peak;
 	uint32_t order[4096]; /* numbers of the messages in order of sending */
 	uint32_t order_count;
-	int64_t sent_at_ns;
+	_Atomic int64_t sent_at_ns;
 	_Atomic uint32_t under_way;
 	bool stopped, fast;
 };

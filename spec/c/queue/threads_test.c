@@ -83,6 +83,13 @@ sometimes_fails(struct rig *rig, struct rig_session *session, struct tr_outcome 
 	return 0;
 }
 
+/* Sends happen on all threads: the first loop looks every few milliseconds. */
+static void
+tick(struct tr_timer *timer)
+{
+	tr_timer_start(tr_loop_wheel(tr_loop_current()), timer, 5 * TR_NS_PER_MS, tick);
+}
+
 static bool
 all_sent(void *arg)
 {
@@ -95,6 +102,7 @@ nothing_is_lost_between_workers(void **state)
 	struct rig rig;
 	struct runner runners[WORKERS] = {0};
 	struct tr_mail stops[WORKERS] = {0};
+	struct tr_timer ticker = {0};
 	char command[128];
 
 	rig_init(&rig);
@@ -113,9 +121,11 @@ nothing_is_lost_between_workers(void **state)
 		if (i > 0)
 			assert_int_equal(pthread_create(&runners[i].thread, NULL, run, &runners[i]), 0);
 	}
+	tr_timer_start(tr_loop_wheel(rig.loops[0]), &ticker, TR_NS_PER_MS, tick);
 	assert_true(tr_loop_run_until(rig.loops[0], all_sent, &rig, 100 * TR_NS_PER_S));
 	tr_engine_stop(rig.engine, tr_mono_ns() + 10 * TR_NS_PER_S, rig_stopped, &rig);
 	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 20 * TR_NS_PER_S));
+	tr_timer_stop(tr_loop_wheel(rig.loops[0]), &ticker);
 	for (uint32_t i = 1; i < WORKERS; i++) {
 		stops[i].fn = stop_loop;
 		tr_loop_post(rig.loops[i], &stops[i]);
