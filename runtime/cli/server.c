@@ -272,6 +272,13 @@ start_engine(struct tr_server *server, char **error)
 	return TR_OK;
 }
 
+/* Under the virtual clock nothing else tells the local logs that time has passed. */
+static void
+tick_logs(struct tr_turn_hook *hook)
+{
+	tr_recorder_tick(tr_container_of(hook, struct tr_server, tick)->recorder);
+}
+
 static int
 boot(struct tr_server *server, char **error)
 {
@@ -317,6 +324,10 @@ boot(struct tr_server *server, char **error)
 		}
 		server->worker[i].running = true;
 	}
+	if (tr_clock_is_virtual()) {
+		server->tick.fn = tick_logs;
+		tr_loop_add_turn_hook(server->worker[0].loop, &server->tick);
+	}
 	tr_engine_start(server->engine);
 	return TR_OK;
 }
@@ -326,6 +337,8 @@ static void
 dispose(struct tr_server *server)
 {
 	tr_run_fini(&server->run);
+	if (server->tick.fn != NULL)
+		tr_loop_remove_turn_hook(server->worker[0].loop, &server->tick);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_host_free(server->worker[i].host);
 	tr_recorder_free(server->recorder);

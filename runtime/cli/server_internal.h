@@ -31,6 +31,7 @@ struct tr_server {
 	struct tr_engine *engine;
 	struct tr_queue_ops ops;
 	struct tr_run run;
+	struct tr_turn_hook tick; /* virtual clock only */
 	/* stop */
 	bool stopping, skipped, stopped;
 	int64_t stop_at_ns; /* monotonic deadline */

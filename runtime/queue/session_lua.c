@@ -271,7 +271,7 @@ l_report(lua_State *L)
 		.kind = (enum tr_outcome_kind)kind,
 		.response = {.code = (int)luaL_checkinteger(L, 3), .content = opt_str(L, 4)},
 		.peer_name = opt_str(L, 5),
-		.delivery_protocol = TR_STR("Lua"),
+		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
 		.retry_after_ns = lua_isnoneornil(L, 6) ? -1 : (int64_t)(luaL_checknumber(L, 6) * 1e9),
 		.gate_counts = gate[0] != '\0',
 		.gate_at_once = strcmp(gate, "at_once") == 0,
