@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "transport/smtp_client.h"
 
-#define LIMIT_NS (10 * TR_NS_PER_S)
+#define LIMIT_NS (60 * TR_NS_PER_S) /* of what takes milliseconds unless the machine is busy */
 
 struct fixture {
 	struct peer peer;

@@ -158,7 +158,7 @@ peer_step(struct peer *peer, int fd, const char *step)
 		}
 	case 'P':
 		poller.events = POLLRDHUP;
-		poll(&poller, 1, 8000);
+		poll(&poller, 1, 60000);
 		return true;
 	default: {
 		const struct linger now = {1, 0};
@@ -175,7 +175,7 @@ peer_serve(void *arg)
 	struct peer *peer = arg;
 
 	for (int i = 0; i < PEER_SCRIPTS && peer->scripts[i] != NULL; i++) {
-		const struct timeval limit = {.tv_sec = 8}; /* a test that went wrong ends all the same */
+		const struct timeval limit = {.tv_sec = 60}; /* a test that went wrong ends all the same */
 		int fd = accept(peer->fd, NULL, NULL);
 
 		if (fd < 0 || atomic_load(&peer->ending)) {
