@@ -93,7 +93,7 @@ set_addresses(struct tr_http_request *request)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-	struct sockaddr_storage local;
+	struct sockaddr_storage local = {0};
 	socklen_t len = sizeof local;
 
 	address_text(info != NULL ? info->client_addr : NULL, request->peer, sizeof request->peer);
@@ -379,7 +379,7 @@ bind_to(struct tr_http_server *server, char **error)
 {
 	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE, .ai_socktype = SOCK_STREAM};
 	struct addrinfo *found = NULL;
-	struct sockaddr_storage bound;
+	struct sockaddr_storage bound = {0};
 	socklen_t len = sizeof bound;
 	char host[64], ip[64];
 	const char *listen_on = server->config.listen, *colon = strrchr(listen_on, ':');

@@ -1,60 +1,16 @@
-#include "transport/http.h"
-
-#include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "transport/http_multi.h"
+#include "transport/http_internal.h"
 
 enum {
 	MAX_CONNECTIONS = 256, /* idle ones kept; the oldest goes first */
 	MAX_IDLE_FLIGHTS = 64, /* handles a client keeps, each some KB */
 	MAX_HOPS = 10,
 	MAX_HEAD_BYTES = 256 * 1024, /* all header lines of one answer */
-};
-
-struct tr_http {
-	struct tr_loop *loop;
-	struct tr_http_multi *multi;
-	struct tr_http_client *clients;
-	struct tr_http_flight *flights; /* under way */
-	uint32_t in_flight;
-	const char *env_proxy; /* HTTP_PROXY in capitals, which curl does not read; NULL: not set, or a CGI */
-};
-
-struct tr_http_client {
-	struct tr_http *http; /* NULL: freed */
-	struct tr_http_client *next, **prev;
-	struct tr_http_settings settings;
-	char *user_agent;
-	uint32_t refs;
-	struct tr_http_flight *idle;
-	uint32_t idle_count;
-};
-
-/* An easy handle with what it needs; kept by its client between requests, so that only what changed is set again. */
-struct tr_http_flight {
-	CURL *easy;
-	struct tr_http_client *client; /* a reference while under way */
-	struct tr_http_call *call;     /* NULL: idle */
-	struct tr_http_flight *next, **prev;
-	struct tr_timer deadline;
-	struct tr_buf url;          /* as set in the handle, NUL-terminated */
-	struct tr_buf header_text;  /* "Name: value" NUL ... */
-	struct curl_slist *headers; /* header_cap of them, linked */
-	uint32_t header_cap;
-	int method;      /* as set in the handle; -1: not yet */
-	long connect_ms; /* as set in the handle */
-	bool proxied;    /* CURLOPT_PROXY is set */
-	int hops;
-	int prereqs;               /* requests begun within this transfer */
-	bool drop_body, drop_auth; /* by a redirect */
-	const char *why;           /* what our callbacks stopped it for; NULL: nothing */
-	int why_err;
-	char error[CURL_ERROR_SIZE];
 };
 
 /* --- callbacks of curl: no Lua, nothing that starts or ends a request ------------------------------- */
@@ -332,81 +288,6 @@ finish(struct tr_http_flight *flight)
 
 /* --- the answer ------------------------------------------------------------------------------------- */
 
-static int
-err_of(CURLcode code, long os_errno)
-{
-	switch (code) {
-	case CURLE_OUT_OF_MEMORY:
-		return TR_ENOMEM;
-	case CURLE_COULDNT_RESOLVE_HOST:
-	case CURLE_COULDNT_RESOLVE_PROXY:
-		return TR_ENOENT;
-	case CURLE_COULDNT_CONNECT:
-		return os_errno != 0 ? tr_err_from_errno((int)os_errno) : TR_EREFUSED;
-	case CURLE_OPERATION_TIMEDOUT:
-		return TR_ETIMEDOUT;
-	case CURLE_SEND_ERROR:
-	case CURLE_RECV_ERROR:
-	case CURLE_GOT_NOTHING:
-	case CURLE_PARTIAL_FILE:
-		return TR_ECLOSED;
-	case CURLE_FILESIZE_EXCEEDED:
-		return TR_ETOOBIG;
-	case CURLE_URL_MALFORMAT:
-	case CURLE_UNSUPPORTED_PROTOCOL:
-		return TR_EINVAL;
-	default:
-		return TR_EPROTO;
-	}
-}
-
-static void
-fail(struct tr_http_flight *flight, CURLcode code)
-{
-	struct tr_http_call *call = flight->call;
-	long os_errno = 0;
-
-	call->status = 0;
-	call->redirecting = flight->hops > 0;
-	if (flight->why != NULL) {
-		call->err = flight->why_err;
-		tr_buf_addz(&call->error, flight->why);
-		return;
-	}
-	curl_easy_getinfo(flight->easy, CURLINFO_OS_ERRNO, &os_errno);
-	call->err = err_of(code, os_errno);
-	if (call->err == TR_EINVAL && flight->prereqs > 0)
-		call->err = TR_EPROTO; /* it was the answer that made no sense */
-	call->building = call->err == TR_EINVAL && flight->hops == 0;
-	tr_buf_addz(&call->error, curl_easy_strerror(code));
-	if (flight->error[0] != '\0' && strcmp(flight->error, curl_easy_strerror(code)) != 0)
-		tr_buf_addf(&call->error, ": %s", flight->error);
-	if (code == CURLE_COULDNT_CONNECT && os_errno != 0)
-		tr_buf_addf(&call->error, ": %s", strerror((int)os_errno));
-}
-
-static bool
-same_place(const char *a, const char *b)
-{
-	static const CURLUPart parts[] = {CURLUPART_HOST, CURLUPART_PORT};
-	CURLU *url[2] = {curl_url(), curl_url()};
-	bool same = url[0] != NULL && url[1] != NULL && curl_url_set(url[0], CURLUPART_URL, a, 0) == CURLUE_OK &&
-		    curl_url_set(url[1], CURLUPART_URL, b, 0) == CURLUE_OK;
-
-	for (size_t i = 0; i < TR_COUNT(parts) && same; i++) {
-		char *text[2] = {NULL, NULL};
-
-		same = curl_url_get(url[0], parts[i], &text[0], CURLU_DEFAULT_PORT) == CURLUE_OK &&
-		       curl_url_get(url[1], parts[i], &text[1], CURLU_DEFAULT_PORT) == CURLUE_OK &&
-		       strcasecmp(text[0], text[1]) == 0;
-		curl_free(text[0]);
-		curl_free(text[1]);
-	}
-	curl_url_cleanup(url[0]);
-	curl_url_cleanup(url[1]);
-	return same;
-}
-
 /* Goes on to where the answer points; false: the answer stands, or call->err is set. */
 static bool
 redirect(struct tr_http_flight *flight)
@@ -432,7 +313,7 @@ redirect(struct tr_http_flight *flight)
 		method = TR_HTTP_GET;
 		flight->drop_body = true;
 	}
-	if (!same_place(flight->url.data, location))
+	if (!tr_http_same_place(flight->url.data, location))
 		flight->drop_auth = true;
 	url = strdup(location); /* curl's own goes with the next setopt */
 	tr_http_multi_remove(flight->client->http->multi, flight->easy);
@@ -458,7 +339,7 @@ on_done(void *arg, CURL *easy, CURLcode code)
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &flight);
 	if (code != CURLE_OK) {
-		fail(flight, code);
+		tr_http_flight_fail(flight, code);
 	} else {
 		curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
 		flight->call->status = (int)status;
@@ -546,10 +427,12 @@ tr_http_start(struct tr_http *http, struct tr_http_call *call)
 void
 tr_http_cancel(struct tr_http_call *call)
 {
-	if (call->flight == NULL)
+	struct tr_http_flight *flight = call->flight;
+
+	if (flight == NULL)
 		return;
-	tr_http_multi_remove(call->flight->client->http->multi, call->flight->easy);
-	land(call->flight);
+	tr_http_multi_remove(flight->client->http->multi, flight->easy);
+	land(flight);
 }
 
 void
@@ -650,10 +533,14 @@ tr_http_free(struct tr_http *http)
 {
 	if (http == NULL)
 		return;
-	while (http->flights != NULL)
-		tr_http_cancel(http->flights->call);
-	while (http->clients != NULL)
-		client_detach(http->clients);
+	for (struct tr_http_flight *flight = http->flights, *next; flight != NULL; flight = next) {
+		next = flight->next;
+		tr_http_cancel(flight->call);
+	}
+	for (struct tr_http_client *client = http->clients, *next; client != NULL; client = next) {
+		next = client->next;
+		client_detach(client);
+	}
 	tr_http_multi_free(http->multi);
 	free(http);
 }

@@ -120,11 +120,11 @@ watch_get(struct tr_http_multi *multi, int fd)
 
 	if ((size_t)fd >= multi->watch_cap) {
 		size_t cap = (size_t)fd + 64;
-		struct watch **watches = realloc(multi->watches, cap * sizeof *watches);
+		struct watch **watches = realloc(multi->watches, cap * sizeof(struct watch *));
 
 		if (watches == NULL)
 			return NULL;
-		memset(watches + multi->watch_cap, 0, (cap - multi->watch_cap) * sizeof *watches);
+		memset(watches + multi->watch_cap, 0, (cap - multi->watch_cap) * sizeof(struct watch *));
 		multi->watches = watches;
 		multi->watch_cap = cap;
 	}

@@ -1,0 +1,80 @@
+/* What an answer, or the lack of one, means. */
+#include <string.h>
+#include <strings.h>
+
+#include "transport/http_internal.h"
+
+static int
+err_of(CURLcode code, long os_errno)
+{
+	switch (code) {
+	case CURLE_OUT_OF_MEMORY:
+		return TR_ENOMEM;
+	case CURLE_COULDNT_RESOLVE_HOST:
+	case CURLE_COULDNT_RESOLVE_PROXY:
+		return TR_ENOENT;
+	case CURLE_COULDNT_CONNECT:
+		return os_errno != 0 ? tr_err_from_errno((int)os_errno) : TR_EREFUSED;
+	case CURLE_OPERATION_TIMEDOUT:
+		return TR_ETIMEDOUT;
+	case CURLE_SEND_ERROR:
+	case CURLE_RECV_ERROR:
+	case CURLE_GOT_NOTHING:
+	case CURLE_PARTIAL_FILE:
+		return TR_ECLOSED;
+	case CURLE_FILESIZE_EXCEEDED:
+		return TR_ETOOBIG;
+	case CURLE_URL_MALFORMAT:
+	case CURLE_UNSUPPORTED_PROTOCOL:
+		return TR_EINVAL;
+	default:
+		return TR_EPROTO;
+	}
+}
+
+void
+tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code)
+{
+	struct tr_http_call *call = flight->call;
+	long os_errno = 0;
+
+	call->status = 0;
+	call->redirecting = flight->hops > 0;
+	if (flight->why != NULL) {
+		call->err = flight->why_err;
+		tr_buf_addz(&call->error, flight->why);
+		return;
+	}
+	curl_easy_getinfo(flight->easy, CURLINFO_OS_ERRNO, &os_errno);
+	call->err = err_of(code, os_errno);
+	if (call->err == TR_EINVAL && flight->prereqs > 0)
+		call->err = TR_EPROTO; /* it was the answer that made no sense */
+	call->building = call->err == TR_EINVAL && flight->hops == 0;
+	tr_buf_addz(&call->error, curl_easy_strerror(code));
+	if (flight->error[0] != '\0' && strcmp(flight->error, curl_easy_strerror(code)) != 0)
+		tr_buf_addf(&call->error, ": %s", flight->error);
+	if (code == CURLE_COULDNT_CONNECT && os_errno != 0)
+		tr_buf_addf(&call->error, ": %s", strerror((int)os_errno));
+}
+
+bool
+tr_http_same_place(const char *a, const char *b)
+{
+	static const CURLUPart parts[] = {CURLUPART_HOST, CURLUPART_PORT};
+	CURLU *url[2] = {curl_url(), curl_url()};
+	bool same = url[0] != NULL && url[1] != NULL && curl_url_set(url[0], CURLUPART_URL, a, 0) == CURLUE_OK &&
+		    curl_url_set(url[1], CURLUPART_URL, b, 0) == CURLUE_OK;
+
+	for (size_t i = 0; i < TR_COUNT(parts) && same; i++) {
+		char *text[2] = {NULL, NULL};
+
+		same = curl_url_get(url[0], parts[i], &text[0], CURLU_DEFAULT_PORT) == CURLUE_OK &&
+		       curl_url_get(url[1], parts[i], &text[1], CURLU_DEFAULT_PORT) == CURLUE_OK &&
+		       strcasecmp(text[0], text[1]) == 0;
+		curl_free(text[0]);
+		curl_free(text[1]);
+	}
+	curl_url_cleanup(url[0]);
+	curl_url_cleanup(url[1]);
+	return same;
+}
