@@ -1,0 +1,55 @@
+---@meta
+
+--- The binding behind lua/smtp_client.lua (runtime/transport/smtp_client_lua.c). Internal: connections belong to the session loop.
+---@class tr.smtp_client
+local smtp = {}
+
+---@class tr.smtp_client.Connection
+local connection = {}
+
+--- Makes a connection object for the session: candidates are its queue's mx_list, or the domain literal of its routing
+--- domain. Nothing is looked up or connected yet.
+---@param session userdata
+---@return tr.smtp_client.Connection? connection
+---@return string? err   no next hop is known
+function smtp.new(session) end
+
+--- Tries the candidates in order until one has greeted.
+---@async
+---@return true? ok
+---@return string? err   what was wrong with each
+function connection:connect() end
+
+--- Sends the session's message in hand to all its recipients.
+---@async
+---@param session userdata
+---@return boolean tried   false: the connection was found lost, no candidate is left, and nothing was sent
+function connection:send(session) end
+
+--- What the peer said to recipient `index` of the message sent last.
+---@param index integer from 1
+---@return string|false|nil line   "550 5.1.1 text"; false: 250, or nothing was said; nil: no such recipient
+function connection:refusal(index) end
+
+--- Policy's code in place of what the peer said.
+---@param index integer from 1
+---@param code integer 200 to 599
+function connection:rewrite(index, code) end
+
+--- Parts of the queue name of the message in hand.
+---@param session userdata
+---@return string domain
+---@return string? tenant
+---@return string? campaign
+---@return string routing_domain   the domain if the name has none
+function connection:queue(session) end
+
+--- Reports the results as the outcome of the message in hand, which ends.
+---@param session userdata
+---@return boolean usable   another message may follow
+function connection:report(session) end
+
+--- QUIT. May be called twice.
+function connection:close() end
+
+return smtp
