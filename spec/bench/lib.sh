@@ -98,6 +98,17 @@ cpu_of_tree() { # PID
 	} | awk -v t="$ticks" '{ sum += $12 + $13 + $14 + $15 } END { printf "%.2f", sum / t }'
 }
 
+# Waits until a process rests: a fresh log fills segments with zeros at the start, once, and that is no part of a mail.
+wait_quiet() { # PID
+	quiet_cpu=$(cpu_of "$1") quiet_for=0 tries=0
+	while [ $quiet_for -lt 5 ] && [ $tries -lt 300 ]; do
+		sleep 0.1
+		quiet_now=$(cpu_of "$1") quiet_for=$((quiet_for + 1)) tries=$((tries + 1))
+		[ "$quiet_now" = "$quiet_cpu" ] || quiet_for=0
+		quiet_cpu=$quiet_now
+	done
+}
+
 # The value of KEY in a line of key=value.
 value_of() { # KEY LINE
 	printf '%s\n' "$2" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1

@@ -50,6 +50,7 @@ relay_tailrace() { # COUNT HOOK NAME
 	started $relay
 	wait_line "$dir/relay.log" 's/.*initialization complete.*/ready/p' 'tailrace run' >/dev/null
 	port=$(wait_line "$dir/relay.log" 's/.*esmtp listener [0-9.]*:\([0-9]*\).*/\1/p' 'the listener')
+	wait_quiet $relay
 	before=$(cpu_of $relay)
 	send_mail "$1" "$port"
 	if [ "$2" = webhook ]; then # the events are part of the work, and of its time
