@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <ev.h>
 #include <microhttpd.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -12,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "net/address.h"
 
 enum {
 	IDLE_S = 60, /* a connection that is silent this long is closed */
@@ -29,7 +29,7 @@ struct tr_http_server {
 	uint32_t busy;
 	bool quiet; /* stopped listening */
 	int fd;     /* of the listener; -1: closed */
-	char address[80];
+	char address[64];
 };
 
 enum stage { STAGE_BODY, STAGE_HANDLING, STAGE_ANSWERED };
@@ -377,42 +377,24 @@ on_log(void *arg, const char *fmt, va_list args)
 static int
 bind_to(struct tr_http_server *server, char **error)
 {
-	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE, .ai_socktype = SOCK_STREAM};
-	struct addrinfo *found = NULL;
-	struct sockaddr_storage bound = {0};
-	socklen_t len = sizeof bound;
-	char host[64], ip[64];
-	const char *listen_on = server->config.listen, *colon = strrchr(listen_on, ':');
-	size_t host_len = colon != NULL ? (size_t)(colon - listen_on) : 0;
+	struct tr_sockaddr addr;
 	const int on = 1;
 
-	if (host_len >= 2 && listen_on[0] == '[' && listen_on[host_len - 1] == ']') {
-		listen_on++;
-		host_len -= 2;
-	}
-	if (host_len == 0 || host_len >= sizeof host)
+	if (tr_sockaddr_parse(tr_str(server->config.listen), 0, &addr) != TR_OK)
 		return TR_EINVAL;
-	memcpy(host, listen_on, host_len);
-	host[host_len] = '\0';
-	if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
-		return TR_EINVAL;
-	server->fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	server->fd = socket(addr.ss.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (server->fd < 0 || setsockopt(server->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-		bind(server->fd, found->ai_addr, found->ai_addrlen) != 0 || listen(server->fd, 512) != 0 ||
-		getsockname(server->fd, (struct sockaddr *)&bound, &len) != 0) {
+		bind(server->fd, (struct sockaddr *)&addr.ss, addr.len) != 0 || listen(server->fd, 512) != 0) {
 		int err = errno;
 
-		freeaddrinfo(found);
 		if (error != NULL &&
 			asprintf(error, "cannot listen on %s: %s", server->config.listen, strerror(err)) < 0)
 			*error = NULL;
 		return TR_EIO;
 	}
-	address_text((struct sockaddr *)&bound, ip, sizeof ip);
-	snprintf(server->address, sizeof server->address, found->ai_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
-		ntohs(found->ai_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-						   : ((struct sockaddr_in *)&bound)->sin_port));
-	freeaddrinfo(found);
+	if (getsockname(server->fd, (struct sockaddr *)&addr.ss, &addr.len) != 0)
+		return TR_EIO;
+	tr_sockaddr_text(&addr, true, server->address);
 	return TR_OK;
 }
 

@@ -247,7 +247,7 @@ stop_takes_no_new_connection(void **state)
 static void
 refuses_bad_addresses(void **state)
 {
-	static const char *const bad[] = {"", "127.0.0.1", "localhost:1", "127.0.0.1:x", ":80"};
+	static const char *const bad[] = {"", "127.0.0.1", "localhost:1", "127.0.0.1:x", ":80", "127.0.0.1:70000"};
 	struct tr_http_server *server;
 	struct tr_loop *loop;
 	char *error;
@@ -263,6 +263,25 @@ refuses_bad_addresses(void **state)
 	tr_loop_free(loop);
 }
 
+static void
+names_a_taken_port(void **state)
+{
+	struct tr_http_server_config config = {.body_limit = 1, .handle = handle};
+	struct tr_http_server *second;
+	struct fixture fix;
+	char *error = NULL;
+
+	set_up(&fix);
+	config.loop = fix.loop;
+	config.listen = tr_http_server_address(fix.server);
+	assert_int_equal(tr_http_server_new(&config, &second, &error), TR_EIO);
+	assert_null(second);
+	assert_non_null(strstr(error, "Address already in use"));
+	assert_non_null(strstr(error, config.listen));
+	free(error);
+	tear_down(&fix);
+}
+
 int
 main(void)
 {
@@ -274,6 +293,7 @@ main(void)
 		cmocka_unit_test(can_be_freed_with_an_open_request),
 		cmocka_unit_test(stop_takes_no_new_connection),
 		cmocka_unit_test(refuses_bad_addresses),
+		cmocka_unit_test(names_a_taken_port),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
