@@ -140,7 +140,7 @@ function session.run(s)
       local ok, result = pcall(protocol.connect, s, config)
       if not ok then
         s:connect_failed(refused(result))
-        s:report('transient', 400, INTERNAL .. 'failed to connect: ' .. one_line(result))
+        s:report('transient', 400, INTERNAL .. one_line(result))
         break
       end
       conn = result == nil and false or result
