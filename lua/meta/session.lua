@@ -1,0 +1,94 @@
+---@meta tr.session
+-- Types of runtime/queue/session_lua.c, for lua/session.lua and the connections that add themselves there. Internal.
+
+---@class tr.session
+local session = {}
+
+--- The rejection that an error value is or wraps (field `cause`).
+---@param err any
+---@return integer? code
+---@return string? text
+function session.find_rejection(err) end
+
+---@param text string
+---@return boolean
+function session.is_utf8(text) end
+
+---@return number seconds  monotonic
+function session.now_s() end
+
+---@alias tr.session.Phase 'Starting'|'Idle'|'AccumulatingBatch'|'AttemptingConnection'|'DeliveringMessage'|'Closing'
+
+---@class tr.session.Config
+---@field protocol 'custom_lua'|'smtp'
+---@field constructor? string
+---@field batch_size integer
+---@field min_batch_size integer
+---@field max_batch_latency_s number
+---@field max_batch_bytes number
+---@field idle_timeout_s number
+---@field max_deliveries integer
+
+--- One connection of a ready queue. It holds the messages in hand: whatever ends the session, they go back.
+--- Metatable: tr.session
+---@class tr.session.Session
+local Session = {}
+
+---@async
+---@param seconds number
+---@return boolean worked  false after the time
+function Session:wait(seconds) end
+
+--- Waits while too many outcomes of this session are not committed.
+---@async
+---@return boolean
+function Session:settle() end
+
+--- Adds to what is in hand.
+---@param max integer >= 1
+---@param max_bytes? number  0: no bound
+---@return integer count  in hand
+---@return nil|'empty'|'gate'|'close' why  when nothing was taken
+function Session:take(max, max_bytes) end
+
+---@return kumo.Message  the first in hand; raises if there is none
+function Session:message() end
+
+---@return kumo.Message[]  all in hand
+function Session:batch() end
+
+---@return integer  messages in hand
+function Session:count() end
+
+--- The outcome of all in hand.
+---@param kind 'delivered'|'bounced'|'transient'
+---@param code integer
+---@param text? string
+---@param peer_name? string      nil: the record has no peer
+---@param retry_after_s? number
+---@param gate? 'counts'|'at_once'  nil: it says nothing about the endpoint
+function Session:report(kind, code, text, peer_name, retry_after_s, gate) end
+
+--- Gives back all in hand without an attempt.
+---@param reason 'DispatcherDrop'|'PeerClosedConnection'|'TooManyRecipients'
+function Session:requeue(reason) end
+
+--- Restarts the watchdog; it rests in Idle and AccumulatingBatch.
+---@param name tr.session.Phase
+function Session:phase(name) end
+
+function Session:connected() end
+
+---@param at_once boolean  the peer refuses: close the gate now
+function Session:connect_failed(at_once) end
+
+--- Arguments of a constructor.
+---@return string domain
+---@return string? tenant
+---@return string? campaign
+function Session:feeding() end
+
+---@return tr.session.Config
+function Session:config() end
+
+return session

@@ -1,0 +1,83 @@
+---@meta tr.testing
+-- Types of runtime/cli/testing.c: a whole runtime inside a spec. See docs/testing.md.
+
+---@class tr.testing
+local testing = {}
+
+---@class (exact) tr.testing.Options
+---@field policy string               file
+---@field seed? integer               of jitter, default 1
+---@field clock? 'virtual'|'real'     default virtual
+---@field wall? integer               unix seconds at the start of the virtual clock, default 1785000000
+
+--- Loads the policy, fires pre_init and init, opens the spool. Raises what went wrong. One at a time.
+---@param options tr.testing.Options
+---@return tr.testing.Runtime
+function testing.start(options) end
+
+--- Metatable: tr.testing
+---@class tr.testing.Runtime
+local Runtime = {}
+
+--- Lets virtual time pass: everything that becomes due in it happens before the call returns.
+---@param seconds number >= 0
+function Runtime:advance(seconds) end
+
+--- The wall clock jumps; monotonic time does not.
+---@param seconds number  maybe negative
+function Runtime:step_clock(seconds) end
+
+---@class tr.testing.Message
+---@field from? string                default sender@example.com
+---@field to? string                  default rcpt@example.org
+---@field data? string                header and body
+---@field meta? table<string, string>
+
+--- A message comes in, as if by ESMTP, but without the smtp_server_* events. Returns after its commit.
+---@param message tr.testing.Message
+---@return string? id
+---@return string? message  why it was refused
+function Runtime:receive(message) end
+
+--- Runs code in the policy's state. It must not wait, and what it returns must fit into JSON.
+---@param code string
+---@return any
+function Runtime:eval(code) end
+
+---@class tr.testing.Account
+---@field offered integer      hooks: records that the policy was asked about
+---@field filtered integer     hooks: records that it did not want
+---@field accepted integer
+---@field moved_in integer
+---@field delivered integer
+---@field bounced integer
+---@field dead integer
+---@field dropped integer
+---@field expired integer
+---@field moved_out integer
+---@field waiting integer
+---@field dropped_by table<string, integer>
+---@field filtered_by table<string, integer>
+
+---@return table<string, tr.testing.Account> accounts  `mail`, and each hook by its name
+function Runtime:ledger() end
+
+---@class tr.testing.Figures
+---@field line integer       due, without room
+---@field timers integer     not due
+---@field ready integer
+---@field in_flight integer
+---@field undecided integer  records whose handler waits
+---@field parked integer     records whose handler failed
+---@field sessions integer
+
+---@return tr.testing.Figures
+function Runtime:figures() end
+
+--- Stops in order and goes back to the real clock.
+---@param seconds? number  deadline, default 20
+---@return boolean balances
+---@return string ledger  as text
+function Runtime:stop(seconds) end
+
+return testing
