@@ -17,12 +17,22 @@ collect(void *arg)
 		pthread_mutex_unlock(&worker->home_lock);
 	}
 	pthread_mutex_lock(&engine->ready_lock);
-	for (uint32_t i = 0; i <= engine->ready_mask; i++) {
-		for (struct tr_ready *ready = engine->ready_buckets[i]; ready != NULL; ready = ready->hash_next) {
-			pthread_mutex_lock(&ready->lock);
-			tr_metric_set(ready->ready_count, ready->messages.count);
-			tr_metric_set(ready->connections, ready->sessions);
-			pthread_mutex_unlock(&ready->lock);
+	for (int pass = 0; pass < 2; pass++) { /* sums start from 0 */
+		for (uint32_t i = 0; i <= engine->ready_mask; i++) {
+			for (struct tr_ready *ready = engine->ready_buckets[i]; ready != NULL;
+				ready = ready->hash_next) {
+				if (pass == 0) {
+					tr_metric_set(ready->metrics[1][M_READY_COUNT], 0);
+					tr_metric_set(ready->metrics[1][M_CONNECTIONS], 0);
+					continue;
+				}
+				pthread_mutex_lock(&ready->lock);
+				tr_metric_set(ready->metrics[0][M_READY_COUNT], ready->messages.count);
+				tr_metric_set(ready->metrics[0][M_CONNECTIONS], ready->sessions);
+				tr_metric_add(ready->metrics[1][M_READY_COUNT], ready->messages.count);
+				tr_metric_add(ready->metrics[1][M_CONNECTIONS], ready->sessions);
+				pthread_mutex_unlock(&ready->lock);
+			}
 		}
 	}
 	pthread_mutex_unlock(&engine->ready_lock);

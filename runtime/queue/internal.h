@@ -119,12 +119,13 @@ struct tr_sched {
 	uint64_t hash;
 	uint32_t index;
 	char *name;
-	struct tr_queue_name parts;     /* borrowed from name */
-	struct tr_metric *metric;       /* scheduled_count */
-	struct tr_metric *full_metric;  /* delayed_due_to_ready_queue_full */
-	pthread_mutex_t lock;           /* config and error, for other workers */
-	struct tr_queue_config *config; /* home writes under lock, others read under lock */
-	char *error;                    /* the same; NULL: none */
+	struct tr_queue_name parts;        /* borrowed from name */
+	struct tr_metric *metric;          /* scheduled_count */
+	struct tr_metric *full_metric;     /* delayed_due_to_ready_queue_full */
+	struct tr_metric *throttle_metric; /* delayed_due_to_throttle_insert_ready; home; NULL until it happens */
+	pthread_mutex_t lock;              /* config and error, for other workers */
+	struct tr_queue_config *config;    /* home writes under lock, others read under lock */
+	char *error;                       /* the same; NULL: none */
 	int64_t error_until_ns;
 	_Atomic bool configured;
 	_Atomic bool log_records;   /* log records were put in */
@@ -188,6 +189,16 @@ void line_check_expiry(struct tr_sched *sched, int64_t now_ms);
 int64_t stub_expiry_ms(const struct tr_sched *sched, const struct tr_stub *stub);
 
 /* --- ready queue --------------------------------------------------------------------------------------------- */
+enum ready_metric {
+	M_DELIVERED,
+	M_TRANSFAIL,
+	M_FAIL,
+	M_CONNECTIONS_TOTAL,
+	M_READY_FULL,
+	M_READY_COUNT, /* gauges: set by the collector for each queue, summed for the protocol */
+	M_CONNECTIONS,
+	READY_METRICS,
+};
 enum ready_state { READY_RESOLVING, READY_OK, READY_ERROR, READY_REPLACED };
 struct ready_worker {
 	struct session *idle;
@@ -228,8 +239,14 @@ struct tr_ready {
 	struct tr_mail kick_mail;
 	_Atomic bool kicked;
 	/* metrics */
-	struct tr_metric *ready_count, *ready_full, *delivered, *transfail, *fail, *connections, *connections_total;
+	struct tr_metric *metrics[2][READY_METRICS]; /* of this queue; of all of its protocol */
 };
+static inline void
+ready_metric(struct tr_ready *ready, enum ready_metric metric, int64_t n)
+{
+	tr_metric_add(ready->metrics[0][metric], n);
+	tr_metric_add(ready->metrics[1][metric], n);
+}
 int ready_route(struct tr_sched *sched); /* home of sched: finds or makes sched->ready; TR_OK or TR_ENOMEM */
 struct tr_ready *ready_find(struct tr_engine *engine, struct tr_str name); /* referenced; NULL */
 void ready_unref(struct tr_ready *ready);
@@ -341,6 +358,7 @@ struct judge {
 /* True if the message goes on; else it was taken. */
 bool judge_message(
 	struct judge *judge, struct tr_sched *sched, struct tr_message *message, enum judge_mode mode, int64_t now_ms);
+/* ready: whose messages were being taken, NULL: on the way to it. */
 void judge_finish(struct judge *judge, const struct tr_ready *ready);
 void judge_start(struct tr_worker *worker);               /* works on worker->judging */
 void judge_slot(struct tr_worker *worker, uint32_t slot); /* the caller moves it to IN_FLIGHT */

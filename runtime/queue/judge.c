@@ -89,8 +89,7 @@ judge_message(
 }
 
 static void
-retry_all(struct judge *judge, struct message_list *list, const struct tr_ready *ready, const char *text,
-	const char *site)
+retry_all(struct judge *judge, struct message_list *list, const char *text, const char *site)
 {
 	struct retry_spec spec = {
 		.increment = true, .explained = true, .delay_ns = -1, .reasons = {"LoggedTransientFailure"}};
@@ -119,11 +118,12 @@ judge_finish(struct judge *judge, const struct tr_ready *ready)
 		op_submit(judge->end);
 	judge->end = NULL;
 	if (judge->suspended.count > 0)
-		retry_all(judge, &judge->suspended, ready,
-			"KumoMTA internal: scheduled queue is suspended by the administrator", NULL);
+		retry_all(judge, &judge->suspended,
+			"KumoMTA internal: scheduled queue is suspended by the administrator",
+			ready != NULL ? ready->name : NULL);
 	if (judge->broken.count > 0)
-		retry_all(judge, &judge->broken, ready,
-			"KumoMTA internal: the path's configuration could not be resolved", "");
+		retry_all(
+			judge, &judge->broken, "KumoMTA internal: the path's configuration could not be resolved", "");
 }
 
 /* --- throttle_insert_ready_queue -------------------------------------------------------------------------- */
@@ -154,6 +154,10 @@ hook_answered(void *arg, const char *error)
 			spec.delay_ns = 60 * TR_NS_PER_S;
 			spec.reasons[0] = "FailedToInsertIntoReadyQueue";
 		}
+		if (sched->throttle_metric == NULL)
+			sched->throttle_metric = tr_metric_get(TR_COUNTER, "delayed_due_to_throttle_insert_ready",
+				"messages put off by throttle_insert_ready_queue", "queue", sched->name, NULL);
+		tr_metric_add(sched->throttle_metric, 1);
 		list_add(&one, message);
 		op = op_new(sched->home);
 		if (op != NULL) {
@@ -164,6 +168,8 @@ hook_answered(void *arg, const char *error)
 		}
 	} else {
 		list_add(&sched->fresh, message);
+		if (stopping(engine))
+			sched_spill(sched, &sched->fresh, true);
 	}
 	if (!sched->hook_running) /* it answered later */
 		hook_start(sched);

@@ -114,7 +114,7 @@ line_loaded(struct tr_load *load)
 		sched_spill(sched, &sched->fresh, true);
 		sched_spill(sched, &sched->hooking, true);
 	}
-	judge_finish(&judge, sched->ready);
+	judge_finish(&judge, NULL);
 	if (sched->hooking.count > 0)
 		hook_start(sched);
 	sched_activate(sched);

@@ -48,12 +48,9 @@ gate_outcome(struct session *session, const struct tr_outcome *outcome)
 		return;
 	if (outcome->kind == TR_OUT_DELIVERED ||
 		(outcome->kind == TR_OUT_BOUNCED && (outcome->gate_counts || session->pub.probing))) {
-		struct tr_ready *ready = session->pub.ready;
-
-		/* the common case takes no lock twice: an open gate without failures has nothing to learn */
-		if (session->pub.probing || ready->gate_dirty)
+		/* an open gate without failures has nothing to learn: no lock in the common case */
+		if (atomic_exchange(&session->pub.ready->gate_dirty, false) || session->pub.probing)
 			tell_gate(session, GATE_SUCCESS, false, -1);
-		ready->gate_dirty = false;
 	} else if (outcome->kind == TR_OUT_TRANSIENT &&
 		   (outcome->gate_counts || outcome->gate_at_once || outcome->retry_after_ns >= 0)) {
 		session->pub.ready->gate_dirty = true;
@@ -91,7 +88,7 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 	ready->expiry_ms = INT64_MAX;
 	pthread_mutex_unlock(&ready->lock);
 	count_move(ready->engine, IN_READY, IN_FLIGHT, all.count);
-	tr_metric_add(ready->transfail, all.count);
+	ready_metric(ready, M_TRANSFAIL, all.count);
 	while (all.head != NULL) {
 		struct outcome_op *op = op_new(worker);
 
@@ -256,7 +253,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 		struct tr_message *message;
 
 		*(good ? &pub->delivered : &pub->failed) += list.count;
-		tr_metric_add(good ? ready->delivered : ready->fail, units);
+		ready_metric(ready, good ? M_DELIVERED : M_FAIL, units);
 		while ((message = list_pop(&list)) != NULL)
 			op_end(op, message, good ? TR_COL_DELIVERED : TR_COL_BOUNCED, TR_REASON_NONE);
 		op_submit(op);
@@ -270,7 +267,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 			.response = outcome->response};
 
 		pub->transient += list.count;
-		tr_metric_add(ready->transfail, units);
+		ready_metric(ready, M_TRANSFAIL, units);
 		op_retry(op, &list, &spec);
 		break;
 	}
@@ -342,9 +339,9 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 		tr_outbox_emit(&op->outbox, &event);
 	}
 	gate_outcome(session, &outcomes[0]);
-	tr_metric_add(ready->delivered, number[TR_OUT_DELIVERED]);
-	tr_metric_add(ready->fail, number[TR_OUT_BOUNCED]);
-	tr_metric_add(ready->transfail, number[TR_OUT_TRANSIENT]);
+	ready_metric(ready, M_DELIVERED, number[TR_OUT_DELIVERED]);
+	ready_metric(ready, M_FAIL, number[TR_OUT_BOUNCED]);
+	ready_metric(ready, M_TRANSFAIL, number[TR_OUT_TRANSIENT]);
 	pub->delivered += number[TR_OUT_DELIVERED] == total;
 	pub->failed += number[TR_OUT_BOUNCED] > 0;
 	pub->transient += number[TR_OUT_TRANSIENT] > 0;

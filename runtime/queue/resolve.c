@@ -140,6 +140,8 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 {
 	struct tr_engine *engine = sched->engine;
 	struct tr_queue_config *old;
+	int64_t max_age_ms = config->max_age_ns / TR_NS_PER_MS;
+	int64_t old_max_age_ms = atomic_load_explicit(&sched->max_age_ms, memory_order_relaxed);
 
 	pthread_mutex_lock(&sched->lock);
 	old = sched->config;
@@ -147,7 +149,7 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 	free(sched->error);
 	sched->error = NULL;
 	pthread_mutex_unlock(&sched->lock);
-	atomic_store_explicit(&sched->max_age_ms, config->max_age_ns / TR_NS_PER_MS, memory_order_relaxed);
+	atomic_store_explicit(&sched->max_age_ms, max_age_ms, memory_order_relaxed);
 	sched->drains = config->protocol == TR_PROTO_NULL;
 	sched->parks = config->protocol == TR_PROTO_SMTP ||
 		       (config->protocol == TR_PROTO_LUA && engine->ops.has_handler != NULL &&
@@ -162,9 +164,10 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 		sched->held = 0;
 		ready_unref(sched->ready);
 		sched->ready = NULL;
+		sched_spill(sched, &sched->fresh, true); /* judged under the old one */
 	}
 	tr_queue_config_unref(old);
-	if (sched->line.count > 0) { /* max_age may be another */
+	if (sched->line.count > 0 && max_age_ms != old_max_age_ms) {
 		sched->line_expiry_ms = 0;
 		line_check_expiry(sched, tr_wall_ms());
 	}

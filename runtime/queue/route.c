@@ -8,23 +8,28 @@
 static void
 make_metrics(struct tr_ready *ready, const char *protocol)
 {
+	static const struct {
+		enum tr_metric_kind kind;
+		const char *name, *help;
+	} kinds[READY_METRICS] = {
+		[M_DELIVERED] = {TR_COUNTER, "total_messages_delivered", "deliveries"},
+		[M_TRANSFAIL] = {TR_COUNTER, "total_messages_transfail", "transient failures"},
+		[M_FAIL] = {TR_COUNTER, "total_messages_fail", "permanent failures"},
+		[M_CONNECTIONS_TOTAL] = {TR_COUNTER, "total_connection_count", "connections ever opened"},
+		[M_READY_FULL] = {TR_COUNTER, "ready_full", "times the ready queue was full"},
+		[M_READY_COUNT] = {TR_GAUGE, "ready_count", "messages in the ready queue"},
+		[M_CONNECTIONS] = {TR_GAUGE, "connection_count", "open connections"},
+	};
 	struct tr_buf service = {0};
-	const char *label;
 
 	tr_buf_addf(&service, "%s:%s", protocol, ready->name);
 	tr_buf_addc(&service, '\0');
-	label = service.failed ? ready->name : service.data;
-	ready->ready_count =
-		tr_metric_get(TR_GAUGE, "ready_count", "messages in the ready queue", "service", label, NULL);
-	ready->ready_full =
-		tr_metric_get(TR_COUNTER, "ready_full", "times the ready queue was full", "service", label, NULL);
-	ready->delivered = tr_metric_get(TR_COUNTER, "total_messages_delivered", "deliveries", "service", label, NULL);
-	ready->transfail =
-		tr_metric_get(TR_COUNTER, "total_messages_transfail", "transient failures", "service", label, NULL);
-	ready->fail = tr_metric_get(TR_COUNTER, "total_messages_fail", "permanent failures", "service", label, NULL);
-	ready->connections = tr_metric_get(TR_GAUGE, "connection_count", "open connections", "service", label, NULL);
-	ready->connections_total =
-		tr_metric_get(TR_COUNTER, "total_connection_count", "connections ever opened", "service", label, NULL);
+	for (int i = 0; i < READY_METRICS; i++) {
+		ready->metrics[0][i] = tr_metric_get(kinds[i].kind, kinds[i].name, kinds[i].help, "service",
+			service.failed ? ready->name : service.data, NULL);
+		ready->metrics[1][i] =
+			tr_metric_get(kinds[i].kind, kinds[i].name, kinds[i].help, "service", protocol, NULL);
+	}
 	tr_buf_free(&service);
 }
 
@@ -78,15 +83,15 @@ void
 ready_free(struct tr_ready *ready)
 {
 	struct tr_message *message;
-	struct tr_metric *metrics[] = {ready->ready_count, ready->ready_full, ready->delivered, ready->transfail,
-		ready->fail, ready->connections, ready->connections_total};
 
 	tr_timer_stop(tr_loop_wheel(ready->home->loop), &ready->timer);
 	while ((message = list_pop(&ready->messages)) != NULL)
 		tr_message_free(message);
 	atomic_fetch_sub_explicit(&ready->engine->ready_total, 1, memory_order_relaxed);
-	for (size_t i = 0; i < TR_COUNT(metrics); i++)
-		tr_metric_unref(metrics[i]);
+	for (int i = 0; i < READY_METRICS; i++) {
+		tr_metric_unref(ready->metrics[0][i]);
+		tr_metric_unref(ready->metrics[1][i]);
+	}
 	tr_queue_config_unref(ready->queue);
 	tr_path_config_unref(ready->path);
 	pthread_mutex_destroy(&ready->lock);

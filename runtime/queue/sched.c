@@ -140,6 +140,8 @@ sched_free(struct tr_sched *sched)
 	tr_queue_config_unref(sched->config);
 	tr_metric_unref(sched->metric);
 	tr_metric_unref(sched->full_metric);
+	if (sched->throttle_metric != NULL)
+		tr_metric_unref(sched->throttle_metric);
 	pthread_mutex_destroy(&sched->lock);
 	atomic_fetch_sub_explicit(&engine->sched_total, 1, memory_order_relaxed);
 	free(sched->error);
@@ -353,7 +355,7 @@ judge_incoming(struct tr_sched *sched)
 			list_add(hook ? &sched->hooking : &sched->fresh, message);
 		/* judge_message() moves what it takes from IN_READY to IN_FLIGHT */
 	}
-	judge_finish(&judge, sched->ready);
+	judge_finish(&judge, NULL);
 	if (sched->hooking.count > 0)
 		hook_start(sched);
 }
@@ -433,7 +435,7 @@ sched_pump(struct tr_sched *sched)
 		if (sched->fresh.count > 0) {
 			tr_metric_add(sched->full_metric, sched->fresh.count);
 			if (!sched->told_full)
-				tr_metric_add(ready->ready_full, 1);
+				ready_metric(ready, M_READY_FULL, 1);
 			sched->told_full = true;
 			sched_spill(sched, &sched->fresh, true);
 		} else if (sched->line.count == 0) {
@@ -513,12 +515,13 @@ sched_insert(struct tr_sched *sched, struct tr_message *message, const char *rea
 {
 	struct tr_engine *engine = sched->engine;
 	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
-	int64_t now_ms = tr_wall_ms();
+	int64_t now_ms = message->due_ms > 0 ? tr_wall_ms() : 0; /* 0: due at once */
 
 	stub->queue = sched->index;
+	if (!sched->active) /* once a turn is exact enough */
+		sched->inserted_at_ns = tr_mono_ns();
 	stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
 	tr_stub_set(stub, message->due_ms, message->flags & ~TR_MSG_DIRTY, message->attempts);
-	sched->inserted_at_ns = tr_mono_ns();
 	if (message->flags & TR_MSG_LOG_RECORD)
 		atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
 	if (message->due_ms > now_ms) {

@@ -103,7 +103,7 @@ open_now(struct session *session)
 		worker->sessions->worker_prev = &session->worker_next;
 	worker->sessions = session;
 	if (!stopping(engine)) {
-		tr_metric_add(ready->connections_total, 1);
+		ready_metric(ready, M_CONNECTIONS_TOTAL, 1);
 		err = engine->ops.open_session(engine->ops_arg, worker, &session->pub);
 	}
 	if (err == TR_OK)

@@ -60,7 +60,7 @@ struct rig {
 	uint32_t order[4096]; /* numbers of the messages in order of sending */
 	uint32_t order_count;
 	_Atomic int64_t sent_at_ns;
-	_Atomic uint32_t under_way;
+	_Atomic uint32_t under_way, put_all;
 	bool stopped, fast;
 };
 

@@ -168,6 +168,10 @@ throttle_hook_delays_without_an_attempt(void **state)
 	rig_run(&rig, 31 * TR_NS_PER_S);
 	assert_int_equal(rig.sent, 10);
 	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
+	assert_int_equal(tr_metric_read("delayed_due_to_throttle_insert_ready", "queue", "calm.example", NULL), 10);
+	assert_int_equal(tr_metric_read("total_messages_delivered", "service",
+				 "lua:unspecified->calm.example@lua:make.test", NULL),
+		10);
 	rig_fini(&rig);
 }
 

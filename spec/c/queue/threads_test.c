@@ -30,7 +30,9 @@ put_some(struct tr_timer *timer)
 		message->flags |= TR_MSG_LOG_RECORD;
 		rig_put_message(runner->rig, worker, message);
 	}
-	if (runner->left > 0)
+	if (runner->left == 0)
+		runner->rig->put_all++;
+	else
 		tr_timer_start(tr_loop_wheel(runner->rig->loops[runner->index]), timer, TR_NS_PER_MS, put_some);
 }
 
@@ -96,51 +98,130 @@ all_sent(void *arg)
 	return ((struct rig *)arg)->sent >= MESSAGES;
 }
 
+struct field {
+	struct rig rig;
+	struct runner runners[WORKERS];
+	struct tr_mail stops[WORKERS];
+	struct tr_timer ticker;
+};
+
+/* Opens, runs until `done` or for `limit_ns`, stops. put: each worker puts its part in. */
+static void
+one_run(struct field *field, bool put, bool (*done)(void *arg), int64_t limit_ns)
+{
+	struct rig *rig = &field->rig;
+
+	rig_open(rig);
+	memset(field->runners, 0, sizeof field->runners);
+	memset(field->stops, 0, sizeof field->stops);
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		struct runner *runner = &field->runners[i];
+
+		runner->rig = rig;
+		runner->index = i;
+		runner->left = MESSAGES / WORKERS + (i == 0 ? MESSAGES % WORKERS : 0);
+		runner->mail.fn = start_putting;
+		if (put)
+			tr_loop_post(rig->loops[i], &runner->mail);
+		if (i > 0)
+			assert_int_equal(pthread_create(&runner->thread, NULL, run, runner), 0);
+	}
+	tr_timer_start(tr_loop_wheel(rig->loops[0]), &field->ticker, TR_NS_PER_MS, tick);
+	tr_loop_run_until(rig->loops[0], done, rig, limit_ns);
+	tr_engine_stop(rig->engine, tr_mono_ns() + 10 * TR_NS_PER_S, rig_stopped, rig);
+	assert_true(tr_loop_run_until(rig->loops[0], rig_is_stopped, rig, 20 * TR_NS_PER_S));
+	tr_timer_stop(tr_loop_wheel(rig->loops[0]), &field->ticker);
+	for (uint32_t i = 1; i < WORKERS; i++) {
+		field->stops[i].fn = stop_loop;
+		tr_loop_post(rig->loops[i], &field->stops[i]);
+		assert_int_equal(pthread_join(field->runners[i].thread, NULL), 0);
+	}
+}
+
+static void
+close_run(struct rig *rig)
+{
+	tr_spool_close(rig->spool);
+	tr_engine_free(rig->engine);
+	tr_loop_enter(NULL);
+	for (uint32_t i = 0; i < WORKERS; i++)
+		tr_loop_free(rig->loops[i]);
+}
+
+static void
+field_init(struct field *field)
+{
+	memset(field, 0, sizeof *field);
+	rig_init(&field->rig);
+	tr_clock_real();
+	field->rig.workers = WORKERS;
+	field->rig.send = sometimes_fails;
+	field->rig.queue_config = small_batches;
+	field->rig.path_config = small_path;
+}
+
+static void
+field_fini(struct field *field)
+{
+	char command[128];
+
+	snprintf(command, sizeof command, "rm -rf %s", field->rig.dir);
+	assert_int_equal(system(command), 0);
+}
+
 static void
 nothing_is_lost_between_workers(void **state)
 {
-	struct rig rig;
-	struct runner runners[WORKERS] = {0};
-	struct tr_mail stops[WORKERS] = {0};
-	struct tr_timer ticker = {0};
-	char command[128];
+	static struct field field;
 
-	rig_init(&rig);
-	tr_clock_real();
-	rig.workers = WORKERS;
-	rig.send = sometimes_fails;
-	rig.queue_config = small_batches;
-	rig.path_config = small_path;
-	rig_open(&rig);
-	for (uint32_t i = 0; i < WORKERS; i++) {
-		runners[i].rig = &rig;
-		runners[i].index = i;
-		runners[i].left = MESSAGES / WORKERS + (i == 0 ? MESSAGES % WORKERS : 0);
-		runners[i].mail.fn = start_putting;
-		tr_loop_post(rig.loops[i], &runners[i].mail);
-		if (i > 0)
-			assert_int_equal(pthread_create(&runners[i].thread, NULL, run, &runners[i]), 0);
-	}
-	tr_timer_start(tr_loop_wheel(rig.loops[0]), &ticker, TR_NS_PER_MS, tick);
-	assert_true(tr_loop_run_until(rig.loops[0], all_sent, &rig, 100 * TR_NS_PER_S));
-	tr_engine_stop(rig.engine, tr_mono_ns() + 10 * TR_NS_PER_S, rig_stopped, &rig);
-	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 20 * TR_NS_PER_S));
-	tr_timer_stop(tr_loop_wheel(rig.loops[0]), &ticker);
-	for (uint32_t i = 1; i < WORKERS; i++) {
-		stops[i].fn = stop_loop;
-		tr_loop_post(rig.loops[i], &stops[i]);
-		assert_int_equal(pthread_join(runners[i].thread, NULL), 0);
-	}
-	assert_int_equal(rig.sent, MESSAGES);
-	assert_int_equal(rig.events[TR_EV_DELIVERY], MESSAGES);
-	assert_int_equal(rig_check(&rig), 0);
-	tr_spool_close(rig.spool);
-	tr_engine_free(rig.engine);
-	tr_loop_enter(NULL);
-	for (uint32_t i = 0; i < WORKERS; i++)
-		tr_loop_free(rig.loops[i]);
-	snprintf(command, sizeof command, "rm -rf %s", rig.dir);
-	assert_int_equal(system(command), 0);
+	field_init(&field);
+	one_run(&field, true, all_sent, 100 * TR_NS_PER_S);
+	assert_int_equal(field.rig.sent, MESSAGES);
+	assert_int_equal(field.rig.events[TR_EV_DELIVERY], MESSAGES);
+	assert_int_equal(rig_check(&field.rig), 0);
+	close_run(&field.rig);
+	field_fini(&field);
+}
+
+static bool
+a_third_sent(void *arg)
+{
+	struct rig *rig = arg;
+
+	return rig->sent >= MESSAGES / 3 && rig->put_all >= WORKERS && rig->under_way == 0;
+}
+
+static void
+slow_path(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	small_path(rig, name, config);
+	config->connection_limit = 1;
+}
+
+static int64_t
+half_a_millisecond(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	sometimes_fails(rig, session, outcome);
+	return TR_NS_PER_MS / 2;
+}
+
+static void
+nothing_is_lost_by_a_stop_in_the_middle(void **state)
+{
+	static struct field field;
+
+	field_init(&field);
+	field.rig.path_config = slow_path;
+	field.rig.send = half_a_millisecond;
+	one_run(&field, true, a_third_sent, 100 * TR_NS_PER_S);
+	assert_int_equal(field.rig.sent + rig_check(&field.rig), MESSAGES);
+	close_run(&field.rig);
+	field.rig.send = sometimes_fails;
+	one_run(&field, false, all_sent, 100 * TR_NS_PER_S);
+	assert_int_equal(field.rig.sent, MESSAGES);
+	assert_int_equal(rig_check(&field.rig), 0);
+	close_run(&field.rig);
+	field_fini(&field);
 }
 
 int
@@ -148,6 +229,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_is_lost_between_workers),
+		cmocka_unit_test(nothing_is_lost_by_a_stop_in_the_middle),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
