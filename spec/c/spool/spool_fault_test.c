@@ -230,7 +230,7 @@ many_errors(void *arg)
 	struct tr_spool_figures figures;
 
 	tr_spool_figures(((struct bed *)arg)->spool, &figures);
-	return figures.write_errors > 40;
+	return figures.write_errors > 6;
 }
 
 /* An outcome is tried again and again; intake is refused meanwhile; the log does not grow; then all goes on. */
