@@ -1,77 +1,31 @@
----@meta tr.http_server
--- Types of runtime/ingress/{receive,admin}_lua.c, for lua/http_server.lua, lua/inject.lua, lua/admin.lua. Internal.
+---@meta
+-- Types of what runtime/ingress/http_server_lua.c and lua/api.lua add to `kumo`.
 
----@class tr.http_server
-local core = {}
+---@class kumo
+local kumo = {}
 
----@class tr.http_server.Outcome
----@field id string
----@field queued boolean
----@field dropped boolean
----@field error? string
+---@class (exact) kumo.HttpListenerOptions
+---@field listen? string             default '127.0.0.1:8000'; port 0 takes a free one
+---@field hostname? string           meta `hostname` of injected messages; default: the system's
+---@field use_tls? boolean           true is not supported yet
+---@field tls_certificate? any
+---@field tls_private_key? any
+---@field trusted_hosts? string[]    addresses and CIDR blocks; default { '127.0.0.1', '::1' }
+---@field request_body_limit? integer bytes, default 2 MiB
 
---- Takes messages in, as those of one HTTP request, and waits for the commit. They are gone from the caller then.
+--- Listens for injection and administration; docs/http-listener.md. Only in the event `init`. Raises when it cannot bind.
+---@param options kumo.HttpListenerOptions
+---@return string? address as bound; nil while validating
+function kumo.start_http_listener(options) end
+
+--- Stores a message made by kumo.make_message and puts it into its queue; returns after the commit. No Reception record.
+--- Raises when it cannot be stored or its queue cannot be configured.
 ---@async
----@param messages kumo.Message[]  made by kumo.make_message
----@param peer_ip string
----@return tr.http_server.Outcome[]?
----@return string? message
----@return string? code
-function core.receive(messages, peer_ip) end
+---@param message kumo.Message
+---@param deferred_spool? boolean accepted; it is stored in any case
+function kumo.inject_message(message, deferred_spool) end
 
----@return string? reason  why nothing may come in now
-function core.closed() end
+--- Configurations of queues and paths are asked for again.
+function kumo.bump_config_epoch() end
 
----@class tr.http_server.Rule
----@field campaign? string
----@field tenant? string
----@field domain? string
----@field routing_domain? string
----@field queue_names? string[]
----@field name? string            ready queue, of 'suspend_ready'
----@field reason string
----@field duration number         seconds
----@field suppress_logging? boolean
----@field sweep? boolean          act on what waits already
-
----@alias tr.http_server.RuleKind 'bounce'|'suspend'|'suspend_ready'
-
----@param kind tr.http_server.RuleKind
----@param rule tr.http_server.Rule
----@return string? id
----@return string? message
----@return string? code
-function core.admin_add(kind, rule) end
-
----@param kind tr.http_server.RuleKind
----@param id string
----@return boolean existed
-function core.admin_delete(kind, id) end
-
----@param kind tr.http_server.RuleKind
----@return string json
-function core.admin_list(kind) end
-
----@async
----@param what 'sched'|'ready'
----@param name string
----@param limit? number
----@param want_body? boolean
----@return string? json  nil: no such queue
-function core.inspect(what, name, limit, want_body) end
-
----@param form 'text'|'json'
----@param prefix? string
----@return string
-function core.metrics(form, prefix) end
-
----@return string json
-function core.ledger() end
-
----@param moment string  RFC 3339
----@return number? seconds  from now, maybe negative
----@return string? message
----@return string? code
-function core.until_s(moment) end
-
-return core
+return kumo

@@ -1,5 +1,5 @@
 ---@meta
--- Types of what runtime/ingress/*_lua.c adds to `kumo`: what `init` sets up, and messages of the policy's own.
+-- Types of what runtime/ingress/{run,smtp_server,smtp_options}_lua.c add to `kumo`; HTTP is in http_server.lua.
 
 ---@class kumo
 local kumo = {}
@@ -58,20 +58,6 @@ function kumo.define_spool(options) end
 ---@return string? address  as bound
 function kumo.start_esmtp_listener(options) end
 
----@class (exact) kumo.HttpListenerOptions
----@field listen? string               default 127.0.0.1:8000; port 0: a free one
----@field hostname? string             default: the system's
----@field trusted_hosts? string[]      addresses and CIDR blocks; default 127.0.0.1 and ::1
----@field request_body_limit? integer  bytes, default 2 MiB
----@field use_tls? false               not supported yet
----@field tls_certificate? kumo.KeySource  without effect while use_tls is not supported
----@field tls_private_key? kumo.KeySource
-
---- In pre_init or init only. Raises if it cannot be bound.
----@param options kumo.HttpListenerOptions
----@return string? address  as bound
-function kumo.start_http_listener(options) end
-
 ---@class (exact) kumo.ListenerDomainOptions
 ---@field relay_to? boolean            anyone may send to this domain; default false
 ---@field relay_from? string[]         addresses and CIDR blocks that may send from this domain to anywhere
@@ -112,10 +98,3 @@ function ConnMeta:set_meta(name, value) end
 
 ---@return kumo.AuthInfo
 function ConnMeta:auth_info() end
-
---- Puts a message of kumo.make_message into its queue and waits for the commit. No Reception record. The message is gone
---- from the policy then. Raises if it cannot be stored.
----@async
----@param message kumo.Message
----@param deferred_spool? boolean  accepted: it is stored in any case
-function kumo.inject_message(message, deferred_spool) end

@@ -4,6 +4,7 @@
 ---@class tr.smtp_client
 local smtp = {}
 
+--- Metatable: tr.smtp.connection
 ---@class tr.smtp_client.Connection
 local connection = {}
 

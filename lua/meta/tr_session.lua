@@ -1,4 +1,4 @@
----@meta tr.session
+---@meta
 -- Types of runtime/queue/session_lua.c, for lua/session.lua and the connections that add themselves there. Internal.
 
 ---@class tr.session

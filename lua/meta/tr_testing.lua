@@ -1,4 +1,4 @@
----@meta tr.testing
+---@meta
 -- Types of runtime/cli/testing.c: a whole runtime inside a spec. See docs/testing.md.
 
 ---@class tr.testing

@@ -1,4 +1,4 @@
----@meta tr.regex
+---@meta
 -- Types of runtime/policy/regex_lua.c, for lua/kumo/regex.lua, which makes `kumo.regex` of it. Internal.
 
 ---@class tr.regex

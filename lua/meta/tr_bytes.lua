@@ -1,4 +1,4 @@
----@meta tr.bytes
+---@meta
 -- Types of runtime/policy/bytes_lua.c, for kumo.encode, kumo.digest and kumo.uuid. Internal.
 
 ---@class tr.bytes
