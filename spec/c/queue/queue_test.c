@@ -1,4 +1,7 @@
 /* The life of messages: delivery, retries, age, overflow, restart. */
+#include <errno.h>
+
+#include "fault.h"
 #include "rig.h"
 
 static int64_t
@@ -356,6 +359,78 @@ a_waiting_message_costs_its_stub(void **state)
 	rig_fini(&rig);
 }
 
+static void
+unreadable_spool_is_tried_again(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	fault_install();
+	rig.send = note_order;
+	rig.queue_error = "boom"; /* all go to the line */
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "disk.example", i);
+	rig_run(&rig, 30 * TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).line, 100);
+	fault_fail(FAULT_PREAD, 1, EIO, true);
+	rig.queue_error = NULL;
+	rig_run(&rig, MINUTE_NS);
+	assert_int_equal(rig.sent, 0);
+	assert_int_equal(rig_check(&rig), 100);
+	fault_reset();
+	rig_run(&rig, 2 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 100);
+	for (uint32_t i = 0; i < 100; i++)
+		assert_int_equal(rig.order[i], i);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+	fault_uninstall();
+}
+
+static int
+damage_one(void *arg, const char *name)
+{
+	struct rig *rig = arg;
+	char path[400], *data, *at;
+	size_t len;
+
+	snprintf(path, sizeof path, "%s/%s", rig->sub, name);
+	if (tr_file_slurp(path, &data, &len) != 0)
+		return 0;
+	at = memmem(data, len, "n50@example.net", 15);
+	if (at != NULL) {
+		FILE *file = fopen(path, "r+");
+
+		assert_non_null(file);
+		assert_int_equal(fseek(file, at - data, SEEK_SET), 0);
+		assert_int_equal(fputc('N', file), 'N');
+		assert_int_equal(fclose(file), 0);
+	}
+	free(data);
+	return 0;
+}
+
+static void
+damaged_message_is_dropped_by_name(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.queue_error = "boom";
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "disk.example", i);
+	rig_run(&rig, 30 * TR_NS_PER_S);
+	tr_file->list(rig.sub, damage_one, &rig);
+	rig.queue_error = NULL;
+	rig_run(&rig, MINUTE_NS);
+	assert_int_equal(rig.sent, 99);
+	assert_int_equal(rig_column(&rig, TR_COL_DROPPED), 1);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
 int
 main(void)
 {
@@ -372,6 +447,8 @@ main(void)
 		cmocka_unit_test(path_error_is_transient),
 		cmocka_unit_test(log_records_are_never_sent_as_mail),
 		cmocka_unit_test(null_queue_drops),
+		cmocka_unit_test(unreadable_spool_is_tried_again),
+		cmocka_unit_test(damaged_message_is_dropped_by_name),
 		cmocka_unit_test(a_waiting_message_costs_its_stub),
 	};
 
