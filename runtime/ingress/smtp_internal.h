@@ -93,7 +93,8 @@ struct tr_smtp_session {
 	char *relay_names[2]; /* domains of sender and recipient, while policy is asked */
 	uint8_t relay_asked;
 	/* the loop over the messages of a transaction */
-	bool stepping, step_again;
+	bool stepping;
+	void (*step)(struct tr_smtp_session *session); /* to be run next */
 };
 
 /* --- smtp_session.c ---------------------------------------------------------------------------------- */

@@ -105,19 +105,19 @@ tr_smtp_text_free(struct tr_smtp_session *session)
 /* --- loops over the messages ----------------------------------------------------------------------------------------
  */
 
-/* Runs `step` for the messages from text->at on, without nesting: a step ends with step_done(), at once or later. */
+/* Runs `step`, and what it asks for next, without nesting: many messages must not mean a deep stack. */
 static void
 step_run(struct tr_smtp_session *session, void (*step)(struct tr_smtp_session *session))
 {
-	if (session->stepping) {
-		session->step_again = true;
-		return;
-	}
+	session->step = step;
+	if (session->stepping)
+		return; /* the loop below takes it */
 	session->stepping = true;
-	do {
-		session->step_again = false;
+	while (session->step != NULL && !session->dead) {
+		step = session->step;
+		session->step = NULL;
 		step(session);
-	} while (session->step_again && !session->dead);
+	}
 	session->stepping = false;
 }
 
