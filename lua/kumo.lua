@@ -86,7 +86,7 @@ end
 ---@async
 ---@param seconds number >= 0
 function kumo.sleep(seconds)
-  if type(seconds) ~= 'number' or not (seconds >= 0) then
+  if type(seconds) ~= 'number' or not (seconds >= 0) then -- luacheck: ignore (NaN)
     error('kumo.sleep: seconds >= 0 expected, got ' .. tostring(seconds), 2)
   end
   return c.sleep(seconds)

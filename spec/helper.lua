@@ -181,7 +181,8 @@ end
 
 --- `tailrace run` with a policy file; waits until it is ready. .smtp and .http are the listeners' "ADDR:PORT".
 function helper.run(policy, args, env)
-  local run = helper.start(('%s run --policy %s --ledger %s'):format(helper.quote(helper.TAILRACE), helper.quote(policy), args or ''), env)
+  local command = ('%s run --policy %s --ledger %s'):format(helper.quote(helper.TAILRACE), helper.quote(policy), args or '')
+  local run = helper.start(command, env)
   run:line '(initialization complete)'
   run.smtp = run:log():match 'esmtp listener ([%d.:]+)'
   run.http = run:log():match 'http listener ([%d.:]+)'

@@ -15,7 +15,8 @@ local function without_comments(text)
     if not start then
       break
     end
-    local kind, stop = text:sub(start, start + 1)
+    local kind = text:sub(start, start + 1)
+    local stop
     if kind:sub(1, 1) == '"' then
       stop = start + 1
       while true do

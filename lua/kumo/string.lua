@@ -103,7 +103,8 @@ function str.rsplitn(text, limit, pattern)
 end
 
 -- White space of Unicode beyond ASCII, as UTF-8.
-local SPACES = { '\194\133', '\194\160', '\225\154\128', '\226\128\168', '\226\128\169', '\226\128\175', '\226\129\159', '\227\128\128' }
+local SPACES =
+  { '\194\133', '\194\160', '\225\154\128', '\226\128\168', '\226\128\169', '\226\128\175', '\226\129\159', '\227\128\128' }
 for i = 0x80, 0x8A do
   SPACES[#SPACES + 1] = '\226\128' .. string.char(i)
 end

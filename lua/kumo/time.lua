@@ -287,7 +287,7 @@ end
 
 ---@async
 function time.sleep(seconds)
-  if type(seconds) ~= 'number' or not (seconds >= 0) then
+  if type(seconds) ~= 'number' or not (seconds >= 0) then -- luacheck: ignore (NaN)
     error('time.sleep: seconds >= 0 expected, got ' .. tostring(seconds), 2)
   end
   return c.sleep(seconds)

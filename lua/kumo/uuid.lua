@@ -72,7 +72,8 @@ function uuid.new_v1()
   local random = bytes.random(8)
   -- low, mid, high; the multicast bit marks a node that is no hardware address
   local node = string.char(random:byte(3) % 2 == 0 and random:byte(3) + 1 or random:byte(3)) .. random:sub(4, 8)
-  return make(big_endian(low, 4) .. big_endian(high % 65536, 2) .. big_endian(math.floor(high / 65536), 2) .. random:sub(1, 2) .. node, 1)
+  local stamp = big_endian(low, 4) .. big_endian(high % 65536, 2) .. big_endian(math.floor(high / 65536), 2)
+  return make(stamp .. random:sub(1, 2) .. node, 1)
 end
 
 function uuid.new_v6()

@@ -39,7 +39,7 @@ kumo.on('make.bench', function()
   local client = kumo.http.build_client {}
   local connection = {}
 
-  function connection:send_batch(messages)
+  function connection.send_batch(_, messages)
     local bodies = {}
     for i, message in ipairs(messages) do
       bodies[i] = message:get_data()
@@ -55,7 +55,7 @@ kumo.on('make.bench', function()
     return tostring(response:status_code())
   end
 
-  function connection:close()
+  function connection.close()
     client:close()
   end
 

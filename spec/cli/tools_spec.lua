@@ -128,7 +128,8 @@ describe('tailrace', function()
       local ids = temp_file()
       local sink = start '--smtp 127.0.0.1:0 --until 200'
       local sent, status = run(
-        ('inject --smtp %s --count 200 --connections 7 --recipients-per-message 2 --messages-per-connection 9 --json --ids %s'):format(
+        ('inject --smtp %s --count 200 --connections 7 --recipients-per-message 2 --messages-per-connection 9'
+          .. ' --json --ids %s'):format(
           sink.smtp,
           ids
         )

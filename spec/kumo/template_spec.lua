@@ -40,7 +40,8 @@ describe('kumo.template renders', function()
     ['{{ name ~ n ~ missing }}'] = 'Ann3',
     ['{{ n == 3 and name != "Bob" }} {{ n < 3 or not yes }} {{ n >= 3 }}'] = 'true false true',
     ['{{ "b" in list }} {{ "z" not in list }} {{ "nn" in name }} {{ "a" in map }}'] = 'true true true true',
-    ['{{ name is defined }} {{ missing is defined }} {{ missing is not defined }} {{ missing is none }}'] = 'true false true true',
+    ['{{ name is defined }} {{ missing is defined }} {{ missing is not defined }} {{ missing is none }}'] =
+      'true false true true',
     ['{{ "x" if n > 2 else "y" }}{{ "x" if n > 5 }}'] = 'x',
     ['{% if n > 5 %}a{% elif n > 2 %}b{% else %}c{% endif %}'] = 'b',
     ['{% if empty %}a{% else %}c{% endif %}'] = 'c',
@@ -63,7 +64,8 @@ describe('kumo.template renders', function()
   end
 
   it('escapes by itself when asked, but not twice', function()
-    assert.are.equal('&lt;i&gt;|&lt;i&gt;|<i>', render('{{ x }}|{{ x | escape }}|{{ x | safe }}', { x = '<i>' }, { autoescape = true }))
+    local text = '{{ x }}|{{ x | escape }}|{{ x | safe }}'
+    assert.are.equal('&lt;i&gt;|&lt;i&gt;|<i>', render(text, { x = '<i>' }, { autoescape = true }))
   end)
 
   it('gives back the JSON text that a table came from', function()

@@ -6,7 +6,11 @@ local function raised(fn, ...)
   return tostring(err)
 end
 
-local Point = typing.record('Point', { x = typing.number, y = typing.default(typing.number, 0), label = typing.option(typing.string) })
+local Point = typing.record('Point', {
+  x = typing.number,
+  y = typing.default(typing.number, 0),
+  label = typing.option(typing.string),
+})
 
 describe('typing', function()
   it('gives the value that fits', function()
@@ -45,7 +49,11 @@ describe('typing', function()
     { typing.list(typing.string), { a = 'b' }, 'list expected, got a table with other keys than 1 to 1' },
     { typing.map(typing.string, typing.number), { [1] = 1 }, 'key 1: string expected, got number' },
     { typing.map(typing.string, typing.number), { a = 'b' }, '["a"]: number expected, got string' },
-    { typing.enum('Color', 'red', 'green'), 'gren', "Color: one of 'red', 'green' expected, got \"gren\" (did you mean 'green'?)" },
+    {
+      typing.enum('Color', 'red', 'green'),
+      'gren',
+      "Color: one of 'red', 'green' expected, got \"gren\" (did you mean 'green'?)",
+    },
     { typing.variant(typing.string, typing.number), true, 'string or number expected, got boolean' },
   }
   for _, case in ipairs(cases) do

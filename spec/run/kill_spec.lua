@@ -22,7 +22,8 @@ describe('kill -9 under load', function()
     local run = helper.run('examples/quickstart.lua', '', env)
     env.TAILRACE_SMTP = run.smtp -- the same port from now on, so that the load finds it again
     local load = helper.start(
-      ('%s inject --smtp %s --duration %d --connections 10 --size 2k --keep-going --json --quiet --ids %s/ids --rate 300/s'):format(
+      ('%s inject --smtp %s --duration %d --connections 10 --size 2k --keep-going --json --quiet'
+        .. ' --ids %s/ids --rate 300/s'):format(
         helper.quote(helper.TAILRACE),
         run.smtp,
         2 + KILLS,
