@@ -61,7 +61,8 @@ struct rig {
 	uint32_t order_count;
 	_Atomic int64_t sent_at_ns;
 	_Atomic uint32_t under_way, put_all;
-	bool stopped, fast;
+	bool stopped;
+	bool records; /* a delivery of mail makes a record in webhook.log_hook */
 };
 
 static inline void rig_step(struct tr_defer *defer);
@@ -227,12 +228,44 @@ rig_cancel_session(void *arg, struct tr_session *session)
 	rig_end(mine);
 }
 
+static inline struct tr_message *
+rig_message(const char *queue, uint32_t number)
+{
+	struct tr_message *message = tr_message_new();
+	char text[64];
+	struct tr_blob *body;
+
+	assert_int_equal(tr_message_set_sender(message, TR_STR("a@example.com")), TR_OK);
+	snprintf(text, sizeof text, "n%u@example.net", number);
+	assert_int_equal(tr_message_add_rcpt(message, tr_str(text)), TR_OK);
+	message->queue = strdup(queue);
+	snprintf(text, sizeof text, "\"%s\"", queue);
+	assert_int_equal(tr_meta_set(&message->meta, TR_STR("queue"), tr_str(text)), TR_OK);
+	body = tr_blob_new("Subject: x\r\n\r\nhello\r\n", 21);
+	tr_bytes_set(&message->body, body);
+	return message;
+}
+
+static inline uint32_t
+rig_number(const struct tr_message *message)
+{
+	return (uint32_t)strtoul(message->rcpts[0].email + 1, NULL, 10);
+}
+
 static inline void
 rig_emit(void *arg, struct tr_outbox *outbox, const struct tr_event *event)
 {
 	struct rig *rig = arg;
 
 	rig->events[event->type]++;
+	if (rig->records && event->type == TR_EV_DELIVERY && !(event->message->flags & TR_MSG_LOG_RECORD)) {
+		struct tr_message *record = rig_message("webhook.log_hook", rig_number(event->message));
+
+		record->flags |= TR_MSG_LOG_RECORD;
+		assert_int_equal(
+			tr_change_put(&outbox->change, record, tr_str(record->queue), TR_COL_ACCEPTED, 1), TR_OK);
+		tr_outbox_add_record(outbox, record);
+	}
 	if (rig->workers > 1)
 		return;
 	rig->last_code = event->response.code;
@@ -442,24 +475,6 @@ rig_put_done(struct tr_outbox *outbox, int status)
 	free(put);
 }
 
-static inline struct tr_message *
-rig_message(const char *queue, uint32_t number)
-{
-	struct tr_message *message = tr_message_new();
-	char text[64];
-	struct tr_blob *body;
-
-	assert_int_equal(tr_message_set_sender(message, TR_STR("a@example.com")), TR_OK);
-	snprintf(text, sizeof text, "n%u@example.net", number);
-	assert_int_equal(tr_message_add_rcpt(message, tr_str(text)), TR_OK);
-	message->queue = strdup(queue);
-	snprintf(text, sizeof text, "\"%s\"", queue);
-	assert_int_equal(tr_meta_set(&message->meta, TR_STR("queue"), tr_str(text)), TR_OK);
-	body = tr_blob_new("Subject: x\r\n\r\nhello\r\n", 21);
-	tr_bytes_set(&message->body, body);
-	return message;
-}
-
 static inline void
 rig_put_message(struct rig *rig, struct tr_worker *worker, struct tr_message *message)
 {
@@ -479,12 +494,6 @@ static inline void
 rig_put(struct rig *rig, const char *queue, uint32_t number)
 {
 	rig_put_message(rig, tr_engine_worker(rig->engine, 0), rig_message(queue, number));
-}
-
-static inline uint32_t
-rig_number(const struct tr_message *message)
-{
-	return (uint32_t)strtoul(message->rcpts[0].email + 1, NULL, 10);
 }
 
 static inline struct tr_queue_figures

@@ -480,6 +480,52 @@ resolve_answers_at_once_or_with_the_cached_error(void **state)
 	rig_fini(&rig);
 }
 
+static void
+records_follow_their_cause(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.records = true;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 300; i++)
+		rig_put(&rig, "mail.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 600);
+	assert_int_equal(rig_column(&rig, TR_COL_ACCEPTED), 600);
+	assert_int_equal(rig_column(&rig, TR_COL_DELIVERED), 600);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
+static void
+outbox_waits_while_it_is_held(void **state)
+{
+	struct rig rig;
+	struct rig_put *put = calloc(1, sizeof *put);
+
+	rig_init(&rig);
+	rig_open(&rig);
+	put->rig = &rig;
+	put->message = rig_message("held.example", 1);
+	rig.under_way++;
+	tr_outbox_init(&put->outbox, tr_engine_worker(rig.engine, 0), rig_put_done, put);
+	assert_int_equal(
+		tr_change_put(&put->outbox.change, put->message, TR_STR("held.example"), TR_COL_ACCEPTED, 1), TR_OK);
+	tr_outbox_hold(&put->outbox);
+	tr_outbox_hold(&put->outbox);
+	tr_outbox_submit(&put->outbox);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.under_way, 1);
+	tr_outbox_release(&put->outbox);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.under_way, 1);
+	tr_outbox_release(&put->outbox);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	rig_fini(&rig);
+}
+
 static char inspected[4096];
 
 static void
@@ -530,6 +576,8 @@ main(void)
 		cmocka_unit_test(stop_names_busy_sessions_and_keeps_its_deadline),
 		cmocka_unit_test(connection_failures_in_a_row_delay_all),
 		cmocka_unit_test(resolve_answers_at_once_or_with_the_cached_error),
+		cmocka_unit_test(records_follow_their_cause),
+		cmocka_unit_test(outbox_waits_while_it_is_held),
 		cmocka_unit_test(inspection_shows_what_waits),
 	};
 
