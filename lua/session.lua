@@ -25,6 +25,14 @@ local function refused(err)
   return tostring(err):lower():find('connection refused', 1, true) ~= nil
 end
 
+-- Here and not where they are called: a closure for each message is garbage.
+local function send_one(conn, s)
+  return (conn:send(s:message()))
+end
+local function send_all(conn, s)
+  return (conn:send_batch(s:batch()))
+end
+
 --- How one protocol connects and sends. connect(s, config) -> connection, raises. send(conn, s, config) reports the
 --- outcome of all in hand and returns true if the connection can go on. close(conn).
 local protocols = {}
@@ -42,13 +50,9 @@ protocols.custom_lua = {
     local peer = 'Lua via ' .. config.constructor
     local ok, result
     if config.batch_size == 1 then
-      ok, result = pcall(function()
-        return (conn:send(s:message()))
-      end)
+      ok, result = pcall(send_one, conn, s)
     else
-      ok, result = pcall(function()
-        return (conn:send_batch(s:batch()))
-      end)
+      ok, result = pcall(send_all, conn, s)
     end
     if ok then
       if type(result) == 'number' then

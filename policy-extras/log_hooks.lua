@@ -199,9 +199,9 @@ end
 
 local function post(client, url, msg)
   -- what the network did raises here, and is tried again
-  local answer = client:post(url):header('Content-Type', 'application/json'):body(msg:get_data()):send()
+  local answer = client:post(url):header('Content-Type', 'application/json'):body_of(msg):send()
   local status = answer:status_code()
-  local delay_s = retry_after_s(answer:headers()['retry-after'])
+  local delay_s = is_transient(status) and retry_after_s(answer:headers()['retry-after']) or nil
   local text = ('%d %s: %s'):format(status, tostring(answer:status_reason()), cut(answer:text()))
   if status >= 200 and status < 300 then
     return text

@@ -108,6 +108,8 @@ set_up(lua_State *L)
 	lua_settop(L, 0);
 	lua_pushboolean(L, 0);
 	host->raise_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	lua_pushcfunction(L, tr_l_push_protected);
+	host->push_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 
 	lua_pushfstring(L, "%s/lua/host.lua", host->share_dir);
 	if (luaL_loadfile(L, lua_tostring(L, -1)) != 0)

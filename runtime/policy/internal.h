@@ -58,6 +58,7 @@ struct tr_host {
 
 	int body_ref, entry_ref, dispatch_ref; /* from host.lua */
 	int raise_ref;                         /* slot of the value that a wake raises */
+	int push_ref;                          /* tr_l_push_protected */
 	lua_State *raise_in;                   /* where the hook has to raise it; NULL: nothing to raise */
 	char *event_name;                      /* what _KUMO_CURRENT_EVENT holds; NULL: unset */
 	size_t event_cap;
@@ -93,6 +94,7 @@ void tr_event_mark(struct tr_host *host, const char *name);
 /* task.c */
 void tr_tasks_free(struct tr_host *host);
 int tr_l_push_args(lua_State *L);
+int tr_l_push_protected(lua_State *L); /* pushes what a wake gives to its task; argument: struct push_call */
 void tr_task_hook(lua_State *L, lua_Debug *ar);
 int tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char *name, struct tr_task **out);
 /* watchdog.c */

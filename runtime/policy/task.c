@@ -423,8 +423,8 @@ struct push_call {
 	void *arg;
 };
 
-static int
-push_protected(lua_State *L)
+int
+tr_l_push_protected(lua_State *L)
 {
 	const struct push_call *call = lua_touserdata(L, 1);
 
@@ -451,7 +451,7 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 		struct push_call call = {push, arg};
 		int base = lua_gettop(L);
 
-		lua_pushcfunction(L, push_protected);
+		lua_rawgeti(L, LUA_REGISTRYINDEX, task->host->push_ref); /* pushing a C function would make a new closure */
 		lua_pushlightuserdata(L, &call);
 		if (lua_pcall(L, 1, LUA_MULTRET, 0) != 0)
 			raise = true;

@@ -67,8 +67,8 @@ local function client_of(status, body, headers, seen)
     seen[name] = value
     return self
   end
-  function request:body(text)
-    seen.body = text
+  function request:body_of(msg)
+    seen.body = msg:get_data()
     return self
   end
   function request:send()
