@@ -166,7 +166,8 @@ line_check_expiry(struct tr_sched *sched, int64_t now_ms)
 {
 	struct tr_worker *worker = sched->home;
 
-	if (sched->line_expiry_ms > now_ms || sched->sweep_queued || sched->line.count == 0)
+	if (sched->line_expiry_ms > now_ms || sched->sweep_queued || sched->line.count == 0 ||
+		tr_mono_ns() < sched->blocked_until_ns)
 		return;
 	sched->line_expiry_ms = INT64_MAX; /* the sweep finds the new one */
 	sched->sweep_at = sched->line.head;

@@ -60,6 +60,7 @@ loaded(struct load_op *op, uint32_t at, struct judge *judge, struct slot_list *a
 {
 	struct tr_engine *engine = op->worker->engine;
 	struct tr_message *message = op->messages[at];
+	struct tr_sched *sched;
 	struct tr_stub *stub;
 
 	if (message != NULL && op->status[at] >= 0) {
@@ -77,6 +78,9 @@ loaded(struct load_op *op, uint32_t at, struct judge *judge, struct slot_list *a
 		}
 	}
 	slots_add(engine->spool, again, op->slots[at]);
+	sched = sched_at(engine, tr_spool_stub(engine->spool, op->slots[at])->queue);
+	sched->blocked_until_ns = tr_mono_ns() + TR_NS_PER_S;
+	sched_retry_in(sched, TR_NS_PER_S);
 	return NULL;
 }
 
@@ -105,11 +109,8 @@ line_loaded(struct tr_load *load)
 		sched->held += op->places;
 	else if (op->ready != NULL)
 		ready_release(op->ready, op->places);
-	if (again.count > 0) {
-		sched->blocked_until_ns = tr_mono_ns() + TR_NS_PER_S;
-		sched_retry_in(sched, TR_NS_PER_S);
+	if (again.count > 0)
 		sched_return(op->worker, &again, true);
-	}
 	if (stopping(engine)) {
 		sched_spill(sched, &sched->fresh, true);
 		sched_spill(sched, &sched->hooking, true);

@@ -92,6 +92,8 @@ ready_kick_chain(struct tr_sched *chain)
 void
 ready_unwait(struct tr_ready *ready, struct tr_sched *sched)
 {
+	struct tr_sched *chain = NULL;
+
 	pthread_mutex_lock(&ready->lock);
 	for (struct tr_sched **at = &ready->waiting; sched->ready_waiting && *at != NULL; at = &(*at)->ready_next) {
 		if (*at != sched)
@@ -106,13 +108,17 @@ ready_unwait(struct tr_ready *ready, struct tr_sched *sched)
 		break;
 	}
 	ready->reserved -= sched->granted;
+	if (sched->granted > 0)
+		chain = ready_grant_locked(ready); /* to the others */
 	sched->granted = 0;
 	pthread_mutex_unlock(&ready->lock);
+	ready_kick_chain(chain);
 }
 
 uint32_t
 ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 {
+	struct tr_sched *chain = NULL;
 	uint32_t places;
 
 	pthread_mutex_lock(&ready->lock);
@@ -121,6 +127,7 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 	if (places > want) {
 		ready->reserved -= places - want;
 		places = want;
+		chain = ready_grant_locked(ready);
 	} else if (places < want && ready->waiting == NULL) { /* else it would overtake */
 		uint32_t room = room_locked(ready);
 		uint32_t more = want - places < room ? want - places : room;
@@ -131,6 +138,7 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 	if (places == 0)
 		wait_locked(ready, sched);
 	pthread_mutex_unlock(&ready->lock);
+	ready_kick_chain(chain);
 	if (places == 0 && atomic_load(&ready->state) == READY_REPLACED)
 		sched_activate(sched); /* to find the new one */
 	return places;

@@ -399,7 +399,8 @@ sched_pump(struct tr_sched *sched)
 		judge_incoming(sched); /* each a TransientFailure: it came due under the rule */
 		sched_spill(sched, &sched->fresh, true);
 		sched_retry_in(sched, until_ns - tr_mono_ns());
-		if (sched->held > 0 && sched->ready != NULL) {
+		if (sched->ready != NULL) {
+			ready_unwait(sched->ready, sched);
 			ready_release(sched->ready, sched->held);
 			sched->held = 0;
 		}
