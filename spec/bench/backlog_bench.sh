@@ -16,6 +16,7 @@ bench_backlog() {
 			"$(value_of rate "$line")" "$(value_of cpu_us "$line")"
 		printf '%-44s %10.1f bytes resident, %.1f of stubs\n' 'memory of a waiting record' \
 			"$(value_of rss_per_record "$line")" "$(value_of stub_per_record "$line")"
+		: >"$dir/drain.out"
 		TAILRACE_LOG=warn "$build/hook_bench" drain --policy "$here/$policy" >"$dir/drain.out" 2>"$dir/drain.log" &
 		drain=$!
 		started $drain

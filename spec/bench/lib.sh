@@ -75,6 +75,7 @@ start_sink() {
 
 # A port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one themselves.
 free_port() {
+	: >"$dir/port.out"
 	"$build/tailrace" sink --http 127.0.0.1:0 --quiet >"$dir/port.out" 2>&1 &
 	port_pid=$!
 	wait_line "$dir/port.out" 's/^listening http .*:\([0-9]*\)$/\1/p' 'a port'

@@ -44,6 +44,7 @@ relay_tailrace() { # COUNT HOOK NAME
 	esac
 	[ "$2" = none ] || { export BENCH_URL="http://$sink_http/log"; endpoint=$sink; }
 	start_next_hop "$1"
+	: >"$dir/relay.log" # else the lines of the run before could be taken for those of this one
 	BENCH_DIR=$dir BENCH_NEXT_HOP=127.0.0.1:$hop_port "$build/tailrace" run --policy $here/relay.lua --stop-timeout 10 --ledger \
 		--log warn,run=info,smtp=info,listener=info,ingress=info,smtp_server=info >"$dir/ledger.out" 2>"$dir/relay.log" &
 	relay=$!
