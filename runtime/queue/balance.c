@@ -44,7 +44,8 @@ static void
 plan_wake(struct tr_ready *ready, struct session *session, struct plan *plan)
 {
 	session_unidle_locked(session);
-	atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
+	if (!session_claim_wake(session))
+		return; /* one is on its way */
 	session->act_next = plan->wake;
 	plan->wake = session;
 }

@@ -158,6 +158,7 @@ struct tr_sched {
 	bool ready_waiting;
 	uint32_t granted;
 	/* any */
+	struct tr_sched *kick_next; /* belongs to whoever set kicked */
 	struct tr_mail kick_mail;
 	_Atomic bool kicked;
 };
@@ -257,7 +258,7 @@ void ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_l
 uint32_t ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want);
 void ready_release(struct tr_ready *ready, uint32_t places);
 void ready_unwait(struct tr_ready *ready, struct tr_sched *sched);
-struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by ready_next, kicked is set */
+struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by kick_next, kicked is set */
 void ready_kick_chain(struct tr_sched *chain);
 /* Opens and wakes sessions as wanted; not under the lock. worker: the caller's, NULL: not on a worker. */
 void ready_balance(struct tr_ready *ready, struct tr_worker *worker);
@@ -295,6 +296,16 @@ session_of(struct tr_session *session)
 }
 /* Makes one for `worker`; ready->lock is held. NULL: no memory. */
 struct session *session_new_locked(struct tr_ready *ready, struct tr_worker *worker);
+/* True if no wake was on its way: then act_next is the caller's, who must call session_act(). Takes a reference for it.
+ */
+static inline bool
+session_claim_wake(struct session *session)
+{
+	if (atomic_exchange(&session->wake_posted, true))
+		return false;
+	atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
+	return true;
+}
 void session_act(struct session *session, struct tr_worker *worker, bool open); /* later, on its worker */
 void session_unidle_locked(struct session *session);
 void session_unref(struct session *session);

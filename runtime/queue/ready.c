@@ -69,9 +69,9 @@ ready_grant_locked(struct tr_ready *ready)
 		ready->reserved += grant;
 		room -= grant;
 		if (!atomic_exchange(&sched->kicked, true)) {
-			sched->ready_next = NULL;
+			sched->kick_next = NULL;
 			*end = sched;
-			end = &sched->ready_next;
+			end = &sched->kick_next;
 		}
 	}
 	return chain;
@@ -81,9 +81,8 @@ void
 ready_kick_chain(struct tr_sched *chain)
 {
 	while (chain != NULL) {
-		struct tr_sched *next = chain->ready_next;
+		struct tr_sched *next = chain->kick_next;
 
-		chain->ready_next = NULL;
 		sched_kick_marked(chain);
 		chain = next;
 	}

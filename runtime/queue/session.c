@@ -164,16 +164,12 @@ act_all(struct tr_defer *defer)
 	}
 }
 
-/* A wake takes over a reference that the caller made; an opening the session's own. `here`: the caller's worker. */
+/* A wake was claimed by session_claim_wake(). `here`: the caller's worker. */
 void
 session_act(struct session *session, struct tr_worker *here, bool open)
 {
 	struct tr_worker *worker = session->pub.worker;
 
-	if (!open && atomic_exchange(&session->wake_posted, true)) {
-		session_unref(session);
-		return;
-	}
 	if (worker != here) {
 		tr_loop_post(worker->loop, open ? &session->open_mail : &session->wake_mail);
 		return;
@@ -218,7 +214,8 @@ sessions_close_all(struct tr_ready *ready, struct tr_worker *worker)
 			struct session *session = ready->workers[i].idle;
 
 			session_unidle_locked(session);
-			atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
+			if (!session_claim_wake(session))
+				continue;
 			session->act_next = wake;
 			wake = session;
 		}
@@ -447,7 +444,7 @@ sessions_settled(struct tr_worker *worker)
 		if (!session->settling)
 			continue;
 		session->settling = false;
-		atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
-		session_act(session, worker, false);
+		if (session_claim_wake(session))
+			session_act(session, worker, false);
 	}
 }

@@ -98,8 +98,8 @@ worker_stop(struct tr_worker *worker)
 		session_unidle_locked(session);
 		pthread_mutex_unlock(&session->pub.ready->lock);
 		session->settling = false;
-		atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed);
-		session_act(session, worker, false);
+		if (session_claim_wake(session))
+			session_act(session, worker, false);
 	}
 	tr_timer_start_at(wheel, &worker->stop_timer, engine->stop_deadline_ns + TR_NS_PER_S, give_up);
 }
