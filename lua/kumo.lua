@@ -9,6 +9,7 @@
 local host = require 'tr.host'
 local c = host.c
 
+---@class kumo
 local kumo = {}
 
 local BINDINGS = {
