@@ -157,6 +157,7 @@ worker_thread(void *arg)
 {
 	struct tr_worker_parts *parts = arg;
 
+	pthread_setname_np(pthread_self(), "worker");
 	tr_loop_enter(parts->loop);
 	tr_loop_run(parts->loop);
 	return NULL;

@@ -111,6 +111,7 @@ real_now_ns(void) /* the true time also under the virtual clock: a stuck loop ca
 static void *
 watch(void *arg)
 {
+	pthread_setname_np(pthread_self(), "watchdog");
 	pthread_mutex_lock(&mutex);
 	while (!stopping) {
 		int64_t now_ns = real_now_ns();

@@ -128,6 +128,7 @@ run(void *arg)
 {
 	struct tr_local_logs *logs = arg;
 
+	pthread_setname_np(pthread_self(), "local-logs");
 	pthread_mutex_lock(&logs->lock);
 	for (;;) {
 		struct line *lines = logs->first;

@@ -347,6 +347,7 @@ commit_main(void *arg)
 	struct tr_spool *spool = arg;
 	int tries = 0;
 
+	pthread_setname_np(pthread_self(), "spool-commit");
 	for (;;) {
 		bool stopping = atomic_load(&spool->stopping);
 		enum nap kind;

@@ -138,6 +138,7 @@ keeper_main(void *arg)
 {
 	struct tr_spool *spool = arg;
 
+	pthread_setname_np(pthread_self(), "spool-keeper");
 	pthread_mutex_lock(&spool->spare_mu);
 	while (!spool->keeper_stop) {
 		struct segment *segment;

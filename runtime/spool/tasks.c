@@ -8,6 +8,7 @@ loader_main(void *arg)
 {
 	struct tr_spool *spool = arg;
 
+	pthread_setname_np(pthread_self(), "spool-loader");
 	pthread_mutex_lock(&spool->task_mu);
 	for (;;) {
 		struct task *task = spool->task_first;
