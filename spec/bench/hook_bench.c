@@ -49,7 +49,7 @@ struct generator { /* one a worker, used in its thread */
 static struct {
 	const char *mode, *policy;
 	int64_t count, workers, window, per_change, bytes;
-	bool array, fill, drain;
+	bool array, fill, drain, jit;
 } options = {.count = 100000, .workers = 1, .window = 8000, .per_change = 1, .bytes = 900};
 
 static struct tr_server *server;
@@ -386,7 +386,8 @@ print_result(int64_t records)
 static int
 run(void)
 {
-	struct tr_server_config config = {.policy = options.policy, .workers = (uint32_t)options.workers, .seed = 1};
+	struct tr_server_config config = {
+		.policy = options.policy, .workers = (uint32_t)options.workers, .seed = 1, .jit = options.jit};
 	int64_t boot_ns = tr_mono_ns(), records = options.count;
 	double boot_cpu = measure_cpu_us();
 	struct tr_buf ledger = {0};
@@ -448,6 +449,7 @@ main(int argc, char **argv)
 		{"window", "N", TR_ARG_INT, &options.window, 1, 1e9, "run: records that may wait (8000)"},
 		{"per-change", "N", TR_ARG_INT, &options.per_change, 1, 1000, "events of one state change (1)"},
 		{"bytes", "N", TR_ARG_INT, &options.bytes, 1, 4096, "of a record, its newline included (900)"},
+		{"jit", NULL, TR_ARG_FLAG, &options.jit, 0, 0, "compile policy code, as tailrace run --jit"},
 		{"array", NULL, TR_ARG_FLAG, &options.array, 0, 0, "dump: one JSON array"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
 	};
