@@ -135,7 +135,6 @@ void tr_smtp_relay_check(struct tr_smtp_session *session, struct tr_str sender_d
 int tr_smtp_text_begin(struct tr_smtp_session *session); /* TR_OK, TR_ENOMEM */
 void tr_smtp_text_add(void *session, const char *run, size_t len);
 void tr_smtp_text_end(struct tr_smtp_session *session);
-int64_t tr_smtp_intake_bytes(void);                      /* of all texts being received, any thread */
 void tr_smtp_text_free(struct tr_smtp_session *session); /* NULL text is fine */
 /* The client is gone: what is at the spool goes on alone. */
 void tr_smtp_intake_leave(struct tr_smtp_session *session);

@@ -420,7 +420,8 @@ fire(void *arg, struct tr_smtp_session *session, const struct tr_smtp_call *call
 		.push_arg = &push,
 		.end = event_ended,
 		.end_arg = fired,
-		.deadline_ns = tr_smtp_session_params(session)->data_processing_timeout_ns,
+		/* once the text has come, the session's own timer counts over all events */
+		.deadline_ns = call->message == NULL ? tr_smtp_session_params(session)->data_processing_timeout_ns : 0,
 	};
 
 	if (fired == NULL) {

@@ -21,12 +21,6 @@ struct tr_smtp_intake {
 	char peer[64], session_id[37];
 };
 
-int64_t
-tr_smtp_intake_bytes(void)
-{
-	return atomic_load_explicit(&intake_bytes, memory_order_relaxed);
-}
-
 /* --- collecting --------------------------------------------------------------------------------------------------- */
 
 int

@@ -24,6 +24,7 @@ kumo.on('init', function()
     max_message_size = 1000, max_recipients_per_message = 2, max_messages_per_connection = 3, client_timeout = '1s',
     max_connections = 1,
   })
+  listen('hasty', { data_processing_timeout = '300ms' })
   listen('strange', { relay_hosts = {}, meta = { x_events = true }, batch_handling = 'BatchByDomain' })
 end)
 kumo.on('get_queue_config', function()
@@ -69,7 +70,9 @@ kumo.on('smtp_server_data', function(message, conn_meta)
   end
 end)
 kumo.on('smtp_server_message_received', function(message, conn_meta)
-  if message:recipient().user == 'slowall' then
+  if message:recipient().user == 'never' then
+    kumo.sleep(30)
+  elseif message:recipient().user == 'slowall' then
     kumo.sleep(0.005)
   end
   if message:sender().user == 'lastly' then
@@ -254,6 +257,38 @@ describe('the ESMTP listener', function()
       assert.matches('\r\n451 4.7.1 later\r\n221 [^\r]*\r\n$', talk('plain', (text:gsub('%%s', 'lastly'))))
     end)
   end
+
+  it('gives up on a handler that does not end, and goes on', function()
+    local answer = talk('hasty', ENVELOPE:gsub('<c@', '<never@') .. 'x\r\n.\r\nNOOP\r\nQUIT\r\n')
+    assert.are.equal('220 250 250 250 354 451 250 221', replies(answer))
+    assert.matches('451 4.4.5 data_processing_timeout exceeded %(rx%)', answer)
+  end)
+
+  it('holds no more connections than it is told to', function()
+    local first =
+      helper.start(("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; printf \"NOOP\\r\\n\" >&3; timeout 20 cat <&3'"):format(ports.small))
+    first:line '(250 )'
+    assert.are.equal('421 4.3.2 mx.test too many concurrent sessions. Try later\r\n', talk('small', 'QUIT\r\n'))
+    first:wait() -- until its client_timeout
+    assert.matches('^220 ', talk('small', 'QUIT\r\n'))
+  end)
+
+  it('records refusals with the envelope so far', function()
+    talk('plain', 'EHLO rec.test\r\nMAIL FROM:<rec@b.test>\r\nRCPT TO:<one@d.test>\r\nRCPT TO:<refused@d.test>\r\nQUIT\r\n')
+    local record = helper.wait_for('the record', function()
+      for line in helper.sh(('cat %s/logs/* | zstd -dcq'):format(dir)):gmatch '[^\n]+' do
+        if line:find('"rec.test"', 1, true) and line:find('"Rejection"', 1, true) then
+          return line
+        end
+      end
+    end)
+    record = kumo.serde.json_parse(record)
+    assert.are.equal('rec@b.test', record.sender)
+    assert.are.equal('one@d.test', record.recipient)
+    assert.are.equal(550, record.response.code)
+    assert.are.equal('RCPT TO:<refused@d.test>', record.response.command)
+    assert.are.same({ name = 'rec.test', addr = '127.0.0.1' }, record.peer_address)
+  end)
 
   it('puts the recipients of one domain into one message when it is told to', function()
     local answer = talk(
