@@ -210,6 +210,33 @@ overflow_waits_in_order_without_attempts(void **state)
 }
 
 static void
+queues_that_share_a_ready_queue_take_turns(void **state)
+{
+	struct rig rig;
+	uint32_t first = 0;
+
+	rig_init(&rig);
+	rig.send = slow_then_note;
+	rig.path_config = one_session;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 1000; i++)
+		rig_put(&rig, "a@both.example", i);
+	rig_run(&rig, TR_NS_PER_S / 10);
+	for (uint32_t i = 1000; i < 2000; i++)
+		rig_put(&rig, "b@both.example", i);
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_in_range(rig.sent, 900, 1100);
+	for (uint32_t i = 0; i < rig.sent; i++)
+		first += rig.order[i] < 1000;
+	assert_in_range(first, rig.sent * 45 / 100, rig.sent * 60 / 100);
+	rig_run(&rig, 15 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 2000);
+	assert_int_equal(rig_figures(&rig).readies, 1);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
+static void
 restart_keeps_due_times_and_attempts(void **state)
 {
 	struct rig rig;
@@ -441,6 +468,7 @@ main(void)
 		cmocka_unit_test(expires_in_line_and_ready_queue),
 		cmocka_unit_test(expires_in_the_timers),
 		cmocka_unit_test(overflow_waits_in_order_without_attempts),
+		cmocka_unit_test(queues_that_share_a_ready_queue_take_turns),
 		cmocka_unit_test(restart_keeps_due_times_and_attempts),
 		cmocka_unit_test(wall_clock_step_moves_the_due_time),
 		cmocka_unit_test(queue_without_configuration_waits),
