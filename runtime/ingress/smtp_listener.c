@@ -3,9 +3,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/diag.h"
+
+#define REFUSAL_NS (TR_NS_PER_S / 2) /* how long a refused client may take to read why */
 
 struct place { /* what one worker has of the listener; only its thread touches the list */
 	struct tr_smtp_listener *listener;
@@ -49,20 +50,25 @@ handed_over(struct tr_mail *mail)
 	start_session(place, fd);
 }
 
-/* A connection that gets one line and is closed: the kernel takes it, or the client has lost nothing. */
+/* A connection that gets one line and is closed. As a stream, so that what the client has sent already does not make a
+ * reset of the close. */
 static void
 refuse(struct tr_smtp_listener *listener, int fd, const char *why)
 {
+	static const struct tr_stream_handlers none; /* closed at once: nothing is ever called */
+	struct tr_stream *stream = tr_stream_new(listener->loop, fd, &none, NULL);
 	char line[512];
-	int len = snprintf(line, sizeof line, "421 4.3.2 %s %s\r\n", listener->shared.params->hostname, why);
+	int len = snprintf(line, sizeof line, "421 4.3.2 %.256s %s\r\n", listener->shared.params->hostname, why);
 
 	for (int i = 0; i < 2; i++)
 		tr_metric_add(listener->shared.denied[i], 1);
-	if (len > 0 && send(fd, line, (size_t)len < sizeof line ? (size_t)len : sizeof line - 1,
-			       MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		tr_log(TR_LEVEL_DEBUG, "smtp_server", "%s: a refused connection was gone already",
+	if (stream == NULL) { /* out of memory: fd is closed */
+		tr_log(TR_LEVEL_ERROR, "smtp_server", "%s: a connection was closed: out of memory",
 			listener->shared.text);
-	close(fd);
+		return;
+	}
+	tr_stream_write(stream, line, (size_t)len);
+	tr_stream_close(stream, REFUSAL_NS);
 }
 
 static int

@@ -17,6 +17,7 @@ struct tr_smtp_intake {
 	struct tr_smtp_shared *shared;
 	struct tr_receive *receive; /* until it is started */
 	struct tr_blob *blob;       /* the text as it came: messages that still have it can use its file */
+	uint64_t file_id;           /* of that file, 0: none */
 	char *ehlo;
 	char peer[64], session_id[37];
 };
@@ -176,6 +177,18 @@ answer_stored(struct tr_smtp_session *session, const struct tr_receive *receive)
 	tr_buf_free(&text);
 }
 
+/* What was taken and is stored nowhere (queue "null", not relayable) leaves no file behind. */
+static void
+drop_unused_file(const struct tr_smtp_intake *intake, const struct tr_receive *receive)
+{
+	bool queued = false;
+
+	for (uint32_t i = 0; i < receive->count; i++)
+		queued = queued || receive->items[i].queued;
+	if (intake->file_id != 0 && !queued)
+		tr_body_file_forget(tr_engine_spool(tr_worker_engine(intake->worker)), intake->file_id);
+}
+
 static void
 received(struct tr_receive *receive, int status)
 {
@@ -183,6 +196,8 @@ received(struct tr_receive *receive, int status)
 	struct tr_smtp_session *session = intake->session;
 	const char *error = NULL;
 
+	if (status == TR_OK) /* otherwise the receive has done so */
+		drop_unused_file(intake, receive);
 	if (session != NULL) {
 		session->waiting = false;
 		session->intake = NULL;
@@ -218,6 +233,7 @@ file_stored(void *arg, int status, uint64_t id)
 	struct tr_smtp_session *session = intake->session;
 
 	if (status == TR_OK && session != NULL) {
+		intake->file_id = id;
 		for (uint32_t i = 0; i < intake->receive->count; i++) {
 			struct tr_message *message = intake->receive->items[i].message;
 			if (message->body.blob == intake->blob)

@@ -70,7 +70,9 @@ kumo.on('smtp_server_data', function(message, conn_meta)
   end
 end)
 kumo.on('smtp_server_message_received', function(message, conn_meta)
-  if message:recipient().user == 'never' then
+  if message:recipient().user == 'null' then
+    message:set_meta('queue', 'null')
+  elseif message:recipient().user == 'never' then
     kumo.sleep(30)
   elseif message:recipient().user == 'slowall' then
     kumo.sleep(0.005)
@@ -87,7 +89,7 @@ local dir, server, ports
 local function talk(name, bytes)
   local input = helper.write(dir .. '/input', bytes)
   return (helper.sh(
-    ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s >&3) 2>/dev/null; timeout 20 cat <&3'"):format(ports[name], input)
+    ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s >&3) 2>/dev/null; timeout 20 cat <&3 2>/dev/null'"):format(ports[name], input)
   ))
 end
 
@@ -162,6 +164,15 @@ describe('the ESMTP listener', function()
   it('takes a body that has a file of its own in the spool', function()
     local body = (('y'):rep(98) .. '\r\n'):rep(7000)
     assert.are.equal(body, (delivered(talk('plain', ENVELOPE .. body .. '.\r\nQUIT\r\n'))))
+  end)
+
+  it('leaves no file of a large body that is accepted and dropped', function()
+    local body = (('y'):rep(98) .. '\r\n'):rep(7000)
+    local answer = talk('plain', ENVELOPE:gsub('<c@', '<null@') .. body .. '.\r\nQUIT\r\n')
+    assert.are.equal('220 250 250 250 354 250 221', replies(answer))
+    helper.wait_for('an empty directory of bodies', function()
+      return not helper.sh(('ls %s/data'):format(dir)):find 'body'
+    end)
   end)
 
   for name, ending in pairs {
