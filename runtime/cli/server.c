@@ -18,6 +18,7 @@
 #include "record/record_lua.h"
 #include "transport/http.h"
 
+#define QUIET_LIMIT_NS (5 * TR_NS_PER_S)
 #define LOAD_LIMIT_NS (300 * TR_NS_PER_S) /* a policy may fetch data while it loads */
 
 static void
@@ -333,6 +334,32 @@ boot(struct tr_server *server, char **error)
 	return TR_OK;
 }
 
+static bool
+is_quiet(void *arg)
+{
+	return tr_hold_count() == 0;
+}
+
+/* The workers' threads have ended. What is still under way for their loops (answers of the spool, mail between them) is run here, so
+ * that nothing of it finds its loop gone. A disk that does not answer must not keep the process: bounded. */
+static void
+quiesce(struct tr_server *server)
+{
+	int64_t until_ns = tr_mono_ns() + QUIET_LIMIT_NS;
+
+	while (!is_quiet(NULL) && (tr_clock_is_virtual() || tr_mono_ns() < until_ns)) {
+		bool moved = false;
+		for (uint32_t i = 0; i < server->workers; i++) {
+			if (server->worker[i].loop == NULL)
+				continue;
+			tr_loop_enter(server->worker[i].loop);
+			moved |= tr_loop_run_until(server->worker[i].loop, is_quiet, NULL, TR_NS_PER_MS);
+		}
+		if (tr_clock_is_virtual() && !moved)
+			break;
+	}
+}
+
 /* From the top down: listeners, tasks (which give back what they hold), records, queues, and what they wait with. */
 static void
 dispose(struct tr_server *server)
@@ -342,6 +369,8 @@ dispose(struct tr_server *server)
 		tr_loop_remove_turn_hook(server->worker[0].loop, &server->tick);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_host_free(server->worker[i].host);
+	if (server->spool != NULL)
+		quiesce(server);
 	tr_recorder_free(server->recorder);
 	if (server->engine != NULL)
 		tr_engine_free(server->engine);

@@ -4,6 +4,7 @@
 static void
 finish(struct tr_outbox *outbox, int status)
 {
+	struct tr_engine *engine = outbox->worker->engine;
 	struct tr_message *record = outbox->records;
 
 	outbox->records = NULL;
@@ -17,7 +18,8 @@ finish(struct tr_outbox *outbox, int status)
 			tr_message_free(record); /* its slot was given back with the refusal */
 		record = next;
 	}
-	outbox->done(outbox, status);
+	outbox->done(outbox, status); /* may free it */
+	busy_drop(engine);
 }
 
 static void
@@ -105,6 +107,7 @@ tr_outbox_release(struct tr_outbox *outbox)
 void
 tr_outbox_submit(struct tr_outbox *outbox)
 {
+	busy_add(outbox->worker->engine); /* whoever made it: a stop waits for its answer */
 	outbox->submitted = true;
 	if (outbox->pending == 0)
 		hand_over(outbox);
