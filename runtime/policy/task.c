@@ -451,7 +451,8 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 		struct push_call call = {push, arg};
 		int base = lua_gettop(L);
 
-		lua_rawgeti(L, LUA_REGISTRYINDEX, task->host->push_ref); /* pushing a C function would make a new closure */
+		lua_rawgeti(
+			L, LUA_REGISTRYINDEX, task->host->push_ref); /* pushing a C function would make a new closure */
 		lua_pushlightuserdata(L, &call);
 		if (lua_pcall(L, 1, LUA_MULTRET, 0) != 0)
 			raise = true;
