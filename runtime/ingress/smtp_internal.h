@@ -139,6 +139,12 @@ void tr_smtp_text_free(struct tr_smtp_session *session); /* NULL text is fine */
 /* The client is gone: what is at the spool goes on alone. */
 void tr_smtp_intake_leave(struct tr_smtp_session *session);
 
+/* --- smtp_batch.c ---------------------------------------------------------------------------------------- */
+/* Add to text->messages, which has room. `base` has no recipients. TR_OK, TR_ENOMEM, TR_EINVAL (no address). */
+int tr_smtp_split_as_told(struct tr_smtp_text *text, struct tr_message *base, const struct tr_smtp_answer *answer);
+int tr_smtp_split_by_default(
+	struct tr_smtp_text *text, struct tr_message *base, bool domains, const struct tr_addr *from, uint32_t count);
+
 /* --- smtp_trace.c -------------------------------------------------------------------------------------- */
 void tr_smtp_received_header(struct tr_smtp_session *session, const struct tr_message *message, struct tr_buf *out);
 void tr_smtp_supplemental_header(struct tr_smtp_session *session, const struct tr_message *message, struct tr_buf *out);

@@ -1,4 +1,4 @@
-#include "net/stream.h"
+#include "net/stream_internal.h"
 
 #include <errno.h>
 #include <ev.h>
@@ -6,68 +6,15 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 
 #define INPUT_LIMIT (64 * 1024)
 #define READ_MIN (16 * 1024) /* room for one read; the rest of a burst is read with twice as much each time */
-#define CHUNK_MIN 512        /* several replies of a pipelined group */
-#define CHUNK_MAX (16 * 1024)
-#define IOV_MAX_USED 32
-#define HIGH_WATER (64 * 1024) /* drained() is called once after the backlog was above it */
-
-/* A run of bytes to be written: either copied into `bytes`, or a part of a blob. */
-struct chunk {
-	struct chunk *next;
-	struct tr_blob *blob; /* owned reference; NULL: in bytes */
-	const char *data;     /* first byte not yet sent */
-	size_t len;           /* left of it */
-	size_t room;          /* free bytes behind data + len */
-	char bytes[];
-};
-
-/* Per loop: the streams that have something to do when the turn ends. Lives while the loop has streams. */
-struct flusher {
-	struct flusher *next;
-	struct tr_loop *loop;
-	struct tr_turn_hook hook;
-	struct tr_stream *dirty;
-	size_t streams;
-};
-
-struct tr_stream {
-	struct flusher *flusher;
-	struct tr_stream *next_dirty;
-	const struct tr_stream_handlers *handlers;
-	void *arg;
-	ev_io readable, writable;
-	struct tr_timer deadline; /* the owner's; after tr_stream_close() the linger time */
-	struct tr_defer again;    /* data() or closed() that must not run inside a call of the owner */
-	struct tr_buf in;
-	size_t in_limit;
-	struct chunk *out, *out_last;
-	size_t backlog;
-	struct tr_sockaddr *peer, *local; /* asked for on demand */
-	int fd;
-	int end;    /* 0, or the error to be given to closed() once the input was offered */
-	bool fresh; /* bytes in `in` that data() has not been called for */
-	bool paused;
-	bool full;    /* reading stopped at in_limit */
-	bool ended;   /* closed() was called */
-	bool closing; /* tr_stream_close() was called: no callbacks, only the backlog is left */
-	bool shut;    /* closing, all is sent, waiting for the peer's end */
-	bool dead;    /* freed at the end of the turn */
-	bool is_dirty;
-	bool was_high;
-	bool write_failed; /* what is written from now on is dropped */
-	bool held;
-};
 
 static _Thread_local struct flusher *flushers;
 
-static void flush_turn(struct tr_turn_hook *hook);
 static void deadline_due(struct tr_timer *timer);
 
 static struct flusher *
@@ -83,15 +30,15 @@ flusher_get(struct tr_loop *loop)
 	if (flusher == NULL)
 		return NULL;
 	flusher->loop = loop;
-	flusher->hook.fn = flush_turn;
+	flusher->hook.fn = tr_streami_flush_turn;
 	flusher->next = flushers;
 	flushers = flusher;
 	tr_loop_add_turn_hook(loop, &flusher->hook);
 	return flusher;
 }
 
-static void
-flusher_drop(struct flusher *flusher)
+void
+tr_streami_flusher_drop(struct flusher *flusher)
 {
 	struct flusher **at = &flushers;
 
@@ -105,8 +52,8 @@ flusher_drop(struct flusher *flusher)
 	free(flusher);
 }
 
-static void
-mark_dirty(struct tr_stream *stream)
+void
+tr_streami_mark_dirty(struct tr_stream *stream)
 {
 	if (stream->is_dirty)
 		return;
@@ -116,8 +63,8 @@ mark_dirty(struct tr_stream *stream)
 }
 
 /* Virtual time stands still while the peer may answer or take bytes. */
-static void
-update_hold(struct tr_stream *stream)
+void
+tr_streami_update_hold(struct tr_stream *stream)
 {
 	bool want = !stream->dead &&
 		    (stream->closing || stream->backlog > 0 || (!stream->paused && !stream->ended && stream->end == 0));
@@ -142,25 +89,12 @@ update_reading(struct tr_stream *stream)
 		ev_io_start(ev, &stream->readable);
 	else if (stream->dead || stream->closing || stream->end != 0)
 		ev_io_stop(ev, &stream->readable); /* otherwise when an event comes: most pauses end before */
-	update_hold(stream);
-}
-
-static void
-drop_output(struct tr_stream *stream)
-{
-	for (struct chunk *chunk = stream->out, *next; chunk != NULL; chunk = next) {
-		next = chunk->next;
-		tr_blob_unref(chunk->blob);
-		free(chunk);
-	}
-	stream->out = stream->out_last = NULL;
-	stream->backlog = 0;
-	ev_io_stop(tr_loop_ev(stream->flusher->loop), &stream->writable);
+	tr_streami_update_hold(stream);
 }
 
 /* The descriptor is closed now, the memory goes at the end of the turn. */
-static void
-kill_stream(struct tr_stream *stream, bool reset)
+void
+tr_streami_kill(struct tr_stream *stream, bool reset)
 {
 	struct tr_loop *loop = stream->flusher->loop;
 
@@ -168,7 +102,7 @@ kill_stream(struct tr_stream *stream, bool reset)
 		return;
 	stream->dead = stream->closing = true;
 	stream->shut = false;
-	drop_output(stream);
+	tr_streami_drop_output(stream);
 	ev_io_stop(tr_loop_ev(loop), &stream->readable);
 	tr_timer_stop(tr_loop_wheel(loop), &stream->deadline);
 	tr_loop_undefer(loop, &stream->again);
@@ -179,12 +113,12 @@ kill_stream(struct tr_stream *stream, bool reset)
 	close(stream->fd);
 	stream->fd = -1;
 	tr_buf_free(&stream->in);
-	update_hold(stream);
-	mark_dirty(stream);
+	tr_streami_update_hold(stream);
+	tr_streami_mark_dirty(stream);
 }
 
-static void
-free_stream(struct tr_stream *stream)
+void
+tr_streami_free(struct tr_stream *stream)
 {
 	struct flusher *flusher = stream->flusher;
 
@@ -237,16 +171,16 @@ deliver(struct tr_stream *stream)
 		update_reading(stream);
 }
 
-static void
-deliver_later(struct tr_defer *defer)
+void
+tr_streami_deliver_later(struct tr_defer *defer)
 {
 	struct tr_stream *stream = tr_container_of(defer, struct tr_stream, again);
 
 	deliver(stream);
 }
 
-static void
-end_stream(struct tr_stream *stream, int err)
+void
+tr_streami_end(struct tr_stream *stream, int err)
 {
 	if (stream->end == 0)
 		stream->end = err;
@@ -254,8 +188,8 @@ end_stream(struct tr_stream *stream, int err)
 }
 
 /* Reads what is there, up to the limit. */
-static void
-read_some(struct tr_stream *stream)
+void
+tr_streami_read(struct tr_stream *stream)
 {
 	size_t want = READ_MIN;
 
@@ -273,7 +207,7 @@ read_some(struct tr_stream *stream)
 		at = tr_buf_reserve(&stream->in, want);
 		if (at == NULL) { /* no memory for the peer's bytes: the connection ends, the process goes on */
 			tr_buf_clear(&stream->in);
-			end_stream(stream, TR_ENOMEM);
+			tr_streami_end(stream, TR_ENOMEM);
 			return;
 		}
 		got = read(stream->fd, at, want);
@@ -284,21 +218,21 @@ read_some(struct tr_stream *stream)
 				return;
 			want *= 2;
 		} else if (got == 0) {
-			end_stream(stream, TR_ECLOSED);
+			tr_streami_end(stream, TR_ECLOSED);
 			return;
 		} else if (errno == EINTR) {
 			continue;
 		} else {
 			if (errno != EAGAIN && errno != EWOULDBLOCK)
-				end_stream(stream, errno == ECONNRESET || errno == EPIPE ? TR_ECLOSED : TR_EIO);
+				tr_streami_end(stream, errno == ECONNRESET || errno == EPIPE ? TR_ECLOSED : TR_EIO);
 			return;
 		}
 	}
 }
 
 /* After tr_stream_close(): reads away what the peer still sends, so that our last words are not lost by a reset. */
-static void
-discard_input(struct tr_stream *stream)
+void
+tr_streami_discard(struct tr_stream *stream)
 {
 	char waste[4096];
 	bool any = false;
@@ -312,7 +246,7 @@ discard_input(struct tr_stream *stream)
 		}
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && (any || stream->shut))
 			break;
-		kill_stream(stream, false); /* its end, an error, or a peer that has sent nothing since */
+		tr_streami_kill(stream, false); /* its end, an error, or a peer that has sent nothing since */
 		return;
 	}
 	if (!stream->shut) {
@@ -328,225 +262,17 @@ readable_cb(struct ev_loop *ev, ev_io *watcher, int revents)
 	struct tr_stream *stream = watcher->data;
 
 	if (stream->shut) {
-		discard_input(stream);
+		tr_streami_discard(stream);
 		return;
 	}
 	if (stream->paused || stream->full || stream->end != 0) {
 		ev_io_stop(ev, watcher);
 		return;
 	}
-	read_some(stream);
+	tr_streami_read(stream);
 	deliver(stream);
 	if (!stream->closing && stream->in.len == 0)
 		tr_buf_free(&stream->in);
-}
-
-/* --- writing ----------------------------------------------------------------------------------------------- */
-
-static void
-sent(struct tr_stream *stream, size_t len)
-{
-	stream->backlog -= len;
-	while (len > 0) {
-		struct chunk *chunk = stream->out;
-		size_t part = len < chunk->len ? len : chunk->len;
-
-		chunk->data += part;
-		chunk->len -= part;
-		len -= part;
-		if (chunk->len > 0)
-			break;
-		stream->out = chunk->next;
-		if (stream->out == NULL)
-			stream->out_last = NULL;
-		tr_blob_unref(chunk->blob);
-		free(chunk);
-	}
-}
-
-/* Gives the kernel what it takes. A failure is told later in the turn; what the peer had said before it is read first.
- */
-static void
-flush(struct tr_stream *stream)
-{
-	struct tr_loop *loop = stream->flusher->loop;
-
-	while (stream->out != NULL) {
-		struct iovec iov[IOV_MAX_USED];
-		size_t total = 0;
-		int count = 0;
-		ssize_t done;
-
-		for (struct chunk *chunk = stream->out; chunk != NULL && count < IOV_MAX_USED; chunk = chunk->next) {
-			iov[count].iov_base = (void *)chunk->data;
-			iov[count++].iov_len = chunk->len;
-			total += chunk->len;
-		}
-		struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-		done = sendmsg(stream->fd, &msg, MSG_NOSIGNAL); /* writev that raises no SIGPIPE */
-		if (done < 0 && errno == ENOTSOCK)
-			done = writev(stream->fd, iov, count);
-		if (done >= 0) {
-			sent(stream, (size_t)done);
-			if ((size_t)done == total)
-				continue;
-			ev_io_start(tr_loop_ev(loop), &stream->writable);
-			break;
-		}
-		if (errno == EINTR)
-			continue;
-		if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			ev_io_start(tr_loop_ev(loop), &stream->writable);
-			break;
-		}
-		bool reset = errno == EPIPE || errno == ECONNRESET;
-		stream->write_failed = true;
-		drop_output(stream);
-		if (stream->closing) {
-			kill_stream(stream, false);
-			return;
-		}
-		if (stream->end == 0 && !stream->paused && !stream->full)
-			read_some(stream);
-		end_stream(stream, reset ? TR_ECLOSED : TR_EIO);
-		tr_loop_defer(loop, &stream->again, deliver_later);
-		return;
-	}
-	if (stream->out == NULL) {
-		ev_io_stop(tr_loop_ev(loop), &stream->writable);
-		if (stream->closing && !stream->shut)
-			discard_input(stream);
-	}
-	update_hold(stream);
-}
-
-static void
-writable_cb(struct ev_loop *ev, ev_io *watcher, int revents)
-{
-	struct tr_stream *stream = watcher->data;
-
-	flush(stream);
-	if (stream->out == NULL && stream->was_high && !stream->closing && !stream->write_failed) {
-		stream->was_high = false;
-		if (stream->handlers->drained != NULL)
-			stream->handlers->drained(stream, stream->arg);
-	}
-}
-
-static void
-flush_turn(struct tr_turn_hook *hook)
-{
-	struct flusher *flusher = tr_container_of(hook, struct flusher, hook);
-
-	while (flusher->dirty != NULL) {
-		struct tr_stream *stream = flusher->dirty;
-
-		flusher->dirty = stream->next_dirty;
-		stream->is_dirty = false;
-		if (!stream->dead && !ev_is_active(&stream->writable))
-			flush(stream);
-		if (stream->dead && !stream->is_dirty) /* else it is in the list again, and freed from there */
-			free_stream(stream);
-	}
-	flusher_drop(flusher);
-}
-
-static struct chunk *
-add_chunk(struct tr_stream *stream, size_t room)
-{
-	struct chunk *chunk = malloc(sizeof *chunk + room);
-
-	if (chunk == NULL) { /* half of a dialogue is worse than its end */
-		stream->write_failed = true;
-		end_stream(stream, TR_ENOMEM);
-		tr_loop_defer(stream->flusher->loop, &stream->again, deliver_later);
-		return NULL;
-	}
-	*chunk = (struct chunk){.data = chunk->bytes, .room = room};
-	if (stream->out_last != NULL)
-		stream->out_last->next = chunk;
-	else
-		stream->out = chunk;
-	stream->out_last = chunk;
-	return chunk;
-}
-
-static bool
-may_write(struct tr_stream *stream)
-{
-	return !stream->closing && !stream->write_failed;
-}
-
-static void
-written(struct tr_stream *stream, size_t len)
-{
-	stream->backlog += len;
-	if (stream->backlog > HIGH_WATER)
-		stream->was_high = true;
-	mark_dirty(stream);
-	update_hold(stream);
-}
-
-void
-tr_stream_write(struct tr_stream *stream, const void *data, size_t len)
-{
-	const char *from = data;
-
-	if (!may_write(stream) || len == 0)
-		return;
-	for (size_t left = len; left > 0;) {
-		struct chunk *chunk = stream->out_last;
-		size_t part;
-
-		if (chunk == NULL || chunk->room == 0) {
-			size_t room = left < CHUNK_MIN ? CHUNK_MIN : left;
-			chunk = add_chunk(stream, room < CHUNK_MAX ? room : CHUNK_MAX);
-			if (chunk == NULL) {
-				len -= left;
-				break;
-			}
-		}
-		part = left < chunk->room ? left : chunk->room;
-		memcpy((char *)chunk->data + chunk->len, from, part);
-		chunk->len += part;
-		chunk->room -= part;
-		from += part;
-		left -= part;
-	}
-	written(stream, len);
-}
-
-void
-tr_stream_write_blob(struct tr_stream *stream, struct tr_blob *blob, const char *data, size_t len)
-{
-	struct chunk *chunk;
-
-	if (!may_write(stream) || len == 0)
-		return;
-	if (len <= CHUNK_MIN) { /* cheaper to copy than to send on its own */
-		tr_stream_write(stream, data, len);
-		return;
-	}
-	chunk = add_chunk(stream, 0);
-	if (chunk == NULL)
-		return;
-	chunk->blob = tr_blob_ref(blob);
-	chunk->data = data;
-	chunk->len = len;
-	written(stream, len);
-}
-
-size_t
-tr_stream_backlog(const struct tr_stream *stream)
-{
-	return stream->backlog;
-}
-
-void
-tr_stream_flush(struct tr_stream *stream)
-{
-	if (!stream->dead && !ev_is_active(&stream->writable))
-		flush(stream);
 }
 
 /* --- life ---------------------------------------------------------------------------------------------------- */
@@ -571,7 +297,7 @@ tr_stream_new(struct tr_loop *loop, int fd, const struct tr_stream_handlers *han
 	stream->arg = arg;
 	stream->in_limit = INPUT_LIMIT;
 	ev_io_init(&stream->readable, readable_cb, fd, EV_READ);
-	ev_io_init(&stream->writable, writable_cb, fd, EV_WRITE);
+	ev_io_init(&stream->writable, tr_streami_writable, fd, EV_WRITE);
 	stream->readable.data = stream->writable.data = stream;
 	update_reading(stream);
 	return stream;
@@ -589,7 +315,7 @@ tr_stream_input(struct tr_stream *stream)
 {
 	/* The owner is likely to consume: whether reading may go on is seen after it has. */
 	if (stream->full && !stream->closing)
-		tr_loop_defer(stream->flusher->loop, &stream->again, deliver_later);
+		tr_loop_defer(stream->flusher->loop, &stream->again, tr_streami_deliver_later);
 	return &stream->in;
 }
 
@@ -619,7 +345,7 @@ tr_stream_resume(struct tr_stream *stream)
 	if (stream->in.len > 0)
 		stream->fresh = true;
 	if (stream->fresh || stream->end != 0)
-		tr_loop_defer(stream->flusher->loop, &stream->again, deliver_later);
+		tr_loop_defer(stream->flusher->loop, &stream->again, tr_streami_deliver_later);
 	update_reading(stream);
 }
 
@@ -629,7 +355,7 @@ deadline_due(struct tr_timer *timer)
 	struct tr_stream *stream = tr_container_of(timer, struct tr_stream, deadline);
 
 	if (stream->closing) {
-		kill_stream(stream, false);
+		tr_streami_kill(stream, false);
 		return;
 	}
 	if (stream->ended)
@@ -664,24 +390,24 @@ tr_stream_close(struct tr_stream *stream, int64_t linger_ns)
 	stream->closing = true;
 	tr_loop_undefer(loop, &stream->again);
 	if (stream->write_failed || stream->end == TR_EIO) {
-		kill_stream(stream, false);
+		tr_streami_kill(stream, false);
 		return;
 	}
 	if (linger_ns <= 0) {
-		flush(stream);
-		kill_stream(stream, false);
+		tr_streami_flush(stream);
+		tr_streami_kill(stream, false);
 		return;
 	}
 	tr_buf_free(&stream->in);
 	update_reading(stream);
 	tr_timer_start(tr_loop_wheel(loop), &stream->deadline, linger_ns, deadline_due);
-	mark_dirty(stream); /* flush() goes on from there */
+	tr_streami_mark_dirty(stream); /* tr_streami_flush() goes on from there */
 }
 
 void
 tr_stream_abort(struct tr_stream *stream)
 {
-	kill_stream(stream, true);
+	tr_streami_kill(stream, true);
 }
 
 /* --- addresses ------------------------------------------------------------------------------------------------ */
