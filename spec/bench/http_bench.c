@@ -143,6 +143,7 @@ run_raw(void)
 	for (long i = 0; i < lanes; i++) {
 		easy[i] = curl_easy_init();
 		curl_easy_setopt(easy[i], CURLOPT_URL, url);
+		curl_easy_setopt(easy[i], CURLOPT_NOSIGNAL, 1L); /* else three rt_sigaction a request */
 		curl_easy_setopt(easy[i], CURLOPT_POSTFIELDS, body);
 		curl_easy_setopt(easy[i], CURLOPT_POSTFIELDSIZE, (long)body_len);
 		curl_easy_setopt(easy[i], CURLOPT_HTTPHEADER, headers);
