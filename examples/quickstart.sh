@@ -16,7 +16,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 say '1. Install and build'
 sh .ci/install build
 cmake --preset release >/dev/null
-cmake --build build/release
+cmake --build build/release --target tailrace
 tailrace=$PWD/build/release/tailrace
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace.XXXXXX")
