@@ -17,20 +17,20 @@
 /* Results of C functions. The names are also the stable `code` that Lua gets ("ETIMEDOUT"). */
 enum tr_err {
 	TR_OK = 0,
-	TR_EINVAL = -1,     /* the caller's argument */
+	TR_EINVAL = -1, /* the caller's argument */
 	TR_ENOMEM = -2,
-	TR_EIO = -3,        /* a device or file failed */
-	TR_ENOSPC = -4,     /* disk or reserve is full */
+	TR_EIO = -3,    /* a device or file failed */
+	TR_ENOSPC = -4, /* disk or reserve is full */
 	TR_ETIMEDOUT = -5,
-	TR_ECANCELED = -6,  /* the waiting task or the process is ending */
+	TR_ECANCELED = -6, /* the waiting task or the process is ending */
 	TR_ENOENT = -7,
 	TR_EEXIST = -8,
-	TR_EAGAIN = -9,     /* a bound is reached: wait and try again */
-	TR_ECLOSED = -10,   /* the peer or the object is closed */
-	TR_EPROTO = -11,    /* the peer's bytes make no sense */
-	TR_EVERSION = -12,  /* stored by a newer version */
-	TR_ECORRUPT = -13,  /* stored bytes are damaged */
-	TR_EREFUSED = -14,  /* connection refused */
+	TR_EAGAIN = -9,    /* a bound is reached: wait and try again */
+	TR_ECLOSED = -10,  /* the peer or the object is closed */
+	TR_EPROTO = -11,   /* the peer's bytes make no sense */
+	TR_EVERSION = -12, /* stored by a newer version */
+	TR_ECORRUPT = -13, /* stored bytes are damaged */
+	TR_EREFUSED = -14, /* connection refused */
 	TR_ETOOBIG = -15,
 };
 

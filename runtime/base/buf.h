@@ -33,17 +33,17 @@ struct tr_buf {
 	size_t len, cap;
 	bool failed;
 };
-void tr_buf_free(struct tr_buf *buf);                          /* back to empty */
-void tr_buf_clear(struct tr_buf *buf);                         /* keeps the memory */
-char *tr_buf_reserve(struct tr_buf *buf, size_t extra);        /* NULL: failed */
+void tr_buf_free(struct tr_buf *buf);                   /* back to empty */
+void tr_buf_clear(struct tr_buf *buf);                  /* keeps the memory */
+char *tr_buf_reserve(struct tr_buf *buf, size_t extra); /* NULL: failed */
 void tr_buf_add(struct tr_buf *buf, const void *data, size_t len);
 void tr_buf_add_str(struct tr_buf *buf, struct tr_str str);
 void tr_buf_addz(struct tr_buf *buf, const char *z);
 void tr_buf_addc(struct tr_buf *buf, char c);
 void tr_buf_addf(struct tr_buf *buf, const char *fmt, ...) TR_PRINTF(2, 3);
-void tr_buf_add_u64(struct tr_buf *buf, uint64_t value);        /* decimal */
+void tr_buf_add_u64(struct tr_buf *buf, uint64_t value); /* decimal */
 void tr_buf_add_i64(struct tr_buf *buf, int64_t value);
-void tr_buf_consume(struct tr_buf *buf, size_t len);            /* drops bytes from the front */
+void tr_buf_consume(struct tr_buf *buf, size_t len); /* drops bytes from the front */
 /* Little-endian integers and counted strings, for stored frames. */
 void tr_buf_put_u8(struct tr_buf *buf, uint8_t value);
 void tr_buf_put_u16(struct tr_buf *buf, uint16_t value);

@@ -28,7 +28,7 @@ struct tr_file_ops {
 	int (*stat)(const char *path, struct stat *out);
 	int (*list)(const char *path, int (*each)(void *arg, const char *name), void *arg);
 	int (*space)(const char *path, struct tr_file_space *out);
-	int (*lock)(int fd);               /* exclusive, not waiting: -EWOULDBLOCK if another process has it */
+	int (*lock)(int fd); /* exclusive, not waiting: -EWOULDBLOCK if another process has it */
 	int (*chmod)(const char *path, int mode);
 };
 
@@ -47,7 +47,7 @@ int tr_file_slurp(const char *path, char **out, size_t *len);
 
 /* Limits as in contract/queues.md section 9: "10%" or bytes. */
 struct tr_space_limit {
-	double percent;  /* 0: use bytes */
+	double percent; /* 0: use bytes */
 	uint64_t bytes;
 };
 bool tr_space_ok(const struct tr_space_limit *limit, uint64_t free_units, uint64_t total_units);

@@ -47,8 +47,8 @@ tr_drop_privileges(const char *user, char **error)
 		errno = EPERM;
 		return fail(error, user, "only root can become another user");
 	}
-	if (prctl(PR_SET_KEEPCAPS, 1) != 0 || setgroups(0, NULL) != 0 || initgroups(user, pw->pw_gid) != 0 || setgid(pw->pw_gid) != 0 ||
-		setuid(pw->pw_uid) != 0)
+	if (prctl(PR_SET_KEEPCAPS, 1) != 0 || setgroups(0, NULL) != 0 || initgroups(user, pw->pw_gid) != 0 ||
+		setgid(pw->pw_gid) != 0 || setuid(pw->pw_uid) != 0)
 		return fail(error, user, "cannot become that user");
 	if (keep_bind_service() != 0)
 		return fail(error, user, "cannot give up the other rights");

@@ -57,17 +57,24 @@ tr_cmd_run(int argc, char **argv)
 		{"policy", "FILE", TR_ARG_TEXT, &policy, 0, 0, "the policy to run (required)"},
 		{"workers", "N", TR_ARG_INT, &workers, 0, 256, "worker threads; 0, the default: one per core"},
 		{"user", "NAME", TR_ARG_TEXT, &user, 0, 0, "become this user once the listeners are bound"},
-		{"stop-timeout", "SECONDS", TR_ARG_REAL, &deadline_s, 0, 3600, "deadline of an orderly stop (SIGTERM); default 20"},
-		{"log", "FILTER", TR_ARG_TEXT, &filter, 0, 0, "diagnostics, e.g. info or info,lua=trace; also $TAILRACE_LOG"},
-		{"jit", NULL, TR_ARG_FLAG, &jit, 0, 0, "compile policy code (an endless loop can then not be interrupted)"},
+		{"stop-timeout", "SECONDS", TR_ARG_REAL, &deadline_s, 0, 3600,
+			"deadline of an orderly stop (SIGTERM); default 20"},
+		{"log", "FILTER", TR_ARG_TEXT, &filter, 0, 0,
+			"diagnostics, e.g. info or info,lua=trace; also $TAILRACE_LOG"},
+		{"jit", NULL, TR_ARG_FLAG, &jit, 0, 0,
+			"compile policy code (an endless loop can then not be interrupted)"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
 		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
 	};
 	const struct tr_args args = {
-		"run", "--policy FILE [OPTIONS]",
-		"Runs the policy: mail and events in, queues, deliveries out. SIGTERM stops in order, a second one at once.", options,
-		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.", NULL,
+		"run",
+		"--policy FILE [OPTIONS]",
+		"Runs the policy: mail and events in, queues, deliveries out. SIGTERM stops in order, a second one at "
+		"once.",
+		options,
+		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.",
+		NULL,
 	};
 	struct signals signals = {0};
 	struct tr_buf ledger = {0};
@@ -80,7 +87,8 @@ tr_cmd_run(int argc, char **argv)
 	if (policy == NULL)
 		return tr_args_error(&args, "--policy FILE is required");
 	if (filter != NULL && tr_log_filter(filter) != TR_OK)
-		return tr_args_error(&args, "--log %s: expected a level (error, warn, info, debug, trace) or target=level,...", filter);
+		return tr_args_error(&args,
+			"--log %s: expected a level (error, warn, info, debug, trace) or target=level,...", filter);
 	if (access(policy, R_OK) != 0) {
 		fprintf(stderr, "tailrace run: the policy %s cannot be read\n", policy);
 		return TR_EXIT_CONFIG;
@@ -91,8 +99,11 @@ tr_cmd_run(int argc, char **argv)
 		fprintf(stderr, "tailrace run: the watchdog thread cannot be started\n");
 		return TR_EXIT_OSERR;
 	}
-	signals.server = tr_server_boot(&(struct tr_server_config){.policy = policy, .workers = (uint32_t)workers, .seed = (uint64_t)seed,
-						.jit = jit, .user = user},
+	signals.server = tr_server_boot(&(struct tr_server_config){.policy = policy,
+						.workers = (uint32_t)workers,
+						.seed = (uint64_t)seed,
+						.jit = jit,
+						.user = user},
 		&error);
 	if (signals.server == NULL) {
 		fprintf(stderr, "tailrace run: %s\n", error ? error : "out of memory");

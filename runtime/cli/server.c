@@ -21,8 +21,7 @@
 #define QUIET_LIMIT_NS (5 * TR_NS_PER_S)
 #define LOAD_LIMIT_NS (300 * TR_NS_PER_S) /* a policy may fetch data while it loads */
 
-static void
-set_error(char **error, const char *fmt, ...) TR_PRINTF(2, 3);
+static void set_error(char **error, const char *fmt, ...) TR_PRINTF(2, 3);
 
 static void
 set_error(char **error, const char *fmt, ...)
@@ -119,7 +118,11 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 {
 	struct tr_worker_parts *parts = &server->worker[index];
 	struct tr_host_config config = {
-		.share_dir = server->share_dir, .policy = server->policy, .modules = tr_modules, .jit = server->jit, .worker = index,
+		.share_dir = server->share_dir,
+		.policy = server->policy,
+		.modules = tr_modules,
+		.jit = server->jit,
+		.worker = index,
 	};
 	int err = tr_loop_new(&parts->loop);
 
@@ -132,7 +135,8 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 	if (err == TR_OK)
 		err = tr_dns_new(parts->loop, &parts->dns);
 	if (err != TR_OK) {
-		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err), server->share_dir);
+		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err),
+			server->share_dir);
 		return err;
 	}
 	tr_host_set_service(parts->host, TR_SERVICE_HTTP, parts->http);
@@ -189,14 +193,19 @@ open_spool(struct tr_server *server, char **error)
 {
 	struct tr_run *run = &server->run;
 	struct tr_spool_config config = {
-		.meta_path = run->meta_path, .data_path = run->data_path, .no_flush = run->no_flush,
-		.min_free_space = run->min_free_space, .min_free_inodes = run->min_free_inodes,
+		.meta_path = run->meta_path,
+		.data_path = run->data_path,
+		.no_flush = run->no_flush,
+		.min_free_space = run->min_free_space,
+		.min_free_inodes = run->min_free_inodes,
 	};
 	char *why = NULL;
 	int err;
 
 	if (run->meta_path == NULL || run->data_path == NULL) {
-		set_error(error, "the spool '%s' is not defined: call kumo.define_spool{name='%s', path=...} in the event 'init'",
+		set_error(error,
+			"the spool '%s' is not defined: call kumo.define_spool{name='%s', path=...} in the event "
+			"'init'",
 			run->meta_path == NULL ? "meta" : "data", run->meta_path == NULL ? "meta" : "data");
 		return TR_EINVAL;
 	}
@@ -207,7 +216,8 @@ open_spool(struct tr_server *server, char **error)
 	return err;
 }
 
-/* The node's UUID is made once and kept beside the log, so that records of one node can be told from those of another. */
+/* The node's UUID is made once and kept beside the log, so that records of one node can be told from those of
+ * another. */
 static int
 name_node(struct tr_server *server, char **error)
 {
@@ -242,7 +252,12 @@ start_engine(struct tr_server *server, char **error)
 {
 	struct tr_loop **loops = calloc(server->workers, sizeof *loops);
 	struct tr_engine_config config = {
-		.spool = server->spool, .loops = loops, .workers = server->workers, .ops = &server->ops, .ops_arg = server, .seed = server->seed,
+		.spool = server->spool,
+		.loops = loops,
+		.workers = server->workers,
+		.ops = &server->ops,
+		.ops_arg = server,
+		.seed = server->seed,
 	};
 	struct tr_recovery stats = {0};
 	int err;
@@ -266,9 +281,11 @@ start_engine(struct tr_server *server, char **error)
 	}
 	if (stats.messages > 0 || stats.damaged_frames > 0)
 		tr_log(TR_LEVEL_INFO, "spool",
-			"recovered %llu messages from %llu segments in %.3f s; %llu damaged frames set aside, %llu bytes of a torn tail cut",
-			(unsigned long long)stats.messages, (unsigned long long)stats.segments, (double)stats.took_ns / 1e9,
-			(unsigned long long)stats.damaged_frames, (unsigned long long)stats.torn_bytes);
+			"recovered %llu messages from %llu segments in %.3f s; %llu damaged frames set aside, %llu "
+			"bytes of a torn tail cut",
+			(unsigned long long)stats.messages, (unsigned long long)stats.segments,
+			(double)stats.took_ns / 1e9, (unsigned long long)stats.damaged_frames,
+			(unsigned long long)stats.torn_bytes);
 	for (uint32_t i = 0; i < server->workers; i++)
 		give_services(server, i);
 	return TR_OK;
@@ -340,8 +357,9 @@ is_quiet(void *arg)
 	return tr_hold_count() == 0;
 }
 
-/* The workers' threads have ended. What is still under way for their loops (answers of the spool, mail between them) is run here, so
- * that nothing of it finds its loop gone. A disk that does not answer must not keep the process: bounded. */
+/* The workers' threads have ended. What is still under way for their loops (answers of the spool, mail between them) is
+ * run here, so that nothing of it finds its loop gone. A disk that does not answer must not keep the process:
+ * bounded. */
 static void
 quiesce(struct tr_server *server)
 {
@@ -406,7 +424,8 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->user = config->user ? strdup(config->user) : NULL;
 	server->worker = calloc(server->workers, sizeof *server->worker);
 	tr_record_lua_ops(&server->record_ops);
-	if (server->policy == NULL || server->share_dir == NULL || server->worker == NULL || boot(server, error) != TR_OK) {
+	if (server->policy == NULL || server->share_dir == NULL || server->worker == NULL ||
+		boot(server, error) != TR_OK) {
 		set_error(error, "out of memory");
 		if (server->worker == NULL)
 			server->workers = 0;
@@ -434,7 +453,8 @@ tr_server_free(struct tr_server *server, struct tr_buf *table)
 	dispose(server);
 	if (tr_spool_ledger(spool, &ledger) == TR_OK) {
 		if (!tr_ledger_balances(&ledger, &differences)) {
-			tr_log(TR_LEVEL_ERROR, "ledger", "does not balance: %.*s", (int)differences.len, differences.data);
+			tr_log(TR_LEVEL_ERROR, "ledger", "does not balance: %.*s", (int)differences.len,
+				differences.data);
 			err = TR_ECORRUPT;
 		}
 		if (table != NULL)

@@ -10,34 +10,34 @@
 struct tr_server;
 
 struct tr_server_config {
-	const char *policy;      /* file; copied */
-	const char *share_dir;   /* NULL: found by tr_share_dir() */
-	uint32_t workers;        /* 0: one per core; exactly 1 under the virtual clock */
-	uint64_t seed;           /* 0: from the clock and the process id */
+	const char *policy;    /* file; copied */
+	const char *share_dir; /* NULL: found by tr_share_dir() */
+	uint32_t workers;      /* 0: one per core; exactly 1 under the virtual clock */
+	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
-	const char *user;        /* NULL: stay; else drop to that user once listeners are bound */
+	const char *user; /* NULL: stay; else drop to that user once listeners are bound */
 };
 
-/* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its loop is
- * entered. NULL with *error (malloc'ed: message with file:line and traceback); then nothing was started and the spool is
- * untouched. */
+/* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its
+ * loop is entered. NULL with *error (malloc'ed: message with file:line and traceback); then nothing was started and the
+ * spool is untouched. */
 struct tr_server *tr_server_boot(const struct tr_server_config *config, char **error);
 /* Runs worker 0 until tr_server_stop() has finished. */
 void tr_server_run(struct tr_server *server);
 /* Begins the stop, from worker 0's thread; deadline_ns from now. A second call skips to the last commit. */
 void tr_server_stop(struct tr_server *server, int64_t deadline_ns);
 bool tr_server_stopped(const struct tr_server *server);
-/* After the stop: joins the workers, writes the last commit, checks the ledger, closes. *ledger (may be NULL) gets the final
- * ledger as a table. Returns TR_OK if it balances, else TR_ECORRUPT. */
+/* After the stop: joins the workers, writes the last commit, checks the ledger, closes. *ledger (may be NULL) gets the
+ * final ledger as a table. Returns TR_OK if it balances, else TR_ECORRUPT. */
 int tr_server_free(struct tr_server *server, struct tr_buf *ledger);
 
-struct tr_loop *tr_server_loop(struct tr_server *server);       /* worker 0's */
-struct tr_host *tr_server_host(struct tr_server *server);       /* worker 0's */
+struct tr_loop *tr_server_loop(struct tr_server *server); /* worker 0's */
+struct tr_host *tr_server_host(struct tr_server *server); /* worker 0's */
 struct tr_engine *tr_server_engine(struct tr_server *server);
 struct tr_spool *tr_server_spool(struct tr_server *server);
 
-/* Directory with lua/ and policy-extras/: $TAILRACE_SHARE, else ../share/tailrace beside the program, else the source tree that
- * it was built from. Static. */
+/* Directory with lua/ and policy-extras/: $TAILRACE_SHARE, else ../share/tailrace beside the program, else the source
+ * tree that it was built from. Static. */
 const char *tr_share_dir(void);
 /* All C modules of the runtime (modules.c). */
 extern const struct tr_module tr_modules[];

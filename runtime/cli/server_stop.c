@@ -1,5 +1,5 @@
-/* The stop: refuse intake; let transactions that have their data end; take nothing new; let sends end, then cancel, naming each;
- * shutdown_logging; the rest is tr_server_free(). One deadline for all of it. */
+/* The stop: refuse intake; let transactions that have their data end; take nothing new; let sends end, then cancel,
+ * naming each; shutdown_logging; the rest is tr_server_free(). One deadline for all of it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,7 +86,8 @@ wait_transactions(struct tr_timer *timer)
 		for (struct tr_run_part *part = server->run.parts; part != NULL; part = part->next) {
 			if (!part->busy(part))
 				continue;
-			tr_log(TR_LEVEL_WARN, "stop", "still busy: %s; its transactions are ended without an answer", part->name);
+			tr_log(TR_LEVEL_WARN, "stop", "still busy: %s; its transactions are ended without an answer",
+				part->name);
 			part->abort(part);
 		}
 	}

@@ -30,7 +30,8 @@ tr_share_dir(void)
 	if (len > 0) {
 		exe[len] = '\0';
 		*strrchr(exe, '/') = '\0';
-		if (snprintf(found, sizeof found, "%s/../share/tailrace", exe) < (int)sizeof found && is_share_dir(found))
+		if (snprintf(found, sizeof found, "%s/../share/tailrace", exe) < (int)sizeof found &&
+			is_share_dir(found))
 			return found;
 	}
 	snprintf(found, sizeof found, "%s", TR_SOURCE_DIR);

@@ -34,7 +34,8 @@ check(lua_State *L)
 static int
 l_start(lua_State *L)
 {
-	static const struct tr_key keys[] = {{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false}, {"wall", 'i', false}};
+	static const struct tr_key keys[] = {
+		{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false}, {"wall", 'i', false}};
 	struct tr_loop *outer = tr_loop_current();
 	struct tr_server_config config = {.workers = 1};
 	struct runtime *runtime;
@@ -104,7 +105,9 @@ received(struct tr_receive *receive, int status)
 	reception->status = status;
 	memcpy(reception->id, receive->items[0].id, sizeof reception->id);
 	snprintf(reception->error, sizeof reception->error, "%s",
-		receive->items[0].error ? receive->items[0].error : status == TR_OK ? "" : tr_err_text(status));
+		receive->items[0].error ? receive->items[0].error
+		: status == TR_OK       ? ""
+					: tr_err_text(status));
 }
 
 static bool
@@ -248,8 +251,9 @@ l_figures(lua_State *L)
 	struct {
 		const char *key;
 		uint64_t value;
-	} fields[] = {{"line", figures.line}, {"timers", figures.timers}, {"ready", figures.ready}, {"in_flight", figures.in_flight},
-		{"undecided", figures.undecided}, {"parked", figures.parked}, {"sessions", figures.sessions}};
+	} fields[] = {{"line", figures.line}, {"timers", figures.timers}, {"ready", figures.ready},
+		{"in_flight", figures.in_flight}, {"undecided", figures.undecided}, {"parked", figures.parked},
+		{"sessions", figures.sessions}};
 	lua_createtable(L, 0, (int)TR_COUNT(fields));
 	for (size_t i = 0; i < TR_COUNT(fields); i++) {
 		lua_pushnumber(L, (lua_Number)fields[i].value);
@@ -305,8 +309,14 @@ int
 luaopen_tr_testing(lua_State *L)
 {
 	static const luaL_Reg methods[] = {
-		{"advance", l_advance}, {"step_clock", l_step_clock}, {"receive", l_receive}, {"eval", l_eval}, {"ledger", l_ledger},
-		{"figures", l_figures}, {"stop", l_stop}, {NULL, NULL},
+		{"advance", l_advance},
+		{"step_clock", l_step_clock},
+		{"receive", l_receive},
+		{"eval", l_eval},
+		{"ledger", l_ledger},
+		{"figures", l_figures},
+		{"stop", l_stop},
+		{NULL, NULL},
 	};
 
 	luaL_newmetatable(L, RUNTIME_TYPE);

@@ -10,16 +10,16 @@
 /* A listener or another source of messages: embed it. */
 struct tr_run_part {
 	struct tr_run_part *next;
-	const char *name;                                      /* "esmtp listener 127.0.0.1:2525"; the part's own memory */
-	void (*stop)(struct tr_run_part *part);                /* take nothing new; what has its data may end */
-	bool (*busy)(struct tr_run_part *part);                /* a transaction is still under way */
-	void (*abort)(struct tr_run_part *part);               /* the deadline: end them */
-	void (*free)(struct tr_run_part *part);                /* all worker loops have ended */
+	const char *name;                        /* "esmtp listener 127.0.0.1:2525"; the part's own memory */
+	void (*stop)(struct tr_run_part *part);  /* take nothing new; what has its data may end */
+	bool (*busy)(struct tr_run_part *part);  /* a transaction is still under way */
+	void (*abort)(struct tr_run_part *part); /* the deadline: end them */
+	void (*free)(struct tr_run_part *part);  /* all worker loops have ended */
 };
 
 struct tr_run {
-	bool configuring;      /* pre_init and init are under way */
-	bool validating;       /* `tailrace check`: parse, bind nothing, open nothing */
+	bool configuring;            /* pre_init and init are under way */
+	bool validating;             /* `tailrace check`: parse, bind nothing, open nothing */
 	char *meta_path, *data_path; /* define_spool */
 	bool no_flush;
 	struct tr_space_limit min_free_space, min_free_inodes;

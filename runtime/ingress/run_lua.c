@@ -53,9 +53,11 @@ tr_opt_space_limit(lua_State *L, int idx, const char *function, const char *key,
 		else if (end != text && value >= 0 && *end == '\0')
 			*out = (struct tr_space_limit){0, (uint64_t)value};
 		else
-			luaL_error(L, "%s: %s = '%s': a share such as \"10%%\" or a number is expected", function, key, text);
+			luaL_error(L, "%s: %s = '%s': a share such as \"10%%\" or a number is expected", function, key,
+				text);
 	} else if (!lua_isnil(L, -1)) {
-		luaL_error(L, "%s: %s: a share such as \"10%%\" or a number is expected, got %s", function, key, luaL_typename(L, -1));
+		luaL_error(L, "%s: %s: a share such as \"10%%\" or a number is expected, got %s", function, key,
+			luaL_typename(L, -1));
 	}
 	lua_pop(L, 1);
 }
@@ -66,8 +68,13 @@ l_define_spool(lua_State *L)
 {
 	static const char *const function = "kumo.define_spool";
 	static const struct tr_key keys[] = {
-		{"name", 's', true}, {"path", 's', true}, {"kind", 's', false}, {"flush", 'b', false}, {"rocks_params", 't', false},
-		{"min_free_space", '*', false}, {"min_free_inodes", '*', false},
+		{"name", 's', true},
+		{"path", 's', true},
+		{"kind", 's', false},
+		{"flush", 'b', false},
+		{"rocks_params", 't', false},
+		{"min_free_space", '*', false},
+		{"min_free_inodes", '*', false},
 	};
 	struct tr_run *run = tr_run_check(L, function);
 	const char *name, *path, *kind;
@@ -94,8 +101,9 @@ l_define_spool(lua_State *L)
 		tr_opt_space_limit(L, 1, function, "min_free_inodes", &run->min_free_inodes);
 	}
 	if (kind != NULL && kind[0] == 'R' && !run->validating)
-		tr_log(TR_LEVEL_WARN, "spool", "%s '%s': kind = 'RocksDB' is accepted, but the spool is a segment log; see docs/spool.md", function,
-			name);
+		tr_log(TR_LEVEL_WARN, "spool",
+			"%s '%s': kind = 'RocksDB' is accepted, but the spool is a segment log; see docs/spool.md",
+			function, name);
 	lua_getfield(L, 1, "rocks_params");
 	if (!lua_isnil(L, -1) && !run->validating)
 		tr_log(TR_LEVEL_WARN, "spool", "%s '%s': rocks_params have no effect here", function, name);

@@ -11,9 +11,9 @@
 
 enum tr_protocol { TR_PROTO_SMTP, TR_PROTO_LUA, TR_PROTO_NULL };
 
-struct tr_mx_entry { /* of an mx_list */
-	char *label;  /* as written: part of the site name */
-	char *host;   /* name or literal address, without port and brackets */
+struct tr_mx_entry {   /* of an mx_list */
+	char *label;   /* as written: part of the site name */
+	char *host;    /* name or literal address, without port and brackets */
 	uint16_t port; /* 0: the path's smtp_port */
 	bool literal;
 };
@@ -23,13 +23,13 @@ struct tr_queue_config {
 	int64_t retry_interval_ns, max_retry_interval_ns; /* 0: no cap */
 	int64_t max_age_ns, reap_interval_ns, refresh_interval_ns;
 	bool refresh_on_epoch;
-	char *egress_pool;   /* NULL: "unspecified" */
-	char *provider;      /* NULL: none */
+	char *egress_pool; /* NULL: "unspecified" */
+	char *provider;    /* NULL: none */
 	enum tr_protocol protocol;
-	char *constructor;   /* TR_PROTO_LUA */
+	char *constructor; /* TR_PROTO_LUA */
 	uint32_t batch_size, min_batch_size;
 	int64_t max_batch_latency_ns;
-	uint64_t max_batch_bytes; /* 0: no bound */
+	uint64_t max_batch_bytes;    /* 0: no bound */
 	struct tr_mx_entry *mx_list; /* TR_PROTO_SMTP */
 	uint32_t mx_count;
 };
@@ -44,7 +44,8 @@ struct tr_path_config {
 	uint32_t connection_limit, max_ready, max_deliveries_per_connection, max_recipients_per_batch;
 	uint32_t consecutive_failures_before_delay;
 	int64_t idle_timeout_ns, connect_timeout_ns, banner_timeout_ns, ehlo_timeout_ns, mail_from_timeout_ns,
-		rcpt_to_timeout_ns, data_timeout_ns, data_dot_timeout_ns, rset_timeout_ns, starttls_timeout_ns, auth_timeout_ns;
+		rcpt_to_timeout_ns, data_timeout_ns, data_dot_timeout_ns, rset_timeout_ns, starttls_timeout_ns,
+		auth_timeout_ns;
 	int64_t system_shutdown_timeout_ns; /* 0: sum of mail, rcpt, data, dot */
 	int64_t watchdog_timeout_ns;        /* 0: by protocol */
 	int64_t refresh_interval_ns;
@@ -58,7 +59,8 @@ struct tr_path_config *tr_path_config_new(bool hook); /* mail defaults, or the l
 struct tr_path_config *tr_path_config_ref(struct tr_path_config *config);
 void tr_path_config_unref(struct tr_path_config *config);
 
-/* Backoff of contract/queues.md section 6 with millisecond precision. attempt: before the increment. random in [0,1). */
+/* Backoff of contract/queues.md section 6 with millisecond precision. attempt: before the increment. random in
+ * [0,1). */
 int64_t tr_retry_delay_ns(const struct tr_queue_config *config, uint32_t attempt, double random);
 
 #endif

@@ -18,50 +18,96 @@ struct box {
 };
 
 static const struct tr_key queue_keys[] = {
-	{"retry_interval", 'd', false}, {"max_retry_interval", 'd', false}, {"max_age", 'd', false}, {"egress_pool", 's', false},
-	{"max_message_rate", 's', false}, {"protocol", 't', false}, {"reap_interval", 'd', false}, {"refresh_interval", 'd', false},
-	{"refresh_strategy", 's', false}, {"strategy", 's', false}, {"timerwheel_tick_interval", 'd', false},
-	{"provider_name", 's', false}, {"shrink_policy", 't', false},
+	{"retry_interval", 'd', false},
+	{"max_retry_interval", 'd', false},
+	{"max_age", 'd', false},
+	{"egress_pool", 's', false},
+	{"max_message_rate", 's', false},
+	{"protocol", 't', false},
+	{"reap_interval", 'd', false},
+	{"refresh_interval", 'd', false},
+	{"refresh_strategy", 's', false},
+	{"strategy", 's', false},
+	{"timerwheel_tick_interval", 'd', false},
+	{"provider_name", 's', false},
+	{"shrink_policy", 't', false},
 };
 
 static const struct tr_key lua_keys[] = {
-	{"constructor", 's', true}, {"batch_size", 'i', false}, {"min_batch_size", 'i', false}, {"max_batch_latency", 'd', false},
+	{"constructor", 's', true},
+	{"batch_size", 'i', false},
+	{"min_batch_size", 'i', false},
+	{"max_batch_latency", 'd', false},
 };
 
-/* What an option of make_egress_path does here: NOW is acted on, LATER is checked, kept in the view and named by a warning. */
+/* What an option of make_egress_path does here: NOW is acted on, LATER is checked, kept in the view and named by a
+ * warning. */
 enum when { NOW, LATER, IGNORED };
 
 static const struct path_key {
 	struct tr_key key;
 	enum when when;
 } path_keys[] = {
-	{{"connection_limit", '*', false}, NOW}, {{"additional_connection_limits", 't', false}, LATER},
-	{{"max_connection_rate", 's', false}, LATER}, {{"max_message_rate", 's', false}, LATER},
-	{{"additional_message_rate_throttles", 't', false}, LATER}, {{"source_selection_rate", 's', false}, LATER},
-	{{"additional_source_selection_rates", 't', false}, LATER}, {{"max_ready", 'i', false}, NOW},
-	{{"max_deliveries_per_connection", 'i', false}, NOW}, {{"max_recipients_per_batch", 'i', false}, NOW},
-	{{"consecutive_connection_failures_before_delay", 'i', false}, NOW}, {{"idle_timeout", 'd', false}, NOW},
-	{{"connect_timeout", 'd', false}, NOW}, {{"banner_timeout", 'd', false}, NOW}, {{"auth_timeout", 'd', false}, NOW},
-	{{"ehlo_timeout", 'd', false}, NOW}, {{"mail_from_timeout", 'd', false}, NOW}, {{"rcpt_to_timeout", 'd', false}, NOW},
-	{{"data_timeout", 'd', false}, NOW}, {{"data_dot_timeout", 'd', false}, NOW}, {{"rset_timeout", 'd', false}, NOW},
-	{{"starttls_timeout", 'd', false}, NOW}, {{"system_shutdown_timeout", 'd', false}, NOW},
-	{{"dispatcher_progress_watchdog_timeout", 'd', false}, NOW}, {{"refresh_strategy", 's', false}, NOW},
-	{{"refresh_interval", 'd', false}, NOW}, {{"provider_name", 's', false}, NOW},
-	{{"dispatcher_wakeup_strategy", 's', false}, IGNORED}, {{"maintainer_wakeup_strategy", 's', false}, IGNORED},
-	{{"aggressive_connection_opening", 'b', false}, IGNORED}, {{"readyq_pool_name", 's', false}, IGNORED},
-	{{"low_memory_reduction_policy", 's', false}, IGNORED}, {{"no_memory_reduction_policy", 's', false}, IGNORED},
-	{{"reconnect_strategy", 's', false}, LATER}, {{"try_next_host_on_transport_error", 'b', false}, LATER},
-	{{"ignore_8bit_checks", 'b', false}, NOW}, {{"enable_tls", 's', false}, LATER}, {{"enable_mta_sts", 'b', false}, LATER},
-	{{"enable_dane", 'b', false}, LATER}, {{"enable_pipelining", 'b', false}, NOW}, {{"enable_rset", 'b', false}, NOW},
-	{{"tls_prefer_openssl", 'b', false}, IGNORED}, {{"tls_certificate", '*', false}, LATER},
-	{{"tls_private_key", '*', false}, LATER}, {{"openssl_cipher_list", 's', false}, LATER},
-	{{"openssl_cipher_suites", 's', false}, LATER}, {{"openssl_options", 's', false}, LATER},
-	{{"rustls_cipher_suites", 't', false}, IGNORED}, {{"remember_broken_tls", 'd', false}, LATER},
-	{{"opportunistic_tls_reconnect_on_failed_handshake", 'b', false}, LATER}, {{"use_lmtp", 'b', false}, NOW},
-	{{"smtp_port", 'i', false}, NOW}, {{"smtp_auth_plain_username", 's', false}, LATER},
-	{{"smtp_auth_plain_password", '*', false}, LATER}, {{"allow_smtp_auth_plain_without_tls", 'b', false}, LATER},
-	{{"allow_smtp_auth_plain_without_valid_certificate", 'b', false}, LATER}, {{"ehlo_domain", 's', false}, NOW},
-	{{"ip_lookup_strategy", 's', false}, LATER}, {{"prohibited_hosts", 't', false}, LATER}, {{"skip_hosts", 't', false}, LATER},
+	{{"connection_limit", '*', false}, NOW},
+	{{"additional_connection_limits", 't', false}, LATER},
+	{{"max_connection_rate", 's', false}, LATER},
+	{{"max_message_rate", 's', false}, LATER},
+	{{"additional_message_rate_throttles", 't', false}, LATER},
+	{{"source_selection_rate", 's', false}, LATER},
+	{{"additional_source_selection_rates", 't', false}, LATER},
+	{{"max_ready", 'i', false}, NOW},
+	{{"max_deliveries_per_connection", 'i', false}, NOW},
+	{{"max_recipients_per_batch", 'i', false}, NOW},
+	{{"consecutive_connection_failures_before_delay", 'i', false}, NOW},
+	{{"idle_timeout", 'd', false}, NOW},
+	{{"connect_timeout", 'd', false}, NOW},
+	{{"banner_timeout", 'd', false}, NOW},
+	{{"auth_timeout", 'd', false}, NOW},
+	{{"ehlo_timeout", 'd', false}, NOW},
+	{{"mail_from_timeout", 'd', false}, NOW},
+	{{"rcpt_to_timeout", 'd', false}, NOW},
+	{{"data_timeout", 'd', false}, NOW},
+	{{"data_dot_timeout", 'd', false}, NOW},
+	{{"rset_timeout", 'd', false}, NOW},
+	{{"starttls_timeout", 'd', false}, NOW},
+	{{"system_shutdown_timeout", 'd', false}, NOW},
+	{{"dispatcher_progress_watchdog_timeout", 'd', false}, NOW},
+	{{"refresh_strategy", 's', false}, NOW},
+	{{"refresh_interval", 'd', false}, NOW},
+	{{"provider_name", 's', false}, NOW},
+	{{"dispatcher_wakeup_strategy", 's', false}, IGNORED},
+	{{"maintainer_wakeup_strategy", 's', false}, IGNORED},
+	{{"aggressive_connection_opening", 'b', false}, IGNORED},
+	{{"readyq_pool_name", 's', false}, IGNORED},
+	{{"low_memory_reduction_policy", 's', false}, IGNORED},
+	{{"no_memory_reduction_policy", 's', false}, IGNORED},
+	{{"reconnect_strategy", 's', false}, LATER},
+	{{"try_next_host_on_transport_error", 'b', false}, LATER},
+	{{"ignore_8bit_checks", 'b', false}, NOW},
+	{{"enable_tls", 's', false}, LATER},
+	{{"enable_mta_sts", 'b', false}, LATER},
+	{{"enable_dane", 'b', false}, LATER},
+	{{"enable_pipelining", 'b', false}, NOW},
+	{{"enable_rset", 'b', false}, NOW},
+	{{"tls_prefer_openssl", 'b', false}, IGNORED},
+	{{"tls_certificate", '*', false}, LATER},
+	{{"tls_private_key", '*', false}, LATER},
+	{{"openssl_cipher_list", 's', false}, LATER},
+	{{"openssl_cipher_suites", 's', false}, LATER},
+	{{"openssl_options", 's', false}, LATER},
+	{{"rustls_cipher_suites", 't', false}, IGNORED},
+	{{"remember_broken_tls", 'd', false}, LATER},
+	{{"opportunistic_tls_reconnect_on_failed_handshake", 'b', false}, LATER},
+	{{"use_lmtp", 'b', false}, NOW},
+	{{"smtp_port", 'i', false}, NOW},
+	{{"smtp_auth_plain_username", 's', false}, LATER},
+	{{"smtp_auth_plain_password", '*', false}, LATER},
+	{{"allow_smtp_auth_plain_without_tls", 'b', false}, LATER},
+	{{"allow_smtp_auth_plain_without_valid_certificate", 'b', false}, LATER},
+	{{"ehlo_domain", 's', false}, NOW},
+	{{"ip_lookup_strategy", 's', false}, LATER},
+	{{"prohibited_hosts", 't', false}, LATER},
+	{{"skip_hosts", 't', false}, LATER},
 };
 
 static void
@@ -90,7 +136,8 @@ copy_string(lua_State *L, int idx, const char *key)
 	return copy;
 }
 
-/* One of `names` (NULL-terminated); raises with the list otherwise. Returns its index, or def when the key is absent. */
+/* One of `names` (NULL-terminated); raises with the list otherwise. Returns its index, or def when the key is
+ * absent. */
 static int
 opt_enum(lua_State *L, int idx, const char *function, const char *key, const char *const *names, int def)
 {
@@ -196,7 +243,8 @@ read_smtp(lua_State *L, struct tr_queue_config *config)
 
 	config->protocol = TR_PROTO_SMTP;
 	if (!lua_istable(L, -1))
-		luaL_error(L, "kumo.make_queue_config: protocol.smtp: a table is expected, as in protocol = { smtp = {} }");
+		luaL_error(L,
+			"kumo.make_queue_config: protocol.smtp: a table is expected, as in protocol = { smtp = {} }");
 	lua_getfield(L, -1, "mx_list");
 	if (lua_isnil(L, -1)) {
 		lua_pop(L, 1);
@@ -251,7 +299,10 @@ read_protocol(lua_State *L, int idx, struct tr_queue_config *config)
 		const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
 		if (key != NULL && (strcmp(key, "smtp") == 0 || strcmp(key, "custom_lua") == 0)) {
 			if (found != NULL)
-				luaL_error(L, "kumo.make_queue_config: protocol: both '%s' and '%s' are given; one is expected", found, key);
+				luaL_error(L,
+					"kumo.make_queue_config: protocol: both '%s' and '%s' are given; one is "
+					"expected",
+					found, key);
 			found = key;
 			if (key[0] == 's')
 				read_smtp(L, config);
@@ -261,13 +312,17 @@ read_protocol(lua_State *L, int idx, struct tr_queue_config *config)
 			luaL_error(L, "kumo.make_queue_config: protocol: '%s' is not supported by Tailrace", key);
 		} else {
 			const char *near = key ? tr_nearest(key, variants) : NULL;
-			luaL_error(L, "kumo.make_queue_config: protocol: unknown variant '%s'%s%s%s, expected one of smtp, custom_lua",
-				key ? key : luaL_typename(L, -2), near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
+			luaL_error(L,
+				"kumo.make_queue_config: protocol: unknown variant '%s'%s%s%s, expected one of smtp, "
+				"custom_lua",
+				key ? key : luaL_typename(L, -2), near ? " (did you mean '" : "", near ? near : "",
+				near ? "'?)" : "");
 		}
 		lua_pop(L, 1);
 	}
 	if (found == NULL)
-		luaL_error(L, "kumo.make_queue_config: protocol: the table is empty; smtp = {} or custom_lua = {...} is expected");
+		luaL_error(L, "kumo.make_queue_config: protocol: the table is empty; smtp = {} or custom_lua = {...} "
+			      "is expected");
 	lua_pop(L, 1);
 }
 
@@ -330,7 +385,8 @@ int
 l_make_queue_config(lua_State *L)
 {
 	static const char *const strategies[] = {"Ttl", "Epoch", NULL};
-	static const char *const wheels[] = {"TimerWheel", "SkipList", "SingletonTimerWheel", "SingletonTimerWheelV2", NULL};
+	static const char *const wheels[] = {
+		"TimerWheel", "SkipList", "SingletonTimerWheel", "SingletonTimerWheelV2", NULL};
 	const char *function = "kumo.make_queue_config";
 	struct tr_queue_config *config;
 	struct box *box;
@@ -344,10 +400,12 @@ l_make_queue_config(lua_State *L)
 		return luaL_error(L, "out of memory");
 	box->config = config;
 	config->retry_interval_ns = tr_opt_duration_ns(L, 1, function, "retry_interval", config->retry_interval_ns);
-	config->max_retry_interval_ns = tr_opt_duration_ns(L, 1, function, "max_retry_interval", config->max_retry_interval_ns);
+	config->max_retry_interval_ns =
+		tr_opt_duration_ns(L, 1, function, "max_retry_interval", config->max_retry_interval_ns);
 	config->max_age_ns = tr_opt_duration_ns(L, 1, function, "max_age", config->max_age_ns);
 	config->reap_interval_ns = tr_opt_duration_ns(L, 1, function, "reap_interval", config->reap_interval_ns);
-	config->refresh_interval_ns = tr_opt_duration_ns(L, 1, function, "refresh_interval", config->refresh_interval_ns);
+	config->refresh_interval_ns =
+		tr_opt_duration_ns(L, 1, function, "refresh_interval", config->refresh_interval_ns);
 	if (config->retry_interval_ns < TR_NS_PER_MS)
 		return luaL_error(L, "%s: retry_interval must be at least 1ms", function);
 	config->refresh_on_epoch = opt_enum(L, 1, function, "refresh_strategy", strategies, 0) == 1;
@@ -388,13 +446,15 @@ read_connection_limit(lua_State *L, int idx, const char *function, uint32_t def)
 		return def;
 	}
 	if (lua_type(L, -1) != LUA_TSTRING && lua_type(L, -1) != LUA_TNUMBER)
-		luaL_error(L, "%s: connection_limit: a number or a text such as \"local:10\" is expected, got %s", function,
-			luaL_typename(L, -1));
+		luaL_error(L, "%s: connection_limit: a number or a text such as \"local:10\" is expected, got %s",
+			function, luaL_typename(L, -1));
 	lua_pushvalue(L, -1); /* a copy: lua_tolstring would change the caller's number */
 	text = lua_tolstring(L, -1, &len);
 	if (tr_limit_spec_parse((struct tr_str){text, len}, &spec) != TR_OK || spec.limit > UINT32_MAX)
-		luaL_error(L, "%s: connection_limit = '%s': a whole number of at least 1 is expected, as in 10 or \"local:10\"", function,
-			text);
+		luaL_error(L,
+			"%s: connection_limit = '%s': a whole number of at least 1 is expected, as in 10 or "
+			"\"local:10\"",
+			function, text);
 	lua_pop(L, 2);
 	return (uint32_t)spec.limit;
 }
@@ -409,24 +469,33 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 	config->max_ready = opt_u32(L, idx, function, "max_ready", config->max_ready, 1);
 	config->max_deliveries_per_connection =
 		opt_u32(L, idx, function, "max_deliveries_per_connection", config->max_deliveries_per_connection, 1);
-	config->max_recipients_per_batch = opt_u32(L, idx, function, "max_recipients_per_batch", config->max_recipients_per_batch, 1);
-	config->consecutive_failures_before_delay = opt_u32(L, idx, function, "consecutive_connection_failures_before_delay",
-		config->consecutive_failures_before_delay, 0);
+	config->max_recipients_per_batch =
+		opt_u32(L, idx, function, "max_recipients_per_batch", config->max_recipients_per_batch, 1);
+	config->consecutive_failures_before_delay = opt_u32(L, idx, function,
+		"consecutive_connection_failures_before_delay", config->consecutive_failures_before_delay, 0);
 	struct {
 		const char *key;
 		int64_t *ns;
 	} durations[] = {
-		{"idle_timeout", &config->idle_timeout_ns}, {"connect_timeout", &config->connect_timeout_ns},
-		{"banner_timeout", &config->banner_timeout_ns}, {"auth_timeout", &config->auth_timeout_ns},
-		{"ehlo_timeout", &config->ehlo_timeout_ns}, {"mail_from_timeout", &config->mail_from_timeout_ns},
-		{"rcpt_to_timeout", &config->rcpt_to_timeout_ns}, {"data_timeout", &config->data_timeout_ns},
-		{"data_dot_timeout", &config->data_dot_timeout_ns}, {"rset_timeout", &config->rset_timeout_ns},
-		{"starttls_timeout", &config->starttls_timeout_ns}, {"system_shutdown_timeout", &config->system_shutdown_timeout_ns},
-		{"dispatcher_progress_watchdog_timeout", &config->watchdog_timeout_ns}, {"refresh_interval", &config->refresh_interval_ns},
+		{"idle_timeout", &config->idle_timeout_ns},
+		{"connect_timeout", &config->connect_timeout_ns},
+		{"banner_timeout", &config->banner_timeout_ns},
+		{"auth_timeout", &config->auth_timeout_ns},
+		{"ehlo_timeout", &config->ehlo_timeout_ns},
+		{"mail_from_timeout", &config->mail_from_timeout_ns},
+		{"rcpt_to_timeout", &config->rcpt_to_timeout_ns},
+		{"data_timeout", &config->data_timeout_ns},
+		{"data_dot_timeout", &config->data_dot_timeout_ns},
+		{"rset_timeout", &config->rset_timeout_ns},
+		{"starttls_timeout", &config->starttls_timeout_ns},
+		{"system_shutdown_timeout", &config->system_shutdown_timeout_ns},
+		{"dispatcher_progress_watchdog_timeout", &config->watchdog_timeout_ns},
+		{"refresh_interval", &config->refresh_interval_ns},
 	};
 	for (size_t i = 0; i < TR_COUNT(durations); i++)
 		*durations[i].ns = tr_opt_duration_ns(L, idx, function, durations[i].key, *durations[i].ns);
-	config->refresh_on_epoch = opt_enum(L, idx, function, "refresh_strategy", strategies, config->refresh_on_epoch) == 1;
+	config->refresh_on_epoch =
+		opt_enum(L, idx, function, "refresh_strategy", strategies, config->refresh_on_epoch) == 1;
 	if (config->provider == NULL)
 		config->provider = copy_string(L, idx, "provider_name");
 	if (config->ehlo_domain == NULL)
@@ -444,7 +513,8 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 int
 l_make_egress_path(lua_State *L)
 {
-	static const char *const tls[] = {"Opportunistic", "OpportunisticInsecure", "Required", "RequiredInsecure", "Disabled", NULL};
+	static const char *const tls[] = {
+		"Opportunistic", "OpportunisticInsecure", "Required", "RequiredInsecure", "Disabled", NULL};
 	static const char *const rates[] = {"max_connection_rate", "max_message_rate", "source_selection_rate"};
 	const char *function = "kumo.make_egress_path";
 	struct tr_key keys[TR_COUNT(path_keys)];
@@ -464,7 +534,9 @@ l_make_egress_path(lua_State *L)
 		check_rate(L, 1, function, rates[i]);
 	int mode = opt_enum(L, 1, function, "enable_tls", tls, 0);
 	if (mode == 2 || mode == 3) /* silently sending in clear text would be the worst way to not support it */
-		return luaL_error(L, "%s: enable_tls = '%s' cannot be honoured: TLS towards next hops is not supported yet", function, tls[mode]);
+		return luaL_error(L,
+			"%s: enable_tls = '%s' cannot be honoured: TLS towards next hops is not supported yet",
+			function, tls[mode]);
 	for (size_t i = 0; i < TR_COUNT(path_keys); i++) {
 		lua_getfield(L, 1, path_keys[i].key.name);
 		if (!lua_isnil(L, -1) && path_keys[i].when == LATER && strcmp(path_keys[i].key.name, "enable_tls") != 0)
@@ -520,7 +592,8 @@ l_index(lua_State *L)
 static int
 l_newindex(lua_State *L)
 {
-	return luaL_error(L, "a configuration object is read-only: set '%s' in the table given to kumo.make_*", lua_tostring(L, 2));
+	return luaL_error(L, "a configuration object is read-only: set '%s' in the table given to kumo.make_*",
+		lua_tostring(L, 2));
 }
 
 static int
@@ -568,7 +641,11 @@ void
 tr_queue_config_register(lua_State *L)
 {
 	static const luaL_Reg shared[] = {
-		{"__index", l_index}, {"__newindex", l_newindex}, {"__pairs", l_pairs}, {"__len", l_len}, {NULL, NULL},
+		{"__index", l_index},
+		{"__newindex", l_newindex},
+		{"__pairs", l_pairs},
+		{"__len", l_len},
+		{NULL, NULL},
 	};
 
 	luaL_newmetatable(L, QUEUE_TYPE);

@@ -11,7 +11,8 @@ void tr_queue_config_register(lua_State *L); /* the metatables */
 /* The configuration behind the object at idx (borrowed), or NULL if it is something else. */
 struct tr_queue_config *tr_queue_config_at(lua_State *L, int idx);
 struct tr_path_config *tr_path_config_at(lua_State *L, int idx);
-/* The path at idx with what its maker did not set taken from the log_hook class: a new configuration; NULL: no memory. */
+/* The path at idx with what its maker did not set taken from the log_hook class: a new configuration; NULL: no
+ * memory. */
 struct tr_path_config *tr_path_config_for_hook(lua_State *L, int idx);
 
 #endif

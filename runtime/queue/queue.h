@@ -2,7 +2,8 @@
  *
  * Each scheduled queue has a home worker (by the hash of its effective routing domain); only that thread touches its
  * line and timers. A ready queue is shared by all workers under its mutex. Messages pass between threads through
- * mailboxes (whole lists, once a turn) or the ready queue. Nothing is taken or moved before its last change is committed. */
+ * mailboxes (whole lists, once a turn) or the ready queue. Nothing is taken or moved before its last change is
+ * committed. */
 #ifndef TR_QUEUE_H
 #define TR_QUEUE_H
 
@@ -30,16 +31,17 @@ struct tr_queue_ops {
 	void (*wake_session)(void *arg, struct tr_session *session);
 	/* Stop a session at the shutdown time-out. */
 	void (*cancel_session)(void *arg, struct tr_session *session);
-	/* Policy has a throttle_insert_ready_queue handler: run it, then call then(then_arg, error). error NULL: the message's due_ms
-	 * tells. The message stays owned by the queue. */
+	/* Policy has a throttle_insert_ready_queue handler: run it, then call then(then_arg, error). error NULL: the
+	 * message's due_ms tells. The message stays owned by the queue. */
 	bool (*wants_promote)(void *arg, struct tr_worker *worker);
-	void (*promote)(void *arg, struct tr_worker *worker, struct tr_message *message, void (*then)(void *then_arg, const char *error),
-		void *then_arg);
-	/* Policy has a requeue_message handler: run it (response one-line, reasons NULL-terminated, delay_ns -1: none), then call
-	 * then(then_arg, reject_code or -1, reject_text). */
+	void (*promote)(void *arg, struct tr_worker *worker, struct tr_message *message,
+		void (*then)(void *then_arg, const char *error), void *then_arg);
+	/* Policy has a requeue_message handler: run it (response one-line, reasons NULL-terminated, delay_ns -1: none),
+	 * then call then(then_arg, reject_code or -1, reject_text). */
 	bool (*wants_requeue)(void *arg, struct tr_worker *worker);
-	void (*requeue)(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response, const char *const *reasons,
-		bool increment, int64_t delay_ns, void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg);
+	void (*requeue)(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response,
+		const char *const *reasons, bool increment, int64_t delay_ns,
+		void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg);
 	/* Make the log records of an event and add them to the outbox (runtime/record). */
 	void (*emit)(void *arg, struct tr_outbox *outbox, const struct tr_event *event);
 	/* Decide an undecided or parked record again (start-up, replay); runtime/record. Takes the message. */
@@ -54,8 +56,8 @@ struct tr_engine_config {
 	uint32_t workers;
 	const struct tr_queue_ops *ops;
 	void *ops_arg;
-	uint64_t seed;                /* of the jitter; the same seed, the same run */
-	uint64_t ready_bytes;         /* bound of message bytes in all ready queues; 0: 256 MiB */
+	uint64_t seed;        /* of the jitter; the same seed, the same run */
+	uint64_t ready_bytes; /* bound of message bytes in all ready queues; 0: 256 MiB */
 };
 
 int tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out);
@@ -69,8 +71,8 @@ void tr_worker_set_data(struct tr_worker *worker, void *data); /* the host, for 
 void *tr_worker_data(const struct tr_worker *worker);
 double tr_worker_random(struct tr_worker *worker); /* [0,1), seeded */
 
-/* Recovered messages (from tr_spool_recover, before the loops run); then start() lets timers and lines go, from inside the
- * worker's loop or before it runs. */
+/* Recovered messages (from tr_spool_recover, before the loops run); then start() lets timers and lines go, from inside
+ * the worker's loop or before it runs. */
 void tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message);
 void tr_engine_start(struct tr_engine *engine);
 /* True from tr_engine_start() to tr_engine_stop(): intake may go on (if tr_spool_accepts() too). Any thread. */
@@ -78,29 +80,33 @@ bool tr_engine_is_open(const struct tr_engine *engine);
 
 /* --- outbox: one state change and the records that it causes ----------------------------------- */
 struct tr_outbox {
-	struct tr_change change;      /* first: add your own ops to it */
+	struct tr_change change; /* first: add your own ops to it */
 	struct tr_worker *worker;
-	struct tr_message *records;   /* hook messages to insert once committed; in order */
+	struct tr_message *records; /* hook messages to insert once committed; in order */
 	struct tr_message **records_end;
-	uint32_t pending;             /* disposition hooks and full local logs that the change waits for */
+	uint32_t pending; /* disposition hooks and full local logs that the change waits for */
 	bool submitted;
 	void (*done)(struct tr_outbox *outbox, int status); /* after commit (records are inserted already) or refusal */
 	void *owner;
 };
-void tr_outbox_init(struct tr_outbox *outbox, struct tr_worker *worker, void (*done)(struct tr_outbox *outbox, int status), void *owner);
+void tr_outbox_init(struct tr_outbox *outbox, struct tr_worker *worker,
+	void (*done)(struct tr_outbox *outbox, int status), void *owner);
 void tr_outbox_emit(struct tr_outbox *outbox, const struct tr_event *event);
 /* For record: a message whose put is in the change; inserted into its queue after the commit. */
 void tr_outbox_add_record(struct tr_outbox *outbox, struct tr_message *record);
 void tr_outbox_hold(struct tr_outbox *outbox);    /* pending++ */
 void tr_outbox_release(struct tr_outbox *outbox); /* pending--; submits if it was asked to */
-void tr_outbox_submit(struct tr_outbox *outbox);  /* when pending is 0; an empty change is done without a commit, later in this turn */
+void tr_outbox_submit(
+	struct tr_outbox *outbox); /* when pending is 0; an empty change is done without a commit, later in this turn */
 void tr_outbox_abandon(struct tr_outbox *outbox); /* instead of submit */
 
 /* --- putting messages in ---------------------------------------------------------------------- */
-/* Makes sure that the queue exists and is configured: then(arg, error) on this worker, at once if it is (error NULL), else later.
- * error is policy's, cached 60 s (contract/events.md section 6). "null" is always fine. */
-void tr_queue_resolve(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, const char *error), void *arg);
-/* Puts a stored message (slot and queue name set) into its scheduled queue; takes it. `reason` starts the insert context
+/* Makes sure that the queue exists and is configured: then(arg, error) on this worker, at once if it is (error NULL),
+ * else later. error is policy's, cached 60 s (contract/events.md section 6). "null" is always fine. */
+void tr_queue_resolve(
+	struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, const char *error), void *arg);
+/* Puts a stored message (slot and queue name set) into its scheduled queue; takes it. `reason` starts the insert
+ * context
  * ("Received"). Any worker. */
 void tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char *reason);
 /* A record that must not be sent (policy raised, hook or constructor gone): parked and counted; takes it. It is stored
@@ -117,7 +123,8 @@ struct tr_str tr_ready_site(const struct tr_ready *ready);
 struct tr_str tr_ready_source(const struct tr_ready *ready);
 struct tr_str tr_ready_routing_domain(const struct tr_ready *ready);
 const struct tr_queue_config *tr_ready_queue_config(const struct tr_ready *ready); /* of the queue that made it */
-bool tr_ready_is_hook(const struct tr_ready *ready); /* TR_PROTO_LUA whose domain ends with .log_hook, or fed by log records */
+bool tr_ready_is_hook(
+	const struct tr_ready *ready); /* TR_PROTO_LUA whose domain ends with .log_hook, or fed by log records */
 void tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const char *error);
 /* The config epoch changed: resolve again what refreshes on it. */
 void tr_engine_bump_epoch(struct tr_engine *engine);
@@ -125,60 +132,69 @@ void tr_engine_bump_epoch(struct tr_engine *engine);
 /* --- sessions -------------------------------------------------------------------------------------- */
 enum tr_take { /* why take gave nothing */
 	TR_TAKE_GOT,
-	TR_TAKE_EMPTY,     /* wait with tr_session_wait, at most idle_timeout */
-	TR_TAKE_GATE,      /* gate closed: end the session, the engine opens one for the probe */
-	TR_TAKE_CLOSE,     /* suspended, stopping, protocol changed, spool cannot store outcomes: end the session */
+	TR_TAKE_EMPTY, /* wait with tr_session_wait, at most idle_timeout */
+	TR_TAKE_GATE,  /* gate closed: end the session, the engine opens one for the probe */
+	TR_TAKE_CLOSE, /* suspended, stopping, protocol changed, spool cannot store outcomes: end the session */
 };
 struct tr_session {
 	struct tr_ready *ready;
 	struct tr_worker *worker;
-	struct tr_session *next;      /* engine's lists */
-	void *task;                   /* for ops: what to wake */
+	struct tr_session *next; /* engine's lists */
+	void *task;              /* for ops: what to wake */
 	uint8_t uuid[16];
 	char uuid_text[37];
-	const struct tr_path_config *path;   /* reference held */
-	const struct tr_queue_config *queue; /* reference held */
+	const struct tr_path_config *path;     /* reference held */
+	const struct tr_queue_config *queue;   /* reference held */
 	uint64_t delivered, transient, failed; /* messages */
-	int64_t started_at_ns, phase_at_ns; /* monotonic */
-	const char *phase;            /* literal: "Starting", "Idle", "AttemptingConnection", "DeliveringMessage" ... */
-	bool idle;                    /* in tr_session_wait */
-	bool probing;                 /* holds the gate's probe */
+	int64_t started_at_ns, phase_at_ns;    /* monotonic */
+	const char *phase; /* literal: "Starting", "Idle", "AttemptingConnection", "DeliveringMessage" ... */
+	bool idle;         /* in tr_session_wait */
+	bool probing;      /* holds the gate's probe */
 	bool idle_queued;
 };
-/* Up to `max` messages (and, after the first, `max_bytes` of body; 0: no bound) into *list; each checked for bounce rules and age.
- * They belong to the session until their outcome. Returns how many; *why if 0. */
-uint32_t tr_session_take(struct tr_session *session, uint32_t max, uint64_t max_bytes, struct tr_message **list, enum tr_take *why);
-/* Registers as idle: wake_session will be called when there is work or reason to end. The caller waits with its own deadline,
- * and calls tr_session_unwait() when it goes on for another reason. Returns false if there is work already. */
+/* Up to `max` messages (and, after the first, `max_bytes` of body; 0: no bound) into *list; each checked for bounce
+ * rules and age. They belong to the session until their outcome. Returns how many; *why if 0. */
+uint32_t tr_session_take(
+	struct tr_session *session, uint32_t max, uint64_t max_bytes, struct tr_message **list, enum tr_take *why);
+/* Registers as idle: wake_session will be called when there is work or reason to end. The caller waits with its own
+ * deadline, and calls tr_session_unwait() when it goes on for another reason. Returns false if there is work
+ * already. */
 bool tr_session_wait(struct tr_session *session);
 void tr_session_unwait(struct tr_session *session);
 /* Any arguments for the constructor: name of one live scheduled queue that feeds it. */
 void tr_session_feeding(const struct tr_session *session, struct tr_buf *name);
 void tr_session_connected(struct tr_session *session); /* a connect worked: failures in a row are over */
-/* A connection failure (constructor raised, no host answered): counts for the gate and the consecutive rule; the held messages get
- * their outcomes by tr_session_report. at_once: refused. */
+/* A connection failure (constructor raised, no host answered): counts for the gate and the consecutive rule; the held
+ * messages get their outcomes by tr_session_report. at_once: refused. */
 void tr_session_connect_failed(struct tr_session *session, bool at_once);
 void tr_session_end(struct tr_session *session); /* frees it */
 
-enum tr_outcome_kind { TR_OUT_DELIVERED, TR_OUT_BOUNCED, TR_OUT_TRANSIENT, TR_OUT_REQUEUE /* not tried: attempts stay */ };
+enum tr_outcome_kind {
+	TR_OUT_DELIVERED,
+	TR_OUT_BOUNCED,
+	TR_OUT_TRANSIENT,
+	TR_OUT_REQUEUE /* not tried: attempts stay */
+};
 struct tr_outcome {
 	enum tr_outcome_kind kind;
 	struct tr_response response;
-	bool has_peer;                /* peer_* below are known */
+	bool has_peer; /* peer_* below are known */
 	struct tr_str peer_name, peer_addr, source_address, tls_cipher, tls_protocol;
 	struct tr_str delivery_protocol; /* "Lua", "ESMTP" */
-	int64_t retry_after_ns;       /* -1: not said */
-	bool gate_at_once;            /* closes the gate now */
-	bool gate_counts;             /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
-	const char *reason;           /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop" */
+	int64_t retry_after_ns;          /* -1: not said */
+	bool gate_at_once;               /* closes the gate now */
+	bool gate_counts;   /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
+	const char *reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop" */
 };
-/* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need not wait.
- * Whole message only. */
-void tr_session_report(struct tr_session *session, struct tr_message *list, uint32_t count, const struct tr_outcome *outcome);
-/* Outcomes by recipient (SMTP): outcome[i] is for message->rcpts[i]; equal ones share a record. Takes the message; recipients with a
- * transient outcome stay. */
+/* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need
+ * not wait. Whole message only. */
+void tr_session_report(
+	struct tr_session *session, struct tr_message *list, uint32_t count, const struct tr_outcome *outcome);
+/* Outcomes by recipient (SMTP): outcome[i] is for message->rcpts[i]; equal ones share a record. Takes the message;
+ * recipients with a transient outcome stay. */
 void tr_session_report_rcpts(struct tr_session *session, struct tr_message *message, const struct tr_outcome *outcomes);
-/* Bound of outcomes not yet committed: a session that finds this true waits (tr_session_wait_settled wakes by wake_session). */
+/* Bound of outcomes not yet committed: a session that finds this true waits (tr_session_wait_settled wakes by
+ * wake_session). */
 bool tr_session_must_settle(const struct tr_session *session);
 /* Registers for that wake (once); false if there is nothing to wait for. tr_session_unwait() undoes it. */
 bool tr_session_wait_settled(struct tr_session *session);
@@ -190,16 +206,19 @@ struct tr_admin_match { /* NULL: any */
 };
 enum tr_admin_kind { TR_ADMIN_BOUNCE, TR_ADMIN_SUSPEND, TR_ADMIN_SUSPEND_READY };
 /* A rule for duration_ns. `ready_name` for TR_ADMIN_SUSPEND_READY. id: 36 characters. sweep: act on what waits now. */
-int tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_admin_match *match, const char *ready_name,
-	const char *reason, int64_t duration_ns, bool suppress_logging, bool sweep, char id[37]);
+int tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_admin_match *match,
+	const char *ready_name, const char *reason, int64_t duration_ns, bool suppress_logging, bool sweep,
+	char id[37]);
 bool tr_admin_delete(struct tr_engine *engine, enum tr_admin_kind kind, const char *id);
-void tr_admin_list(struct tr_engine *engine, enum tr_admin_kind kind, struct tr_buf *json); /* array of contract/http-admin.md */
+void tr_admin_list(
+	struct tr_engine *engine, enum tr_admin_kind kind, struct tr_buf *json); /* array of contract/http-admin.md */
 
 /* --- seeing ------------------------------------------------------------------------------------------- */
 /* JSON of contract/http-admin.md, gathered on the queue's home worker; then(arg, json or NULL if unknown). */
-void tr_queue_inspect(struct tr_worker *worker, struct tr_str name, uint32_t limit, bool want_body, void (*then)(void *arg, struct tr_str json),
-	void *arg);
-void tr_ready_inspect(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
+void tr_queue_inspect(struct tr_worker *worker, struct tr_str name, uint32_t limit, bool want_body,
+	void (*then)(void *arg, struct tr_str json), void *arg);
+void tr_ready_inspect(
+	struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
 struct tr_queue_figures {
 	uint64_t scheds, readies, line, timers, ready, in_flight, undecided, parked, sessions;
 };
@@ -208,9 +227,9 @@ void tr_engine_figures(const struct tr_engine *engine, struct tr_queue_figures *
 void tr_engine_report(struct tr_engine *engine, struct tr_buf *out);
 
 /* --- stop ------------------------------------------------------------------------------------------------ */
-/* Takes nothing new; running sends may end; each session is cancelled after its system_shutdown_timeout or at the deadline, whichever
- * comes first, and named in the log. stopped(arg) on worker 0 when no session and no change is left. deadline_ns is a monotonic
- * moment; a second call may only bring it nearer. */
+/* Takes nothing new; running sends may end; each session is cancelled after its system_shutdown_timeout or at the
+ * deadline, whichever comes first, and named in the log. stopped(arg) on worker 0 when no session and no change is
+ * left. deadline_ns is a monotonic moment; a second call may only bring it nearer. */
 void tr_engine_stop(struct tr_engine *engine, int64_t deadline_ns, void (*stopped)(void *arg), void *arg);
 
 #endif

@@ -58,8 +58,8 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 	struct tr_queue_config *config;
 
 	if (result->status != TR_OK) {
-		tr_log(TR_LEVEL_ERROR, "queue", "get_queue_config for %.*s: %s", (int)tr_sched_name(sched).len, tr_sched_name(sched).data,
-			result->text);
+		tr_log(TR_LEVEL_ERROR, "queue", "get_queue_config for %.*s: %s", (int)tr_sched_name(sched).len,
+			tr_sched_name(sched).data, result->text);
 		tr_sched_configured(sched, NULL, result->text);
 		return;
 	}
@@ -70,12 +70,15 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 	config = tr_queue_config_at(result->L, -result->count);
 	if (config == NULL) {
 		struct tr_buf text = {0};
-		tr_buf_addf(&text, "get_queue_config returned %s; the object of kumo.make_queue_config{...} is expected, or no value "
-				   "for the next handler",
+		tr_buf_addf(&text,
+			"get_queue_config returned %s; the object of kumo.make_queue_config{...} is expected, or no "
+			"value "
+			"for the next handler",
 			luaL_typename(result->L, -result->count));
 		tr_buf_addc(&text, '\0');
 		const char *error = text.failed ? "out of memory" : text.data;
-		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s", (int)tr_sched_name(sched).len, tr_sched_name(sched).data, error);
+		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s", (int)tr_sched_name(sched).len, tr_sched_name(sched).data,
+			error);
 		tr_sched_configured(sched, NULL, error);
 		tr_buf_free(&text);
 		return;
@@ -86,7 +89,8 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 static void
 resolve_queue(void *arg, struct tr_worker *worker, struct tr_sched *sched)
 {
-	struct tr_task_call call = {.push = push_queue_parts, .push_arg = sched, .end = queue_config_ended, .end_arg = sched};
+	struct tr_task_call call = {
+		.push = push_queue_parts, .push_arg = sched, .end = queue_config_ended, .end_arg = sched};
 
 	if (!tr_event_handled(host_of(worker), ids.queue_config)) {
 		answer_queue(sched, tr_queue_config_new());
@@ -125,7 +129,8 @@ path_config_ended(void *arg, const struct tr_task_result *result)
 	config = result->count > 0 ? tr_path_config_at(result->L, first) : NULL;
 	if (config == NULL) {
 		const char *error = "get_egress_path_config must return the object of kumo.make_egress_path{...}";
-		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s, got %s", (int)tr_ready_name(ready).len, tr_ready_name(ready).data, error,
+		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s, got %s", (int)tr_ready_name(ready).len,
+			tr_ready_name(ready).data, error,
 			result->count > 0 ? luaL_typename(result->L, first) : "no value");
 		tr_ready_configured(ready, NULL, error);
 		return;
@@ -182,10 +187,12 @@ wants_promote(void *arg, struct tr_worker *worker)
 }
 
 static void
-promote(void *arg, struct tr_worker *worker, struct tr_message *message, void (*then)(void *then_arg, const char *error), void *then_arg)
+promote(void *arg, struct tr_worker *worker, struct tr_message *message,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
 {
 	struct promotion *promotion = malloc(sizeof *promotion);
-	struct tr_task_call call = {.push = push_promotion, .push_arg = promotion, .end = promotion_ended, .end_arg = promotion};
+	struct tr_task_call call = {
+		.push = push_promotion, .push_arg = promotion, .end = promotion_ended, .end_arg = promotion};
 
 	if (promotion == NULL) {
 		then(then_arg, "out of memory");
@@ -249,13 +256,18 @@ wants_requeue(void *arg, struct tr_worker *worker)
 }
 
 static void
-requeue_message(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response, const char *const *reasons,
-	bool increment, int64_t delay_ns, void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg)
+requeue_message(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response,
+	const char *const *reasons, bool increment, int64_t delay_ns,
+	void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg)
 {
 	struct requeue *requeue = malloc(sizeof *requeue);
 	/* entry "requeue" of lua/host.lua turns the seconds into a TimeDelta, then dispatches */
 	struct tr_task_call call = {
-		.event = "requeue_message", .entry = "requeue", .push = push_requeue, .push_arg = requeue, .end = requeue_ended,
+		.event = "requeue_message",
+		.entry = "requeue",
+		.push = push_requeue,
+		.push_arg = requeue,
+		.end = requeue_ended,
 		.end_arg = requeue,
 	};
 
@@ -355,7 +367,9 @@ int
 luaopen_tr_queue(lua_State *L)
 {
 	static const luaL_Reg functions[] = {
-		{"make_queue_config", l_make_queue_config}, {"make_egress_path", l_make_egress_path}, {NULL, NULL},
+		{"make_queue_config", l_make_queue_config},
+		{"make_egress_path", l_make_egress_path},
+		{NULL, NULL},
 	};
 
 	tr_queue_config_register(L);
@@ -368,7 +382,10 @@ int
 luaopen_tr_session(lua_State *L)
 {
 	static const luaL_Reg functions[] = {
-		{"find_rejection", l_find_rejection}, {"is_utf8", l_is_utf8}, {"now_s", l_now_s}, {NULL, NULL},
+		{"find_rejection", l_find_rejection},
+		{"is_utf8", l_is_utf8},
+		{"now_s", l_now_s},
+		{NULL, NULL},
 	};
 
 	tr_session_lua_register(L);

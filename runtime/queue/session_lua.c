@@ -17,14 +17,14 @@ struct hand {
 	struct tr_host *host;
 	struct tr_message *list, **list_end; /* in hand */
 	uint32_t count;
-	struct tr_task *task;       /* while it waits or runs */
-	struct tr_ticket ticket;    /* of the wait in take/wait/settle */
-	bool waiting;               /* parked in wait or settle */
-	struct tr_timer timeout;    /* of that wait */
-	struct tr_timer watchdog;   /* of the phase */
-	bool aborted;               /* by the watchdog */
-	struct tr_defer waker;      /* wakes from inside queue code are put off */
-	void (*on_end)(void *arg);  /* of a built-in connection; NULL: none */
+	struct tr_task *task;      /* while it waits or runs */
+	struct tr_ticket ticket;   /* of the wait in take/wait/settle */
+	bool waiting;              /* parked in wait or settle */
+	struct tr_timer timeout;   /* of that wait */
+	struct tr_timer watchdog;  /* of the phase */
+	bool aborted;              /* by the watchdog */
+	struct tr_defer waker;     /* wakes from inside queue code are put off */
+	void (*on_end)(void *arg); /* of a built-in connection; NULL: none */
 	void *on_end_arg;
 };
 
@@ -82,8 +82,11 @@ give_back(struct hand *hand, const char *reason, int code, const char *text)
 {
 	uint32_t count = hand->count;
 	struct tr_outcome outcome = {
-		.kind = TR_OUT_REQUEUE, .reason = reason, .retry_after_ns = -1,
-		.response = {.code = code, .content = tr_str(text)}, .delivery_protocol = {NULL, 0},
+		.kind = TR_OUT_REQUEUE,
+		.reason = reason,
+		.retry_after_ns = -1,
+		.response = {.code = code, .content = tr_str(text)},
+		.delivery_protocol = {NULL, 0},
 	};
 
 	if (count > 0)
@@ -259,7 +262,8 @@ opt_str(lua_State *L, int idx)
 }
 
 /* session:report(kind, code, text, peer_name, retry_after_s, gate) for all in hand. kind: "delivered", "bounced",
- * "transient"; peer_name nil: the record has no peer; gate: "counts", "at_once" or nil (says nothing of the endpoint). */
+ * "transient"; peer_name nil: the record has no peer; gate: "counts", "at_once" or nil (says nothing of the
+ * endpoint). */
 static int
 l_report(lua_State *L)
 {
@@ -322,7 +326,8 @@ watchdog_fired(struct tr_timer *timer)
 	if (hand->session == NULL || hand->task == NULL)
 		return;
 	tr_log(TR_LEVEL_ERROR, "session", "%.*s: no progress in phase %s: the session is aborted, %u messages go back",
-		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data, hand->session->phase, hand->count);
+		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data,
+		hand->session->phase, hand->count);
 	hand->aborted = true;
 	tr_task_cancel(hand->task);
 }
@@ -332,7 +337,13 @@ static int
 l_phase(lua_State *L)
 {
 	static const char *const phases[] = {
-		"Starting", "Idle", "AccumulatingBatch", "AttemptingConnection", "DeliveringMessage", "Closing", NULL,
+		"Starting",
+		"Idle",
+		"AccumulatingBatch",
+		"AttemptingConnection",
+		"DeliveringMessage",
+		"Closing",
+		NULL,
 	};
 	struct hand *hand = check(L, 1);
 	int phase = luaL_checkoption(L, 2, NULL, phases);
@@ -426,9 +437,20 @@ void
 tr_session_lua_register(lua_State *L)
 {
 	static const luaL_Reg methods[] = {
-		{"wait", l_wait}, {"settle", l_settle}, {"take", l_take}, {"message", l_message}, {"batch", l_batch}, {"count", l_count}, {"report", l_report},
-		{"requeue", l_requeue}, {"phase", l_phase}, {"connected", l_connected}, {"connect_failed", l_connect_failed},
-		{"feeding", l_feeding}, {"config", l_config}, {NULL, NULL},
+		{"wait", l_wait},
+		{"settle", l_settle},
+		{"take", l_take},
+		{"message", l_message},
+		{"batch", l_batch},
+		{"count", l_count},
+		{"report", l_report},
+		{"requeue", l_requeue},
+		{"phase", l_phase},
+		{"connected", l_connected},
+		{"connect_failed", l_connect_failed},
+		{"feeding", l_feeding},
+		{"config", l_config},
+		{NULL, NULL},
 	};
 
 	luaL_newmetatable(L, SESSION_TYPE);
@@ -464,8 +486,8 @@ ended(void *arg, const struct tr_task_result *result)
 	lua_State *L = tr_host_state(hand->host);
 
 	if (result->status != TR_OK && result->status != TR_ECANCELED)
-		tr_log(TR_LEVEL_ERROR, "session", "%.*s: %s", (int)tr_ready_name(session->ready).len, tr_ready_name(session->ready).data,
-			result->text);
+		tr_log(TR_LEVEL_ERROR, "session", "%.*s: %s", (int)tr_ready_name(session->ready).len,
+			tr_ready_name(session->ready).data, result->text);
 	if (hand->aborted)
 		give_back(hand, "DispatcherDrop", 451, "4.4.1 no progress within the watchdog timeout");
 	else
@@ -504,7 +526,12 @@ tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct tr_se
 	hand->list_end = &hand->list;
 	session->task = hand;
 	struct tr_task_call call = {
-		.event = "session", .entry = "session", .push = push_session, .push_arg = hand, .end = ended, .end_arg = hand,
+		.event = "session",
+		.entry = "session",
+		.push = push_session,
+		.push_arg = hand,
+		.end = ended,
+		.end_arg = hand,
 		.ids = session->uuid_text,
 	};
 	err = tr_task_start(host, &call, &task);

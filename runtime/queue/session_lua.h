@@ -1,4 +1,5 @@
-/* The Lua side of a session: what lua/session.lua calls, and the part of tr_queue_ops that starts, wakes and stops it. */
+/* The Lua side of a session: what lua/session.lua calls, and the part of tr_queue_ops that starts, wakes and stops
+ * it. */
 #ifndef TR_SESSION_LUA_H
 #define TR_SESSION_LUA_H
 
@@ -10,12 +11,14 @@ int tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct t
 void tr_session_lua_wake(struct tr_session *session);
 void tr_session_lua_cancel(struct tr_session *session);
 
-/* For built-in connections (SMTP): the session behind the userdata at idx, and the message in hand; raise when it is over. */
+/* For built-in connections (SMTP): the session behind the userdata at idx, and the message in hand; raise when it is
+ * over. */
 struct tr_session *tr_session_lua_check(lua_State *L, int idx);
 struct tr_message *tr_session_lua_hand(lua_State *L, int idx);
 /* Reports outcomes per recipient of the one message in hand; it is in hand no more. */
 void tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes);
-/* Calls fn(arg) when the session ends, however it does (a cancelled one runs no more Lua); one per session, NULL: none. */
+/* Calls fn(arg) when the session ends, however it does (a cancelled one runs no more Lua); one per session, NULL:
+ * none. */
 void tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *arg);
 
 #endif

@@ -10,10 +10,10 @@ enum tr_gate_state { TR_GATE_OPEN, TR_GATE_CLOSED, TR_GATE_PROBING };
 
 struct tr_gate {
 	enum tr_gate_state state;
-	uint32_t failures;      /* in a row, over all sessions */
-	uint32_t closings;      /* in a row without a success: the exponent of the backoff */
-	int64_t reopen_at_ns;   /* monotonic; when closed */
-	int64_t opened_for_ns;  /* last backoff, for reports */
+	uint32_t failures;     /* in a row, over all sessions */
+	uint32_t closings;     /* in a row without a success: the exponent of the backoff */
+	int64_t reopen_at_ns;  /* monotonic; when closed */
+	int64_t opened_for_ns; /* last backoff, for reports */
 };
 
 struct tr_gate_rules {

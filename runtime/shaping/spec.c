@@ -12,7 +12,8 @@ take_number(struct tr_str *text, uint64_t *out)
 	for (; at < text->len; at++) {
 		char c = text->data[at];
 		/* ",max_burst" ends the number: a comma belongs to it only before a digit */
-		if (c == '_' || (c == ',' && at + 1 < text->len && text->data[at + 1] >= '0' && text->data[at + 1] <= '9'))
+		if (c == '_' ||
+			(c == ',' && at + 1 < text->len && text->data[at + 1] >= '0' && text->data[at + 1] <= '9'))
 			continue;
 		if (c < '0' || c > '9')
 			break;
@@ -55,8 +56,17 @@ unit_seconds(struct tr_str unit)
 		const char *name;
 		int64_t seconds;
 	} units[] = {
-		{"s", 1}, {"sec", 1}, {"second", 1}, {"m", 60}, {"min", 60}, {"minute", 60}, {"h", 3600}, {"hr", 3600},
-		{"hour", 3600}, {"d", 86400}, {"day", 86400},
+		{"s", 1},
+		{"sec", 1},
+		{"second", 1},
+		{"m", 60},
+		{"min", 60},
+		{"minute", 60},
+		{"h", 3600},
+		{"hr", 3600},
+		{"hour", 3600},
+		{"d", 86400},
+		{"day", 86400},
 	};
 
 	for (size_t i = 0; i < TR_COUNT(units); i++) {
@@ -83,7 +93,8 @@ tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **wh
 		*why = "'/' and a period are expected after the quantity, as in \"100/min\"";
 		return TR_EINVAL;
 	}
-	if (text.len > 0 && text.data[0] >= '0' && text.data[0] <= '9' && (!take_number(&text, &factor) || factor == 0)) {
+	if (text.len > 0 && text.data[0] >= '0' && text.data[0] <= '9' &&
+		(!take_number(&text, &factor) || factor == 0)) {
 		*why = "the number before the unit must be at least 1";
 		return TR_EINVAL;
 	}
@@ -105,7 +116,8 @@ tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **wh
 	out->period_ns = (int64_t)factor * seconds * TR_NS_PER_S;
 	out->burst = out->quantity;
 	if (text.len > 0) {
-		if (!take_prefix(&text, ",max_burst=") || !take_number(&text, &out->burst) || text.len != 0 || out->burst == 0) {
+		if (!take_prefix(&text, ",max_burst=") || !take_number(&text, &out->burst) || text.len != 0 ||
+			out->burst == 0) {
 			*why = "only ',max_burst=NUMBER' may follow the period";
 			return TR_EINVAL;
 		}

@@ -32,8 +32,8 @@ struct seg_header {
 	uint32_t crc; /* of these 128 bytes with crc = 0 */
 	uint64_t number;
 	uint64_t bytes;      /* room for frames */
-	uint64_t prev;          /* number of the segment before it, 0: none; others between were given up */
-	uint64_t prev_end;      /* where the good frames of that one end */
+	uint64_t prev;       /* number of the segment before it, 0: none; others between were given up */
+	uint64_t prev_end;   /* where the good frames of that one end */
 	uint64_t oldest;     /* segments below it are no part of the log */
 	uint64_t created_ms; /* wall */
 	uint32_t generation;
@@ -153,8 +153,8 @@ loc_ordinal(uint64_t loc)
 }
 struct segment *ring_get(const struct tr_spool *spool, uint64_t loc); /* NULL: not in the log */
 int ring_add(struct tr_spool *spool, struct segment *segment);        /* TR_OK, TR_ENOMEM, TR_ETOOBIG */
-void ring_remove_newest(struct tr_spool *spool); /* nothing was ever committed in it */
-void ring_remove_oldest(struct tr_spool *spool);                       /* drops the ring's reference */
+void ring_remove_newest(struct tr_spool *spool);                      /* nothing was ever committed in it */
+void ring_remove_oldest(struct tr_spool *spool);                      /* drops the ring's reference */
 /* A PUT frame became live or died. */
 int segment_reserve(struct tr_spool *spool, struct segment *segment, uint32_t more); /* room for more PUTs: TR_ENOMEM */
 uint32_t segment_born(struct segment *segment, uint32_t slot, uint64_t bytes, struct tr_spool *spool); /* its ordinal */
@@ -303,9 +303,9 @@ struct tr_spool {
 	uint64_t missing, headless; /* found when it was opened */
 	void (*on_damage)(void *arg, const struct segment *segment, uint64_t offset, uint64_t len); /* tools; or NULL */
 	void *on_damage_arg;
-	uint64_t id;                /* of this object, for the threads' caches */
-	bool read_only;             /* tools: nothing is written */
-	bool recovered;             /* threads run */
+	uint64_t id;    /* of this object, for the threads' caches */
+	bool read_only; /* tools: nothing is written */
+	bool recovered; /* threads run */
 	struct counters n;
 	_Atomic uint64_t next_seq;
 
@@ -359,15 +359,15 @@ struct tr_spool {
 	_Atomic bool failing;       /* the last write failed; intake is refused */
 	_Atomic bool outcome_stuck; /* an outcome waits to be stored */
 	_Atomic int last_error;
-	_Atomic uint64_t outstanding;        /* jobs submitted and not answered on their loop */
+	_Atomic uint64_t outstanding;         /* jobs submitted and not answered on their loop */
 	struct job_list urgent, normal, kept; /* kept: outcomes of failed groups */
 	int64_t last_sync_ns, retry_at_ns, backoff_ns;
 	char *group_buf;
 	size_t group_cap, group_len;
 	struct iovec *iov;
 	uint32_t iov_count, iov_cap;
-	uint32_t copy_ordinal;   /* where reclaiming goes on in the oldest segment */
-	uint64_t compact_credit; /* bytes that reclaiming may copy: never more than twice what died or came */
+	uint32_t copy_ordinal;          /* where reclaiming goes on in the oldest segment */
+	uint64_t compact_credit;        /* bytes that reclaiming may copy: never more than twice what died or came */
 	uint64_t last_number, last_end; /* newest segment that holds a good group, and where those end */
 	uint64_t last_group_bytes;
 

@@ -1,8 +1,8 @@
 /* The ledger: what came, what became of it, and what waits. Mail is counted in recipients, hooks in
  * records. Counts are part of the committed groups, so they can be compared with what the log holds:
  *   accepted + moved_in = delivered + bounced + dead + dropped + expired + moved_out + waiting
- *   offered = accepted + filtered            (hooks only)
- */
+ *   offered = accepted + filtered            (hooks
+ * only) */
 #ifndef TR_LEDGER_H
 #define TR_LEDGER_H
 
@@ -26,12 +26,12 @@ const char *tr_column_name(enum tr_column column);
 
 enum tr_reason { /* of dropped and filtered */
 	TR_REASON_NONE,
-	TR_REASON_POLICY,       /* should_enqueue_log_record said false, or nobody answered */
+	TR_REASON_POLICY, /* should_enqueue_log_record said false, or nobody answered */
 	TR_REASON_ADMIN_BOUNCE,
 	TR_REASON_NULL_QUEUE,
-	TR_REASON_REMOVED,      /* an operator's repair or purge */
-	TR_REASON_DAMAGED,      /* the log's bytes were lost */
-	TR_REASON_UNWOUND,      /* refused to the client after it was stored */
+	TR_REASON_REMOVED, /* an operator's repair or purge */
+	TR_REASON_DAMAGED, /* the log's bytes were lost */
+	TR_REASON_UNWOUND, /* refused to the client after it was stored */
 	TR_REASONS,
 };
 const char *tr_reason_name(enum tr_reason reason);

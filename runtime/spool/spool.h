@@ -16,36 +16,36 @@
 struct tr_spool;
 
 struct tr_spool_config {
-	const char *meta_path;        /* directory of the log; created */
-	const char *data_path;        /* directory of body files; created; may be the same */
-	uint64_t segment_bytes;       /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
-	uint64_t group_bytes;         /* 0: 4 MiB; one change is at most segment_bytes / 2 */
-	uint64_t pending_bytes;       /* 0: 64 MiB; above it tr_spool_pressure() is true */
-	uint64_t reserve_bytes;       /* 0: two segments; kept for outcomes when the disk fills */
-	uint64_t floor_bytes;         /* 0: four segments; the log may be this large whatever lives */
-	int64_t pace_ns;              /* 0: 10 ms; the longest a change that nobody waits for is held back */
-	int64_t urgent_gap_ns;        /* 0: 1 ms; the shortest time between two syncs */
-	uint32_t body_file_bytes;     /* 0: 256 KiB; a body above it is a file of its own */
-	uint32_t loaders;             /* 0: 2 */
-	bool no_flush;                /* answer at hand-over, never sync */
+	const char *meta_path;    /* directory of the log; created */
+	const char *data_path;    /* directory of body files; created; may be the same */
+	uint64_t segment_bytes;   /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
+	uint64_t group_bytes;     /* 0: 4 MiB; one change is at most segment_bytes / 2 */
+	uint64_t pending_bytes;   /* 0: 64 MiB; above it tr_spool_pressure() is true */
+	uint64_t reserve_bytes;   /* 0: two segments; kept for outcomes when the disk fills */
+	uint64_t floor_bytes;     /* 0: four segments; the log may be this large whatever lives */
+	int64_t pace_ns;          /* 0: 10 ms; the longest a change that nobody waits for is held back */
+	int64_t urgent_gap_ns;    /* 0: 1 ms; the shortest time between two syncs */
+	uint32_t body_file_bytes; /* 0: 256 KiB; a body above it is a file of its own */
+	uint32_t loaders;         /* 0: 2 */
+	bool no_flush;            /* answer at hand-over, never sync */
 	struct tr_space_limit min_free_space, min_free_inodes; /* zero: "10%" */
-	uint64_t first_segment;       /* 0: 1; number of the first segment of an empty log */
-	uint32_t first_generation;    /* 0: 1; generation of a new segment file; counts up when it is recycled */
+	uint64_t first_segment;                                /* 0: 1; number of the first segment of an empty log */
+	uint32_t first_generation; /* 0: 1; generation of a new segment file; counts up when it is recycled */
 };
 
 /* One stored message: 56 bytes. `loc` is moved by the commit thread (copying forward); `when` and
  * `tries` are the owner's, read racily (but never torn) by the commit thread. */
 struct tr_stub {
 	uint64_t seq;
-	_Atomic uint64_t loc;    /* segment:24 offset/64:20 ordinal:20 */
-	_Atomic uint64_t when;   /* due, wall ms << 16 | flags */
-	_Atomic uint64_t tries;  /* created, wall ms << 16 | attempts */
-	uint32_t next, prev;     /* slots: list of the owner (line or wheel); TR_NO_SLOT ends */
-	uint32_t queue;          /* index of the owner's scheduled queue */
-	uint32_t size;           /* stored bytes, body included */
-	uint32_t order;          /* order key of the queue, 0: none */
+	_Atomic uint64_t loc;   /* segment:24 offset/64:20 ordinal:20 */
+	_Atomic uint64_t when;  /* due, wall ms << 16 | flags */
+	_Atomic uint64_t tries; /* created, wall ms << 16 | attempts */
+	uint32_t next, prev;    /* slots: list of the owner (line or wheel); TR_NO_SLOT ends */
+	uint32_t queue;         /* index of the owner's scheduled queue */
+	uint32_t size;          /* stored bytes, body included */
+	uint32_t order;         /* order key of the queue, 0: none */
 	uint16_t account;
-	uint16_t units;          /* recipients or records, saturating at 65535 (the log has the true number) */
+	uint16_t units; /* recipients or records, saturating at 65535 (the log has the true number) */
 };
 
 /* --- open and recover --------------------------------------------------------------------- */
@@ -79,17 +79,17 @@ void tr_spool_close(struct tr_spool *spool);
 /* One state change: all of it survives a crash or none. Embed or allocate; zeroed by tr_change_init(). After
  * tr_spool_submit() it belongs to the spool until `done` runs on `loop`. */
 struct tr_change {
-	struct tr_mail mail;          /* spool's: hand-over and answer */
-	struct tr_loop *loop;         /* where done runs */
+	struct tr_mail mail;  /* spool's: hand-over and answer */
+	struct tr_loop *loop; /* where done runs */
 	void (*done)(struct tr_change *change, int status);
-	void *owner;                  /* free for the caller */
+	void *owner; /* free for the caller */
 	struct tr_spool *spool;
-	bool urgent;                  /* somebody waits for the answer */
-	bool intake;                  /* may be refused (TR_ENOSPC, TR_EIO); without it, it is retried until it is stored */
-	uint32_t count;               /* ops in it */
+	bool urgent;    /* somebody waits for the answer */
+	bool intake;    /* may be refused (TR_ENOSPC, TR_EIO); without it, it is retried until it is stored */
+	uint32_t count; /* ops in it */
 	size_t bytes;
-	struct tr_job *job;           /* spool's: the frames */
-	bool failed;                  /* an allocation failed while it was built */
+	struct tr_job *job; /* spool's: the frames */
+	bool failed;        /* an allocation failed while it was built */
 };
 
 /* For `loop` see tr_spool_submit(); `done` may free or reuse the change. A refused change has taken the slots of its
@@ -107,9 +107,11 @@ int tr_change_put(struct tr_change *change, struct tr_message *message, struct t
 /* New due time and attempt count of a stored message. flags as enum tr_message_flag. */
 int tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_t attempts, uint16_t flags);
 /* Ends a stored message: `units` of its account go to `column`. Its slot is free again after done(). */
-int tr_change_done(struct tr_change *change, uint32_t slot, enum tr_column column, enum tr_reason reason, int64_t units);
+int tr_change_done(
+	struct tr_change *change, uint32_t slot, enum tr_column column, enum tr_reason reason, int64_t units);
 /* Counts without a message (offered, filtered; some recipients of a message that stays). */
-int tr_change_count(struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units);
+int tr_change_count(
+	struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units);
 
 /* Hands over; own thread of change->loop. Handed to the commit thread at the end of the loop's turn, together with
  * the others of that turn. done() runs on the loop: TR_OK committed; TR_ENOSPC / TR_EIO refused (intake only), then
@@ -150,8 +152,8 @@ void tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t 
 struct tr_load {
 	struct tr_mail mail;
 	struct tr_loop *loop;
-	void (*done)(struct tr_load *load); /* on loop; messages[i] NULL and status[i] < 0 where it failed (TR_EIO: try later,
-					       TR_ECORRUPT: its bytes are gone, TR_ENOMEM) */
+	void (*done)(struct tr_load *load); /* on loop; messages[i] NULL and status[i] < 0 where it failed (TR_EIO: try
+					       later, TR_ECORRUPT: its bytes are gone, TR_ENOMEM) */
 	void *owner;
 	uint32_t count;
 	uint32_t *slots;              /* caller's, count of them */
@@ -167,9 +169,9 @@ int tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out);
 int tr_body_file_add(struct tr_body_file *file, const void *data, size_t len); /* page cache; TR_ENOSPC, TR_EIO */
 /* Syncs on a loader thread, then done(arg, status, id) on `loop`; frees the file object. The file lives once a put
  * with message->body_file = id is committed, and until the last message that names it is done. */
-void tr_body_file_finish(struct tr_body_file *file, struct tr_loop *loop, void (*done)(void *arg, int status, uint64_t id),
-	void *arg);
-void tr_body_file_drop(struct tr_body_file *file);   /* unlinks what was written */
+void tr_body_file_finish(
+	struct tr_body_file *file, struct tr_loop *loop, void (*done)(void *arg, int status, uint64_t id), void *arg);
+void tr_body_file_drop(struct tr_body_file *file);             /* unlinks what was written */
 void tr_body_file_forget(struct tr_spool *spool, uint64_t id); /* finished, but its put was refused */
 
 /* --- ledger and figures --------------------------------------------------------------------------- */

@@ -89,7 +89,10 @@ local dir, server, ports
 local function talk(name, bytes)
   local input = helper.write(dir .. '/input', bytes)
   return (helper.sh(
-    ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s >&3) 2>/dev/null; timeout 20 cat <&3 2>/dev/null'"):format(ports[name], input)
+    ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s >&3) 2>/dev/null; timeout 60 cat <&3 2>/dev/null'"):format(
+      ports[name],
+      input
+    )
   ))
 end
 
@@ -205,14 +208,19 @@ describe('the ESMTP listener', function()
 
   it('counts recipients of a message and of a connection', function()
     local rcpt = 'RCPT TO:<c@d.test>\r\n'
-    local answer = talk('small', 'EHLO x\r\nMAIL FROM:<>\r\n' .. rcpt:rep(3) .. 'RSET\r\nMAIL FROM:<>\r\n' .. rcpt:rep(2) .. 'RSET\r\nMAIL FROM:<>\r\n' .. rcpt)
+    local mail = 'MAIL FROM:<>\r\n'
+    local answer = talk(
+      'small',
+      'EHLO x\r\n' .. mail .. rcpt:rep(3) .. 'RSET\r\n' .. mail .. rcpt:rep(2) .. 'RSET\r\n' .. mail .. rcpt
+    )
     assert.are.equal('220 250 250 250 250 452 250 250 250 452 250 250 421', replies(answer))
   end)
 
   it('answers junk with codes and goes on', function()
     local answer = talk(
       'plain',
-      'STARTTLS\r\nAUTH PLAIN x\r\nVRFY a\r\nGET / HTTP/1.1\r\n\r\nNOOP \255\r\nNO\rOP\r\nNOOP\nEHLO\r\nRCPT TO:<a@b.test>\r\nDATA\r\n'
+      'STARTTLS\r\nAUTH PLAIN x\r\nVRFY a\r\nGET / HTTP/1.1\r\n\r\nNOOP \255\r\nNO\rOP\r\nNOOP\nEHLO\r\n'
+        .. 'RCPT TO:<a@b.test>\r\nDATA\r\n'
         .. 'MAIL FROM:<a b>\r\nMAIL FROM:<a@b.test> SIZE=x\r\nNOOP\r\nQUIT\r\n'
     )
     assert.are.equal('220 502 502 502 502 501 501 501 500 501 503 503 501 501 250 221', replies(answer))
@@ -221,7 +229,10 @@ describe('the ESMTP listener', function()
   it('keeps a line of 30 MB out of memory', function()
     helper.sh(('{ head -c 30000000 /dev/zero; printf "\\r\\nNOOP\\r\\nQUIT\\r\\n"; } > %s/input.huge'):format(dir))
     local answer = helper.sh(
-      ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s/input.huge >&3) 2>/dev/null; timeout 20 cat <&3'"):format(ports.plain, dir)
+      ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; (cat %s/input.huge >&3) 2>/dev/null; timeout 60 cat <&3'"):format(
+        ports.plain,
+        dir
+      )
     )
     assert.matches('^220 [^\r]*\r\n500 5.2.3 line too long\r\n250 [^\r]*\r\n221 ', answer)
     local peak = tonumber(helper.read(('/proc/%d/status'):format(server.pid)):match 'VmHWM:%s+(%d+) kB')
@@ -246,7 +257,8 @@ describe('the ESMTP listener', function()
     it('does what handlers say: ' .. (how == '' and 'at once' or 'after a wait'), function()
       local answer = talk(
         'plain',
-        ('EHLO x\r\nMAIL FROM:<%srefused@b.test>\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<%srefused@d.test>\r\nRCPT TO:<%slater@d.test>\r\nRCPT TO:<c@d.test>\r\nRSET\r\nMAIL FROM:<%shangup@b.test>\r\nNOOP\r\n'):gsub(
+        ('EHLO x\r\nMAIL FROM:<%srefused@b.test>\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<%srefused@d.test>\r\n'
+          .. 'RCPT TO:<%slater@d.test>\r\nRCPT TO:<c@d.test>\r\nRSET\r\nMAIL FROM:<%shangup@b.test>\r\nNOOP\r\n'):gsub(
           '%%s',
           how
         )

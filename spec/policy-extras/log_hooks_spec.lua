@@ -71,7 +71,7 @@ local function client_of(status, body, headers, seen)
     seen.body = msg:get_data()
     return self
   end
-  function request:send()
+  function request.send()
     if status == nil then
       error('connection refused', 0)
     end
@@ -157,9 +157,17 @@ describe('kumo.configure_', function()
     { 'log_hook', { name = 'a', meta = { 1 } }, "field 'meta': element 1: string expected, got number" },
     { 'log_hook', { name = 'a', meta = { a = 'b' } }, "field 'meta': array of strings expected" },
     { 'log_hook', { name = 'a', back_pressure = 0 }, 'back_pressure' },
-    { 'log_hook', { name = 'a', per_record = { Recepton = {} } }, "there is no record type 'Recepton' (did you mean 'Reception'?)" },
+    {
+      'log_hook',
+      { name = 'a', per_record = { Recepton = {} } },
+      "there is no record type 'Recepton' (did you mean 'Reception'?)",
+    },
     { 'log_hook', { name = 'a', per_record = { Bounce = { enabled = false } } }, "unknown field 'enabled'" },
-    { 'log_hook', { name = 'a', per_record = { Any = { template = '\n{{ x | nope }}' } } }, "per_record.Any.template:2: unknown filter 'nope'" },
+    {
+      'log_hook',
+      { name = 'a', per_record = { Any = { template = '\n{{ x | nope }}' } } },
+      "per_record.Any.template:2: unknown filter 'nope'",
+    },
     { 'log_disposition_hook', { name = 'a', meta = {} }, "unknown field 'meta'" },
     { 'local_logs', {}, "missing field 'log_dir'" },
     { 'local_logs', { log_dir = '/x', max_segment_duration = 'long' }, 'max_segment_duration' },
@@ -181,7 +189,10 @@ describe('kumo.configure_', function()
       meta = { 'tenant', 'x_*' },
       headers = { 'Subject' },
       deferred_spool = true,
-      per_record = { Any = { enable = false }, Bounce = { template = '{{ log_record | tojson }}', suffix = 's', log_dir = '/d', segment_header = 'h' } },
+      per_record = {
+        Any = { enable = false },
+        Bounce = { template = '{{ log_record | tojson }}', suffix = 's', log_dir = '/d', segment_header = 'h' },
+      },
     }
     kumo.configure_log_hook(options)
     assert.truthy(tostring(raised(kumo.configure_log_hook, options)):find("named 'once' already", 1, true))

@@ -15,9 +15,18 @@ limits(void **state)
 		uint64_t limit; /* 0: refused */
 		bool local;
 	} cases[] = {
-		{"10", 10, false}, {"local:10", 10, true}, {"1,000", 1000, false}, {"local:1_000", 1000, true}, {"0", 0, false},
-		{"-1", 0, false}, {"1.5", 0, false}, {"", 0, false}, {"ten", 0, false}, {"10 ", 0, false},
-		{"99999999999999999999999", 0, false}, {"local:", 0, false},
+		{"10", 10, false},
+		{"local:10", 10, true},
+		{"1,000", 1000, false},
+		{"local:1_000", 1000, true},
+		{"0", 0, false},
+		{"-1", 0, false},
+		{"1.5", 0, false},
+		{"", 0, false},
+		{"ten", 0, false},
+		{"10 ", 0, false},
+		{"99999999999999999999999", 0, false},
+		{"local:", 0, false},
 	};
 	struct tr_limit_spec spec;
 
@@ -41,11 +50,22 @@ rates(void **state)
 		uint64_t burst;
 		bool local;
 	} cases[] = {
-		{"1000/s", 1000, 1, 1000, false}, {"100/min", 100, 60, 100, false}, {"local:100/hour", 100, 3600, 100, true},
-		{"20/30min", 20, 1800, 20, false}, {"5/2s", 5, 2, 5, false}, {"1,000/d", 1000, 86400, 1000, false},
-		{"100/h,max_burst=1", 100, 3600, 1, false}, {"1_0/day,max_burst=2_0", 10, 86400, 20, false}, {"0/s", 0, 0, 0, false},
-		{"10", 0, 0, 0, false}, {"10/seconds", 0, 0, 0, false}, {"10/0s", 0, 0, 0, false}, {"10/s,burst=1", 0, 0, 0, false},
-		{"/s", 0, 0, 0, false}, {"10/s,max_burst=0", 0, 0, 0, false}, {"", 0, 0, 0, false},
+		{"1000/s", 1000, 1, 1000, false},
+		{"100/min", 100, 60, 100, false},
+		{"local:100/hour", 100, 3600, 100, true},
+		{"20/30min", 20, 1800, 20, false},
+		{"5/2s", 5, 2, 5, false},
+		{"1,000/d", 1000, 86400, 1000, false},
+		{"100/h,max_burst=1", 100, 3600, 1, false},
+		{"1_0/day,max_burst=2_0", 10, 86400, 20, false},
+		{"0/s", 0, 0, 0, false},
+		{"10", 0, 0, 0, false},
+		{"10/seconds", 0, 0, 0, false},
+		{"10/0s", 0, 0, 0, false},
+		{"10/s,burst=1", 0, 0, 0, false},
+		{"/s", 0, 0, 0, false},
+		{"10/s,max_burst=0", 0, 0, 0, false},
+		{"", 0, 0, 0, false},
 	};
 	struct tr_rate_spec spec;
 	const char *why;
