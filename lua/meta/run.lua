@@ -42,12 +42,12 @@ function kumo.define_spool(options) end
 ---@field tls_certificate? nil                    not supported yet: refused; so are those below (false is fine)
 ---@field tls_private_key? nil
 ---@field tls_required_client_ca? nil
----@field deferred_spool? false
 ---@field deferred_queue? false
 ---@field allow_xclient? false
 ---@field require_proxy_protocol? false
----@field peer? nil
----@field via? nil
+---@field deferred_spool? boolean                 accepted: messages are stored all the same
+---@field peer? table<string, kumo.EsmtpSessionOptions>  by address or CIDR block of the client; the longest prefix counts
+---@field via? table<string, kumo.EsmtpSessionOptions>   by our own address
 
 ---@class (exact) kumo.EsmtpListenerOptions : kumo.EsmtpSessionOptions
 ---@field listen? string             default 127.0.0.1:2025; port 0: a free one

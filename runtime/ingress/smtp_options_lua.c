@@ -7,6 +7,7 @@
 #define GUARD "tr.smtp_params"
 #define DOMAIN_TYPE "tr.smtp_domain"
 #define MAX_LIMIT INT64_C(1000000000000)
+#define MAX_DEPTH 8 /* of `peer` and `via` in one another */
 
 /* --- lists ------------------------------------------------------------------------------------------------------- */
 
@@ -103,12 +104,9 @@ refuse_unsupported(lua_State *L, int idx, const char *function)
 		{"tls_certificate", false},
 		{"tls_private_key", false},
 		{"tls_required_client_ca", false},
-		{"deferred_spool", true},
 		{"deferred_queue", true},
 		{"allow_xclient", true},
 		{"require_proxy_protocol", true},
-		{"peer", false},
-		{"via", false},
 	};
 
 	for (size_t i = 0; i < TR_COUNT(missing); i++) {
@@ -258,29 +256,101 @@ read_meta(lua_State *L, const char *function, struct tr_smtp_params *params)
 		"via", 't', false                                                                                      \
 	}
 
-struct tr_smtp_params *
-tr_smtp_params_check(lua_State *L, int idx, const char *function, const struct tr_smtp_params *base,
-	struct tr_smtp_listen_options *listen)
+static bool
+given(lua_State *L, int idx, const char *key)
 {
-	static const struct tr_key keys[] = {{"listen", 's', false}, {"max_connections", 'i', false}, COMMON_KEYS};
+	bool there;
+
+	lua_getfield(L, idx, key);
+	there = !lua_isnil(L, -1);
+	lua_pop(L, 1);
+	return there;
+}
+
+static uint32_t
+settings_given(lua_State *L, int idx)
+{
+	static const struct {
+		const char *key;
+		uint32_t bit;
+	} settings[] = {
+		{"hostname", TR_SMTP_HOSTNAME},
+		{"banner", TR_SMTP_BANNER},
+		{"relay_hosts", TR_SMTP_RELAY_HOSTS},
+		{"batch_handling", TR_SMTP_BATCH_HANDLING},
+		{"trace_headers", TR_SMTP_TRACE_HEADERS},
+		{"client_timeout", TR_SMTP_CLIENT_TIMEOUT},
+		{"data_processing_timeout", TR_SMTP_PROCESSING_TIMEOUT},
+		{"max_messages_per_connection", TR_SMTP_MAX_MESSAGES},
+		{"max_recipients_per_message", TR_SMTP_MAX_RECIPIENTS},
+		{"max_message_size", TR_SMTP_MAX_SIZE},
+		{"data_buffer_size", TR_SMTP_BUFFER_SIZE},
+		{"invalid_line_endings", TR_SMTP_LINE_ENDS},
+		{"line_length_hard_limit", TR_SMTP_LINE_LIMIT},
+	};
+	uint32_t set = 0;
+
+	for (size_t i = 0; i < TR_COUNT(settings); i++)
+		set |= given(L, idx, settings[i].key) ? settings[i].bit : 0;
+	return set;
+}
+
+static void read_settings(lua_State *L, int idx, const char *function, struct tr_smtp_params *params, int depth);
+
+/* t[key]: CIDR -> table of settings. */
+static void
+read_blocks(lua_State *L, int idx, const char *function, const char *key, struct tr_smtp_params *params, int depth)
+{
+	static const struct tr_key keys[] = {COMMON_KEYS};
+
+	lua_getfield(L, idx, key);
+	if (lua_isnil(L, -1)) {
+		lua_pop(L, 1);
+		return;
+	}
+	if (depth == MAX_DEPTH)
+		luaL_error(L, "%s: %s: at most %d tables may stand in one another", function, key, MAX_DEPTH);
+	luaL_checkstack(L, 10, function);
+	for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
+		struct tr_smtp_block *block;
+		struct tr_str text = {NULL, 0};
+		struct tr_cidr cidr;
+		char hint[64] = "";
+
+		if (lua_type(L, -2) == LUA_TSTRING)
+			text.data = lua_tolstring(L, -2, &text.len);
+		if (text.data == NULL || tr_cidr_parse(text, &cidr, hint) != TR_OK)
+			luaL_error(L, "%s: %s['%s']: an address or a CIDR block is expected as the key%s%s%s", function,
+				key, text.data != NULL ? text.data : luaL_typename(L, -2),
+				hint[0] != '\0' ? ": host bits are set, '" : "", hint,
+				hint[0] != '\0' ? "' is meant?" : "");
+		if (!lua_istable(L, -1))
+			luaL_error(L, "%s: %s['%s']: a table of settings is expected, got %s", function, key, text.data,
+				luaL_typename(L, -1));
+		tr_check_options(L, lua_gettop(L), function, keys, TR_COUNT(keys));
+		refuse_unsupported(L, lua_gettop(L), function);
+		block = calloc(1, sizeof *block);
+		if (block == NULL || (block->params = tr_smtp_params_new()) == NULL) {
+			free(block);
+			luaL_error(L, "%s: out of memory", function);
+			return;
+		}
+		block->cidr = cidr;
+		block->via = key[0] == 'v';
+		block->next = params->blocks;
+		params->blocks = block; /* owned: what follows may raise */
+		block->params->set = settings_given(L, lua_gettop(L));
+		read_settings(L, lua_gettop(L), function, block->params, depth + 1);
+	}
+	lua_pop(L, 1);
+}
+
+static void
+read_settings(lua_State *L, int idx, const char *function, struct tr_smtp_params *params, int depth)
+{
 	static const char *const batches[] = {"BifurcateAlways", "BatchByDomain", NULL};
 	static const char *const ends[] = {"Deny", "Allow", "Fix", NULL}; /* enum tr_smtp_line_ends */
-	size_t top_keys = listen != NULL ? 0 : 2;
-	struct tr_smtp_params *params;
 
-	luaL_checktype(L, idx, LUA_TTABLE);
-	tr_check_options(L, idx, function, keys + top_keys, TR_COUNT(keys) - top_keys);
-	refuse_unsupported(L, idx, function);
-	params = push_guard(L, function, base);
-	if (listen != NULL) {
-		const char *at = tr_opt_string(L, idx, "listen", "127.0.0.1:2025", NULL);
-
-		if (at[0] == '/' || tr_sockaddr_parse(tr_str(at), 0, &listen->listen) != TR_OK)
-			luaL_error(
-				L, "%s: listen = '%s': an address such as '127.0.0.1:2525' is expected", function, at);
-		listen->max_connections =
-			(uint32_t)tr_min_i64(read_limit(L, idx, function, "max_connections", 1, 32768), UINT32_MAX);
-	}
 	read_string(L, idx, function, "hostname", &params->hostname);
 	read_string(L, idx, function, "banner", &params->banner);
 	read_cidrs(L, idx, function, "relay_hosts", &params->relay_hosts);
@@ -310,6 +380,32 @@ tr_smtp_params_check(lua_State *L, int idx, const char *function, const struct t
 	if (!lua_isnil(L, -1))
 		read_meta(L, function, params);
 	lua_pop(L, 1);
+	read_blocks(L, idx, function, "peer", params, depth);
+	read_blocks(L, idx, function, "via", params, depth);
+}
+
+struct tr_smtp_params *
+tr_smtp_params_check(lua_State *L, int idx, const char *function, const struct tr_smtp_params *base,
+	struct tr_smtp_listen_options *listen)
+{
+	static const struct tr_key keys[] = {{"listen", 's', false}, {"max_connections", 'i', false}, COMMON_KEYS};
+	size_t top_keys = listen != NULL ? 0 : 2;
+	struct tr_smtp_params *params;
+
+	luaL_checktype(L, idx, LUA_TTABLE);
+	tr_check_options(L, idx, function, keys + top_keys, TR_COUNT(keys) - top_keys);
+	refuse_unsupported(L, idx, function);
+	params = push_guard(L, function, base);
+	if (listen != NULL) {
+		const char *at = tr_opt_string(L, idx, "listen", "127.0.0.1:2025", NULL);
+
+		if (at[0] == '/' || tr_sockaddr_parse(tr_str(at), 0, &listen->listen) != TR_OK)
+			luaL_error(
+				L, "%s: listen = '%s': an address such as '127.0.0.1:2525' is expected", function, at);
+		listen->max_connections =
+			(uint32_t)tr_min_i64(read_limit(L, idx, function, "max_connections", 1, 32768), UINT32_MAX);
+	}
+	read_settings(L, idx, function, params, 0);
 	return params;
 }
 

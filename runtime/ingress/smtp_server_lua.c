@@ -257,7 +257,12 @@ read_parameters(
 		snprintf(error, 512, "%s", lua_isstring(L, -1) ? lua_tostring(L, -1) : "out of memory");
 		answer->error = error;
 	}
-	answer->params = parse.params;
+	if (parse.params != NULL) {
+		answer->params = tr_smtp_session_params_for(session, parse.params);
+		tr_smtp_params_unref(parse.params);
+		if (answer->params == NULL)
+			answer->error = "out of memory";
+	}
 	lua_settop(L, top);
 }
 
@@ -523,6 +528,10 @@ l_start_esmtp_listener(lua_State *L)
 		return luaL_error(
 			L, "%s: listen = '%s' cannot be bound: %s", LISTENER_FUNCTION, text, strerror(errnum));
 	}
+	if (tr_opt_bool(L, 1, "deferred_spool", false))
+		tr_log(TR_LEVEL_INFO, "smtp_server",
+			"%s: deferred_spool is accepted, but messages are stored before they are answered for",
+			part->name);
 	tr_run_add(run, part);
 	tr_log(TR_LEVEL_INFO, "smtp_server", "%s is open", part->name);
 	lua_pushstring(L, strrchr(part->name, ' ') + 1);

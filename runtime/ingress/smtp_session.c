@@ -361,6 +361,12 @@ tr_smtp_session_params(struct tr_smtp_session *session)
 	return session->params;
 }
 
+struct tr_smtp_params *
+tr_smtp_session_params_for(struct tr_smtp_session *session, struct tr_smtp_params *from)
+{
+	return tr_smtp_params_for(from, tr_stream_peer(session->stream), tr_stream_local(session->stream));
+}
+
 const char *
 tr_smtp_session_local(struct tr_smtp_session *session)
 {
@@ -429,7 +435,15 @@ tr_smtp_session_start(struct tr_smtp_shared *shared, struct tr_worker *worker, i
 	}
 	session->shared = shared;
 	session->worker = worker;
-	session->params = tr_smtp_params_ref(shared->params);
+	session->params =
+		tr_smtp_params_for(shared->params, tr_stream_peer(session->stream), tr_stream_local(session->stream));
+	if (session->params == NULL) {
+		tr_stream_abort(session->stream);
+		free(session);
+		atomic_fetch_sub(&shared->sessions, 1);
+		tr_log(TR_LEVEL_ERROR, "smtp_server", "%s: a connection was closed: out of memory", shared->text);
+		return;
+	}
 	session->next = *list;
 	session->prev = list;
 	if (session->next != NULL)

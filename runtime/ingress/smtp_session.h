@@ -95,6 +95,8 @@ struct tr_smtp_session *tr_smtp_session_next(struct tr_smtp_session *session); /
 /* For the binding. */
 struct tr_worker *tr_smtp_session_worker(struct tr_smtp_session *session);
 struct tr_smtp_params *tr_smtp_session_params(struct tr_smtp_session *session);
+/* tr_smtp_params_for() of this connection's addresses. */
+struct tr_smtp_params *tr_smtp_session_params_for(struct tr_smtp_session *session, struct tr_smtp_params *from);
 struct tr_meta *tr_smtp_session_meta(
 	struct tr_smtp_session *session); /* the connection's, filled when first asked for; NULL: no memory */
 const char *tr_smtp_session_local(
