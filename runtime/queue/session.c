@@ -246,22 +246,31 @@ pressure_over(struct tr_timer *timer)
 		ready_balance(session->pub.ready, worker);
 }
 
+/* Nothing else tells that the commits have caught up: the sessions here are looked after until it is so. */
+static void
+await_pressure(struct tr_worker *worker)
+{
+	if (!tr_timer_running(&worker->pressure_timer) && !stopping(worker->engine))
+		tr_timer_start(tr_loop_wheel(worker->loop), &worker->pressure_timer, 5 * TR_NS_PER_MS, pressure_over);
+}
+
 /* Why nothing may be taken now; TR_TAKE_GOT: it may. */
 static enum tr_take
 may_take_locked(struct session *session)
 {
 	struct tr_ready *ready = session->pub.ready;
-	struct tr_worker *worker = session->pub.worker;
 	int64_t wait_ns;
 
+	if (session->for_probe) { /* it has come: whatever it finds, the next probe may be sent for */
+		session->for_probe = false;
+		ready->probe_coming = false;
+	}
 	if (stopping(ready->engine) || atomic_load(&ready->state) != READY_OK || atomic_load(&ready->suspended))
 		return TR_TAKE_CLOSE;
 	if (ready->messages.count == 0)
 		return TR_TAKE_EMPTY;
 	if (tr_spool_pressure(ready->engine->spool)) {
-		if (!tr_timer_running(&worker->pressure_timer))
-			tr_timer_start(
-				tr_loop_wheel(worker->loop), &worker->pressure_timer, 5 * TR_NS_PER_MS, pressure_over);
+		await_pressure(session->pub.worker);
 		return TR_TAKE_EMPTY;
 	}
 	if (ready->path->gate.failures_to_close != 0 && ready->gate.state != TR_GATE_OPEN) {
@@ -270,10 +279,6 @@ may_take_locked(struct session *session)
 		if (!tr_gate_enter(&ready->gate, tr_mono_ns(), &wait_ns))
 			return TR_TAKE_GATE;
 		session->pub.probing = true;
-	}
-	if (session->for_probe) {
-		session->for_probe = false;
-		ready->probe_coming = false;
 	}
 	return TR_TAKE_GOT;
 }
@@ -368,7 +373,9 @@ tr_session_wait(struct tr_session *pub)
 	pthread_mutex_lock(&ready->lock);
 	if (stopping(ready->engine) || atomic_load(&ready->state) != READY_OK || atomic_load(&ready->suspended))
 		idle = false;
-	else if (ready->messages.count > 0 && !tr_spool_pressure(ready->engine->spool) &&
+	else if (ready->messages.count > 0 && tr_spool_pressure(ready->engine->spool))
+		await_pressure(pub->worker); /* they came after the take, and who put them in saw a busy session */
+	else if (ready->messages.count > 0 &&
 		 (ready->path->gate.failures_to_close == 0 || ready->gate.state == TR_GATE_OPEN))
 		idle = false;
 	if (idle && !pub->idle_queued) { /* the last to come is the first to be woken: its connection is the warmest */
