@@ -119,6 +119,7 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 {
 	struct tr_sched *chain = NULL;
 	uint32_t places;
+	bool grant = false;
 
 	pthread_mutex_lock(&ready->lock);
 	places = sched->granted;
@@ -126,7 +127,7 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 	if (places > want) {
 		ready->reserved -= places - want;
 		places = want;
-		chain = ready_grant_locked(ready);
+		grant = true;
 	} else if (places < want && ready->waiting == NULL) { /* else it would overtake */
 		uint32_t room = room_locked(ready);
 		uint32_t more = want - places < room ? want - places : room;
@@ -134,12 +135,14 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 		ready->reserved += more;
 		places += more;
 	}
-	if (places == 0)
+	if (places == 0) {
 		wait_locked(ready, sched);
+		grant = true; /* the path may have been answered since the caller looked: nobody would tell */
+	}
+	if (grant)
+		chain = ready_grant_locked(ready);
 	pthread_mutex_unlock(&ready->lock);
 	ready_kick_chain(chain);
-	if (places == 0 && atomic_load(&ready->state) == READY_REPLACED)
-		sched_activate(sched); /* to find the new one */
 	return places;
 }
 
@@ -390,7 +393,8 @@ ready_housekeeping(struct tr_worker *worker)
 
 			if (ready->home != worker) {
 				at = &ready->hash_next;
-			} else if (atomic_load_explicit(&ready->refs, memory_order_acquire) == 0) {
+			} else if (atomic_load_explicit(&ready->refs, memory_order_acquire) == 0 &&
+				   ready->messages.count == 0) {
 				*at = ready->hash_next; /* nobody can find it now */
 				ready_free(ready);
 			} else {
@@ -414,6 +418,8 @@ ready_housekeeping(struct tr_worker *worker)
 		struct tr_ready *ready = mine[i];
 		const struct tr_path_config *path = ready->path; /* only home writes it */
 
+		if (atomic_load_explicit(&ready->refs, memory_order_acquire) == 1)
+			ready_drain(ready, worker); /* its queues send elsewhere now: what is left goes with them */
 		if (path != NULL && atomic_load(&ready->state) == READY_OK &&
 			(path->refresh_on_epoch ? ready->epoch != epoch
 						: now_ns - ready->resolved_at_ns >= path->refresh_interval_ns))
