@@ -113,7 +113,8 @@ line_loaded(struct tr_load *load)
 		sched_return(op->worker, &again, true);
 	if (stopping(engine)) {
 		sched_spill(sched, &sched->fresh, true);
-		sched_spill(sched, &sched->hooking, true);
+		if (!sched->hook_waiting) /* the handler has the first of them; hook_answered() goes on */
+			sched_spill(sched, &sched->hooking, true);
 	}
 	judge_finish(&judge, NULL);
 	if (sched->hooking.count > 0)

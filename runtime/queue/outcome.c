@@ -116,9 +116,24 @@ settle_refused(struct outcome_op *op, int status)
 	tr_log(TR_LEVEL_ERROR, "queue", "outcomes of %u messages could not be stored (%s): they are tried again",
 		op->count, tr_err_text(status));
 	for (size_t i = 0; i < TR_COUNT(lists); i++) {
-		for (struct tr_message *message = lists[i]->head; message != NULL; message = message->next)
+		struct message_list back = {NULL, NULL, 0};
+		struct tr_message *message;
+
+		while ((message = list_pop(lists[i])) != NULL) {
+			struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
+
 			message->flags &= ~TR_MSG_DIRTY; /* the stored form is what there is */
-		ready_return_to_lines(op->worker, lists[i], true);
+			if (lists[i] == &op->parked)     /* op_park() marked it: it is judged again */
+				tr_stub_set(stub, message->due_ms,
+					(uint16_t)(tr_stub_flags(stub) & ~TR_MSG_POLICY_ERROR), message->attempts);
+			if (stub->queue != NO_SCHED) {
+				list_add(&back, message);
+				continue;
+			}
+			tr_message_free(message); /* for the null queue: it has no line to wait in */
+			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
+		}
+		ready_return_to_lines(op->worker, &back, true);
 	}
 	while (op->lost.count > 0) { /* unreadable and unrecorded: seen again after a restart */
 		slots_pop(engine->spool, &op->lost);
@@ -323,7 +338,8 @@ moved(struct outcome_op *op, struct tr_message *message)
 		return false;
 	free(message->queue);
 	message->queue = queue;
-	message->attempts++;
+	if (message->attempts < UINT16_MAX)
+		message->attempts++;
 	message->due_ms = 0;
 	if (message->schedule != NULL) {
 		int64_t allowed_ms = tr_schedule_adjust(message->schedule, now_ms);

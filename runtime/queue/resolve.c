@@ -38,7 +38,7 @@ waiter_send(struct resolve_waiter *waiter)
 {
 	struct tr_sched *sched = waiter->sched;
 
-	if (sched->error != NULL && sched->config == NULL) {
+	if (waiter->error == NULL && sched->error != NULL && sched->config == NULL) {
 		waiter->error = strdup(sched->error);
 		if (waiter->error == NULL)
 			waiter->error = calloc(1, 1); /* an empty text is an error, too */
@@ -57,6 +57,11 @@ waiter_add(struct resolve_waiter *waiter)
 	struct tr_sched *sched = waiter->sched;
 
 	if (sched->config != NULL || (sched->error != NULL && tr_mono_ns() < sched->error_until_ns)) {
+		waiter_send(waiter);
+		return;
+	}
+	if (stopping(sched->engine) && !sched->resolving) { /* policy is not asked any more */
+		waiter->error = strdup("shutting down");
 		waiter_send(waiter);
 		return;
 	}
@@ -132,6 +137,14 @@ sched_resolve(struct tr_sched *sched)
 	sched->resolving = true;
 	sched->epoch = atomic_load(&engine->epoch);
 	sched_count(sched, 1); /* while policy has it */
+	if (is_null(tr_str(sched->name))) { /* stored before a crash came between it and its drop */
+		struct tr_queue_config *config = tr_queue_config_new();
+
+		if (config != NULL)
+			config->protocol = TR_PROTO_NULL;
+		tr_sched_configured(sched, config, "out of memory");
+		return;
+	}
 	engine->ops.resolve_queue(engine->ops_arg, sched->home, sched);
 }
 

@@ -1,0 +1,232 @@
+/* What must go on when the spool is slow or refuses, and when the engine stops. */
+#include "rig.h"
+#include "spool/internal.h"
+
+/* The commits are behind, as a session sees it. The next commit ends it. */
+static void
+set_pressure(struct rig *rig, bool on)
+{
+	atomic_store(&rig->spool->outcome_stuck, on);
+}
+
+static bool down;
+
+static int64_t
+up_or_down(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	if (down)
+		rig_fail(outcome, 451);
+	return 0;
+}
+
+static void
+one_session(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+	config->idle_timeout_ns = HOUR_NS;
+	config->gate.failures_to_close = 2;
+	config->gate.backoff_ns = config->gate.backoff_max_ns = 10 * TR_NS_PER_S;
+}
+
+/* A probe that may not take anything yet must not be the last one. */
+static void
+probe_under_pressure_is_repeated(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.send = up_or_down;
+	rig.path_config = one_session;
+	rig_open(&rig);
+	down = true;
+	for (uint32_t i = 0; i < 10; i++)
+		rig_put(&rig, "one.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.calls, 2);
+	assert_int_equal(rig_figures(&rig).ready, 8);
+	down = false;
+	set_pressure(&rig, true);
+	rig_run(&rig, 15 * TR_NS_PER_S); /* the probe comes and may take nothing */
+	assert_int_equal(rig.calls, 2);
+	set_pressure(&rig, false);
+	rig_run(&rig, 15 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 8);
+	rig_fini(&rig);
+}
+
+static void
+idle_for_long(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+	config->idle_timeout_ns = HOUR_NS;
+}
+
+/* A session that finds nothing, then waits while the commits are behind, is woken when they are not. */
+static void
+waits_no_longer_than_the_pressure(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.path_config = idle_for_long;
+	rig_open(&rig);
+	rig_put(&rig, "one.example", 0);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	struct tr_session *session = &tr_engine_worker(rig.engine, 0)->sessions->pub;
+	struct rig_session *mine = session->task;
+	struct tr_message *list;
+	enum tr_take why;
+
+	tr_session_unwait(session); /* it has just asked in vain, ... */
+	mine->waiting = false;
+	tr_timer_stop(tr_loop_wheel(mine->loop), &mine->timer);
+	assert_int_equal(tr_session_take(session, 1, 0, &list, &why), 0);
+	assert_int_equal(why, TR_TAKE_EMPTY);
+	rig_put(&rig, "one.example", 1); /* ... and before it waits one comes */
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).ready, 1);
+	set_pressure(&rig, true);
+	assert_true(tr_session_wait(session));
+	mine->waiting = true;
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	set_pressure(&rig, false);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 2);
+	rig_fini(&rig);
+}
+
+static void
+keep_message(struct tr_outbox *outbox, int status)
+{
+	*(int *)outbox->owner = status;
+}
+
+/* The drop of a message for the null queue is refused: it has no queue to go back to. */
+static void
+refused_null_drop_waits_for_a_restart(void **state)
+{
+	struct rig rig;
+	struct tr_message *message = rig_message("null", 1);
+	struct tr_worker *worker;
+	struct outcome_op *op;
+	struct tr_outbox put;
+	int status = 1;
+
+	rig_init(&rig);
+	rig_open(&rig);
+	worker = tr_engine_worker(rig.engine, 0);
+	tr_outbox_init(&put, worker, keep_message, &status);
+	assert_int_equal(tr_change_put(&put.change, message, TR_STR("null"), TR_COL_ACCEPTED, 1), TR_OK);
+	tr_outbox_submit(&put);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(status, TR_OK);
+	/* as tr_queue_insert() does, without memory for the change */
+	tr_spool_stub(rig.spool, message->slot)->queue = NO_SCHED;
+	count_add(rig.engine, IN_FLIGHT, 1);
+	op = op_new(worker);
+	op_end(op, message, TR_COL_DROPPED, TR_REASON_NULL_QUEUE);
+	op->outbox.change.failed = true;
+	op_submit(op);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).parked, 1);
+	assert_int_equal(rig_check(&rig), 1);
+	rig_close(&rig);
+	rig_open(&rig);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_check(&rig), 0);
+	assert_int_equal(rig_column(&rig, TR_COL_DROPPED), 1);
+	rig_fini(&rig);
+}
+
+static void
+keep_error(void *arg, const char *error)
+{
+	*(char **)arg = strdup(error != NULL ? error : "");
+}
+
+static void
+resolve_during_the_stop_is_answered(void **state)
+{
+	struct rig rig;
+	char *error = NULL;
+
+	rig_init(&rig);
+	rig_open(&rig);
+	rig_run(&rig, TR_NS_PER_S);
+	tr_engine_stop(rig.engine, tr_mono_ns() + TR_NS_PER_S, rig_stopped, &rig);
+	tr_queue_resolve(tr_engine_worker(rig.engine, 0), TR_STR("late.example"), keep_error, &error);
+	rig_run(&rig, TR_NS_PER_S / 2);
+	assert_non_null(error);
+	assert_string_equal(error, "shutting down");
+	free(error);
+	rig_fini(&rig);
+}
+
+static bool moved_on;
+
+static void
+two_of_one_path(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	config->refresh_interval_ns = 10 * MINUTE_NS;
+	config->reap_interval_ns = MINUTE_NS;
+	if (name[0] != 'y')
+		return;
+	config->batch_size = 2;
+	if (moved_on) {
+		free(config->constructor);
+		config->constructor = strdup("make.other");
+	}
+}
+
+static void
+closes_for_a_day(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+	config->gate.failures_to_close = 2;
+	config->gate.backoff_ns = config->gate.backoff_max_ns = 24 * HOUR_NS;
+}
+
+/* A queue that goes to another constructor leaves messages in a ready queue that it only shared; when that queue's
+ * maker is gone, too, they follow. */
+static void
+forsaken_ready_queue_gives_back(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.send = up_or_down;
+	rig.queue_config = two_of_one_path;
+	rig.path_config = closes_for_a_day;
+	rig_open(&rig);
+	down = moved_on = false;
+	rig_put(&rig, "x@one.example", 0);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	down = true;
+	for (uint32_t i = 1; i <= 10; i++)
+		rig_put(&rig, "y@one.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).ready, 8);
+	down = false;
+	moved_on = true;
+	rig_run(&rig, HOUR_NS);
+	assert_int_equal(rig.sent, 11);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(probe_under_pressure_is_repeated),
+		cmocka_unit_test(waits_no_longer_than_the_pressure),
+		cmocka_unit_test(refused_null_drop_waits_for_a_restart),
+		cmocka_unit_test(resolve_during_the_stop_is_answered),
+		cmocka_unit_test(forsaken_ready_queue_gives_back),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
