@@ -197,16 +197,24 @@ local function try_later(text, delay_s)
   error(rejection, 0)
 end
 
+local delivered_as = {} -- status -> "200 OK: "
+
 local function post(client, url, msg)
-  -- what the network did raises here, and is tried again
-  local answer = client:post(url):header('Content-Type', 'application/json'):body_of(msg):send()
-  local status = answer:status_code()
-  local delay_s = is_transient(status) and retry_after_s(answer:headers()['retry-after']) or nil
-  local text = ('%d %s: %s'):format(status, tostring(answer:status_reason()), cut(answer:text()))
+  local status, reason, text, retry_after_text = client:post_message(url, msg)
+  if not status then
+    error(reason, 0) -- what the network did is tried again
+  end
   if status >= 200 and status < 300 then
-    return text
-  elseif is_transient(status) then
-    try_later(text, delay_s)
+    local prefix = delivered_as[status]
+    if not prefix then
+      prefix = ('%d %s: '):format(status, tostring(reason))
+      delivered_as[status] = prefix
+    end
+    return prefix .. cut(text)
+  end
+  text = ('%d %s: %s'):format(status, tostring(reason), cut(text))
+  if is_transient(status) then
+    try_later(text, retry_after_s(retry_after_text))
   end
   kumo.reject(500, text)
 end

@@ -334,6 +334,40 @@ for name, method in pairs { get = 'GET', post = 'POST', put = 'PUT' } do
   end
 end
 
+--- Ours: posts the complete bytes of a message from where they lie, with nothing made in Lua: for connections that send
+--- many records. Any answer is an answer; what the network did is returned and not raised.
+---@async
+---@param url string
+---@param message kumo.Message
+---@param content_type? string   default "application/json"
+---@return integer? status
+---@return string? reason        the registered phrase; or the message of the failure
+---@return string text           body of the answer; or the failure's code, "EREFUSED", "ETIMEDOUT" ...
+---@return string? retry_after   the header of that name, of an answer from 300 on
+function client:post_message(url, message, content_type)
+  if not self._core then
+    error('client was closed', 2)
+  end
+  return core.post_message(self._core, url, message, content_type)
+end
+
+--- Ours: the same with the messages of a list as one JSON array. They must be JSON themselves; line ends behind each are
+--- left out.
+---@async
+---@param url string
+---@param messages kumo.Message[]
+---@param content_type? string   default "application/json"
+---@return integer? status
+---@return string? reason
+---@return string text
+---@return string? retry_after
+function client:post_messages(url, messages, content_type)
+  if not self._core then
+    error('client was closed', 2)
+  end
+  return core.post_messages(self._core, url, messages, content_type)
+end
+
 --- Later requests are refused; those already built can still be sent.
 function client:close()
   self._core = nil

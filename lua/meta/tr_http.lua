@@ -19,6 +19,30 @@ function core.client(options) end
 ---@return string body     or the failure's code
 function core.perform(client, request) end
 
+--- Posts a message's bytes; the names in lua/kumo/http.lua say more.
+---@async
+---@param client userdata
+---@param url string
+---@param message kumo.Message
+---@param content_type? string
+---@return integer? status
+---@return string? reason
+---@return string text
+---@return string? retry_after
+function core.post_message(client, url, message, content_type) end
+
+--- Posts a JSON array of messages.
+---@async
+---@param client userdata
+---@param url string
+---@param messages kumo.Message[]
+---@param content_type? string
+---@return integer? status
+---@return string? reason
+---@return string text
+---@return string? retry_after
+function core.post_messages(client, url, messages, content_type) end
+
 ---@return string? phrase nil for codes that are not registered
 function core.reason(status) end
 

@@ -127,6 +127,7 @@ void tr_host_report(struct tr_host *host, struct tr_buf *out);
 size_t tr_host_task_count(const struct tr_host *host);
 /* Names what the task waits for in reports ("http POST http://...", "sleep 3 s"); copied. */
 void tr_task_describe(struct tr_task *task, const char *fmt, ...) TR_PRINTF(2, 3);
+void tr_task_describe_text(struct tr_task *task, const char *what, const char *more); /* the two in a row; cheap */
 
 /* The configuration epoch of the process: memoize caches that ask for it forget when it moves. Any thread. */
 uint64_t tr_config_epoch(void);

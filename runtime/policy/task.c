@@ -500,6 +500,16 @@ tr_task_describe(struct tr_task *task, const char *fmt, ...)
 	va_end(args);
 }
 
+void
+tr_task_describe_text(struct tr_task *task, const char *what, const char *more)
+{
+	size_t len = strnlen(what, sizeof task->what - 1), rest = strnlen(more, sizeof task->what - 1 - len);
+
+	memcpy(task->what, what, len);
+	memcpy(task->what + len, more, rest);
+	task->what[len + rest] = '\0';
+}
+
 /* --- report ---------------------------------------------------------------------------------------- */
 
 static void

@@ -154,7 +154,7 @@ park(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
 
 	hand->waiting = true;
 	tr_timer_start(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout, wait_ns, wait_timed_out);
-	tr_task_describe(task, "%s", what);
+	tr_task_describe_text(task, what, "");
 	return tr_task_park(task, L, wait_cancelled, hand, &hand->ticket);
 }
 

@@ -96,6 +96,7 @@ static void
 flight_free(struct tr_http_flight *flight)
 {
 	curl_easy_cleanup(flight->easy);
+	curl_url_cleanup(flight->parsed);
 	tr_buf_free(&flight->url);
 	tr_buf_free(&flight->header_text);
 	free(flight->headers);
@@ -134,6 +135,8 @@ flight_new(struct tr_http_client *client)
 	curl_easy_setopt(easy, CURLOPT_PREREQDATA, flight);
 	curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)settings->max_response_bytes);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)tr_max_i64(1, settings->idle_ns / TR_NS_PER_S));
+	if (client->http->no_proxy)
+		curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
 	if (client->user_agent != NULL)
 		curl_easy_setopt(easy, CURLOPT_USERAGENT, client->user_agent);
 	if (settings->accept_invalid_certs) {
@@ -170,6 +173,9 @@ set_headers(struct tr_http_flight *flight)
 	uint32_t count = 0;
 	char *at;
 
+	if (call->headers_id != 0 && call->headers_id == flight->headers_id && !flight->drop_auth && !flight->drop_body)
+		return TR_OK;
+	flight->headers_id = flight->drop_auth || flight->drop_body ? 0 : call->headers_id;
 	if (call->header_count + 2 > flight->header_cap) {
 		uint32_t cap = call->header_count + 8;
 		struct curl_slist *headers = realloc(flight->headers, cap * sizeof *headers);
@@ -205,6 +211,23 @@ set_headers(struct tr_http_flight *flight)
 	return curl_easy_setopt(flight->easy, CURLOPT_HTTPHEADER, flight->headers) == CURLE_OK ? TR_OK : TR_ENOMEM;
 }
 
+/* Hands curl the URL in its parsed form: from a text it would parse, and print, it for each request. A URL that cannot
+ * be parsed is left to curl, which says why. */
+static void
+set_parsed(struct tr_http_flight *flight, const char *url)
+{
+	CURLU *parsed = curl_url();
+
+	if (parsed != NULL &&
+		curl_url_set(parsed, CURLUPART_URL, url, CURLU_GUESS_SCHEME | CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK) {
+		curl_url_cleanup(parsed);
+		parsed = NULL;
+	}
+	curl_easy_setopt(flight->easy, CURLOPT_CURLU, parsed);
+	curl_url_cleanup(flight->parsed);
+	flight->parsed = parsed;
+}
+
 static int
 set_url(struct tr_http_flight *flight, const char *url)
 {
@@ -221,6 +244,7 @@ set_url(struct tr_http_flight *flight, const char *url)
 	tr_buf_add(&flight->url, url, strlen(url) + 1);
 	if (flight->url.failed || curl_easy_setopt(flight->easy, CURLOPT_URL, url) != CURLE_OK)
 		return TR_ENOMEM;
+	set_parsed(flight, url);
 	return TR_OK;
 }
 
@@ -509,6 +533,7 @@ tr_http_client_unref(struct tr_http_client *client)
 int
 tr_http_new(struct tr_loop *loop, struct tr_http **out)
 {
+	static const char *const proxy_names[] = {"http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"};
 	struct tr_http *http = calloc(1, sizeof *http);
 	const char *proxy = getenv("HTTP_PROXY");
 	int err;
@@ -519,6 +544,9 @@ tr_http_new(struct tr_loop *loop, struct tr_http **out)
 	http->loop = loop;
 	if (proxy != NULL && *proxy != '\0' && getenv("http_proxy") == NULL && getenv("REQUEST_METHOD") == NULL)
 		http->env_proxy = proxy;
+	http->no_proxy = http->env_proxy == NULL;
+	for (size_t i = 0; i < TR_COUNT(proxy_names); i++)
+		http->no_proxy = http->no_proxy && getenv(proxy_names[i]) == NULL;
 	err = tr_http_multi_new(loop, MAX_CONNECTIONS, on_done, http, &http->multi);
 	if (err != TR_OK) {
 		free(http);

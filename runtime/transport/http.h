@@ -49,6 +49,7 @@ struct tr_http_call {
 	const char *url;
 	const struct tr_str *headers; /* name, value, name, value ...; checked by tr_http_header_ok */
 	uint32_t header_count;        /* pairs */
+	uint64_t headers_id;          /* not 0: the headers are those of every call with this id */
 	struct tr_str body;           /* sent from where it lies */
 	int64_t timeout_ns;           /* connecting to last byte of the answer; 0: the client's */
 	void (*done)(struct tr_http_call *call);

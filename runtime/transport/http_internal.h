@@ -14,6 +14,7 @@ struct tr_http {
 	struct tr_http_flight *flights; /* under way */
 	uint32_t in_flight;
 	const char *env_proxy; /* HTTP_PROXY in capitals, which curl does not read; NULL: not set, or a CGI */
+	bool no_proxy;         /* the environment names no proxy: curl need not look at it for each request */
 };
 
 struct tr_http_client {
@@ -34,6 +35,8 @@ struct tr_http_flight {
 	struct tr_http_flight *next, **prev;
 	struct tr_timer deadline;
 	struct tr_buf url;          /* as set in the handle, NUL-terminated */
+	CURLU *parsed;              /* the same for CURLOPT_CURLU, so that curl parses it once; NULL: curl parses it */
+	uint64_t headers_id;        /* of the call whose headers are set; 0: none of those with an id */
 	struct tr_buf header_text;  /* "Name: value" NUL ... */
 	struct curl_slist *headers; /* header_cap of them, linked */
 	uint32_t header_cap;

@@ -62,30 +62,14 @@ end)
 
 -- A client that gives one answer, and notes what was asked.
 local function client_of(status, body, headers, seen)
-  local request = {}
-  function request:header(name, value)
-    seen[name] = value
-    return self
-  end
-  function request:body_of(msg)
-    seen.body = msg:get_data()
-    return self
-  end
-  function request.send()
-    if status == nil then
-      error('connection refused', 0)
-    end
-    return {
-      status_code = function() return status end,
-      status_reason = function() return ({ [200] = 'OK', [503] = 'Service Unavailable' })[status] end,
-      headers = function() return headers or {} end,
-      text = function() return body or '' end,
-    }
-  end
+  local reasons = { [200] = 'OK', [503] = 'Service Unavailable' }
   return {
-    post = function(_, url)
-      seen.url = url
-      return request
+    post_message = function(_, url, msg, content_type)
+      seen.url, seen.type, seen.body = url, content_type or 'application/json', msg:get_data()
+      if status == nil then
+        return nil, 'connection refused', 'EREFUSED'
+      end
+      return status, reasons[status], body or '', (headers or {})['retry-after']
     end,
   }
 end
@@ -102,7 +86,7 @@ describe('new_json', function()
     local seen, ok, text = post(200, 'stored')
     assert.is_true(ok)
     assert.are.equal('200 OK: stored', text)
-    assert.are.same({ url = 'http://hook.test/log', ['Content-Type'] = 'application/json', body = '{"type":"Delivery"}\n' }, seen)
+    assert.are.same({ url = 'http://hook.test/log', type = 'application/json', body = '{"type":"Delivery"}\n' }, seen)
   end)
 
   for _, status in ipairs { 200, 201, 204, 299 } do

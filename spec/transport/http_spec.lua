@@ -55,6 +55,63 @@ describe('kumo.http', function()
     assert.are.equal('{"m":1}', requests(path)[1].body)
   end)
 
+  it('posts a message in one call', function()
+    local path = helper.dir() .. '/got'
+    local sink = helper.sink('--http 127.0.0.1:0 --record ' .. path)
+    local msg = kumo.make_message('a@example.com', 'b@example.com', '{"m":1}\n')
+    local client = kumo.http.build_client {}
+    local url = 'http://' .. sink.http .. '/'
+    for _ = 1, 3 do
+      local status, reason, text, retry_after = client:post_message(url, msg)
+      assert.are.same({ 200, 'OK', 'string', nil }, { status, reason, type(text), retry_after })
+    end
+    assert.are.equal(200, (client:post_message(url .. 'other', msg, 'text/plain')))
+    assert.has_error(function()
+      client:post_message(url, {})
+    end)
+    assert.has_error(function()
+      client:post_message(url, msg, 'text/plain\r\nX: y')
+    end)
+    client:close()
+    assert.has_error(function()
+      client:post_message(url, msg)
+    end)
+    helper.summary(sink)
+    local got = requests(path)
+    assert.are.equal('{"m":1}\n', got[3].body)
+    assert.are.equal('/other', got[4].path)
+  end)
+
+  it('posts messages as a JSON array', function()
+    local path = helper.dir() .. '/got'
+    local sink = helper.sink('--http 127.0.0.1:0 --record ' .. path)
+    local list = {}
+    for i = 1, 3 do
+      list[i] = kumo.make_message('a@example.com', 'b@example.com', ('{"m":%d}\n'):format(i))
+    end
+    local client = kumo.http.build_client {}
+    assert.are.equal(200, (client:post_messages('http://' .. sink.http .. '/', list)))
+    assert.are.equal(200, (client:post_messages('http://' .. sink.http .. '/', {})))
+    assert.has_error(function()
+      client:post_messages('http://' .. sink.http .. '/', { list[1], 'x' })
+    end)
+    helper.summary(sink)
+    assert.are.equal('[{"m":1},{"m":2},{"m":3}]', requests(path)[1].body)
+    assert.are.equal('[]', requests(path)[2].body)
+  end)
+
+  it('returns what the answer asks and what the network did', function()
+    local sink = helper.sink '--http 127.0.0.1:0 --status-share 503=100 --retry-after 7'
+    local client = kumo.http.build_client {}
+    local msg = kumo.make_message('a@example.com', 'b@example.com', 'x')
+    local status, reason, _, retry_after = client:post_message('http://' .. sink.http .. '/', msg)
+    assert.are.same({ 503, 'Service Unavailable', '7' }, { status, reason, retry_after })
+    local none, message, code = client:post_message('http://127.0.0.1:1/', msg)
+    assert.is_nil(none)
+    assert.truthy(message:find('error sending request for url (http://127.0.0.1:1/)', 1, true))
+    assert.are.equal('EREFUSED', code)
+  end)
+
   it('gives an error status and its headers as an answer', function()
     local sink = helper.sink '--http 127.0.0.1:0 --status-share 503=100 --retry-after 7'
     local response = kumo.http.build_client({}):post('http://' .. sink.http .. '/'):body('x'):send()
