@@ -294,7 +294,8 @@ due_at(const struct tr_spool *spool, enum nap *kind)
 	uint64_t bytes = spool->urgent.bytes + spool->normal.bytes;
 
 	*kind = NAP_PACED;
-	if (tr_clock_is_virtual() || atomic_load(&spool->stopping) || bytes >= spool->config.group_bytes)
+	if (tr_clock_is_virtual() || atomic_load(&spool->stopping) || bytes >= spool->config.group_bytes ||
+		spool->kept.first != NULL) /* outcomes of a failed group that did not all fit into the next */
 		return 0;
 	if (spool->urgent.first != NULL) {
 		*kind = NAP_GAP;

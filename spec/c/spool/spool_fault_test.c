@@ -14,6 +14,7 @@
 #include "base/diag.h"
 #include "bed.c"
 #include "fault.h"
+#include "spool/internal.h"
 
 static void
 quiet(void *arg, enum tr_level level, const char *target, const char *text)
@@ -273,6 +274,42 @@ an_outcome_survives_a_long_failure(void **state)
 	bed_end(&bed);
 }
 
+/* Outcomes of a refused group that do not fit into what is left of a segment go on with the next group. */
+static void
+what_was_kept_fits_in_parts(void **state)
+{
+	uint32_t victims[40], count = 0;
+	struct bed bed;
+
+	bed_begin(&bed);
+	tr_clock_real(); /* the pace of the groups is part of it */
+	bed_open(&bed);
+	while (count < 40) {
+		victims[count++] = bed_put(&bed, 10, true, 1);
+		bed_wait(&bed);
+	}
+	while (group_room(bed.spool) < 300 || group_room(bed.spool) > 1000) {
+		bed_put(&bed, 10, true, 1);
+		bed_wait(&bed);
+	}
+	fault_reset();
+	fault_fail(FAULT_RENAME, 1, EIO, true); /* no new segment; the current one is good */
+	bed_put(&bed, 2000, true, 1);
+	for (uint32_t i = 0; i < count; i++)
+		bed_done(&bed, victims[i], TR_COL_DELIVERED);
+	while (!tr_spool_pressure(bed.spool))
+		if (!tr_loop_turn(bed.loop))
+			sched_yield();
+	fault_reset();
+	bed_wait(&bed);
+	assert_int_equal(bed.last_status, TR_OK);
+	assert_int_equal(bed.refused, 1);
+	bed_close(&bed);
+	bed_open(&bed);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
 int
 main(void)
 {
@@ -284,6 +321,7 @@ main(void)
 		cmocka_unit_test(short_writes_are_completed),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(an_outcome_survives_a_long_failure),
+		cmocka_unit_test(what_was_kept_fits_in_parts),
 		cmocka_unit_test(full_disk_refuses_intake_and_stores_outcomes),
 	};
 
