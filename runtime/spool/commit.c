@@ -143,10 +143,6 @@ answer(struct tr_spool *spool, struct job_list *list, int status)
 		atomic_fetch_sub_explicit(&spool->n.pending_bytes, job->bytes, memory_order_relaxed);
 		if (status != TR_OK)
 			atomic_fetch_add_explicit(&spool->n.refused, 1, memory_order_relaxed);
-		if (job->change == NULL) { /* nobody waits for it */
-			job_finished(&job->mail);
-			continue;
-		}
 		for (i = 0; i < count && answers[i].loop != job->loop; i++)
 			;
 		if (i == count && count == TR_COUNT(answers)) {
