@@ -409,7 +409,8 @@ tr_spool_pressure(const struct tr_spool *spool)
 bool
 tr_spool_accepts(const struct tr_spool *spool, const char **why)
 {
-	const char *text = atomic_load_explicit(&spool->failing, memory_order_relaxed) ? "the spool cannot be written"
+	const char *text = atomic_load_explicit(&spool->gone, memory_order_relaxed) ? "the spool's directory is gone"
+			   : atomic_load_explicit(&spool->failing, memory_order_relaxed) ? "the spool cannot be written"
 			   : atomic_load_explicit(&spool->no_space, memory_order_relaxed)
 				   ? "too little free space for the spool"
 			   : atomic_load_explicit(&spool->full, memory_order_relaxed) ? "the spool's disk is full"

@@ -296,11 +296,17 @@ struct counters {
 		copied_bytes, pending_bytes, write_errors, sync_errors, refused, damaged_frames, chunks, slot_bytes;
 };
 
+struct file_id { /* which file a name means */
+	dev_t dev;
+	ino_t ino;
+};
+
 struct tr_spool {
 	struct tr_spool_config config;
 	char *meta, *data;
-	int meta_lock, data_lock;   /* descriptors, -1: none */
-	uint64_t missing, headless; /* found when it was opened */
+	int meta_lock, data_lock;     /* descriptors, -1: none */
+	struct file_id lock_files[2]; /* of the lock files of meta and data: elsewhere now, and the directory is gone */
+	uint64_t missing, headless;   /* segments that the log needs and has not; that have lost their header */
 	void (*on_damage)(void *arg, const struct segment *segment, uint64_t offset, uint64_t len); /* tools; or NULL */
 	void *on_damage_arg;
 	uint64_t id;    /* of this object, for the threads' caches */
@@ -328,6 +334,7 @@ struct tr_spool {
 	bool keeper_stop, keeper_runs;
 	int spare_error;       /* why the last new spare could not be made */
 	_Atomic bool full;     /* intake found no segment but the reserve */
+	_Atomic bool gone;     /* a directory is not where it was: what is written now, a restart would not find */
 	_Atomic bool no_space; /* below min_free_space or min_free_inodes */
 
 	/* slots */
@@ -463,9 +470,9 @@ void scan_fini(struct scan *scan);
 void damage_keep(struct tr_spool *spool, struct segment *segment, uint64_t offset, uint64_t len, const char *bytes);
 
 /* --- listing.c: which files make the log ------------------------------------------------------------------- */
-/* Segments of the log into the ring, other usable files into the spares. `missing` counts numbers without a file,
- * `headless` files whose header was damaged. */
-int listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless, char **error);
+/* Segments of the log into the ring, other usable files into the spares. `headless` counts files whose header was
+ * damaged. */
+int listing_read(struct tr_spool *spool, uint64_t *headless, char **error);
 
 /* --- recover.c ------------------------------------------------------------------------------------------- */
 /* The pass over the log: stubs, segments' counts, ledger. Fills *queues (malloc'ed array of malloc'ed names) by

@@ -161,12 +161,11 @@ by_number(const void *a, const void *b)
 }
 
 /* From the newest back along the headers' `prev`; what is not on that way is put to the others (and NULL in the
- * list). Returns how many segments are missing. */
-static uint64_t
+ * list). */
+static void
 choose(struct listing *listing, uint64_t oldest)
 {
 	const struct segment *after = NULL; /* the chosen one after it */
-	uint64_t missing = 0;
 
 	for (size_t i = listing->count; i-- > 0;) {
 		struct segment *segment = listing->found[i];
@@ -184,14 +183,9 @@ choose(struct listing *listing, uint64_t oldest)
 		if (known && segment->number == after->prev) {
 			segment->limit = after->prev_end;
 			segment->limit_known = true;
-		} else if (known) {
-			missing++;
 		}
 		after = segment;
 	}
-	if (after != NULL && after->prev != UINT64_MAX && after->prev != 0 && after->prev >= oldest)
-		missing++;
-	return missing;
 }
 
 static int
@@ -215,13 +209,13 @@ check_versions_only(void *arg, const char *name)
 }
 
 int
-listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count, char **error)
+listing_read(struct tr_spool *spool, uint64_t *headless_count, char **error)
 {
 	struct listing listing = {.spool = spool, .error = error};
 	uint64_t oldest = 0;
 	int err = tr_file->list(spool->meta, check_versions_only, &spool);
 
-	*missing = *headless_count = 0;
+	*headless_count = 0;
 	if (err == -EPROTONOSUPPORT) {
 		if (asprintf(error,
 			    "%s: written by another version of tailrace; start that version, or move the spool away",
@@ -239,7 +233,7 @@ listing_read(struct tr_spool *spool, uint64_t *missing, uint64_t *headless_count
 			oldest = listing.found[i]->oldest;
 	if (oldest == 0 && listing.count > 0)
 		oldest = listing.found[0]->number;
-	*missing = choose(&listing, oldest);
+	choose(&listing, oldest);
 	for (size_t i = 0; i < listing.count; i++) {
 		struct segment *segment = listing.found[i];
 

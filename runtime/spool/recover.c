@@ -278,6 +278,29 @@ drop_before(struct tr_spool *spool, uint64_t oldest)
 	}
 }
 
+/* Segments that the log needs and that are not there. One that an end frame gave up may be unlinked while the headers
+ * of later ones still name it: what counts is the beginning that the last group told. */
+static uint64_t
+count_missing(const struct tr_spool *spool, uint64_t oldest)
+{
+	uint64_t missing = 0, number;
+
+	for (number = spool->oldest; number <= spool->newest; number++) {
+		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+
+		if (segment != NULL && segment->oldest > oldest)
+			oldest = segment->oldest;
+	}
+	for (number = spool->oldest; number <= spool->newest; number++) {
+		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+		uint64_t prev = segment != NULL ? segment->prev : 0;
+
+		if (prev != 0 && prev != UINT64_MAX && prev >= oldest)
+			missing += prev < spool->oldest || spool->ring[prev & (spool->ring_cap - 1)] == NULL;
+	}
+	return missing;
+}
+
 static void
 trim(struct segment *segment)
 {
@@ -313,6 +336,7 @@ recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *qu
 	if (err != TR_OK)
 		return err;
 	drop_before(spool, scan.oldest);
+	spool->missing = count_missing(spool, scan.oldest);
 	atomic_store(&spool->n.slot_bytes, 0);
 	for (number = spool->oldest; number <= spool->newest; number++) {
 		struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];

@@ -82,12 +82,39 @@ make(struct tr_spool *spool, struct segment **out)
 	return TR_OK;
 }
 
+/* A directory that was moved away or removed: the open segments can still be written, but nobody would find them. */
+static void
+place_check(struct tr_spool *spool)
+{
+	const char *dirs[] = {spool->meta, spool->data};
+	bool gone = false;
+
+	for (int i = 0; i < 2 && !gone; i++) {
+		char *path = spool_path(dirs[i], "lock");
+		const struct file_id *id = &spool->lock_files[i];
+		struct stat st;
+		int err = path == NULL || id->ino == 0 ? -ENOMEM : tr_file->stat(path, &st);
+
+		free(path);
+		gone = err == -ENOENT || err == -ENOTDIR ||
+		       (err == 0 && (st.st_dev != id->dev || st.st_ino != id->ino));
+		if (gone && !atomic_load(&spool->gone))
+			tr_log(TR_LEVEL_ERROR, "spool",
+				"%s is gone (moved, removed or mounted over): nothing new is taken until it is back",
+				dirs[i]);
+	}
+	if (!gone && atomic_load(&spool->gone))
+		tr_log(TR_LEVEL_INFO, "spool", "%s is back: mail is taken", spool->meta);
+	atomic_store(&spool->gone, gone);
+}
+
 void
 space_check(struct tr_spool *spool)
 {
 	const char *dirs[] = {spool->meta, spool->data};
 	bool ok = true;
 
+	place_check(spool);
 	for (int i = 0; i < 2; i++) {
 		struct tr_file_space space;
 

@@ -52,9 +52,10 @@ complain(char **error, int err, const char *path, const char *what)
 
 /* Takes the lock of one directory. */
 static int
-lock_dir(const char *dir, int *fd, char **error)
+lock_dir(const char *dir, int *fd, struct file_id *id, char **error)
 {
 	char *path = spool_path(dir, "lock");
+	struct stat st;
 	int err;
 
 	if (path == NULL)
@@ -66,8 +67,10 @@ lock_dir(const char *dir, int *fd, char **error)
 	} else if ((err = tr_file->lock(*fd)) == -EWOULDBLOCK) {
 		err = complain(error, TR_EAGAIN, path,
 			"locked: another tailrace uses this spool; stop it first, or give this one a spool of its own");
-	} else if (err < 0) {
+	} else if (err < 0 || (err = tr_file->stat(path, &st)) < 0) {
 		err = complain(error, TR_EIO, path, strerror(-err));
+	} else {
+		*id = (struct file_id){st.st_dev, st.st_ino};
 	}
 	free(path);
 	return err;
@@ -110,9 +113,9 @@ open_dirs(struct tr_spool *spool, char **error)
 		if (err < 0)
 			return complain(error, err == -ENOENT ? TR_ENOENT : TR_EIO, dirs[i], strerror(-err));
 	}
-	err = lock_dir(spool->meta, &spool->meta_lock, error);
+	err = lock_dir(spool->meta, &spool->meta_lock, &spool->lock_files[0], error);
 	if (err == TR_OK && strcmp(spool->meta, spool->data) != 0)
-		err = lock_dir(spool->data, &spool->data_lock, error);
+		err = lock_dir(spool->data, &spool->data_lock, &spool->lock_files[1], error);
 	return err;
 }
 
@@ -227,7 +230,7 @@ spool_open(const struct tr_spool_config *config, bool read_only, struct tr_spool
 	if (err == TR_OK)
 		err = tr_spool_account(spool, "mail", &mail);
 	if (err == TR_OK)
-		err = listing_read(spool, &spool->missing, &spool->headless, &text);
+		err = listing_read(spool, &spool->headless, &text);
 	if (err != TR_OK)
 		goto fail;
 	if (spool->newest < spool->oldest) {

@@ -229,6 +229,30 @@ a_missing_segment_is_reported(void **state)
 	}
 }
 
+/* Many segments end at once: more than are kept as spares, so that files go while the newest header still names them.
+ */
+static void
+what_was_given_up_is_not_missing(void **state)
+{
+	struct bed bed;
+	uint32_t index[80];
+
+	bed_init(&bed, 65536);
+	bed_open(&bed);
+	for (int i = 0; i < 80; i++) {
+		index[i] = bed_put(&bed, 14000, true, 1);
+		bed_wait(&bed);
+	}
+	for (int i = 0; i < 80; i++)
+		bed_done(&bed, index[i], TR_COL_DELIVERED);
+	bed_wait(&bed);
+	bed_close(&bed);
+	bed_open(&bed);
+	assert_int_equal(bed.recovery.damaged_frames, 0);
+	bed_check(&bed);
+	bed_fini(&bed);
+}
+
 static void
 another_version_is_refused_and_not_touched(void **state)
 {
@@ -335,6 +359,7 @@ main(void)
 		cmocka_unit_test(torn_at_every_byte),
 		cmocka_unit_test(flipped_bits_cost_no_more_than_their_frame),
 		cmocka_unit_test(a_missing_segment_is_reported),
+		cmocka_unit_test(what_was_given_up_is_not_missing),
 		cmocka_unit_test(another_version_is_refused_and_not_touched),
 		cmocka_unit_test(repair_makes_a_sound_spool_of_it),
 	};
