@@ -75,6 +75,8 @@ function host.try(fn, ...)
   return raw_pcall(call, fn, ...)
 end
 host.CANCELLED = CANCELLED
+--- The same without the frame of `call`: FN must be a Lua function that makes its calls not as tail calls.
+host.try_lua = raw_pcall
 
 -- --- coroutines of policies: a wait of the host passes through them to the scheduler ------------
 
@@ -507,9 +509,13 @@ function entry.script(path, ...)
   return call(chunk, ...)
 end
 
+-- Modules of lua/ with names that a policy may well use for its own: `require` does not see them.
+local hidden = {}
+local PUBLIC = { kumo = true, retry_after = true }
+
 --- Loads a module of lua/ by its path there, whatever package.path and the policy's directory hold.
 function host.internal(name)
-  local loaded = package.loaded
+  local loaded = (PUBLIC[name] or name:find('.', 1, true)) and package.loaded or hidden
   if loaded[name] == nil then
     local chunk, err = loadfile(('%s/lua/%s.lua'):format(c.share_dir, (name:gsub('%.', '/'))))
     if not chunk then

@@ -3,8 +3,8 @@
 --  * BINDINGS: C modules (runtime/*/X_lua.c) by the name they have in the program's list of modules. Each returns a table
 --    that is merged into `kumo` (a sub-namespace that both have is merged member by member); if it has a field `kumo`,
 --    only that table is merged and the rest is for other Lua modules of the runtime.
---  * MODULES: files of lua/, loaded if the binding they need is there. With `field` the module becomes kumo.FIELD; without,
---    what it returns is not used: it adds its entries to require('tr.host').entry.
+--  * MODULES: files of lua/, loaded if the binding they need is there. With `field` the module becomes kumo.FIELD, with
+--    `merge` what it holds becomes part of kumo; with neither it adds its entries to require('tr.host').entry.
 -- A program without a room (tests, tools) lacks what it brings. None of these modules may require 'kumo' while it loads.
 local host = require 'tr.host'
 local c = host.c
@@ -21,6 +21,8 @@ local MODULES = {
   { module = 'kumo.digest', needs = 'tr.bytes', field = 'digest' },
   { module = 'kumo.uuid', needs = 'tr.bytes', field = 'uuid' },
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
+  { module = 'message', needs = 'tr.message' },
+  { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
   { module = 'session', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
@@ -194,6 +196,8 @@ for _, extension in ipairs(MODULES) do
     local module = host.internal(extension.module)
     if extension.field then
       kumo[extension.field] = module
+    elseif extension.merge then
+      merge(kumo, module)
     end
   end
 end

@@ -2,7 +2,7 @@
 --- (runtime/transport/smtp_client.c); here are the order of events and what policy may change.
 --- Source: contract smtp.md part 3, events.md (smtp_client_rewrite_delivery_status).
 local host = require 'tr.host'
-local session = require 'session'
+local session = host.internal 'session'
 local smtp = require 'tr.smtp_client'
 
 local REWRITE = 'smtp_client_rewrite_delivery_status'

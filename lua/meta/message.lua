@@ -126,3 +126,45 @@ function Message:import_x_headers(names) end
 ---@param remove? boolean
 ---@return kumo.Schedule? schedule  nil if there is no such field
 function Message:import_scheduling_header(name, remove) end
+
+---@class (exact) kumo.ImportSpec
+---@field name string                exact, or with a trailing '*'
+---@field match? 'first'|'last'|'all'  which of several; default last; all: a list
+---@field transform? 'snake_case'|'kebab_case'|'camel_case'|'pascal_case'  of the name into the key; default snake_case
+---@field target? string             the key; not with a wildcard
+---@field remove? boolean            remove the headers that were taken
+
+--- Copies headers into meta values. The first spec that matches a header takes it.
+---@param specs kumo.ImportSpec[]
+function Message:import_headers(specs) end
+
+---@class kumo.HeaderAddress
+---@field name? string    display name, decoded
+---@field user string
+---@field domain? string
+---@field email string
+
+--- `user`, `domain`, `email` and `name` raise unless there is exactly one address; `list` has all, groups flattened.
+---@class kumo.AddressHeader : kumo.HeaderAddress
+---@field list kumo.HeaderAddress[]
+
+--- First header of that name as a list of addresses; nil if there is none, raises if it cannot be parsed.
+---@param name string
+---@return kumo.AddressHeader?
+function Message:get_address_header(name) end
+
+---@return kumo.AddressHeader?
+function Message:from_header() end
+
+---@return kumo.AddressHeader?
+function Message:to_header() end
+
+--- Messages are stored with each change of their state: this only checks that the message has data.
+function Message:save() end
+
+--- The runtime decides what stays in memory.
+---@return false
+function Message:shrink() end
+
+---@return false
+function Message:shrink_data() end

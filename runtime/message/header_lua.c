@@ -78,6 +78,31 @@ l_get_first_named_header_value(lua_State *L)
 	return 1;
 }
 
+int
+tr_l_raw_header(lua_State *L)
+{
+	static const char function[] = "get_address_header";
+	const struct tr_message *message = tr_message_check(L, 1, function);
+	struct tr_str name = check_text(L, 2, function, "name");
+	struct tr_header header;
+
+	if (tr_header_find(whole(L, message, function), name, &header))
+		lua_pushlstring(L, header.value.data, header.value.len);
+	else
+		lua_pushnil(L);
+	return 1;
+}
+
+int
+tr_l_decode_header(lua_State *L)
+{
+	struct tr_str raw;
+
+	raw.data = luaL_checklstring(L, 1, &raw.len);
+	push_value(L, raw, "decode_header");
+	return 1;
+}
+
 static int
 l_get_all_named_header_values(lua_State *L)
 {

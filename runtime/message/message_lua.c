@@ -609,10 +609,18 @@ l_make_message(lua_State *L)
 int
 luaopen_tr_message(lua_State *L)
 {
+	static const luaL_Reg functions[] = {
+		{"raw_header", tr_l_raw_header}, {"decode_header", tr_l_decode_header}, {NULL, NULL}};
+
+	lua_newtable(L);
+	luaL_setfuncs(L, functions, 0);
 	make_metatable(L);
+	lua_getfield(L, -1, "__index");
+	lua_setfield(L, -3, "methods"); /* lua/message.lua adds to them */
 	lua_pop(L, 1);
 	lua_createtable(L, 0, 1);
 	lua_pushcfunction(L, l_make_message);
 	lua_setfield(L, -2, "make_message");
+	lua_setfield(L, -2, "kumo");
 	return 1;
 }

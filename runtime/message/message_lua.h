@@ -26,10 +26,13 @@ struct tr_str tr_addr_text(lua_State *L, int idx);
 /* A buffer of this Lua state, emptied: so that a raise leaks nothing. Valid until the next call of it. */
 struct tr_buf *tr_lua_scratch(lua_State *L);
 
-int luaopen_tr_message(lua_State *L); /* {make_message = function} */
+/* { kumo = {make_message}, methods = (of all messages), raw_header, decode_header } */
+int luaopen_tr_message(lua_State *L);
 
 /* header_lua.c: the part of the methods that handles headers, {NULL, NULL} at the end. */
 extern const luaL_Reg tr_message_header_methods[];
+int tr_l_raw_header(lua_State *L);    /* raw_header(msg, name) -> value with its folds, or nil */
+int tr_l_decode_header(lua_State *L); /* decode_header(raw) -> text: unfolded, RFC 2047 decoded */
 /* New content by the policy. A log record's JSON, which was the old body, is kept as its meta value. Raises. */
 void tr_message_lua_replace(lua_State *L, struct tr_message *message, struct tr_str bytes, const char *function);
 /* Text of an RFC 3339 moment or a schedule table of JSON text applied to the message, pushed as a table. Raises. */

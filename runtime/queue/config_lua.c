@@ -12,7 +12,8 @@
 #define QUEUE_TYPE "tr.queue_config"
 #define PATH_TYPE "tr.path_config"
 
-/* A configuration and, in its environment table, the readable view of it. */
+/* A configuration and, in its environment table, the readable view of it [1] and what was given [2]. */
+enum { ENV_VIEW = 1, ENV_GIVEN };
 struct box {
 	void *config;
 };
@@ -360,14 +361,62 @@ push_view(lua_State *L, int idx, const struct tr_key *keys, size_t count, size_t
 	}
 }
 
+static bool
+is_absent(lua_State *L, const char *key)
+{
+	bool absent;
+
+	lua_getfield(L, -1, key);
+	absent = lua_isnil(L, -1);
+	lua_pop(L, 1);
+	return absent;
+}
+
 static void
 set_default_duration(lua_State *L, const char *key, int64_t ns)
 {
-	lua_getfield(L, -1, key);
-	bool absent = lua_isnil(L, -1);
-	lua_pop(L, 1);
-	if (absent)
+	if (is_absent(L, key))
 		set_duration(L, key, ns);
+}
+
+static void
+set_default_text(lua_State *L, const char *key, const char *text)
+{
+	if (!is_absent(L, key))
+		return;
+	lua_pushstring(L, text);
+	lua_setfield(L, -2, key);
+}
+
+static void
+set_default_number(lua_State *L, const char *key, uint32_t value)
+{
+	if (!is_absent(L, key))
+		return;
+	lua_pushnumber(L, value);
+	lua_setfield(L, -2, key);
+}
+
+static void
+set_default_bool(lua_State *L, const char *key, bool value)
+{
+	if (!is_absent(L, key))
+		return;
+	lua_pushboolean(L, value);
+	lua_setfield(L, -2, key);
+}
+
+/* The view on the stack becomes part of the environment of the box at 2; options are at 1. */
+static void
+set_environment(lua_State *L, const struct tr_key *keys, size_t count, size_t stride)
+{
+	lua_createtable(L, 2, 0);
+	lua_insert(L, -2);
+	lua_rawseti(L, -2, ENV_VIEW);
+	push_view(L, 1, keys, count, stride);
+	lua_rawseti(L, -2, ENV_GIVEN);
+	lua_setfenv(L, 2);
+	lua_settop(L, 2);
 }
 
 static struct box *
@@ -424,8 +473,15 @@ l_make_queue_config(lua_State *L)
 	set_default_duration(L, "max_age", config->max_age_ns);
 	set_default_duration(L, "reap_interval", config->reap_interval_ns);
 	set_default_duration(L, "refresh_interval", config->refresh_interval_ns);
-	lua_setfenv(L, 2);
-	lua_settop(L, 2);
+	set_default_text(L, "refresh_strategy", strategies[0]);
+	set_default_text(L, "strategy", wheels[2]);
+	if (is_absent(L, "protocol")) { /* { smtp = {} } */
+		lua_createtable(L, 0, 1);
+		lua_newtable(L);
+		lua_setfield(L, -2, "smtp");
+		lua_setfield(L, -2, "protocol");
+	}
+	set_environment(L, queue_keys, TR_COUNT(queue_keys), sizeof queue_keys[0]);
 	return 1;
 }
 
@@ -510,6 +566,36 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 	config->ignore_8bit_checks = tr_opt_bool(L, idx, "ignore_8bit_checks", config->ignore_8bit_checks);
 }
 
+/* What was not given, in the view on the stack. */
+static void
+path_defaults(lua_State *L, const struct tr_path_config *config)
+{
+	set_default_number(L, "connection_limit", config->connection_limit);
+	set_default_number(L, "max_ready", config->max_ready);
+	set_default_number(L, "max_deliveries_per_connection", config->max_deliveries_per_connection);
+	set_default_number(L, "max_recipients_per_batch", config->max_recipients_per_batch);
+	set_default_number(
+		L, "consecutive_connection_failures_before_delay", config->consecutive_failures_before_delay);
+	set_default_number(L, "smtp_port", config->smtp_port);
+	set_default_duration(L, "idle_timeout", config->idle_timeout_ns);
+	set_default_duration(L, "connect_timeout", config->connect_timeout_ns);
+	set_default_duration(L, "banner_timeout", config->banner_timeout_ns);
+	set_default_duration(L, "auth_timeout", config->auth_timeout_ns);
+	set_default_duration(L, "ehlo_timeout", config->ehlo_timeout_ns);
+	set_default_duration(L, "mail_from_timeout", config->mail_from_timeout_ns);
+	set_default_duration(L, "rcpt_to_timeout", config->rcpt_to_timeout_ns);
+	set_default_duration(L, "data_timeout", config->data_timeout_ns);
+	set_default_duration(L, "data_dot_timeout", config->data_dot_timeout_ns);
+	set_default_duration(L, "rset_timeout", config->rset_timeout_ns);
+	set_default_duration(L, "starttls_timeout", config->starttls_timeout_ns);
+	set_default_duration(L, "refresh_interval", config->refresh_interval_ns);
+	set_default_text(L, "refresh_strategy", "Ttl");
+	set_default_bool(L, "enable_pipelining", config->enable_pipelining);
+	set_default_bool(L, "enable_rset", config->enable_rset);
+	set_default_bool(L, "use_lmtp", config->use_lmtp);
+	set_default_bool(L, "ignore_8bit_checks", config->ignore_8bit_checks);
+}
+
 int
 l_make_egress_path(lua_State *L)
 {
@@ -544,8 +630,9 @@ l_make_egress_path(lua_State *L)
 		lua_pop(L, 1);
 	}
 	push_view(L, 1, &path_keys[0].key, TR_COUNT(path_keys), sizeof path_keys[0]);
-	lua_setfenv(L, 2);
-	lua_settop(L, 2);
+	path_defaults(L, box->config);
+	set_default_text(L, "enable_tls", tls[0]);
+	set_environment(L, &path_keys[0].key, TR_COUNT(path_keys), sizeof path_keys[0]);
 	return 1;
 }
 
@@ -572,18 +659,38 @@ tr_path_config_for_hook(lua_State *L, int idx)
 
 	if (config == NULL)
 		return NULL;
-	lua_getfenv(L, idx); /* what was given, checked already: reading it again cannot raise */
+	lua_getfenv(L, idx);
+	lua_rawgeti(L, -1, ENV_GIVEN); /* checked already: reading it again cannot raise */
 	read_path(L, lua_gettop(L), config);
-	lua_pop(L, 1);
+	lua_pop(L, 2);
 	return config;
+}
+
+int
+l_config_kind(lua_State *L)
+{
+	if (tr_queue_config_at(L, 1) != NULL)
+		lua_pushliteral(L, "queue");
+	else if (tr_path_config_at(L, 1) != NULL)
+		lua_pushliteral(L, "path");
+	else
+		lua_pushnil(L);
+	return 1;
 }
 
 /* --- metatables -------------------------------------------------------------------------------- */
 
+static void
+push_env_view(lua_State *L)
+{
+	lua_getfenv(L, 1);
+	lua_rawgeti(L, -1, ENV_VIEW);
+}
+
 static int
 l_index(lua_State *L)
 {
-	lua_getfenv(L, 1);
+	push_env_view(L);
 	lua_pushvalue(L, 2);
 	lua_rawget(L, -2);
 	return 1;
@@ -600,7 +707,8 @@ static int
 l_pairs(lua_State *L)
 {
 	lua_getglobal(L, "next");
-	lua_getfenv(L, 1);
+	push_env_view(L);
+	lua_remove(L, -2);
 	lua_pushnil(L);
 	return 3;
 }
@@ -610,7 +718,7 @@ l_len(lua_State *L)
 {
 	lua_Integer n = 0;
 
-	lua_getfenv(L, 1);
+	push_env_view(L);
 	for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1))
 		n++;
 	lua_pushinteger(L, n);

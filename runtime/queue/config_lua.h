@@ -7,6 +7,7 @@
 
 int l_make_queue_config(lua_State *L);
 int l_make_egress_path(lua_State *L);
+int l_config_kind(lua_State *L);             /* config_kind(value) -> "queue", "path" or nil */
 void tr_queue_config_register(lua_State *L); /* the metatables */
 /* The configuration behind the object at idx (borrowed), or NULL if it is something else. */
 struct tr_queue_config *tr_queue_config_at(lua_State *L, int idx);

@@ -366,15 +366,22 @@ l_now_s(lua_State *L)
 int
 luaopen_tr_queue(lua_State *L)
 {
-	static const luaL_Reg functions[] = {
+	static const luaL_Reg kumo[] = {
 		{"make_queue_config", l_make_queue_config},
 		{"make_egress_path", l_make_egress_path},
+		{NULL, NULL},
+	};
+	static const luaL_Reg functions[] = {
+		{"config_kind", l_config_kind},
 		{NULL, NULL},
 	};
 
 	tr_queue_config_register(L);
 	lua_newtable(L);
 	luaL_setfuncs(L, functions, 0);
+	lua_newtable(L);
+	luaL_setfuncs(L, kumo, 0);
+	lua_setfield(L, -2, "kumo");
 	return 1;
 }
 

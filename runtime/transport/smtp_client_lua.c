@@ -119,8 +119,9 @@ l_new(lua_State *L)
 		if (tr_smtpc_domain_literal(domain, literal))
 			return new_conn(L, session, &(struct tr_smtpc_host){.name = literal}, 1);
 		return tr_push_error(L, TR_ENOENT,
-			"%.*s: MX look-ups are not available in this version; name the next hop in get_queue_config: "
-			"protocol = { smtp = { mx_list = { 'HOST:PORT' } } }",
+			"failed to connect to any candidate hosts: %.*s: MX look-ups are not available in this "
+			"version; name the next hop in get_queue_config: protocol = { smtp = { mx_list = { 'HOST:PORT' "
+			"} } }",
 			(int)domain.len, domain.data);
 	}
 	hosts = lua_newuserdata(L, queue->mx_count * sizeof *hosts);
