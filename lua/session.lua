@@ -8,12 +8,21 @@ local retry_after = require 'retry_after'
 
 local session = {}
 
+local try_lua, CANCELLED = host.try_lua, host.CANCELLED
+local min, rawequal = math.min, rawequal
+
 local MAX_TEXT = 1024 -- bytes of an error text that go into a record
 local INTERNAL = 'KumoMTA internal: ' -- policies match on this prefix: contract log-record.md section 1
 
+--- The text of an error value, which may be an object of the policy whose __tostring raises.
+local function text_of(err)
+  local ok, text = pcall(tostring, err)
+  return ok and text or 'an error object that cannot be shown'
+end
+
 --- One line, no control bytes, bounded.
 local function one_line(text)
-  text = tostring(text):gsub('%s+', ' ')
+  text = text_of(text):sub(1, 2 * MAX_TEXT):gsub('%s+', ' ')
   if #text > MAX_TEXT then
     text = text:sub(1, MAX_TEXT) .. '...'
   end
@@ -22,10 +31,10 @@ end
 
 --- A peer that refuses connections is down for all sessions: the gate need not wait for more proof.
 local function refused(err)
-  return tostring(err):lower():find('connection refused', 1, true) ~= nil
+  return text_of(err):sub(1, MAX_TEXT):lower():find('connection refused', 1, true) ~= nil
 end
 
--- Here and not where they are called: a closure for each message is garbage.
+-- Here and not where they are called: a closure for each message is garbage. No tail calls: see host.try_lua.
 local function send_one(conn, s)
   return (conn:send(s:message()))
 end
@@ -43,28 +52,24 @@ protocols.custom_lua = {
       error(("the constructor '%s' has no handler: kumo.on('%s', function(domain, tenant, campaign) ... end)"):format(
         config.constructor, config.constructor), 0)
     end
+    config.peer = 'Lua via ' .. config.constructor
+    config.send = config.batch_size == 1 and send_one or send_all
     return host.dispatch(config.constructor, s:feeding())
   end,
 
   send = function(conn, s, config)
-    local peer = 'Lua via ' .. config.constructor
-    local ok, result
-    if config.batch_size == 1 then
-      ok, result = pcall(send_one, conn, s)
-    else
-      ok, result = pcall(send_all, conn, s)
-    end
+    local peer = config.peer
+    local ok, result = try_lua(config.send, conn, s)
     if ok then
-      if type(result) == 'number' then
-        result = tostring(result)
-      end
-      if type(result) == 'string' and queue.is_utf8(result) then
-        s:report('delivered', 200, result, peer, nil, 'counts')
+      if s:delivered(result, peer) then
         return true
       end
       local got = type(result) == 'string' and 'a string that is not UTF-8' or type(result)
       s:report('transient', 400, INTERNAL .. 'send must return a string, got ' .. got, nil, nil, 'counts')
       return false
+    end
+    if rawequal(result, CANCELLED) then
+      error(CANCELLED, 0)
     end
     local code, message = queue.find_rejection(result)
     if not code then
@@ -92,9 +97,10 @@ protocols.custom_lua = {
 
 --- Fills the hand up to a batch. Returns true with something in hand, or false and why not ("idle", "gate", "close").
 local function collect(s, config, left)
-  local want = math.min(config.batch_size, left)
-  local need = math.min(config.min_batch_size, want)
+  local want = min(config.batch_size, left)
+  local need = min(config.min_batch_size, want)
   local deadline -- of a partial batch, monotonic seconds
+  want = want - s:count() -- session:next() may have left some
   while true do
     local have, why = s:take(want, config.max_batch_bytes)
     if why == 'gate' or why == 'close' then
@@ -112,7 +118,7 @@ local function collect(s, config, left)
         return true
       end
       s:phase 'AccumulatingBatch'
-      want = math.min(config.batch_size, left) - have
+      want = min(config.batch_size, left) - have
     else
       s:phase 'Idle'
     end
@@ -132,25 +138,32 @@ function session.run(s)
   local protocol = protocols[config.protocol]
   local conn
   local left = config.max_deliveries
+  local batch, least, max_bytes = config.batch_size, config.min_batch_size, config.max_batch_bytes
   while left > 0 do
-    s:settle()
-    local got, why = collect(s, config, left)
-    if not got then
-      break
-    end
-    left = left - s:count()
-    if conn == nil then
-      s:phase 'AttemptingConnection'
-      local ok, result = pcall(protocol.connect, s, config)
-      if not ok then
-        s:connect_failed(refused(result))
-        s:report('transient', 400, INTERNAL .. one_line(result))
+    local want = min(batch, left)
+    local count, why = conn ~= nil and s:next(want, min(least, want), max_bytes), nil
+    if not count then
+      s:settle()
+      local got
+      got, why = collect(s, config, left)
+      if not got then
         break
       end
-      conn = result == nil and false or result
-      s:connected()
+      count = s:count()
+      if conn == nil then
+        s:phase 'AttemptingConnection'
+        local ok, result = pcall(protocol.connect, s, config)
+        if not ok then
+          s:connect_failed(refused(result))
+          s:report('transient', 400, INTERNAL .. one_line(result))
+          break
+        end
+        conn = result or false
+        s:connected()
+      end
+      s:phase 'DeliveringMessage'
     end
-    s:phase 'DeliveringMessage'
+    left = left - count
     if not protocol.send(conn, s, config) or why == 'close' then
       break
     end
@@ -159,7 +172,7 @@ function session.run(s)
     s:phase 'Closing'
     local ok, err = pcall(protocol.close, conn)
     if not ok then
-      host.c.log('error', 'close of ' .. (config.constructor or config.protocol) .. ': ' .. tostring(err))
+      host.c.log('error', 'close of ' .. (config.constructor or config.protocol) .. ': ' .. text_of(err))
     end
   end
 end

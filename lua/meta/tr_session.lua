@@ -51,6 +51,19 @@ function Session:settle() end
 ---@return nil|'empty'|'gate'|'close' why  when nothing was taken
 function Session:take(max, max_bytes) end
 
+--- One round of a busy session: takes from `min` to `max` messages and begins the phase DeliveringMessage.
+---@param max integer
+---@param min integer
+---@param max_bytes number  0: no bound
+---@return integer? count  in hand; nil: settle, take and wait for what is missing
+function Session:next(max, min, max_bytes) end
+
+--- As report('delivered', 200, text, peer_name, nil, 'counts') if the text is a string (or number) in UTF-8.
+---@param text any
+---@param peer_name string
+---@return boolean
+function Session:delivered(text, peer_name) end
+
 ---@return kumo.Message  the first in hand; raises if there is none
 function Session:message() end
 

@@ -29,14 +29,20 @@ struct hand {
 };
 
 struct box {
+	const void *mark;  /* its own type's: no other userdata holds this address */
 	struct hand *hand; /* NULL: ended */
 };
 
+static const char box_mark;
+
+/* Called for each step of each message: by the mark, as a metatable's name would be looked up and compared. */
 static struct hand *
 check(lua_State *L, int idx)
 {
-	struct box *box = luaL_checkudata(L, idx, SESSION_TYPE);
+	struct box *box = lua_type(L, idx) == LUA_TUSERDATA ? lua_touserdata(L, idx) : NULL;
 
+	if (box == NULL || lua_objlen(L, idx) != sizeof *box || box->mark != &box_mark)
+		luaL_typerror(L, idx, SESSION_TYPE);
 	if (box->hand == NULL || box->hand->session == NULL)
 		luaL_error(L, "the session has ended");
 	return box->hand;
@@ -185,7 +191,86 @@ l_settle(lua_State *L)
 	return park(L, hand, 60 * TR_NS_PER_S, "commit of outcomes");
 }
 
+/* --- phase and its watchdog ------------------------------------------------------------------------- */
+
+enum { PHASE_IDLE = 1, PHASE_ACCUMULATING = 2, PHASE_DELIVERING = 4 }; /* indices into phases */
+
+static const char *const phases[] = {
+	"Starting",
+	"Idle",
+	"AccumulatingBatch",
+	"AttemptingConnection",
+	"DeliveringMessage",
+	"Closing",
+	NULL,
+};
+
+static int64_t
+watchdog_due_ns(const struct hand *hand)
+{
+	int64_t limit_ns = hand->session->path->watchdog_timeout_ns;
+
+	return hand->session->phase_at_ns + (limit_ns == 0 ? 600 * TR_NS_PER_S : limit_ns);
+}
+
+/* Phases change all the time, so the timer is left where it stands, and looks at the phase when it fires. */
+static void
+watchdog_fired(struct tr_timer *timer)
+{
+	struct hand *hand = tr_container_of(timer, struct hand, watchdog);
+
+	if (hand->session == NULL || hand->task == NULL)
+		return;
+	if (tr_mono_ns() < watchdog_due_ns(hand)) {
+		tr_timer_start_at(
+			tr_loop_wheel(tr_host_loop(hand->host)), timer, watchdog_due_ns(hand), watchdog_fired);
+		return;
+	}
+	tr_log(TR_LEVEL_ERROR, "session", "%.*s: no progress in phase %s: the session is aborted, %u messages go back",
+		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data,
+		hand->session->phase, hand->count);
+	hand->aborted = true;
+	tr_task_cancel(hand->task);
+}
+
+static void
+set_phase(struct hand *hand, int phase)
+{
+	hand->session->phase = phases[phase];
+	hand->session->phase_at_ns = tr_mono_ns();
+	if (phase == PHASE_IDLE || phase == PHASE_ACCUMULATING)
+		tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->watchdog);
+	else if (!tr_timer_running(&hand->watchdog))
+		tr_timer_start_at(tr_loop_wheel(tr_host_loop(hand->host)), &hand->watchdog, watchdog_due_ns(hand),
+			watchdog_fired);
+}
+
+/* session:phase(name): one of a fixed set; the watchdog counts from here unless the session just waits for work. */
+static int
+l_phase(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+
+	set_phase(hand, luaL_checkoption(L, 2, NULL, phases));
+	return 0;
+}
+
 /* --- taking --------------------------------------------------------------------------------------- */
+
+static uint32_t
+take(struct hand *hand, uint32_t max, uint64_t max_bytes, enum tr_take *why)
+{
+	struct tr_message *list = NULL;
+	uint32_t got = tr_session_take(hand->session, max, max_bytes, &list, why);
+
+	if (got == 0)
+		return 0;
+	*hand->list_end = list;
+	while (*hand->list_end != NULL)
+		hand->list_end = &(*hand->list_end)->next;
+	hand->count += got;
+	return got;
+}
 
 /* session:take(max, max_bytes) -> count in hand, or 0, why ("empty", "gate", "close"). Adds to what is in hand. */
 static int
@@ -195,21 +280,31 @@ l_take(lua_State *L)
 	struct hand *hand = check(L, 1);
 	lua_Integer max = luaL_checkinteger(L, 2);
 	lua_Number max_bytes = luaL_optnumber(L, 3, 0);
-	struct tr_message *list = NULL;
 	enum tr_take why = TR_TAKE_EMPTY;
-	uint32_t got;
 
 	luaL_argcheck(L, max >= 1, 2, "at least 1 expected");
-	got = tr_session_take(hand->session, (uint32_t)max, (uint64_t)max_bytes, &list, &why);
-	if (got == 0) {
+	if (take(hand, (uint32_t)max, (uint64_t)max_bytes, &why) > 0) {
 		lua_pushinteger(L, hand->count);
-		lua_pushstring(L, names[why]);
-		return 2;
+		return 1;
 	}
-	*hand->list_end = list;
-	while (*hand->list_end != NULL)
-		hand->list_end = &(*hand->list_end)->next;
-	hand->count += got;
+	lua_pushinteger(L, hand->count);
+	lua_pushstring(L, names[why]);
+	return 2;
+}
+
+/* session:next(max, min, max_bytes) -> count in hand, with the phase DeliveringMessage begun; or nothing: wait for what
+ * is missing (settle, take, wait). What was taken stays in hand. The way of a busy session: one call a round. */
+static int
+l_next(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	lua_Integer max = lua_tointeger(L, 2);
+	enum tr_take why;
+
+	if (tr_session_must_settle(hand->session) || hand->count > 0 || max < 1 ||
+		take(hand, (uint32_t)max, (uint64_t)lua_tonumber(L, 4), &why) < (uint32_t)lua_tointeger(L, 3))
+		return 0;
+	set_phase(hand, PHASE_DELIVERING);
 	lua_pushinteger(L, hand->count);
 	return 1;
 }
@@ -289,6 +384,37 @@ l_report(lua_State *L)
 	return 0;
 }
 
+/* session:delivered(text, peer_name) -> true: as report('delivered', 200, text, peer_name, nil, 'counts'). False, and
+ * nothing is done, if the text, which is a policy's, is no string or not UTF-8. */
+static int
+l_delivered(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	struct tr_outcome outcome = {
+		.kind = TR_OUT_DELIVERED,
+		.response = {.code = 200},
+		.has_peer = true,
+		.peer_name = opt_str(L, 3),
+		.peer_addr = TR_STR("0.0.0.0"),
+		.delivery_protocol = TR_STR("Lua"),
+		.retry_after_ns = -1,
+		.gate_counts = true,
+	};
+	struct tr_str *text = &outcome.response.content;
+	uint32_t count = hand->count;
+
+	if (lua_isstring(L, 2))
+		text->data = lua_tolstring(L, 2, &text->len);
+	if (text->data == NULL || !tr_utf8_valid(*text)) {
+		lua_pushboolean(L, false);
+		return 1;
+	}
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, &outcome);
+	lua_pushboolean(L, true);
+	return 1;
+}
+
 void
 tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes)
 {
@@ -317,49 +443,6 @@ l_requeue(lua_State *L)
 }
 
 /* --- state ------------------------------------------------------------------------------------------ */
-
-static void
-watchdog_fired(struct tr_timer *timer)
-{
-	struct hand *hand = tr_container_of(timer, struct hand, watchdog);
-
-	if (hand->session == NULL || hand->task == NULL)
-		return;
-	tr_log(TR_LEVEL_ERROR, "session", "%.*s: no progress in phase %s: the session is aborted, %u messages go back",
-		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data,
-		hand->session->phase, hand->count);
-	hand->aborted = true;
-	tr_task_cancel(hand->task);
-}
-
-/* session:phase(name): one of a fixed set; restarts the watchdog unless the session just waits for work. */
-static int
-l_phase(lua_State *L)
-{
-	static const char *const phases[] = {
-		"Starting",
-		"Idle",
-		"AccumulatingBatch",
-		"AttemptingConnection",
-		"DeliveringMessage",
-		"Closing",
-		NULL,
-	};
-	struct hand *hand = check(L, 1);
-	int phase = luaL_checkoption(L, 2, NULL, phases);
-	struct tr_wheel *wheel = tr_loop_wheel(tr_host_loop(hand->host));
-	int64_t limit_ns = hand->session->path->watchdog_timeout_ns;
-
-	if (limit_ns == 0)
-		limit_ns = 600 * TR_NS_PER_S;
-	hand->session->phase = phases[phase];
-	hand->session->phase_at_ns = tr_mono_ns();
-	if (phase == 1 || phase == 2)
-		tr_timer_stop(wheel, &hand->watchdog);
-	else
-		tr_timer_start_at(wheel, &hand->watchdog, hand->session->phase_at_ns + limit_ns, watchdog_fired);
-	return 0;
-}
 
 static int
 l_connected(lua_State *L)
@@ -440,6 +523,8 @@ tr_session_lua_register(lua_State *L)
 		{"wait", l_wait},
 		{"settle", l_settle},
 		{"take", l_take},
+		{"next", l_next},
+		{"delivered", l_delivered},
 		{"message", l_message},
 		{"batch", l_batch},
 		{"count", l_count},
@@ -468,7 +553,7 @@ push_session(lua_State *L, void *arg)
 	struct hand *hand = arg;
 	struct box *box = lua_newuserdata(L, sizeof *box);
 
-	box->hand = hand;
+	*box = (struct box){&box_mark, hand};
 	luaL_getmetatable(L, SESSION_TYPE);
 	lua_setmetatable(L, -2);
 	lua_pushlightuserdata(L, hand); /* so that the end can make the box stale */
