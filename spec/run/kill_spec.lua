@@ -1,5 +1,6 @@
 -- kill -9 at any moment under load: every message answered with 250 arrives, every delivered message has its Delivery event,
 -- nothing is invented. A third of the kills hits a start, a third a stop. TAILRACE_KILLS sets how often (10).
+local durable = require 'run.durable'
 local helper = require 'helper'
 local kumo = require 'kumo'
 
@@ -16,30 +17,6 @@ local CASES = {
     sink = '--status-share 503=20 --reset-share 1 --smtp-code dot=451=20',
   },
 }
-
-local function ledger_of(run)
-  local text = helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))
-  local ok, ledger = pcall(kumo.serde.json_parse, text)
-  return ok and type(ledger) == 'table' and ledger or {}
-end
-
---- What the sink took, from its record file: events by type and message id, how often each event came, mails delivered.
-local function read_sink(path)
-  local got = { Reception = {}, Delivery = {}, events = {}, mails = 0 }
-  for line in io.lines(path) do
-    local entry = kumo.serde.json_parse(line)
-    if entry.body and entry.status == 200 then
-      local record = kumo.serde.json_parse(entry.body)
-      if got[record.type] then
-        got[record.type][record.id] = record.recipient
-      end
-      got.events[record.event_id] = (got.events[record.event_id] or 0) + 1
-    elseif entry.code == 250 then
-      got.mails = got.mails + 1
-    end
-  end
-  return got
-end
 
 local function kill(command, run, env)
   local how = math.random(3)
@@ -63,26 +40,11 @@ describe('kill -9 under load', function()
 
   for _, case in ipairs(CASES) do
     it(('loses nothing in %d kills: %s'):format(KILLS, case.name), function()
-      local dir = helper.dir()
-      local sink = helper.sink(
-        ('--http 127.0.0.1:0 --smtp 127.0.0.1:0 --record %s/got %s'):format(dir, case.sink or '')
-      )
-      local env = {
-        TAILRACE_DIR = dir,
-        TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http),
-        TAILRACE_NEXT_HOP = sink.smtp,
-        TAILRACE_SMTP = '127.0.0.1:0',
-        TAILRACE_HTTP = '127.0.0.1:0',
-      }
+      local dir, env = durable.setup(case.sink)
       local seed = os.time()
       math.randomseed(seed)
-      local run = helper.run('spec/run/durable_policy.lua', case.run, env)
-      -- the same ports from now on, so that the load finds them again
-      env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
-      local command = ('%s run --policy spec/run/durable_policy.lua --ledger %s'):format(
-        helper.quote(helper.TAILRACE),
-        case.run or ''
-      )
+      local run = durable.run(env, case.run) -- and the same ports from now on, so that the load finds them again
+      local command = ('%s run --policy %s --ledger %s'):format(helper.quote(helper.TAILRACE), durable.POLICY, case.run or '')
       local inject = helper.quote(helper.TAILRACE)
         .. (' inject --duration %d --keep-going --json --quiet '):format(2 + KILLS * PER_KILL_S)
       local by_smtp = helper.start(('%s --smtp %s --connections 10 --ids %s/ids %s'):format(inject, run.smtp, dir, case.inject))
@@ -97,10 +59,7 @@ describe('kill -9 under load', function()
       run.http = env.TAILRACE_HTTP
       by_smtp:wait(KILLS * 10 + 120)
       by_http:wait(KILLS * 10 + 120)
-      helper.wait_for('the last events', function()
-        local ledger = ledger_of(run)
-        return ledger.webhook and ledger.webhook.waiting == 0 and ledger.mail.waiting == 0
-      end, 300)
+      durable.wait_empty(run, 300)
       assert.are.equal(0, run:stop())
       for i, one in ipairs(runs) do -- a kill leaves a torn tail at most
         for _, word in ipairs { 'balance', ' should be waiting', 'damaged bytes', 'missing', 'makes no sense', 'ERROR', 'Sanitizer' } do
@@ -108,14 +67,8 @@ describe('kill -9 under load', function()
         end
       end
 
-      local got = read_sink(dir .. '/got')
-      local accepted, lost = 0, {}
-      for id in (helper.read(dir .. '/ids') or ''):gmatch '%x+' do
-        accepted = accepted + 1
-        if not got.Reception[id] or not got.Delivery[id] then
-          lost[#lost + 1] = id
-        end
-      end
+      local got = durable.read_sink(dir)
+      local lost, accepted = durable.lost(dir, got)
       assert.are.same({}, lost)
       local from = { smtp = kumo.serde.json_parse(by_smtp:output()), http = kumo.serde.json_parse(by_http:output()) }
       local received = { smtp = 0, http = 0 }
@@ -133,17 +86,12 @@ describe('kill -9 under load', function()
         assert.is_true(count >= from[source].accepted, ('%s: %d of %d'):format(source, count, from[source].accepted))
         assert.is_true(count <= from[source].accepted + from[source].unknown, ('%s: %d invented'):format(source, count))
       end
-      local duplicates = 0
-      for _, n in pairs(got.events) do
-        duplicates = duplicates + n - 1
-      end
-      local left = helper.sh(('ls %s/spool/data | grep -c ^body-'):format(dir))
-      assert.are.equal(0, tonumber(left:match '%d+'), 'body files of messages that have ended')
+      assert.are.equal(0, durable.body_files(dir .. '/spool/data'), 'body files of messages that have ended')
       print(
         ('\n%d kills: accepted %d by SMTP (%d unanswered) and %d by HTTP (%d); none lost; '):format(
           KILLS, from.smtp.accepted, from.smtp.unknown, from.http.accepted, from.http.unknown)
           .. ('%d + %d came; duplicates: %d events, %d mails'):format(
-            received.smtp, received.http, duplicates, got.mails - received.smtp - received.http)
+            received.smtp, received.http, got.duplicates, got.mails - received.smtp - received.http)
       )
     end)
   end

@@ -1,0 +1,82 @@
+--- What the specs about durability share: the processes of the main job, and the account of what went in and came out.
+local helper = require 'helper'
+local kumo = require 'kumo'
+
+local durable = { POLICY = 'spec/run/durable_policy.lua' }
+
+--- A sink, a directory and the environment for the policy. more: further variables.
+function durable.setup(sink_options, more)
+  local dir = helper.dir()
+  local sink = helper.sink(('--http 127.0.0.1:0 --smtp 127.0.0.1:0 --record %s/got %s'):format(dir, sink_options or ''))
+  local env = {
+    TAILRACE_DIR = dir,
+    TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http),
+    TAILRACE_NEXT_HOP = sink.smtp,
+    TAILRACE_SMTP = '127.0.0.1:0',
+    TAILRACE_HTTP = '127.0.0.1:0',
+  }
+  for name, value in pairs(more or {}) do
+    env[name] = value
+  end
+  return dir, env, sink
+end
+
+--- Starts the runtime and notes its ports in env: the next start has the same.
+function durable.run(env, options)
+  local run = helper.run(durable.POLICY, options, env)
+  env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
+  return run
+end
+
+function durable.ledger(run)
+  local text = helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))
+  local ok, ledger = pcall(kumo.serde.json_parse, text)
+  return ok and type(ledger) == 'table' and ledger or {}
+end
+
+function durable.wait_empty(run, limit_s)
+  helper.wait_for('the last events', function()
+    local ledger = durable.ledger(run)
+    return ledger.webhook and ledger.webhook.waiting == 0 and ledger.mail.waiting == 0
+  end, limit_s or 60)
+end
+
+--- What the sink took, from its record file: events by type and message id, how often each event came, mails.
+function durable.read_sink(dir)
+  local got = { Reception = {}, Delivery = {}, events = {}, mails = 0, duplicates = 0 }
+  for line in (helper.read(dir .. '/got') or ''):gmatch '[^\n]+\n' do
+    local entry = kumo.serde.json_parse(line)
+    if entry.body and entry.status == 200 then
+      local record = kumo.serde.json_parse(entry.body)
+      if got[record.type] then
+        got[record.type][record.id] = record.recipient
+      end
+      if got.events[record.event_id] then
+        got.duplicates = got.duplicates + 1
+      end
+      got.events[record.event_id] = true
+    elseif entry.code == 250 then
+      got.mails = got.mails + 1
+    end
+  end
+  return got
+end
+
+--- Ids of DIR/ids (inject --ids) that have no Reception or no Delivery in `got`; how many ids there are.
+function durable.lost(dir, got)
+  local lost, count = {}, 0
+  for id in (helper.read(dir .. '/ids') or ''):gmatch '%x+' do
+    count = count + 1
+    if not got.Reception[id] or not got.Delivery[id] then
+      lost[#lost + 1] = id
+    end
+  end
+  return lost, count
+end
+
+--- Body files in the spool.
+function durable.body_files(dir)
+  return tonumber((helper.sh(('ls %s | grep -c ^body-'):format(dir)):match '%d+'))
+end
+
+return durable
