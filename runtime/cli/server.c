@@ -387,8 +387,13 @@ dispose(struct tr_server *server)
 		tr_loop_remove_turn_hook(server->worker[0].loop, &server->tick);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_host_free(server->worker[i].host);
-	if (server->spool != NULL)
+	if (server->spool != NULL) {
 		quiesce(server);
+		if (!is_quiet(NULL)) { /* the disk fails: what waits for it must be told while its loops are there */
+			tr_spool_finish(server->spool);
+			quiesce(server);
+		}
+	}
 	tr_recorder_free(server->recorder);
 	if (server->engine != NULL)
 		tr_engine_free(server->engine);

@@ -391,12 +391,23 @@ commit_start(struct tr_spool *spool)
 void
 commit_stop(struct tr_spool *spool)
 {
-	atomic_store(&spool->stopping, true);
+	if (atomic_exchange(&spool->stopping, true))
+		return; /* by tr_spool_finish() */
 	commit_wake(spool);
 	pthread_mutex_lock(&spool->nap_mu);
 	pthread_cond_signal(&spool->nap_cond);
 	pthread_mutex_unlock(&spool->nap_mu);
 	pthread_join(spool->committer, NULL);
+}
+
+void
+tr_spool_finish(struct tr_spool *spool)
+{
+	if (!spool->recovered)
+		return;
+	for (struct port *port = spool->ports; port != NULL; port = port->next)
+		port_flush(port);
+	commit_stop(spool);
 }
 
 bool

@@ -70,6 +70,11 @@ struct tr_recovery {
 int tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr_recovered *message), void *arg,
 	struct tr_recovery *stats);
 
+/* The last commit, for a disk that may fail: what cannot be stored within some tries is given up, so that every
+ * change is answered (on its loop, which must still run after this). Nothing may be submitted any more, and no loop
+ * may run in another thread. */
+void tr_spool_finish(struct tr_spool *spool);
+
 /* Commits what waits, writes the ledger, stops the threads, syncs, closes, frees. No change may be under way
  * whose loop no longer runs. */
 void tr_spool_close(struct tr_spool *spool);
