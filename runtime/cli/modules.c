@@ -2,7 +2,7 @@
 #include "cli/server.h"
 #include "cli/testing.h"
 #include "ingress/http_server_lua.h"
-#include "ingress/run.h"
+#include "ingress/run_lua.h"
 #include "ingress/smtp_server_lua.h"
 #include "message/message_lua.h"
 #include "policy/library.h"

@@ -4,6 +4,7 @@
 #define TR_SERVER_H
 
 #include "ingress/run.h"
+#include "policy/policy.h"
 #include "queue/queue.h"
 #include "record/record.h"
 

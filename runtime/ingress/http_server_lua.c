@@ -6,7 +6,7 @@
 
 #include "base/diag.h"
 #include "ingress/http_server.h"
-#include "ingress/run.h"
+#include "ingress/run_lua.h"
 #include "net/address.h"
 #include "policy/policy.h"
 

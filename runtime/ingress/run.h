@@ -4,7 +4,8 @@
 #ifndef TR_RUN_H
 #define TR_RUN_H
 
-#include "policy/policy.h"
+#include <stdbool.h>
+
 #include "spool/spool.h"
 
 /* A listener or another source of messages: embed it. */
@@ -26,14 +27,7 @@ struct tr_run {
 	struct tr_run_part *parts;
 };
 
-/* The service, or an error naming the function when called outside pre_init and init. */
-struct tr_run *tr_run_check(lua_State *L, const char *function);
 void tr_run_add(struct tr_run *run, struct tr_run_part *part);
 void tr_run_fini(struct tr_run *run); /* frees paths and parts */
-/* "10%", a number of bytes or inodes, or their digits: the key of an option table; def stays if it is absent. */
-void tr_opt_space_limit(lua_State *L, int idx, const char *function, const char *key, struct tr_space_limit *out);
-
-/* `require 'tr.run'`: kumo.define_spool. */
-int luaopen_tr_run(lua_State *L);
 
 #endif

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/diag.h"
-#include "ingress/run.h"
+#include "ingress/run_lua.h"
 
 struct tr_run *
 tr_run_check(lua_State *L, const char *function)
@@ -12,30 +12,6 @@ tr_run_check(lua_State *L, const char *function)
 	if (run == NULL || !run->configuring)
 		luaL_error(L, "%s: may only be called while the events 'pre_init' and 'init' run", function);
 	return run;
-}
-
-void
-tr_run_add(struct tr_run *run, struct tr_run_part *part)
-{
-	struct tr_run_part **at = &run->parts;
-
-	while (*at != NULL)
-		at = &(*at)->next;
-	*at = part;
-	part->next = NULL;
-}
-
-void
-tr_run_fini(struct tr_run *run)
-{
-	while (run->parts != NULL) {
-		struct tr_run_part *part = run->parts;
-		run->parts = part->next;
-		part->free(part);
-	}
-	free(run->meta_path);
-	free(run->data_path);
-	memset(run, 0, sizeof *run);
 }
 
 void

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/diag.h"
+#include "ingress/run_lua.h"
 #include "ingress/smtp_listener.h"
 #include "message/message_lua.h"
 #include "policy/policy.h"
