@@ -154,7 +154,7 @@ function session.run(s)
         s:phase 'AttemptingConnection'
         local ok, result = pcall(protocol.connect, s, config)
         if not ok then
-          s:connect_failed(refused(result))
+          s:connect_failed(refused(result), one_line(result))
           s:report('transient', 400, INTERNAL .. one_line(result))
           break
         end
