@@ -93,7 +93,8 @@ function Session:phase(name) end
 function Session:connected() end
 
 ---@param at_once boolean  the peer refuses: close the gate now
-function Session:connect_failed(at_once) end
+---@param text string      for the log
+function Session:connect_failed(at_once, text) end
 
 --- Arguments of a constructor.
 ---@return string domain

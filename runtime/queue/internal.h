@@ -226,6 +226,10 @@ struct tr_ready {
 	uint32_t waiting_count;
 	struct tr_gate gate;
 	_Atomic bool gate_dirty; /* a failure was told since the last success */
+	bool gate_told;           /* the log says that it is closed */
+	uint32_t gate_untold;     /* closings since the last line about one */
+	int64_t gate_told_at_ns;  /* that line */
+	int64_t gate_shut_at_ns;  /* first closing since it was open */
 	bool probe_coming;       /* a session was opened or woken for the probe */
 	uint32_t failures;       /* connection failures in a row */
 	uint32_t sessions, idle;

@@ -151,6 +151,7 @@ struct tr_session {
 	bool idle;         /* in tr_session_wait */
 	bool probing;      /* holds the gate's probe */
 	bool idle_queued;
+	bool failed_itself; /* by a defect, not by its peer: tr_session_end() lets a second pass before the next one */
 };
 /* Up to `max` messages (and, after the first, `max_bytes` of body; 0: no bound) into *list; each checked for bounce
  * rules and age. They belong to the session until their outcome. Returns how many; *why if 0. */
@@ -165,8 +166,8 @@ void tr_session_unwait(struct tr_session *session);
 void tr_session_feeding(const struct tr_session *session, struct tr_buf *name);
 void tr_session_connected(struct tr_session *session); /* a connect worked: failures in a row are over */
 /* A connection failure (constructor raised, no host answered): counts for the gate and the consecutive rule; the held
- * messages get their outcomes by tr_session_report. at_once: refused. */
-void tr_session_connect_failed(struct tr_session *session, bool at_once);
+ * messages get their outcomes by tr_session_report. at_once: refused. text: for the log. */
+void tr_session_connect_failed(struct tr_session *session, bool at_once, struct tr_str text);
 void tr_session_end(struct tr_session *session); /* frees it */
 
 enum tr_outcome_kind {
@@ -184,7 +185,8 @@ struct tr_outcome {
 	int64_t retry_after_ns;          /* -1: not said */
 	bool gate_at_once;               /* closes the gate now */
 	bool gate_counts;   /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
-	const char *reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop" */
+	const char *reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
+			     * record tells `response`; without, they wait where they were, and there is no record */
 };
 /* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need
  * not wait. Whole message only. */

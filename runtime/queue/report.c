@@ -7,9 +7,47 @@
 
 enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
 
+#define GATE_LINES_NS (60 * TR_NS_PER_S) /* an outage of hours, or one that comes and goes, fills no log */
+#define GATE_TEXT 160                    /* bytes of an answer in such a line */
+
+/* What a person should read about a closing (wait_ns > 0) or an opening; empty: nothing. */
 static void
-tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t retry_after_ns)
+gate_line_locked(struct tr_ready *ready, int64_t wait_ns, struct tr_str text, struct tr_buf *line)
 {
+	int64_t now_ns = tr_mono_ns();
+
+	if (wait_ns > 0 && ready->gate.closings <= 1)
+		ready->gate_shut_at_ns = now_ns;
+	if (wait_ns <= 0) {
+		if (ready->gate_told)
+			tr_buf_addf(line, "gate open again after %.1f s",
+				(double)(now_ns - ready->gate_shut_at_ns) / TR_NS_PER_S);
+		ready->gate_told = false;
+		return;
+	}
+	if (ready->gate_told_at_ns != 0 && now_ns - ready->gate_told_at_ns < GATE_LINES_NS && wait_ns < GATE_LINES_NS) {
+		ready->gate_untold++;
+		return;
+	}
+	tr_buf_addf(line, "gate closed for %.1f s", (double)wait_ns / TR_NS_PER_S);
+	if (ready->gate_untold > 0)
+		tr_buf_addf(line, " (closed %u times since the last line)", ready->gate_untold);
+	if (text.len > 0) {
+		tr_buf_addz(line, ": ");
+		for (size_t i = 0; i < text.len && i < GATE_TEXT; i++)
+			tr_buf_addc(line, (unsigned char)text.data[i] < ' ' ? ' ' : text.data[i]);
+		if (text.len > GATE_TEXT)
+			tr_buf_addz(line, "...");
+	}
+	ready->gate_told = true;
+	ready->gate_untold = 0;
+	ready->gate_told_at_ns = now_ns;
+}
+
+static void
+tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t retry_after_ns, struct tr_str text)
+{
+	struct tr_buf line = {0};
 	struct tr_ready *ready = session->pub.ready;
 	struct tr_worker *worker = session->pub.worker;
 	double random = tr_worker_random(worker);
@@ -29,16 +67,16 @@ tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t re
 	else if (word == GATE_NOTHING && probing)
 		tr_gate_abandon(&ready->gate);
 	after = ready->gate.state;
+	if (wait_ns > 0 || (after == TR_GATE_OPEN && before != TR_GATE_OPEN))
+		gate_line_locked(ready, wait_ns, text, &line);
 	pthread_mutex_unlock(&ready->lock);
 	session->pub.probing = false;
-	if (wait_ns > 0) {
-		tr_log(TR_LEVEL_WARN, "queue", "%s: gate closed for %.1f s", ready->name, (double)wait_ns / 1e9);
+	if (line.len > 0)
+		tr_log(wait_ns > 0 ? TR_LEVEL_WARN : TR_LEVEL_INFO, "queue", "%s: %.*s", ready->name, (int)line.len,
+			line.data);
+	tr_buf_free(&line);
+	if (wait_ns > 0 || before != after || word == GATE_FAILURE)
 		ready_kick(ready);
-	} else if (before != after || word == GATE_FAILURE) {
-		if (after == TR_GATE_OPEN && before != TR_GATE_OPEN)
-			tr_log(TR_LEVEL_INFO, "queue", "%s: gate open again", ready->name);
-		ready_kick(ready);
-	}
 }
 
 static void
@@ -50,13 +88,14 @@ gate_outcome(struct session *session, const struct tr_outcome *outcome)
 		(outcome->kind == TR_OUT_BOUNCED && (outcome->gate_counts || session->pub.probing))) {
 		/* an open gate without failures has nothing to learn: no lock in the common case */
 		if (atomic_exchange(&session->pub.ready->gate_dirty, false) || session->pub.probing)
-			tell_gate(session, GATE_SUCCESS, false, -1);
+			tell_gate(session, GATE_SUCCESS, false, -1, TR_STR(""));
 	} else if (outcome->kind == TR_OUT_TRANSIENT &&
 		   (outcome->gate_counts || outcome->gate_at_once || outcome->retry_after_ns >= 0)) {
 		session->pub.ready->gate_dirty = true;
-		tell_gate(session, GATE_FAILURE, outcome->gate_at_once, outcome->retry_after_ns);
+		tell_gate(session, GATE_FAILURE, outcome->gate_at_once, outcome->retry_after_ns,
+			outcome->response.content);
 	} else if (session->pub.probing) {
-		tell_gate(session, GATE_NOTHING, false, -1);
+		tell_gate(session, GATE_NOTHING, false, -1, TR_STR(""));
 	}
 }
 
@@ -115,7 +154,7 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 }
 
 void
-tr_session_connect_failed(struct tr_session *pub, bool at_once)
+tr_session_connect_failed(struct tr_session *pub, bool at_once, struct tr_str text)
 {
 	struct session *session = session_of(pub);
 	struct tr_ready *ready = pub->ready;
@@ -127,7 +166,7 @@ tr_session_connect_failed(struct tr_session *pub, bool at_once)
 	pthread_mutex_unlock(&ready->lock);
 	if (pub->path->gate.failures_to_close != 0) {
 		ready->gate_dirty = true;
-		tell_gate(session, GATE_FAILURE, at_once, -1);
+		tell_gate(session, GATE_FAILURE, at_once, -1, text);
 	}
 	if (delay)
 		delay_ready(ready, pub->worker);
@@ -240,7 +279,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 		return;
 	}
 	fill_event(&event, session, outcome);
-	if (outcome->kind != TR_OUT_REQUEUE) {
+	if (outcome->kind != TR_OUT_REQUEUE || outcome->response.code != 0) {
 		for (struct tr_message *message = list.head; message != NULL; message = message->next) {
 			event.message = message;
 			tr_outbox_emit(&op->outbox, &event);
@@ -273,6 +312,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 	}
 	case TR_OUT_REQUEUE: {
 		struct retry_spec spec = {.delay_ns = outcome->retry_after_ns,
+			.explained = outcome->response.code != 0,
 			.response = outcome->response,
 			.reasons = {outcome->reason != NULL ? outcome->reason : "DispatcherDrop"}};
 

@@ -194,8 +194,8 @@ tr_session_end(struct tr_session *pub)
 	bool useless = session->taken == 0 && !session->saw_empty;
 
 	retire(session);
-	if (useless && !stopping(worker->engine))
-		failed_open(ready); /* it ended before it took anything: not again at once */
+	if ((useless || pub->failed_itself) && !stopping(worker->engine))
+		failed_open(ready); /* it ended before it took anything, or by a defect: not again at once */
 	else
 		ready_balance(ready, worker);
 	ready_unref(ready);

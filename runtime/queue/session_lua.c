@@ -84,19 +84,52 @@ tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *a
 
 /* Gives back what is in hand: not tried, attempts stay. */
 static void
-give_back(struct hand *hand, const char *reason, int code, const char *text)
+give_back(struct hand *hand, const char *reason)
+{
+	uint32_t count = hand->count;
+	struct tr_outcome outcome = {.kind = TR_OUT_REQUEUE, .reason = reason, .retry_after_ns = -1};
+
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, &outcome);
+}
+
+/* The watchdog ended the task: whether the peer has it nobody knows. Attempts stay, and a while passes. */
+static void
+give_back_stuck(struct hand *hand)
 {
 	uint32_t count = hand->count;
 	struct tr_outcome outcome = {
 		.kind = TR_OUT_REQUEUE,
-		.reason = reason,
-		.retry_after_ns = -1,
-		.response = {.code = code, .content = tr_str(text)},
-		.delivery_protocol = {NULL, 0},
+		.reason = "DispatcherDrop",
+		.retry_after_ns = 1 + (int64_t)(tr_worker_random(hand->session->worker) * 59e9),
+		.response = {451, {4, 4, 1}, TR_STR("no progress within the watchdog timeout"), {NULL, 0}},
+		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
 	};
 
 	if (count > 0)
 		tr_session_report(hand->session, let_go(hand), count, &outcome);
+}
+
+/* The session loop itself failed. The messages in hand may be why, so it counts as an attempt: else they would come
+ * first again, for ever. */
+static void
+give_back_failed(struct hand *hand, const char *text)
+{
+	uint32_t count = hand->count;
+	struct tr_buf content = {0};
+
+	if (count == 0)
+		return;
+	tr_buf_addf(&content, "KumoMTA internal: the session failed: %.*s", (int)strcspn(text, "\n"), text);
+	struct tr_outcome outcome = {
+		.kind = TR_OUT_TRANSIENT,
+		.retry_after_ns = -1,
+		.gate_counts = true,
+		.response = {.code = 400, .content = {content.data, content.len}},
+		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
+	};
+	tr_session_report(hand->session, let_go(hand), count, &outcome);
+	tr_buf_free(&content);
 }
 
 /* --- waiting ----------------------------------------------------------------------------------- */
@@ -438,7 +471,7 @@ l_requeue(lua_State *L)
 	struct hand *hand = check(L, 1);
 	static const char *const reasons[] = {"DispatcherDrop", "PeerClosedConnection", "TooManyRecipients", NULL};
 
-	give_back(hand, reasons[luaL_checkoption(L, 2, NULL, reasons)], 400, "");
+	give_back(hand, reasons[luaL_checkoption(L, 2, NULL, reasons)]);
 	return 0;
 }
 
@@ -451,11 +484,11 @@ l_connected(lua_State *L)
 	return 0;
 }
 
-/* session:connect_failed(at_once) */
+/* session:connect_failed(at_once, text) */
 static int
 l_connect_failed(lua_State *L)
 {
-	tr_session_connect_failed(check(L, 1)->session, lua_toboolean(L, 2));
+	tr_session_connect_failed(check(L, 1)->session, lua_toboolean(L, 2), tr_str(luaL_optstring(L, 3, "")));
 	return 0;
 }
 
@@ -570,13 +603,16 @@ ended(void *arg, const struct tr_task_result *result)
 	struct tr_wheel *wheel = tr_loop_wheel(tr_host_loop(hand->host));
 	lua_State *L = tr_host_state(hand->host);
 
-	if (result->status != TR_OK && result->status != TR_ECANCELED)
+	if (hand->aborted) {
+		give_back_stuck(hand);
+	} else if (result->status != TR_OK && result->status != TR_ECANCELED) {
 		tr_log(TR_LEVEL_ERROR, "session", "%.*s: %s", (int)tr_ready_name(session->ready).len,
 			tr_ready_name(session->ready).data, result->text);
-	if (hand->aborted)
-		give_back(hand, "DispatcherDrop", 451, "4.4.1 no progress within the watchdog timeout");
-	else
-		give_back(hand, "DispatcherDrop", 400, "KumoMTA internal: the session ended before an outcome");
+		session->failed_itself = true;
+		give_back_failed(hand, result->text);
+	} else {
+		give_back(hand, "DispatcherDrop");
+	}
 	tr_timer_stop(wheel, &hand->timeout);
 	tr_timer_stop(wheel, &hand->watchdog);
 	tr_loop_undefer(tr_host_loop(hand->host), &hand->waker);

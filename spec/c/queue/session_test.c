@@ -415,7 +415,7 @@ stop_names_busy_sessions_and_keeps_its_deadline(void **state)
 static int64_t
 fails_to_connect(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
 {
-	tr_session_connect_failed(session->session, false);
+	tr_session_connect_failed(session->session, false, TR_STR("refused"));
 	rig_fail(outcome, 400);
 	outcome->gate_counts = false;
 	return 0;
