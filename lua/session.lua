@@ -54,7 +54,11 @@ protocols.custom_lua = {
     end
     config.peer = 'Lua via ' .. config.constructor
     config.send = config.batch_size == 1 and send_one or send_all
-    return host.dispatch(config.constructor, s:feeding())
+    local conn = host.dispatch(config.constructor, s:feeding())
+    if type(conn) ~= 'table' and type(conn) ~= 'userdata' then
+      error(("the constructor '%s' returned %s, not a connection object"):format(config.constructor, type(conn)), 0)
+    end
+    return conn
   end,
 
   send = function(conn, s, config)
