@@ -32,6 +32,17 @@ local FIELDS = {
     expires = 's',
     queue_names = 't',
   },
+  rebind = {
+    campaign = 's',
+    tenant = 's',
+    domain = 's',
+    routing_domain = 's',
+    reason = 'S',
+    data = 'T',
+    suppress_logging = 'b',
+    trigger_rebind_event = 'b',
+    always_flush = 'b',
+  },
   suspend_ready = { name = 'S', reason = 'S', duration = '*', expires = 's' },
 }
 
@@ -97,6 +108,21 @@ function admin.delete(kind, id)
     http_error.raise(422, 'missing field `id`')
   end
   return core.admin_delete(kind, id)
+end
+
+--- Gives what waits in some queues other metadata, and moves it to where that leads. Runs on after the call.
+---@param request table
+function admin.rebind(request)
+  http_error.check_object(request, '', FIELDS.rebind)
+  for name, value in pairs(request.data) do
+    if type(name) ~= 'string' or type(value) ~= 'string' then
+      http_error.raise(422, 'data: names and values must be strings, got %s for %s', type(value), tostring(name))
+    end
+  end
+  local ok, err = core.admin_rebind(request)
+  if not ok then
+    http_error.raise(500, err)
+  end
 end
 
 --- A queue's state as JSON; nil when there is no such queue.

@@ -203,6 +203,13 @@ local ROUTES = {
       )
     end,
   },
+  ['POST /api/admin/rebind/v1'] = {
+    'trusted',
+    function(request)
+      admin.rebind(json_body(request))
+      return 200, '{}', JSON
+    end,
+  },
   ['GET /api/admin/inspect-sched-q/v1'] = { 'trusted', inspect 'sched' },
   ['GET /api/admin/inspect-ready-q/v1'] = { 'trusted', inspect 'ready' },
   ['POST /api/admin/set_diagnostic_log_filter/v1'] = {

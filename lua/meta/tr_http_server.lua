@@ -35,6 +35,11 @@ function core.admin_delete(kind, id) end
 ---@return string json
 function core.admin_list(kind) end
 
+---@param request table  checked: criteria, reason, data (strings), trigger_rebind_event, always_flush, suppress_logging
+---@return boolean? done
+---@return string? message
+function core.admin_rebind(request) end
+
 ---@return number? seconds from now to the RFC 3339 moment
 ---@return string? message
 function core.until_s(moment) end

@@ -7,7 +7,7 @@
 #include "policy/policy.h"
 #include "queue/queue.h"
 
-enum { MAX_QUEUE_NAMES = 1000 };
+enum { MAX_QUEUE_NAMES = 1000, MAX_REBIND_DATA = 100 };
 
 static struct tr_engine *
 check_engine(lua_State *L)
@@ -108,6 +108,47 @@ l_admin_add(lua_State *L)
 	if (err != TR_OK)
 		return tr_push_error(L, err, "%s", tr_err_text(err));
 	lua_pushstring(L, id);
+	return 1;
+}
+
+/* admin_rebind({campaign=, tenant=, domain=, routing_domain=, reason=, data={k=v}, trigger_rebind_event=,
+ * always_flush=, suppress_logging=}) -> true | nil, message, code. The table was checked by the caller. */
+static int
+l_admin_rebind(lua_State *L)
+{
+	struct tr_engine *engine = check_engine(L);
+	const char *data[2 * MAX_REBIND_DATA + 1];
+	struct tr_rebind request = {.data = data};
+	size_t count = 0;
+	int err;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	lua_pushnil(L);
+	lua_insert(L, 1); /* field() and flag() look at index 2 */
+	request.match.campaign = field(L, "campaign");
+	request.match.tenant = field(L, "tenant");
+	request.match.domain = field(L, "domain");
+	request.match.routing_domain = field(L, "routing_domain");
+	request.reason = field(L, "reason");
+	request.trigger_event = flag(L, "trigger_rebind_event");
+	request.always_flush = flag(L, "always_flush");
+	request.suppress_logging = flag(L, "suppress_logging");
+	lua_getfield(L, 2, "data");
+	luaL_checktype(L, -1, LUA_TTABLE);
+	for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
+		if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+			return luaL_error(L, "data: names and values are strings");
+		if (count == 2 * MAX_REBIND_DATA)
+			return luaL_error(L, "data: at most %d values", (int)MAX_REBIND_DATA);
+		data[count++] = lua_tostring(L, -2);
+		data[count++] = lua_tostring(L, -1);
+	}
+	data[count] = NULL;
+	err = tr_admin_rebind(engine, &request);
+	if (err != TR_OK)
+		return tr_push_error(L, err, "%s", tr_err_text(err));
+	lua_pushboolean(L, 1);
 	return 1;
 }
 
@@ -274,8 +315,8 @@ void
 tr_admin_lua_add(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"admin_add", l_admin_add}, {"admin_delete", l_admin_delete},
-		{"admin_list", l_admin_list}, {"inspect", l_inspect}, {"metrics", l_metrics}, {"ledger", l_ledger},
-		{"until_s", l_until_s}, {NULL, NULL}};
+		{"admin_list", l_admin_list}, {"admin_rebind", l_admin_rebind}, {"inspect", l_inspect},
+		{"metrics", l_metrics}, {"ledger", l_ledger}, {"until_s", l_until_s}, {NULL, NULL}};
 
 	luaL_setfuncs(L, functions, 0);
 	lua_getfield(L, -1, "kumo");

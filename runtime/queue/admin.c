@@ -4,8 +4,8 @@
 #include "base/json.h"
 #include "queue/internal.h"
 
-static void
-rule_free(struct admin_rule *rule)
+void
+admin_rule_free(struct admin_rule *rule)
 {
 	free(rule->campaign);
 	free(rule->tenant);
@@ -28,8 +28,8 @@ part_matches(const char *want, bool has, struct tr_str part)
 	return want == NULL || (has && tr_str_eq(tr_str(want), part));
 }
 
-static bool
-rule_matches(const struct admin_rule *rule, const struct tr_sched *sched)
+bool
+admin_rule_matches(const struct admin_rule *rule, const struct tr_sched *sched)
 {
 	const struct tr_queue_name *parts = &sched->parts;
 
@@ -81,7 +81,7 @@ admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_s
 		return false;
 	pthread_mutex_lock(&engine->admin_lock);
 	for (rule = engine->rules; rule != NULL; rule = rule->next) {
-		if (rule->kind == kind && rule->expires_at_ns > now_ns && rule_matches(rule, sched))
+		if (rule->kind == kind && rule->expires_at_ns > now_ns && admin_rule_matches(rule, sched))
 			break;
 	}
 	if (rule != NULL) {
@@ -130,129 +130,55 @@ struct sweep_mail {
 	bool bounce; /* act on what waits; else only wake the queues */
 };
 
-/* A bounce sweep of one worker: queue by queue through the lines, then bucket by bucket through the wheel, from the far
- * levels to the near ones, since entries only ever come nearer. Each queue looked at keeps its place by a reference. */
-struct sweep {
-	struct tr_timer timer;
-	struct tr_worker *worker;
-	struct tr_sched *sched; /* referenced: next to look at */
-	bool lines_done;
-	int level;
-	uint32_t index;
-	uint32_t pending; /* slots of a bucket that was taken out */
-	bool again;       /* another rule came meanwhile */
+/* A bounce sweep of one worker. */
+struct bounce_sweep {
+	struct sweep sweep;
+	bool again; /* another rule came meanwhile */
 };
 
-static void
-sweep_begin(struct sweep *sweep)
+static bool
+is_bounced(struct sweep *sweep, const struct tr_sched *sched)
 {
-	struct tr_worker *worker = sweep->worker;
-
-	sweep->again = false;
-	sweep->lines_done = false;
-	sweep->level = SLOT_LEVELS - 1;
-	sweep->index = 0;
-	sweep->pending = TR_NO_SLOT;
-	pthread_mutex_lock(&worker->home_lock);
-	sweep->sched = worker->homes;
-	if (sweep->sched != NULL)
-		sched_count(sweep->sched, 1);
-	pthread_mutex_unlock(&worker->home_lock);
-}
-
-static uint32_t
-sweep_line(struct tr_sched *sched, uint32_t most)
-{
-	uint32_t moved = 0;
-
-	while (moved < most && sched->line.count > 0) {
-		judge_slot(sched->home, line_pop(sched));
-		moved++;
-	}
-	count_move(sched->engine, IN_LINE, IN_FLIGHT, moved);
-	atomic_fetch_sub_explicit(&sched->waiting, moved, memory_order_relaxed);
-	return moved;
-}
-
-static uint32_t
-sweep_bucket(struct sweep *sweep, uint32_t most)
-{
-	struct tr_worker *worker = sweep->worker;
-	struct tr_engine *engine = worker->engine;
-	uint32_t looked = 0;
-	int64_t moved = 0;
-
-	while (looked < most && sweep->pending != TR_NO_SLOT) {
-		uint32_t slot = sweep->pending;
-		struct tr_stub *stub = tr_spool_stub(engine->spool, slot);
-		struct tr_sched *sched = sched_at(engine, stub->queue);
-
-		sweep->pending = stub->next;
-		looked++;
-		if (admin_check(engine, TR_ADMIN_BOUNCE, sched, NULL, 0, NULL)) {
-			judge_slot(worker, slot);
-			atomic_fetch_sub_explicit(&sched->waiting, 1, memory_order_relaxed);
-			moved++;
-		} else {
-			slot_wheel_add(&worker->wheel, slot);
-		}
-	}
-	count_move(engine, IN_TIMERS, IN_FLIGHT, moved);
-	return looked;
+	return admin_check(sched->engine, TR_ADMIN_BOUNCE, sched, NULL, 0, NULL);
 }
 
 static void
-sweep_turn(struct tr_timer *timer)
+bounce_slot(struct sweep *sweep, uint32_t slot)
 {
-	struct sweep *sweep = tr_container_of(timer, struct sweep, timer);
+	judge_slot(sweep->worker, slot);
+}
+
+static void
+bounces_found(struct sweep *sweep)
+{
+	judge_start(sweep->worker);
+}
+
+static void bounces_ended(struct sweep *sweep);
+
+static void
+bounces_begin(struct bounce_sweep *bounces, struct tr_worker *worker)
+{
+	bounces->again = false;
+	bounces->sweep.wants = is_bounced;
+	bounces->sweep.take = bounce_slot;
+	bounces->sweep.turn = bounces_found;
+	bounces->sweep.ended = bounces_ended;
+	sweep_start(&bounces->sweep, worker);
+}
+
+static void
+bounces_ended(struct sweep *sweep)
+{
+	struct bounce_sweep *bounces = tr_container_of(sweep, struct bounce_sweep, sweep);
 	struct tr_worker *worker = sweep->worker;
-	struct tr_engine *engine = worker->engine;
-	uint32_t left = SWEEP_MAX;
 
-	while (left > 0 && sweep->sched != NULL) {
-		struct tr_sched *sched = sweep->sched;
-
-		left--;
-		if (admin_check(engine, TR_ADMIN_BOUNCE, sched, NULL, 0, NULL)) {
-			uint32_t moved = sweep_line(sched, left);
-
-			left -= moved;
-			if (sched->line.count > 0 && moved > 0)
-				break; /* goes on here */
-		}
-		pthread_mutex_lock(&worker->home_lock);
-		sweep->sched = sched->home_next;
-		if (sweep->sched != NULL)
-			sched_count(sweep->sched, 1);
-		pthread_mutex_unlock(&worker->home_lock);
-		sched_count(sched, -1);
+	if (bounces->again && !stopping(worker->engine)) {
+		bounces_begin(bounces, worker);
+		return;
 	}
-	sweep->lines_done = sweep->sched == NULL;
-	while (left > 0 && sweep->lines_done && sweep->level >= 0) {
-		if (sweep->pending == TR_NO_SLOT) {
-			sweep->pending = slot_wheel_detach(&worker->wheel, (uint32_t)sweep->level, sweep->index);
-			if (++sweep->index == SLOT_BUCKETS) {
-				sweep->index = 0;
-				sweep->level--;
-			}
-			if (sweep->pending == TR_NO_SLOT)
-				continue;
-		}
-		left -= sweep_bucket(sweep, left);
-	}
-	if (sweep->lines_done && sweep->level < 0)
-		left -= sweep_bucket(sweep, left);
-	judge_start(worker);
-	worker_arm_wheel(worker);
-	if (sweep->lines_done && sweep->level < 0 && sweep->pending == TR_NO_SLOT) {
-		if (!sweep->again || stopping(engine)) {
-			worker->sweep = NULL;
-			free(sweep);
-			return;
-		}
-		sweep_begin(sweep);
-	}
-	tr_timer_start(tr_loop_wheel(worker->loop), &sweep->timer, TR_NS_PER_MS, sweep_turn);
+	worker->bounces = NULL;
+	free(bounces);
 }
 
 static void
@@ -266,12 +192,10 @@ sweep_arrived(struct tr_mail *mail)
 		for (struct tr_sched *sched = worker->homes; sched != NULL; sched = sched->home_next)
 			sched_activate(sched);
 		pthread_mutex_unlock(&worker->home_lock);
-	} else if (worker->sweep != NULL) {
-		worker->sweep->again = true;
-	} else if ((worker->sweep = calloc(1, sizeof *worker->sweep)) != NULL) {
-		worker->sweep->worker = worker;
-		sweep_begin(worker->sweep);
-		tr_timer_start(tr_loop_wheel(worker->loop), &worker->sweep->timer, 0, sweep_turn);
+	} else if (worker->bounces != NULL) {
+		worker->bounces->again = true;
+	} else if ((worker->bounces = calloc(1, sizeof *worker->bounces)) != NULL) {
+		bounces_begin(worker->bounces, worker);
 	} else {
 		tr_log(TR_LEVEL_ERROR, "queue",
 			"no memory for a bounce sweep: messages are bounced when they come due");
@@ -344,20 +268,15 @@ same_criteria(const struct admin_rule *a, const struct admin_rule *b)
 	       texts_equal(a->ready_name, b->ready_name);
 }
 
-int
-tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_admin_match *match,
-	const char *ready_name, const char *reason, int64_t duration_ns, bool suppress_logging, bool sweep, char id[37])
+struct admin_rule *
+admin_rule_new(const struct tr_admin_match *match, const char *ready_name, const char *reason)
 {
-	struct admin_rule *rule = calloc(1, sizeof *rule), **at;
-	uint8_t uuid[16];
+	struct admin_rule *rule = calloc(1, sizeof *rule);
 	size_t names = 0;
 	bool fine;
 
 	if (rule == NULL)
-		return TR_ENOMEM;
-	rule->kind = kind;
-	rule->suppress = suppress_logging;
-	rule->expires_at_ns = tr_mono_ns() + duration_ns;
+		return NULL;
 	fine = copy_text(&rule->reason, reason != NULL ? reason : "") && copy_text(&rule->ready_name, ready_name);
 	if (match != NULL)
 		fine = fine && copy_text(&rule->campaign, match->campaign) && copy_text(&rule->tenant, match->tenant) &&
@@ -371,10 +290,27 @@ tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_
 		for (size_t i = 0; fine && i < names; i++)
 			fine = copy_text(&rule->queue_names[i], match->queue_names[i]);
 	}
-	if (!fine || (kind == TR_ADMIN_SUSPEND_READY && ready_name == NULL)) {
-		rule_free(rule);
-		return fine ? TR_EINVAL : TR_ENOMEM;
-	}
+	if (fine)
+		return rule;
+	admin_rule_free(rule);
+	return NULL;
+}
+
+int
+tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_admin_match *match,
+	const char *ready_name, const char *reason, int64_t duration_ns, bool suppress_logging, bool sweep, char id[37])
+{
+	struct admin_rule *rule, **at;
+	uint8_t uuid[16];
+
+	if (kind == TR_ADMIN_SUSPEND_READY && ready_name == NULL)
+		return TR_EINVAL;
+	rule = admin_rule_new(match, ready_name, reason);
+	if (rule == NULL)
+		return TR_ENOMEM;
+	rule->kind = kind;
+	rule->suppress = suppress_logging;
+	rule->expires_at_ns = tr_mono_ns() + duration_ns;
 	tr_uuid4(uuid);
 	tr_uuid_hyphenated(uuid, rule->id);
 	pthread_mutex_lock(&engine->admin_lock);
@@ -385,7 +321,7 @@ tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_
 			memcpy(rule->id, old->id, sizeof rule->id);
 			*at = old->next;
 			atomic_fetch_sub(&engine->rule_count[kind], 1);
-			rule_free(old);
+			admin_rule_free(old);
 			break;
 		}
 	}
@@ -422,7 +358,7 @@ tr_admin_delete(struct tr_engine *engine, enum tr_admin_kind kind, const char *i
 		suspend_ready(engine, rule->ready_name, admin_ready_suspended(engine, rule->ready_name, NULL));
 	else if (kind == TR_ADMIN_SUSPEND)
 		tell_workers(engine, false); /* lines go on */
-	rule_free(rule);
+	admin_rule_free(rule);
 	return true;
 }
 
@@ -456,7 +392,7 @@ admin_housekeeping(struct tr_worker *worker)
 		gone = rule->next;
 		if (rule->kind == TR_ADMIN_SUSPEND)
 			tell_workers(engine, false);
-		rule_free(rule);
+		admin_rule_free(rule);
 	}
 }
 
@@ -531,15 +467,15 @@ admin_free(struct tr_engine *engine)
 		struct admin_rule *rule = engine->rules;
 
 		engine->rules = rule->next;
-		rule_free(rule);
+		admin_rule_free(rule);
 	}
 	for (uint32_t i = 0; i < engine->worker_count; i++) {
-		struct sweep *sweep = engine->workers[i].sweep;
+		struct tr_worker *worker = &engine->workers[i];
 
-		if (sweep == NULL)
-			continue;
-		tr_timer_stop(tr_loop_wheel(engine->workers[i].loop), &sweep->timer);
-		free(sweep);
-		engine->workers[i].sweep = NULL;
+		if (worker->bounces != NULL)
+			sweep_stop(&worker->bounces->sweep);
+		free(worker->bounces);
+		worker->bounces = NULL;
+		rebinds_free(worker);
 	}
 }

@@ -349,6 +349,10 @@ void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column co
 void op_lost(struct outcome_op *op, uint32_t slot);
 void op_park(struct outcome_op *op, struct tr_message *message);
 void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */
+/* With that due time, stored again if it is dirty, then back. */
+void op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms);
+/* message->queue is another one: stored, then inserted there; op->spec.reasons[0] tells why. */
+void op_move(struct outcome_op *op, struct tr_message *message);
 void op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms);
 void op_retry(struct outcome_op *op, struct message_list *list, const struct retry_spec *spec);
 void op_submit(struct outcome_op *op);
@@ -401,12 +405,35 @@ struct admin_verdict {
 	bool suppress;
 	char reason[512];
 };
+struct admin_rule *admin_rule_new(
+	const struct tr_admin_match *match, const char *ready_name, const char *reason); /* NULL: no memory */
+void admin_rule_free(struct admin_rule *rule);
+bool admin_rule_matches(const struct admin_rule *rule, const struct tr_sched *sched);
 /* Does a live rule of that kind apply? hits is added to it. */
 bool admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_sched *sched,
 	struct admin_verdict *out, uint64_t hits, int64_t *until_ns);
 bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until_ns);
 void admin_free(struct tr_engine *engine);
 void admin_housekeeping(struct tr_worker *worker);
+void rebinds_free(struct tr_worker *worker);
+
+/* A walk over what waits, in sweep.c. The first four fields are the starter's. */
+struct sweep {
+	/* Is the queue of interest? Asked for each queue, and for each stub in the wheel. */
+	bool (*wants)(struct sweep *sweep, const struct tr_sched *sched);
+	void (*take)(struct sweep *sweep, uint32_t slot); /* out of the line or wheel; it is counted IN_FLIGHT */
+	void (*turn)(struct sweep *sweep);                /* after each turn; NULL: nothing */
+	void (*ended)(struct sweep *sweep);               /* may start or free it */
+	struct tr_worker *worker;
+	struct tr_timer timer;
+	struct tr_sched *sched; /* referenced: next to look at */
+	bool lines_done;
+	int level;
+	uint32_t index;
+	uint32_t pending; /* slots of a bucket that was taken out */
+};
+void sweep_start(struct sweep *sweep, struct tr_worker *worker);
+void sweep_stop(struct sweep *sweep);
 
 /* --- worker ----------------------------------------------------------------------------------------------------------
  */
@@ -449,7 +476,8 @@ struct tr_worker {
 	bool undecided_loading;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
 	bool started;
-	struct sweep *sweep; /* admin.c */
+	struct bounce_sweep *bounces; /* admin.c */
+	struct rebind_walk *rebinds;  /* rebind.c */
 	struct tr_mail start_mail, stop_mail, hurry_mail, epoch_mail;
 	_Atomic bool epoch_posted;
 	struct { /* last queue looked up */

@@ -252,6 +252,32 @@ op_save(struct outcome_op *op, struct tr_message *message)
 }
 
 void
+op_move(struct outcome_op *op, struct tr_message *message)
+{
+	op_count(op);
+	tr_message_revoke(message);
+	store_again(op, message);
+	list_add(&op->moved, message);
+}
+
+void
+op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms)
+{
+	struct tr_stub *stub = tr_spool_stub(op->worker->engine->spool, message->slot);
+
+	message->due_ms = due_ms;
+	op_count(op);
+	tr_message_revoke(message);
+	stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
+	if (message->flags & TR_MSG_DIRTY)
+		store_again(op, message);
+	else
+		must(op, tr_change_state(&op->outbox.change, message->slot, due_ms, message->attempts, message->flags));
+	tr_stub_set(stub, due_ms, message->flags, message->attempts);
+	list_add(&op->kept, message);
+}
+
+void
 op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms)
 {
 	struct tr_sched *sched = sched_of(op->worker->engine, message);
@@ -346,10 +372,7 @@ moved(struct outcome_op *op, struct tr_message *message)
 
 		message->due_ms = allowed_ms > now_ms ? allowed_ms : 0;
 	}
-	op_count(op);
-	tr_message_revoke(message);
-	store_again(op, message);
-	list_add(&op->moved, message);
+	op_move(op, message);
 	return true;
 }
 
@@ -361,7 +384,6 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 	struct tr_sched *sched = sched_of(engine, message);
 	const struct tr_queue_config *config = config_of(op, sched);
 	struct tr_schedule *schedule = message->schedule;
-	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
 	int64_t now_ms = tr_wall_ms(), due_ms = now_ms, age_ms = now_ms - message->created_ns / TR_NS_PER_MS;
 	int64_t max_age_ms = config->max_age_ns / TR_NS_PER_MS;
 	bool expired;
@@ -401,18 +423,9 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 	}
 	if (spec->increment && message->attempts < UINT16_MAX)
 		message->attempts++;
-	message->due_ms = due_ms;
 	if (!spec->explained)
 		emit_delayed(op, message, spec->reasons, due_ms);
-	op_count(op);
-	tr_message_revoke(message);
-	stub->order = schedule != NULL ? (uint32_t)(schedule->expires_ms / 1000) : 0;
-	if (message->flags & TR_MSG_DIRTY)
-		store_again(op, message);
-	else
-		must(op, tr_change_state(&op->outbox.change, message->slot, due_ms, message->attempts, message->flags));
-	tr_stub_set(stub, due_ms, message->flags, message->attempts);
-	list_add(&op->kept, message);
+	op_keep(op, message, due_ms);
 }
 
 static void run_todo(struct outcome_op *op);

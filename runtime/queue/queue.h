@@ -42,6 +42,10 @@ struct tr_queue_ops {
 	void (*requeue)(void *arg, struct tr_worker *worker, struct tr_message *message, struct tr_str response,
 		const char *const *reasons, bool increment, int64_t delay_ns,
 		void (*then)(void *then_arg, int reject_code, const char *reject_text), void *then_arg);
+	/* Run the rebind_message handler (an error without one), then call then(then_arg, error). data: key, value,
+	 * ..., NULL. */
+	void (*rebind)(void *arg, struct tr_worker *worker, struct tr_message *message, const char *const *data,
+		void (*then)(void *then_arg, const char *error), void *then_arg);
 	/* Make the log records of an event and add them to the outbox (runtime/record). */
 	void (*emit)(void *arg, struct tr_outbox *outbox, const struct tr_event *event);
 	/* Decide an undecided or parked record again (start-up, replay); runtime/record. Takes the message. */
@@ -214,6 +218,16 @@ int tr_admin_add(struct tr_engine *engine, enum tr_admin_kind kind, const struct
 bool tr_admin_delete(struct tr_engine *engine, enum tr_admin_kind kind, const char *id);
 void tr_admin_list(
 	struct tr_engine *engine, enum tr_admin_kind kind, struct tr_buf *json); /* array of contract/http-admin.md */
+
+/* Acts once on what waits in the lines and timers of the matching queues, in the background: the metadata becomes
+ * `data` (or what the rebind_message handler makes of it), and the message goes where that leads. */
+struct tr_rebind {
+	struct tr_admin_match match;
+	const char *reason;
+	const char *const *data; /* key, value, key, value ..., NULL */
+	bool trigger_event, always_flush, suppress_logging;
+};
+int tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request); /* TR_OK, TR_ENOMEM; any thread */
 
 /* --- seeing ------------------------------------------------------------------------------------------- */
 /* JSON of contract/http-admin.md, gathered on the queue's home worker; then(arg, json or NULL if unknown). */

@@ -18,7 +18,7 @@ host_of(struct tr_worker *worker)
 
 /* Fixed event ids, asked once. */
 static struct {
-	int queue_config, path_config, throttle_insert, requeue;
+	int queue_config, path_config, throttle_insert, requeue, rebind;
 } ids;
 
 static void
@@ -282,6 +282,63 @@ requeue_message(void *arg, struct tr_worker *worker, struct tr_message *message,
 	}
 }
 
+/* --- rebind_message --------------------------------------------------------------------------------------- */
+
+struct rebinding {
+	struct tr_message *message;
+	const char *const *data;
+	void (*then)(void *arg, const char *error);
+	void *then_arg;
+};
+
+static int
+push_rebinding(lua_State *L, void *arg)
+{
+	struct rebinding *rebinding = arg;
+
+	tr_message_push(L, rebinding->message);
+	lua_newtable(L);
+	for (const char *const *data = rebinding->data; data[0] != NULL; data += 2) {
+		lua_pushstring(L, data[1]);
+		lua_setfield(L, -2, data[0]);
+	}
+	return 2;
+}
+
+static void
+rebinding_ended(void *arg, const struct tr_task_result *result)
+{
+	struct rebinding rebinding = *(struct rebinding *)arg;
+
+	free(arg);
+	tr_message_revoke(rebinding.message);
+	rebinding.then(rebinding.then_arg, result->status == TR_OK ? NULL : result->text);
+}
+
+static void
+rebind_message(void *arg, struct tr_worker *worker, struct tr_message *message, const char *const *data,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
+{
+	struct rebinding *rebinding;
+	struct tr_task_call call = {.push = push_rebinding, .end = rebinding_ended};
+
+	if (!tr_event_handled(host_of(worker), ids.rebind)) {
+		then(then_arg, "there is no handler: kumo.on('rebind_message', function(message, data) ... end)");
+		return;
+	}
+	rebinding = malloc(sizeof *rebinding);
+	if (rebinding == NULL) {
+		then(then_arg, "out of memory");
+		return;
+	}
+	*rebinding = (struct rebinding){message, data, then, then_arg};
+	call.push_arg = call.end_arg = rebinding;
+	if (tr_event_fire(host_of(worker), "rebind_message", &call, NULL) != TR_OK) {
+		free(rebinding);
+		then(then_arg, "out of memory");
+	}
+}
+
 /* --- sessions and handlers ------------------------------------------------------------------------------- */
 
 static int
@@ -315,6 +372,7 @@ tr_queue_lua_ops(struct tr_queue_ops *ops)
 	ids.path_config = tr_event_id("get_egress_path_config");
 	ids.throttle_insert = tr_event_id("throttle_insert_ready_queue");
 	ids.requeue = tr_event_id("requeue_message");
+	ids.rebind = tr_event_id("rebind_message");
 	ops->resolve_queue = resolve_queue;
 	ops->resolve_path = resolve_path;
 	ops->open_session = open_session;
@@ -324,6 +382,7 @@ tr_queue_lua_ops(struct tr_queue_ops *ops)
 	ops->promote = promote;
 	ops->wants_requeue = wants_requeue;
 	ops->requeue = requeue_message;
+	ops->rebind = rebind_message;
 	ops->has_handler = has_handler;
 }
 
