@@ -237,6 +237,7 @@ inspect_home(struct tr_mail *mail)
 	op->load.messages = op->messages;
 	op->load.status = op->status;
 	op->load.envelope_only = !op->want_body;
+	op->load.not_ours = true; /* sessions take them as before */
 	tr_spool_load(spool, &op->load);
 }
 

@@ -75,18 +75,20 @@ worker_stop(struct tr_worker *worker)
 	struct tr_engine *engine = worker->engine;
 	int64_t now_ns = tr_mono_ns();
 	struct tr_wheel *wheel = tr_loop_wheel(worker->loop);
+	struct tr_sched *homes;
 
 	tr_timer_stop(wheel, &worker->wheel_timer);
 	tr_timer_stop(wheel, &worker->housekeeping);
 	tr_timer_stop(wheel, &worker->sweep_timer);
 	tr_timer_stop(wheel, &worker->pressure_timer);
 	pthread_mutex_lock(&worker->home_lock);
-	for (struct tr_sched *sched = worker->homes; sched != NULL; sched = sched->home_next) {
+	homes = worker->homes; /* others may still put one in front: it has nothing in memory */
+	for (struct tr_sched *sched = homes; sched != NULL; sched = sched->home_next) {
 		tr_timer_stop(wheel, &sched->timer);
 		sched_count(sched, 1); /* stays while it is worked on */
 	}
 	pthread_mutex_unlock(&worker->home_lock);
-	for (struct tr_sched *sched = worker->homes; sched != NULL; sched = sched->home_next) {
+	for (struct tr_sched *sched = homes; sched != NULL; sched = sched->home_next) {
 		sched_spill(sched, &sched->incoming, true);
 		sched_spill(sched, &sched->fresh, true);
 	}

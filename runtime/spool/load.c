@@ -244,7 +244,7 @@ load_run(struct tr_spool *spool, struct task *task)
 		*status = find(spool, &span, slot, &payload);
 		if (*status == TR_OK)
 			*status = build(spool, slot, payload, load->envelope_only, &load->messages[places[i].index]);
-		if (*status == TR_ECORRUPT)
+		if (*status == TR_ECORRUPT && !load->not_ours)
 			atomic_fetch_add_explicit(&spool->n.damaged_frames, 1, memory_order_relaxed);
 	}
 	free(places);

@@ -165,6 +165,7 @@ struct tr_load {
 	struct tr_message **messages; /* caller's array; filled; each message then belongs to the caller */
 	int *status;                  /* caller's array */
 	bool envelope_only;           /* do not read body files */
+	bool not_ours;                /* they may end meanwhile: what is not found then is no damage */
 };
 void tr_spool_load(struct tr_spool *spool, struct tr_load *load); /* takes a hold until done */
 

@@ -318,6 +318,57 @@ no_flush_keeps_the_stub_until_the_answer(void **state)
 	bed_fini(&bed);
 }
 
+struct look {
+	struct tr_load load;
+	bool over;
+};
+
+static void
+looked(struct tr_load *load)
+{
+	tr_container_of(load, struct look, load)->over = true;
+}
+
+static bool
+look_over(void *arg)
+{
+	return ((struct look *)arg)->over;
+}
+
+/* Whoever only looks at a queue may find a message ended: that is no damage. */
+static void
+an_ended_message_is_no_damage_to_a_looker(void **state)
+{
+	struct tr_spool_figures figures;
+	struct tr_message *message = NULL;
+	struct look look = {0};
+	struct bed bed;
+	uint32_t at, slot;
+	int status = TR_OK;
+
+	bed_init(&bed, 65536);
+	bed_open(&bed);
+	at = bed_put(&bed, 300, true, 1);
+	bed_wait(&bed);
+	slot = bed.messages[at].slot;
+	bed_done(&bed, at, TR_COL_DELIVERED);
+	bed_wait(&bed);
+	look.load = (struct tr_load){.loop = bed.loop,
+		.done = looked,
+		.count = 1,
+		.slots = &slot,
+		.messages = &message,
+		.status = &status,
+		.not_ours = true};
+	tr_spool_load(bed.spool, &look.load);
+	assert_true(tr_loop_run_until(bed.loop, look_over, &look, 20 * TR_NS_PER_S));
+	assert_int_equal(status, TR_ECORRUPT);
+	assert_null(message);
+	tr_spool_figures(bed.spool, &figures);
+	assert_int_equal(figures.damaged_frames, 0);
+	bed_fini(&bed);
+}
+
 /* --- bodies of their own file -------------------------------------------------------------------------------- */
 
 struct finish {
@@ -475,6 +526,7 @@ main(void)
 		cmocka_unit_test(the_directory_is_locked),
 		cmocka_unit_test(no_flush_answers_at_once_and_stores_all),
 		cmocka_unit_test(no_flush_keeps_the_stub_until_the_answer),
+		cmocka_unit_test(an_ended_message_is_no_damage_to_a_looker),
 		cmocka_unit_test(a_body_file_lives_with_its_messages),
 		cmocka_unit_test(orphans_are_swept_and_others_stay),
 	};
