@@ -382,9 +382,9 @@ lay_out_jobs(struct layout *lay, const struct job_list *jobs)
 	}
 }
 
-/* The ledger at the head of a segment, or the names of new accounts; returns how many are known then. */
+/* The whole ledger, or the names of new accounts; returns how many are known then. */
 static uint32_t
-lay_out_accounts(struct layout *lay, bool fresh, struct tr_buf *buf)
+lay_out_accounts(struct layout *lay, bool whole, struct tr_buf *buf)
 {
 	struct tr_spool *spool = lay->spool;
 	struct tr_str none = {NULL, 0};
@@ -392,7 +392,7 @@ lay_out_accounts(struct layout *lay, bool fresh, struct tr_buf *buf)
 
 	pthread_mutex_lock(&spool->ledger_mu);
 	count = spool->account_count;
-	if (fresh) {
+	if (whole) {
 		tr_buf_put_u64(buf, lay->segment->number);
 		ledger_encode(spool, buf);
 		pthread_mutex_unlock(&spool->ledger_mu);
@@ -423,11 +423,11 @@ group_write(
 	struct layout lay = {.spool = spool};
 	uint64_t names, start, file_at;
 	uint32_t known;
-	bool fresh;
+	bool fresh, bare = list->first == NULL && moved_count == 0;
 	int err;
 
 	known = ledger_bounds(spool, &names);
-	if (group_room(spool) <= need.bytes + (spool->accounts_logged < known ? names : 0)) {
+	if (group_room(spool) <= need.bytes + (bare || spool->accounts_logged < known ? names : 0)) {
 		err = roll(spool, outcome);
 		if (err != TR_OK)
 			return err;
@@ -451,7 +451,9 @@ group_write(
 		spool->group_len = SEG_HEADER;
 	}
 	file_at = fresh ? 0 : SEG_HEADER + start;
-	known = lay_out_accounts(&lay, fresh, &accounts);
+	/* at the head of a segment, so that older ones can go; in a group of nothing else (a stop), so that what is
+	 * damaged before it can be counted */
+	known = lay_out_accounts(&lay, fresh || bare, &accounts);
 	if (accounts.failed) {
 		tr_buf_free(&accounts);
 		return TR_ENOMEM;

@@ -47,6 +47,43 @@ headless(struct segment *segment, uint64_t file_bytes)
 	return true;
 }
 
+/* A log segment of which header and ledger make no sense, but which is not the empty one of a crash at its birth. */
+static bool
+nameless(struct segment *segment, uint64_t file_bytes)
+{
+	char head[512] = {0}, first[512] = {0};
+
+	if (strncmp(segment->name, "log-", 4) != 0 || file_bytes <= SEG_HEADER)
+		return false;
+	(void)tr_file_read_all(segment->fd, head, sizeof head, 0); /* unreadable counts as empty */
+	(void)tr_file_read_all(segment->fd, first, sizeof first, SEG_HEADER);
+	for (size_t i = 0; i < sizeof head; i++)
+		if (head[i] != 0 || first[i] != 0)
+			return true;
+	return false;
+}
+
+/* Kept whole: which of its bytes count cannot be told without the header, but people may want them. */
+static void
+set_aside(struct tr_spool *spool, struct segment *segment)
+{
+	char to_name[64], *dir = spool_path(spool->meta, "damaged"), *from, *to;
+	int err = spool->read_only || dir == NULL ? 0 : tr_file_mkdirs(dir, 0700);
+
+	snprintf(to_name, sizeof to_name, "damaged/%s", segment->name);
+	from = spool_path(spool->meta, segment->name);
+	to = spool_path(spool->meta, to_name);
+	if (!spool->read_only && from != NULL && to != NULL && err >= 0)
+		err = tr_file->rename(from, to);
+	tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has neither header nor ledger: its messages are lost; %s%s", spool->meta,
+		segment->name, err < 0 ? "it cannot be set aside and stays" : "the file is kept as ",
+		err < 0 ? "" : to_name);
+	free(dir);
+	free(from);
+	free(to);
+	segment_unref(spool, segment);
+}
+
 static void
 drop_file(struct tr_spool *spool, struct segment *segment)
 {
@@ -116,9 +153,16 @@ list_one(void *arg, const char *name)
 			spool->spare_serial = serial + 1;
 	}
 	err = segment_open(spool, segment, &file_bytes, spool->read_only ? O_RDONLY : O_RDWR);
+	if (err == TR_ENOENT) {
+		segment_unref(spool, segment);
+		return 0;
+	}
 	if (err == TR_ECORRUPT && headless(segment, file_bytes)) {
 		listing->headless++;
 		err = TR_OK;
+	} else if (err == TR_ECORRUPT && nameless(segment, file_bytes)) {
+		set_aside(spool, segment);
+		return 0;
 	} else if (err == TR_ECORRUPT) {
 		listing->err = keep_other(listing, segment, file_bytes);
 		return listing->err == TR_OK ? 0 : -ENOMEM;

@@ -91,11 +91,14 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 
 	if (path == NULL)
 		return TR_ENOMEM;
-	segment->fd = tr_file->open(path, flags | O_CLOEXEC, 0600);
-	n = segment->fd < 0 ? segment->fd : tr_file->stat(path, &st);
+	n = tr_file->stat(path, &st);
+	if (n == 0 && !S_ISREG(st.st_mode))
+		n = -ENOENT; /* a directory or a pipe of that name */
+	if (n == 0)
+		n = segment->fd = tr_file->open(path, flags | O_CLOEXEC, 0600);
 	free(path);
 	if (n < 0)
-		return segment->fd == -ENOENT ? TR_ENOENT : TR_EIO;
+		return n == -ENOENT ? TR_ENOENT : TR_EIO;
 	*file_bytes = (uint64_t)st.st_size;
 	n = tr_file_read_all(segment->fd, &header, sizeof header, 0);
 	if (n < 0)
