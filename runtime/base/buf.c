@@ -36,7 +36,7 @@ tr_buf_clear(struct tr_buf *buf)
 }
 
 char *
-tr_buf_reserve(struct tr_buf *buf, size_t extra)
+tr_buf_grow(struct tr_buf *buf, size_t extra)
 {
 	size_t cap = buf->cap;
 	char *data;
@@ -61,40 +61,6 @@ tr_buf_reserve(struct tr_buf *buf, size_t extra)
 	buf->data = data;
 	buf->cap = cap;
 	return data + buf->len;
-}
-
-void
-tr_buf_add(struct tr_buf *buf, const void *data, size_t len)
-{
-	char *at = tr_buf_reserve(buf, len);
-
-	if (at == NULL || len == 0)
-		return;
-	memcpy(at, data, len);
-	buf->len += len;
-}
-
-void
-tr_buf_add_str(struct tr_buf *buf, struct tr_str str)
-{
-	tr_buf_add(buf, str.data, str.len);
-}
-
-void
-tr_buf_addz(struct tr_buf *buf, const char *z)
-{
-	tr_buf_add(buf, z, strlen(z));
-}
-
-void
-tr_buf_addc(struct tr_buf *buf, char c)
-{
-	char *at = tr_buf_reserve(buf, 1);
-
-	if (at == NULL)
-		return;
-	*at = c;
-	buf->len++;
 }
 
 void

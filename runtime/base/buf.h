@@ -33,13 +33,46 @@ struct tr_buf {
 	size_t len, cap;
 	bool failed;
 };
-void tr_buf_free(struct tr_buf *buf);                   /* back to empty */
-void tr_buf_clear(struct tr_buf *buf);                  /* keeps the memory */
-char *tr_buf_reserve(struct tr_buf *buf, size_t extra); /* NULL: failed */
-void tr_buf_add(struct tr_buf *buf, const void *data, size_t len);
-void tr_buf_add_str(struct tr_buf *buf, struct tr_str str);
-void tr_buf_addz(struct tr_buf *buf, const char *z);
-void tr_buf_addc(struct tr_buf *buf, char c);
+void tr_buf_free(struct tr_buf *buf);                /* back to empty */
+void tr_buf_clear(struct tr_buf *buf);               /* keeps the memory */
+char *tr_buf_grow(struct tr_buf *buf, size_t extra); /* as reserve, when there is no room */
+/* Room for `extra` bytes behind what there is; NULL: failed. */
+static inline char *
+tr_buf_reserve(struct tr_buf *buf, size_t extra)
+{
+	return buf->data != NULL && !buf->failed && extra <= buf->cap - buf->len ? buf->data + buf->len
+										 : tr_buf_grow(buf, extra);
+}
+static inline void
+tr_buf_add(struct tr_buf *buf, const void *data, size_t len)
+{
+	char *at = tr_buf_reserve(buf, len);
+
+	if (at == NULL || len == 0)
+		return;
+	memcpy(at, data, len);
+	buf->len += len;
+}
+static inline void
+tr_buf_add_str(struct tr_buf *buf, struct tr_str str)
+{
+	tr_buf_add(buf, str.data, str.len);
+}
+static inline void
+tr_buf_addz(struct tr_buf *buf, const char *z)
+{
+	tr_buf_add(buf, z, strlen(z));
+}
+static inline void
+tr_buf_addc(struct tr_buf *buf, char c)
+{
+	char *at = tr_buf_reserve(buf, 1);
+
+	if (at == NULL)
+		return;
+	*at = c;
+	buf->len++;
+}
 void tr_buf_addf(struct tr_buf *buf, const char *fmt, ...) TR_PRINTF(2, 3);
 void tr_buf_add_u64(struct tr_buf *buf, uint64_t value); /* decimal */
 void tr_buf_add_i64(struct tr_buf *buf, int64_t value);

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "base/buf.h"
+#include "base/pool.h"
 
 uint64_t
 tr_hash(const void *data, size_t len)
@@ -110,7 +111,7 @@ tr_blob_new(const void *data, size_t len)
 
 	if (len >= PTRDIFF_MAX - sizeof *blob)
 		return NULL;
-	blob = malloc(sizeof *blob + len + 1);
+	blob = tr_pool_get(sizeof *blob + len + 1);
 	if (blob == NULL)
 		return NULL;
 	atomic_init(&blob->refs, 1);
@@ -128,7 +129,7 @@ tr_blob_unref(struct tr_blob *blob)
 	if (blob == NULL || atomic_fetch_sub_explicit(&blob->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	atomic_fetch_sub_explicit(&blob_bytes, blob->len, memory_order_relaxed);
-	free(blob);
+	tr_pool_put(blob, sizeof *blob + blob->len + 1);
 }
 
 size_t

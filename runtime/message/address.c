@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "base/json.h"
+#include "base/pool.h"
 
 /* RFC 5321 section 4.5.3.1 asks for at least 64 and 255; senders that put a recipient into the local
  * part (VERP) write longer ones, so only absurd lengths are refused. */
@@ -167,7 +168,7 @@ store(struct tr_str text, size_t at, struct tr_addr *out)
 		*out = (struct tr_addr){no_address, 0, 0};
 		return TR_OK;
 	}
-	char *email = malloc(text.len + 1);
+	char *email = tr_pool_get(text.len + 1);
 	if (email == NULL)
 		return TR_ENOMEM;
 	memcpy(email, text.data, text.len);
@@ -214,7 +215,7 @@ void
 tr_addr_fini(struct tr_addr *addr)
 {
 	if (addr->email != no_address)
-		free(addr->email);
+		tr_pool_put(addr->email, (size_t)addr->len + 1);
 	*addr = (struct tr_addr){0};
 }
 

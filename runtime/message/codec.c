@@ -5,6 +5,7 @@
  * The length of the body is there so that a cut frame is seen. With a body file the frame ends behind it. */
 #include <stdlib.h>
 
+#include "base/pool.h"
 #include "message/message.h"
 
 #define VERSION 1
@@ -149,7 +150,7 @@ int
 tr_message_decode(struct tr_blob *blob, struct tr_str opaque, struct tr_message **out)
 {
 	struct tr_reader reader = {opaque.data, opaque.data + opaque.len, false};
-	struct tr_message *message = calloc(1, sizeof *message); /* not _new: an id is not to be made */
+	struct tr_message *message = tr_pool_zero(sizeof *message); /* not _new: an id is not to be made */
 	int err;
 
 	*out = NULL;

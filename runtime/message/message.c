@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "base/pool.h"
+
 void
 tr_bytes_set(struct tr_bytes *bytes, struct tr_blob *blob)
 {
@@ -31,7 +33,7 @@ tr_bytes_fini(struct tr_bytes *bytes)
 struct tr_message *
 tr_message_new(void)
 {
-	struct tr_message *message = calloc(1, sizeof *message);
+	struct tr_message *message = tr_pool_zero(sizeof *message);
 
 	if (message == NULL)
 		return NULL;
@@ -69,7 +71,7 @@ tr_message_free(struct tr_message *message)
 	tr_bytes_fini(&message->body);
 	free(message->schedule);
 	free(message->queue);
-	free(message);
+	tr_pool_put(message, sizeof *message);
 }
 
 struct tr_message *

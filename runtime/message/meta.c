@@ -3,13 +3,20 @@
 #include <stdlib.h>
 
 #include "base/json.h"
+#include "base/pool.h"
+
+static size_t
+bytes_size(const struct tr_meta_item *item)
+{
+	return (size_t)item->key_len + item->value_len + 1; /* + 1: never a block of 0 */
+}
 
 void
 tr_meta_fini(struct tr_meta *meta)
 {
 	for (uint32_t i = 0; i < meta->count; i++)
-		free(meta->items[i].bytes);
-	free(meta->items);
+		tr_pool_put(meta->items[i].bytes, bytes_size(&meta->items[i]));
+	tr_pool_put(meta->items, meta->cap * sizeof *meta->items);
 	*meta = (struct tr_meta){0};
 }
 
@@ -39,10 +46,13 @@ tr_meta_get(const struct tr_meta *meta, struct tr_str key)
 static int
 grow(struct tr_meta *meta, uint32_t cap)
 {
-	struct tr_meta_item *items = realloc(meta->items, cap * sizeof *items);
+	struct tr_meta_item *items = tr_pool_get(cap * sizeof *items);
 
 	if (items == NULL)
 		return TR_ENOMEM;
+	if (meta->count > 0)
+		memcpy(items, meta->items, meta->count * sizeof *items);
+	tr_pool_put(meta->items, meta->cap * sizeof *items);
 	meta->items = items;
 	meta->cap = cap;
 	return TR_OK;
@@ -51,15 +61,17 @@ grow(struct tr_meta *meta, uint32_t cap)
 static int
 fill(struct tr_meta_item *item, struct tr_str key, struct tr_str json)
 {
-	char *bytes = malloc(key.len + json.len + 1); /* + 1: never a malloc of 0 */
+	char *bytes;
 
-	if (bytes == NULL || key.len > UINT32_MAX || json.len > UINT32_MAX) {
-		free(bytes);
+	if (key.len > UINT32_MAX || json.len > UINT32_MAX)
 		return TR_ENOMEM;
-	}
+	*item = (struct tr_meta_item){(uint32_t)key.len, (uint32_t)json.len, NULL};
+	bytes = tr_pool_get(bytes_size(item));
+	if (bytes == NULL)
+		return TR_ENOMEM;
 	memcpy(bytes, key.data, key.len);
 	memcpy(bytes + key.len, json.data, json.len);
-	*item = (struct tr_meta_item){(uint32_t)key.len, (uint32_t)json.len, bytes};
+	item->bytes = bytes;
 	return TR_OK;
 }
 
@@ -80,11 +92,22 @@ tr_meta_set(struct tr_meta *meta, struct tr_str key, struct tr_str json)
 	if (err != TR_OK)
 		return err;
 	if (item != NULL)
-		free(item->bytes);
+		tr_pool_put(item->bytes, bytes_size(item));
 	else
 		item = &meta->items[meta->count++];
 	*item = fresh;
 	return TR_OK;
+}
+
+void
+tr_meta_remove(struct tr_meta *meta, struct tr_str key)
+{
+	struct tr_meta_item *item = find(meta, key);
+
+	if (item == NULL)
+		return;
+	tr_pool_put(item->bytes, bytes_size(item));
+	memmove(item, item + 1, (size_t)(&meta->items[--meta->count] - item) * sizeof *item);
 }
 
 int

@@ -7,7 +7,7 @@
 
 struct tr_meta_item {
 	uint32_t key_len, value_len;
-	char *bytes; /* key then value, one malloc */
+	char *bytes; /* key then value; meta.c makes and frees it */
 };
 
 struct tr_meta {
@@ -20,6 +20,7 @@ void tr_meta_fini(struct tr_meta *meta);
 struct tr_str tr_meta_get(const struct tr_meta *meta, struct tr_str key);
 /* `json` must be one valid JSON value (not checked again). TR_OK or TR_ENOMEM. */
 int tr_meta_set(struct tr_meta *meta, struct tr_str key, struct tr_str json);
+void tr_meta_remove(struct tr_meta *meta, struct tr_str key); /* nothing happens if it is absent */
 /* Convenience: the value as a JSON string. */
 int tr_meta_set_string(struct tr_meta *meta, struct tr_str key, struct tr_str text);
 /* The value of a string key unescaped into out: TR_OK; TR_ENOENT absent or null; TR_EINVAL another type. */

@@ -169,6 +169,7 @@ tr_error_text(struct tr_task *task, struct tr_buf *out)
 {
 	lua_State *L = task->host->L;
 	struct text_call call = {task->L, out};
+	char full[TR_IDS_BYTES];
 
 	lua_pushcfunction(L, error_text);
 	lua_pushlightuserdata(L, &call);
@@ -181,5 +182,5 @@ tr_error_text(struct tr_task *task, struct tr_buf *out)
 	if (task->event != NULL)
 		tr_buf_addf(out, "\nin event '%s'", task->event);
 	if (task->ids != NULL)
-		tr_buf_addf(out, "%s%s", task->event != NULL ? ", " : "\nin ", task->ids);
+		tr_buf_addf(out, "%s%s", task->event != NULL ? ", " : "\nin ", tr_task_ids(task, full));
 }

@@ -20,6 +20,7 @@ struct tr_task {
 	struct tr_task *outer;        /* who ran when this one was resumed */
 	const char *event;            /* of the caller until the first wait, then in `text`; NULL: none */
 	const char *ids;              /* the same */
+	const uint8_t *id;            /* of the caller, until the first wait: tr_task_ids() adds it to ids */
 	char *text;                   /* owned copies of event and ids; the memory is reused */
 	size_t text_cap;
 	void (*end)(void *arg, const struct tr_task_result *result);
@@ -92,6 +93,9 @@ int tr_l_reject(lua_State *L);
 /* event.c: marks `name` as handled in this host. */
 void tr_event_mark(struct tr_host *host, const char *name);
 /* task.c */
+#define TR_IDS_BYTES 128
+/* The ids in full, made in `text` if need be; NULL: none. Safe in a signal handler. */
+const char *tr_task_ids(const struct tr_task *task, char text[TR_IDS_BYTES]);
 void tr_tasks_free(struct tr_host *host);
 int tr_l_push_args(lua_State *L);
 int tr_l_push_protected(lua_State *L); /* pushes what a wake gives to its task; argument: struct push_call */

@@ -92,6 +92,7 @@ struct tr_task_call {
 	void *end_arg;
 	int64_t deadline_ns; /* from now; 0: none */
 	const char *ids;     /* "message 5c0f... event 77..." for tracebacks; copied; may be NULL */
+	const uint8_t *id;   /* 16 bytes that `ids` ends with, as hex digits after a blank; copied; NULL: none */
 };
 /* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be
  * NULL) is the task if it waits, else NULL. TR_OK or TR_ENOMEM (then `end` is not called; also when the host is being

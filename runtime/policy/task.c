@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "message/message.h"
 #include "policy/internal.h"
 
 /* Nested resumes use the C stack: a policy whose handlers start each other for ever ends here. */
@@ -136,12 +137,29 @@ stop_wait(struct tr_task *task)
 		cancel(op);
 }
 
+const char *
+tr_task_ids(const struct tr_task *task, char text[TR_IDS_BYTES])
+{
+	size_t len;
+
+	if (task->ids == NULL || task->id == NULL)
+		return task->ids;
+	len = strnlen(task->ids, TR_IDS_BYTES - 34);
+	memcpy(text, task->ids, len);
+	text[len] = ' ';
+	tr_uuid_hex(task->id, text + len + 1);
+	return text;
+}
+
 static void
 log_failure(struct tr_task *task, const struct tr_task_result *result)
 {
+	char full[TR_IDS_BYTES];
+	const char *ids = tr_task_ids(task, full);
+
 	if (result->status == TR_ECANCELED)
 		tr_log(TR_LEVEL_DEBUG, "lua", "cancelled: event %s %s", task->event ? task->event : "(none)",
-			task->ids ? task->ids : "");
+			ids ? ids : "");
 	else
 		tr_log(TR_LEVEL_ERROR, "lua", "%s", result->text);
 }
@@ -152,6 +170,7 @@ finish(struct tr_task *task, int status)
 	struct tr_host *host = task->host;
 	struct tr_task_result result = {.L = task->L, .reject_code = -1};
 	struct tr_buf text = {0};
+	char full[TR_IDS_BYTES];
 
 	if (task->cancel != NULL) /* parked inside a coroutine that could not pass it on */
 		stop_wait(task);
@@ -174,7 +193,7 @@ finish(struct tr_task *task, int status)
 			if (task->event != NULL)
 				tr_buf_addf(&text, " in event '%s'", task->event);
 			if (task->ids != NULL)
-				tr_buf_addf(&text, " (%s)", task->ids);
+				tr_buf_addf(&text, " (%s)", tr_task_ids(task, full));
 		} else {
 			tr_error_text(task, &text);
 		}
@@ -254,6 +273,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 		return TR_ENOMEM;
 	task->event = call->event;
 	task->ids = call->ids;
+	task->id = call->id;
 	task->end = call->end;
 	task->end_arg = call->end_arg;
 	task->deadline_ns = call->deadline_ns;
@@ -323,7 +343,11 @@ deadline_passed(struct tr_timer *timer)
 static void
 copy_names(struct tr_task *task)
 {
+	char full[TR_IDS_BYTES];
 	size_t event = task->event ? strlen(task->event) + 1 : 0;
+
+	task->ids = tr_task_ids(task, full);
+	task->id = NULL;
 	size_t ids = task->ids ? strlen(task->ids) + 1 : 0;
 
 	if (event + ids > task->text_cap) {
@@ -516,9 +540,11 @@ static void
 report(struct tr_task *task, int64_t now_ns, struct tr_buf *out)
 {
 	lua_State *L = task->host->L;
+	char full[TR_IDS_BYTES];
+	const char *ids = tr_task_ids(task, full);
 
 	tr_buf_addf(out, "%s event=%s %s", task->state == TASK_WAITING ? "waiting" : "running",
-		task->event ? task->event : "(none)", task->ids ? task->ids : "");
+		task->event ? task->event : "(none)", ids ? ids : "");
 	if (task->waiting_since_ns != 0)
 		tr_buf_addf(out, " age=%.3fs", (double)(now_ns - task->waiting_since_ns) / TR_NS_PER_S);
 	if (task->what[0] != '\0')

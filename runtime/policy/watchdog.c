@@ -64,10 +64,11 @@ interrupt(int signal)
 		return;
 	if (atomic_load(&host->named) == 0) {
 		const struct tr_task *task = host->current;
+		char full[TR_IDS_BYTES];
 		size_t at = append(host->stuck, 0, sizeof host->stuck, "event ");
 		at = append(host->stuck, at, sizeof host->stuck, task && task->event ? task->event : "(none)");
 		at = append(host->stuck, at, sizeof host->stuck, " ");
-		append(host->stuck, at, sizeof host->stuck, task ? task->ids : NULL);
+		append(host->stuck, at, sizeof host->stuck, task ? tr_task_ids(task, full) : NULL);
 		atomic_store(&host->named, 1);
 	}
 	lua_sethook(host->L, tr_task_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);

@@ -1,7 +1,6 @@
 /* What becomes of messages: one op holds a list of them, their records and their change, and moves them on once it is
  * committed. */
-#include <stdlib.h>
-
+#include "base/pool.h"
 #include "queue/internal.h"
 
 int64_t
@@ -155,14 +154,14 @@ op_done(struct tr_outbox *outbox, int status)
 	sessions_settled(worker);
 	tr_queue_config_unref(op->config);
 	tr_buf_free(&op->line);
-	free(op);
+	tr_pool_put(op, sizeof *op);
 	busy_drop(worker->engine);
 }
 
 struct outcome_op *
 op_new(struct tr_worker *worker)
 {
-	struct outcome_op *op = calloc(1, sizeof *op);
+	struct outcome_op *op = tr_pool_zero(sizeof *op);
 
 	if (op == NULL)
 		return NULL;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "base/pool.h"
 #include "record/internal.h"
 
 const char tr_record_cancelled[] = "cancelled";
@@ -17,7 +18,8 @@ struct tr_waiting {
 	struct tr_recorder *recorder;
 	struct tr_logger *hook;
 	struct tr_worker *worker;
-	struct tr_message *record;         /* owned; NULL once it was handed on */
+	struct tr_message *record; /* owned; NULL once it was handed on */
+	struct tr_decision decision;
 	struct tr_outbox outbox;           /* of the decision */
 	char *error;                       /* owned text when raised */
 	enum { PARK, KEEP, DROP } settled; /* what outbox says */
@@ -42,13 +44,13 @@ waiting_free(struct tr_waiting *waiting)
 {
 	tr_message_free(waiting->record);
 	free(waiting->error);
-	free(waiting);
+	tr_pool_put(waiting, sizeof *waiting);
 }
 
 static struct tr_waiting *
 waiting_new(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_worker *worker, struct tr_message *record)
 {
-	struct tr_waiting *waiting = calloc(1, sizeof *waiting);
+	struct tr_waiting *waiting = tr_pool_zero(sizeof *waiting);
 
 	if (waiting == NULL)
 		return NULL;
@@ -135,9 +137,9 @@ refuse(struct tr_outbox *outbox, struct tr_logger *hook, int err)
 /* --- asking policy -------------------------------------------------------------------------------------------- */
 
 static void
-answer(void *arg, bool keep, const char *error)
+answer(struct tr_decision *decision, bool keep, const char *error)
 {
-	struct tr_waiting *waiting = arg;
+	struct tr_waiting *waiting = tr_container_of(decision, struct tr_waiting, decision);
 	struct tr_logger *hook = waiting->hook;
 	struct tr_worker *worker = waiting->worker;
 
@@ -170,7 +172,8 @@ ask(struct tr_waiting *waiting)
 	struct tr_recorder *recorder = waiting->recorder;
 
 	waiting->in_call = true;
-	recorder->ops.decide(recorder->ops_arg, waiting->worker, waiting->record, waiting->hook->name, answer, waiting);
+	waiting->decision = (struct tr_decision){waiting->record, waiting->hook->name, answer};
+	recorder->ops.decide(recorder->ops_arg, waiting->worker, &waiting->decision);
 	waiting->in_call = false;
 	if (!waiting->answered)
 		atomic_fetch_add_explicit(&waiting->hook->running, 1, memory_order_relaxed);

@@ -29,14 +29,18 @@ struct tr_logger_config {
 	struct tr_space_limit min_free_space, min_free_inodes;
 };
 
+/* One question to policy: should_enqueue_log_record(message, hook). Part of what the asker keeps. */
+struct tr_decision {
+	struct tr_message *record; /* stays the asker's; the handler may change its meta */
+	const char *hook;
+	/* Called exactly once, at once if the handler did not wait. error: text with traceback; tr_record_cancelled: the
+	 * worker stops, the record stays stored undecided; NULL. May free the decision. */
+	void (*then)(struct tr_decision *decision, bool keep, const char *error);
+};
+
 /* Policy's part, by record_lua.c. All on the worker's thread. */
 struct tr_record_ops {
-	/* tr_record_cancelled as the error: the worker stops; the record stays stored undecided.
-	 * should_enqueue_log_record(message, hook). Calls then(then_arg, keep, error) exactly once, at once if the
-	 * handler did not wait; error: text with traceback, or NULL. The message stays owned by the caller; meta may be
-	 * changed by the handler. */
-	void (*decide)(void *arg, struct tr_worker *worker, struct tr_message *record, const char *hook,
-		void (*then)(void *then_arg, bool keep, const char *error), void *then_arg);
+	void (*decide)(void *arg, struct tr_worker *worker, struct tr_decision *decision);
 	/* log_disposition_NAME(message, record): then(then_arg) when it ended. */
 	void (*dispose)(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *hook,
 		struct tr_str record_json, void (*then)(void *then_arg), void *then_arg);

@@ -18,17 +18,10 @@ host_of(struct tr_worker *worker)
 	return tr_worker_data(worker);
 }
 
-struct decision {
-	struct tr_message *record;
-	const char *hook;
-	void (*then)(void *arg, bool keep, const char *error);
-	void *then_arg;
-};
-
 static int
 push_decision(lua_State *L, void *arg)
 {
-	const struct decision *decision = arg;
+	const struct tr_decision *decision = arg;
 
 	tr_message_push(L, decision->record);
 	lua_pushstring(L, decision->hook);
@@ -38,44 +31,32 @@ push_decision(lua_State *L, void *arg)
 static void
 decision_ended(void *arg, const struct tr_task_result *result)
 {
-	struct decision decision = *(struct decision *)arg;
+	struct tr_decision *decision = arg;
 
-	free(arg);
-	tr_message_revoke(decision.record);
+	tr_message_revoke(decision->record);
 	if (result->status == TR_OK) /* what is not nil and not false keeps it; no handler answered: dropped */
-		decision.then(decision.then_arg, result->count > 0 && lua_toboolean(result->L, -result->count), NULL);
+		decision->then(decision, result->count > 0 && lua_toboolean(result->L, -result->count), NULL);
 	else if (result->status == TR_ECANCELED)
-		decision.then(decision.then_arg, false, tr_record_cancelled);
+		decision->then(decision, false, tr_record_cancelled);
 	else
-		decision.then(decision.then_arg, false,
-			result->text != NULL ? result->text : "should_enqueue_log_record failed");
+		decision->then(
+			decision, false, result->text != NULL ? result->text : "should_enqueue_log_record failed");
 }
 
 static void
-decide(void *arg, struct tr_worker *worker, struct tr_message *record, const char *hook,
-	void (*then)(void *then_arg, bool keep, const char *error), void *then_arg)
+decide(void *arg, struct tr_worker *worker, struct tr_decision *decision)
 {
-	struct decision *decision;
-	char hex[33], ids[80];
-	struct tr_task_call call = {.push = push_decision, .end = decision_ended, .ids = ids};
+	struct tr_task_call call = {.push = push_decision,
+		.push_arg = decision,
+		.end = decision_ended,
+		.end_arg = decision,
+		.ids = "log record",
+		.id = decision->record->id};
 
-	if (!tr_event_handled(host_of(worker), should_enqueue_id)) {
-		then(then_arg, false, NULL);
-		return;
-	}
-	decision = malloc(sizeof *decision);
-	if (decision == NULL) {
-		then(then_arg, false, "out of memory");
-		return;
-	}
-	*decision = (struct decision){record, hook, then, then_arg};
-	call.push_arg = call.end_arg = decision;
-	tr_uuid_hex(record->id, hex);
-	snprintf(ids, sizeof ids, "log record %s", hex);
-	if (tr_event_fire(host_of(worker), "should_enqueue_log_record", &call, NULL) != TR_OK) {
-		free(decision);
-		then(then_arg, false, "out of memory");
-	}
+	if (!tr_event_handled(host_of(worker), should_enqueue_id))
+		decision->then(decision, false, NULL);
+	else if (tr_event_fire(host_of(worker), "should_enqueue_log_record", &call, NULL) != TR_OK)
+		decision->then(decision, false, "out of memory");
 }
 
 struct disposition {

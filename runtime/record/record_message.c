@@ -4,21 +4,6 @@
 #include "base/diag.h"
 #include "record/internal.h"
 
-static void
-meta_remove(struct tr_meta *meta, struct tr_str key)
-{
-	for (uint32_t i = 0; i < meta->count; i++) {
-		struct tr_meta_item *item = &meta->items[i];
-
-		if (item->key_len != key.len || memcmp(item->bytes, key.data, key.len) != 0)
-			continue;
-		free(item->bytes);
-		memmove(item, item + 1, (meta->count - i - 1) * sizeof *item);
-		meta->count--;
-		return;
-	}
-}
-
 static int
 set_envelope(struct tr_message *record, const struct tr_event *event)
 {
@@ -67,7 +52,7 @@ set_meta(struct tr_message *record, const struct tr_logger *hook, const struct t
 		record->flags |= TR_MSG_TEMPLATE;
 		err = tr_meta_set(&record->meta, TR_STR("log_record"), (struct tr_str){json->data, json->len - 1});
 	} else {
-		meta_remove(&record->meta, TR_STR("log_record")); /* it is the body */
+		tr_meta_remove(&record->meta, TR_STR("log_record")); /* it is the body */
 	}
 	if (err != TR_OK)
 		return err;
@@ -148,5 +133,5 @@ void
 tr_record_unmark(struct tr_message *record)
 {
 	record->flags &= (uint16_t) ~(TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR);
-	meta_remove(&record->meta, TR_STR("policy_error"));
+	tr_meta_remove(&record->meta, TR_STR("policy_error"));
 }

@@ -14,24 +14,140 @@ tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop 
 	change->owner = owner;
 }
 
+static void turn_end(struct tr_turn_hook *hook);
+
+static struct port *
+port_get(struct tr_spool *spool, struct tr_loop *loop)
+{
+	static _Thread_local struct {
+		uint64_t spool_id;
+		struct tr_loop *loop;
+		struct port *port;
+	} cache;
+	struct port *port;
+
+	if (cache.port != NULL && cache.spool_id == spool->id && cache.loop == loop)
+		return cache.port;
+	pthread_mutex_lock(&spool->port_mu);
+	for (port = spool->ports; port != NULL && port->loop != loop; port = port->next)
+		;
+	if (port == NULL && (port = calloc(1, sizeof *port)) != NULL) {
+		port->spool = spool;
+		port->loop = loop;
+		port->hook.fn = turn_end;
+		port->next = spool->ports;
+		spool->ports = port;
+	}
+	pthread_mutex_unlock(&spool->port_mu);
+	cache.spool_id = spool->id;
+	cache.loop = loop;
+	cache.port = port;
+	return port;
+}
+
+/* --- jobs ------------------------------------------------------------------------------------------- */
+
+enum {
+	FIRST_OPS = 2, /* a record put and counted */
+	FIRST_BYTES = 512,
+	SPARE_OPS = 8,
+	SPARE_BYTES = 4096,
+	SPARES = 1024, /* kept by a port: about a megabyte */
+};
+
+static struct tr_job *
+job_new(struct port *port)
+{
+	struct tr_job *job;
+
+	if (port != NULL && port->spare != NULL) {
+		struct tr_buf buf;
+		uint32_t cap;
+
+		job = port->spare;
+		port->spare = job->mail.next != NULL ? tr_container_of(job->mail.next, struct tr_job, mail) : NULL;
+		port->spare_count--;
+		buf = job->buf;
+		cap = job->cap;
+		memset(job, 0, sizeof *job);
+		tr_buf_clear(&buf);
+		job->buf = buf;
+		job->cap = cap;
+		return job;
+	}
+	job = malloc(sizeof *job + FIRST_OPS * sizeof job->ops[0]);
+	if (job == NULL)
+		return NULL;
+	memset(job, 0, sizeof *job);
+	job->cap = FIRST_OPS;
+	(void)tr_buf_reserve(&job->buf, FIRST_BYTES); /* it tells when it has failed */
+	return job;
+}
+
+static void
+drop_bodies(struct tr_job *job)
+{
+	for (uint32_t i = 0; i < job->count; i++)
+		tr_bytes_fini(&job->ops[i].body);
+}
+
+void
+job_free(struct tr_job *job)
+{
+	drop_bodies(job);
+	tr_buf_free(&job->buf);
+	free(job);
+}
+
+/* Thread of the loop. */
+static void
+job_recycle(struct tr_spool *spool, struct tr_loop *loop, struct tr_job *job)
+{
+	struct port *port = port_get(spool, loop);
+
+	if (port == NULL || port->spare_count >= SPARES || job->cap > SPARE_OPS || job->buf.cap > SPARE_BYTES) {
+		job_free(job);
+		return;
+	}
+	drop_bodies(job);
+	job->mail.next = port->spare != NULL ? &port->spare->mail : NULL;
+	port->spare = job;
+	port->spare_count++;
+}
+
+void
+port_free_spare(struct port *port)
+{
+	while (port->spare != NULL) {
+		struct tr_job *job = port->spare;
+
+		port->spare = job->mail.next != NULL ? tr_container_of(job->mail.next, struct tr_job, mail) : NULL;
+		job->count = 0; /* its bodies are gone */
+		job_free(job);
+	}
+	port->spare_count = 0;
+}
+
 /* Room for one more op; NULL without memory. */
 static struct op *
 add_op(struct tr_change *change, uint8_t type)
 {
 	struct tr_job *job = change->job;
 
-	if (job == NULL || job->count == job->cap) {
-		uint32_t cap = job == NULL ? 4 : job->cap * 2;
-		struct tr_job *bigger = realloc(job, sizeof *job + cap * sizeof job->ops[0]);
+	if (job == NULL) {
+		change->job = job = job_new(port_get(change->spool, change->loop));
+	} else if (job->count == job->cap) {
+		struct tr_job *bigger = realloc(job, sizeof *job + 2 * job->cap * sizeof job->ops[0]);
 
-		if (bigger == NULL) {
-			change->failed = true;
-			return NULL;
+		if (bigger != NULL) {
+			bigger->cap *= 2;
+			change->job = bigger;
 		}
-		if (job == NULL)
-			memset(bigger, 0, sizeof *bigger);
-		bigger->cap = cap;
-		change->job = job = bigger;
+		job = bigger;
+	}
+	if (job == NULL) {
+		change->failed = true;
+		return NULL;
 	}
 	memset(&job->ops[job->count], 0, sizeof job->ops[0]);
 	job->ops[job->count].type = type;
@@ -288,15 +404,6 @@ tr_change_count(struct tr_change *change, uint16_t account, enum tr_column colum
 	return add_small(change, op, &payload, sizeof payload);
 }
 
-void
-job_free(struct tr_job *job)
-{
-	for (uint32_t i = 0; i < job->count; i++)
-		tr_bytes_fini(&job->ops[i].body);
-	tr_buf_free(&job->buf);
-	free(job);
-}
-
 static void
 undo_job(struct tr_spool *spool, struct tr_job *job)
 {
@@ -310,7 +417,7 @@ tr_change_abandon(struct tr_change *change)
 	if (change->job == NULL)
 		return;
 	undo_job(change->spool, change->job);
-	job_free(change->job);
+	job_recycle(change->spool, change->loop, change->job);
 	change->job = NULL;
 	change->count = 0;
 	change->bytes = 0;
@@ -349,7 +456,7 @@ job_finished(struct tr_mail *mail)
 		change->done(change, status); /* may free or reuse the change */
 	if (status == TR_OK)
 		free_ended(spool, job);
-	job_free(job);
+	job_recycle(spool, job->loop, job);
 	atomic_fetch_sub_explicit(&spool->outstanding, 1, memory_order_release); /* the last use of the spool */
 }
 
@@ -382,35 +489,6 @@ static void
 turn_end(struct tr_turn_hook *hook)
 {
 	port_flush(tr_container_of(hook, struct port, hook));
-}
-
-static struct port *
-port_get(struct tr_spool *spool, struct tr_loop *loop)
-{
-	static _Thread_local struct {
-		uint64_t spool_id;
-		struct tr_loop *loop;
-		struct port *port;
-	} cache;
-	struct port *port;
-
-	if (cache.port != NULL && cache.spool_id == spool->id && cache.loop == loop)
-		return cache.port;
-	pthread_mutex_lock(&spool->port_mu);
-	for (port = spool->ports; port != NULL && port->loop != loop; port = port->next)
-		;
-	if (port == NULL && (port = calloc(1, sizeof *port)) != NULL) {
-		port->spool = spool;
-		port->loop = loop;
-		port->hook.fn = turn_end;
-		port->next = spool->ports;
-		spool->ports = port;
-	}
-	pthread_mutex_unlock(&spool->port_mu);
-	cache.spool_id = spool->id;
-	cache.loop = loop;
-	cache.port = port;
-	return port;
 }
 
 /* For what never gets to the commit thread: an empty change, one whose building failed, no_flush. */

@@ -254,8 +254,11 @@ struct port { /* the spool's end in one loop */
 	struct tr_mail *newest, *oldest; /* this turn's jobs, linked from the newest back */
 	uint64_t bytes;
 	bool hooked, urgent;
+	struct tr_job *spare; /* ended jobs, with their buffers, for the next changes; linked by mail.next */
+	uint32_t spare_count;
 };
 
+void port_free_spare(struct port *port);
 void port_flush(struct port *port); /* hands over what waits; loop's thread, or when that has ended */
 
 enum nap { NAP_NONE, NAP_IDLE, NAP_PACED, NAP_GAP }; /* what the commit thread sleeps for */

@@ -175,6 +175,7 @@ spool_free(struct tr_spool *spool)
 	}
 	while ((port = spool->ports) != NULL) {
 		spool->ports = port->next;
+		port_free_spare(port);
 		free(port);
 	}
 	if (spool->meta_lock >= 0)

@@ -110,12 +110,6 @@ tr_queue_park(struct tr_worker *worker, struct tr_message *message)
 
 enum mode { KEEP, DROP, RAISE, WAIT, NO_QUEUE, BAD_QUEUE };
 
-struct pending {
-	void (*then)(void *arg, bool keep, const char *error);
-	void *arg;
-	struct tr_message *record;
-};
-
 struct bed {
 	char dir[64], path[96];
 	struct tr_loop *loop;
@@ -124,7 +118,7 @@ struct bed {
 	struct tr_worker worker, *emitter; /* emitter NULL: worker */
 	struct tr_spool_config config;
 	enum mode mode;
-	struct pending pending[64];
+	struct tr_decision *pending[64];
 	uint32_t asked, waiting;
 	void (*dispose_then)(void *arg);
 	void *dispose_arg;
@@ -145,33 +139,33 @@ set_queue(struct tr_message *record)
 }
 
 static void
-fake_decide(void *arg, struct tr_worker *worker, struct tr_message *record, const char *hook,
-	void (*then)(void *then_arg, bool keep, const char *error), void *then_arg)
+fake_decide(void *arg, struct tr_worker *worker, struct tr_decision *decision)
 {
 	struct bed *bed = arg;
+	struct tr_message *record = decision->record;
 
 	bed->asked++;
-	snprintf(bed->hooks + strlen(bed->hooks), sizeof bed->hooks - strlen(bed->hooks), "%s ", hook);
+	snprintf(bed->hooks + strlen(bed->hooks), sizeof bed->hooks - strlen(bed->hooks), "%s ", decision->hook);
 	switch (bed->mode) {
 	case KEEP:
 		set_queue(record);
-		then(then_arg, true, NULL);
+		decision->then(decision, true, NULL);
 		break;
 	case NO_QUEUE:
-		then(then_arg, true, NULL);
+		decision->then(decision, true, NULL);
 		break;
 	case BAD_QUEUE:
 		tr_meta_set(&record->meta, TR_STR("queue"), TR_STR("4711"));
-		then(then_arg, true, NULL);
+		decision->then(decision, true, NULL);
 		break;
 	case DROP:
-		then(then_arg, false, NULL);
+		decision->then(decision, false, NULL);
 		break;
 	case RAISE:
-		then(then_arg, false, "policy.lua:7: boom\nstack traceback: ...");
+		decision->then(decision, false, "policy.lua:7: boom\nstack traceback: ...");
 		break;
 	case WAIT:
-		bed->pending[bed->waiting++] = (struct pending){then, then_arg, record};
+		bed->pending[bed->waiting++] = decision;
 		break;
 	}
 }
@@ -404,8 +398,8 @@ static void
 answer(struct bed *bed, uint32_t i, bool keep, const char *error)
 {
 	if (keep)
-		set_queue(bed->pending[i].record);
-	bed->pending[i].then(bed->pending[i].arg, keep, error);
+		set_queue(bed->pending[i]->record);
+	bed->pending[i]->then(bed->pending[i], keep, error);
 }
 
 static void
@@ -679,7 +673,7 @@ handlers_are_bounded_and_go_on_in_order(void **state)
 	check_account(&bed, "h", 5, 5, 0, 0, 5);
 	answer(&bed, 1, true, NULL);
 	assert_int_equal(bed.asked, 3);
-	assert_true(bed.pending[2].record->seq > bed.pending[1].record->seq);
+	assert_true(bed.pending[2]->record->seq > bed.pending[1]->record->seq);
 	bed.mode = KEEP; /* the rest answers at once, as soon as it is its turn */
 	answer(&bed, 0, true, NULL);
 	assert_int_equal(bed.asked, 5);
@@ -841,7 +835,7 @@ kill_between_commit_and_decision(struct bed *bed)
 	run("cp -a", bed->path, copy);
 	while (bed->waiting > 0) { /* the killed process' memory */
 		bed->waiting--;
-		bed->pending[bed->waiting].then(bed->pending[bed->waiting].arg, false, tr_record_cancelled);
+		bed->pending[bed->waiting]->then(bed->pending[bed->waiting], false, tr_record_cancelled);
 	}
 	bed_stop(bed);
 	snprintf(bed->path, sizeof bed->path, "%s", copy);
