@@ -139,6 +139,12 @@ hook_answered(void *arg, const char *error)
 	sched->hook_answered = true;
 	sched->hook_waiting = false;
 	tr_message_revoke(message);
+	if (stopping(engine)) { /* cancelled or not: they wait as they did, and policy is asked after the restart */
+		list_add(&one, message);
+		list_append(&one, &sched->hooking);
+		sched_spill(sched, &one, true);
+		return;
+	}
 	if (error != NULL || message->due_ms > tr_wall_ms()) {
 		struct retry_spec spec = {
 			.delay_ns = -1, .use_due = true, .reasons = {"ThrottledByThrottleInsertReadyQueue"}};
@@ -168,8 +174,6 @@ hook_answered(void *arg, const char *error)
 		}
 	} else {
 		list_add(&sched->fresh, message);
-		if (stopping(engine))
-			sched_spill(sched, &sched->fresh, true);
 	}
 	if (!sched->hook_running) /* it answered later */
 		hook_start(sched);

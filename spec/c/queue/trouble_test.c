@@ -217,6 +217,53 @@ forsaken_ready_queue_gives_back(void **state)
 	rig_fini(&rig);
 }
 
+static struct {
+	void (*then)(void *arg, const char *error);
+	void *arg;
+	uint32_t calls;
+} handler;
+
+static bool
+promote_wanted(void *arg, struct tr_worker *worker)
+{
+	return true;
+}
+
+static void
+promote_later(void *arg, struct tr_worker *worker, struct tr_message *message,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
+{
+	handler.then = then;
+	handler.arg = then_arg;
+	handler.calls++;
+}
+
+/* A handler of throttle_insert_ready_queue that is cancelled by the stop delays nothing and is no error. */
+static void
+throttle_handler_cancelled_by_the_stop(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig_open(&rig);
+	rig.engine->ops.wants_promote = promote_wanted;
+	rig.engine->ops.promote = promote_later;
+	handler.calls = 0;
+	for (uint32_t i = 0; i < 3; i++)
+		rig_put(&rig, "one.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(handler.calls, 1);
+	tr_engine_stop(rig.engine, tr_mono_ns() + TR_NS_PER_S, rig_stopped, &rig);
+	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 60 * TR_NS_PER_S));
+	handler.then(handler.arg, "cancelled");
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(handler.calls, 1);
+	assert_int_equal(rig.events[TR_EV_DELAYED], 0);
+	assert_int_equal(rig_figures(&rig).timers, 0);
+	assert_int_equal(rig_figures(&rig).line, 3);
+	rig_fini(&rig);
+}
+
 int
 main(void)
 {
@@ -226,6 +273,7 @@ main(void)
 		cmocka_unit_test(refused_null_drop_waits_for_a_restart),
 		cmocka_unit_test(resolve_during_the_stop_is_answered),
 		cmocka_unit_test(forsaken_ready_queue_gives_back),
+		cmocka_unit_test(throttle_handler_cancelled_by_the_stop),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
