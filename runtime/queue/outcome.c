@@ -409,13 +409,12 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 	age_ms += due_ms - now_ms;
 	if (schedule != NULL)
 		due_ms = tr_schedule_adjust(schedule, due_ms);
-	if (spec->increment && schedule != NULL && schedule->expires_ms > 0) {
+	if (spec->increment && schedule != NULL && schedule->expires_ms > 0)
 		expired = due_ms >= schedule->expires_ms;
-		if (expired && message->attempts < UINT16_MAX)
-			message->attempts++;
-	} else {
+	else
 		expired = spec->increment ? age_ms > max_age_ms : age_ms >= max_age_ms;
-	}
+	if (expired && spec->increment && message->attempts < UINT16_MAX)
+		message->attempts++; /* the attempt that failed counts in the record */
 	if (expired) {
 		op_expire(op, message, "", due_ms);
 		return;
