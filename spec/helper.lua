@@ -41,7 +41,7 @@ function helper.write(path, text)
   return path
 end
 
---- Waits until fn() gives something true, at most limit_s (30) of real time; returns it. Fails naming `what`.
+--- Waits until fn() gives something true, at most limit_s (60) of real time; returns it. Fails naming `what`.
 function helper.wait_for(what, fn, limit_s)
   local clock = kumo.time.now()
   while true do
@@ -49,7 +49,7 @@ function helper.wait_for(what, fn, limit_s)
     if value then
       return value
     end
-    if kumo.time.now().unix_timestamp - clock.unix_timestamp > (limit_s or 30) then
+    if kumo.time.now().unix_timestamp - clock.unix_timestamp > (limit_s or 60) then
       error('waited in vain for ' .. what, 2)
     end
     kumo.sleep(0.01)

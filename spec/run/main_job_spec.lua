@@ -62,17 +62,21 @@ describe('the main job', function()
     local sink = helper.sink '--http 127.0.0.1:0 --smtp 127.0.0.1:0'
     local env = env_of(dir, sink)
     env.TAILRACE_WEBHOOK = 'http://127.0.0.1:1/log' -- nobody listens there
-    local run = helper.run('examples/quickstart.lua', '', env)
+    local text, places = helper.read('examples/quickstart.lua'):gsub('url = WEBHOOK,', function(url)
+      return url .. " queue_config = { retry_interval = '1s', max_retry_interval = '2s' },"
+    end)
+    assert.are.equal(1, places)
+    local policy = helper.write(dir .. '/policy.lua', text)
+    local run = helper.run(policy, '', env)
     local sent = helper.inject(('--smtp %s --count 50'):format(run.smtp))
     assert.are.equal(50, sent.accepted)
     helper.wait_for('the mail', function()
-      local text = helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http))
-      local ledger = kumo.serde.json_parse(text)
+      local ledger = kumo.serde.json_parse((helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http))))
       return ledger.mail.delivered == 50
     end)
     assert.are.equal(0, run:stop())
     env.TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http)
-    run = helper.run('examples/quickstart.lua', '', env)
+    run = helper.run(policy, '', env)
     helper.wait_for('100 events', function()
       local ledger = kumo.serde.json_parse((helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http))))
       return ledger.webhook.delivered == 100
