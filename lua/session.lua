@@ -107,7 +107,9 @@ local function collect(s, config, left)
   want = want - s:count() -- session:next() may have left some
   while true do
     local have, why = s:take(want, config.max_batch_bytes)
-    if why == 'gate' or why == 'close' then
+    if why == 'close' then
+      return false, why -- a part of a batch goes back, untried
+    elseif why == 'gate' then
       return have > 0, why
     end
     if have >= need then
@@ -145,12 +147,10 @@ function session.run(s)
   local batch, least, max_bytes = config.batch_size, config.min_batch_size, config.max_batch_bytes
   while left > 0 do
     local want = min(batch, left)
-    local count, why = conn ~= nil and s:next(want, min(least, want), max_bytes), nil
+    local count = conn ~= nil and s:next(want, min(least, want), max_bytes)
     if not count then
       s:settle()
-      local got
-      got, why = collect(s, config, left)
-      if not got then
+      if not collect(s, config, left) then
         break
       end
       count = s:count()
@@ -168,7 +168,7 @@ function session.run(s)
       s:phase 'DeliveringMessage'
     end
     left = left - count
-    if not protocol.send(conn, s, config) or why == 'close' then
+    if not protocol.send(conn, s, config) then
       break
     end
   end

@@ -8,7 +8,7 @@
 enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
 
 #define GATE_LINES_NS (60 * TR_NS_PER_S) /* an outage of hours, or one that comes and goes, fills no log */
-#define GATE_TEXT 160                    /* bytes of an answer in such a line */
+#define GATE_TEXT 300                    /* bytes of an answer in such a line */
 
 /* What a person should read about a closing (wait_ns > 0) or an opening; empty: nothing. */
 static void
