@@ -182,6 +182,12 @@ decide(void *arg, struct tr_worker *worker, struct tr_message *message)
 	tr_recorder_decide(((struct tr_server *)arg)->recorder, worker, message);
 }
 
+static bool
+wants_enumerated(void *arg)
+{
+	return tr_event_handled(((struct tr_server *)arg)->worker[0].host, tr_event_id("spool_message_enumerated"));
+}
+
 static void
 recovered(void *arg, const struct tr_recovered *message)
 {
@@ -269,6 +275,7 @@ start_engine(struct tr_server *server, char **error)
 	tr_queue_lua_ops(&server->ops);
 	server->ops.emit = emit;
 	server->ops.decide = decide;
+	server->ops.wants_enumerated = wants_enumerated;
 	err = tr_recorder_attach(server->recorder, server->spool);
 	if (err == TR_OK)
 		err = tr_engine_new(&config, &server->engine);

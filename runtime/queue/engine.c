@@ -201,6 +201,11 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 	stub->queue = sched->index;
 	if (message->flags & TR_MSG_LOG_RECORD)
 		atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
+	if (engine->ops.wants_enumerated != NULL && engine->ops.wants_enumerated(engine->ops_arg)) {
+		slots_add(engine->spool, &sched->home->enumerated, message->slot);
+		count_add(engine, IN_FLIGHT, 1);
+		return;
+	}
 	if (tr_stub_due_ms(stub) > tr_wall_ms()) {
 		slot_wheel_add(&sched->home->wheel, message->slot);
 		count_add(engine, IN_TIMERS, 1);

@@ -226,10 +226,10 @@ struct tr_ready {
 	uint32_t waiting_count;
 	struct tr_gate gate;
 	_Atomic bool gate_dirty; /* a failure was told since the last success */
-	bool gate_told;           /* the log says that it is closed */
-	uint32_t gate_untold;     /* closings since the last line about one */
-	int64_t gate_told_at_ns;  /* that line */
-	int64_t gate_shut_at_ns;  /* first closing since it was open */
+	bool gate_told;          /* the log says that it is closed */
+	uint32_t gate_untold;    /* closings since the last line about one */
+	int64_t gate_told_at_ns; /* that line */
+	int64_t gate_shut_at_ns; /* first closing since it was open */
 	bool probe_coming;       /* a session was opened or woken for the probe */
 	uint32_t failures;       /* connection failures in a row */
 	uint32_t sessions, idle;
@@ -416,6 +416,7 @@ bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *
 void admin_free(struct tr_engine *engine);
 void admin_housekeeping(struct tr_worker *worker);
 void rebinds_free(struct tr_worker *worker);
+void worker_enumerate(struct tr_worker *worker); /* shows worker->enumerated to policy */
 
 /* A walk over what waits, in sweep.c. The first four fields are the starter's. */
 struct sweep {
@@ -473,6 +474,7 @@ struct tr_worker {
 	struct slot_list judging;
 	bool judge_loading;
 	struct slot_list undecided, parked;
+	struct slot_list enumerated; /* recovered, to be shown to spool_message_enumerated; IN_FLIGHT */
 	bool undecided_loading;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
 	bool started;

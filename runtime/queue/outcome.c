@@ -1,5 +1,7 @@
 /* What becomes of messages: one op holds a list of them, their records and their change, and moves them on once it is
  * committed. */
+#include <stdlib.h>
+
 #include "base/pool.h"
 #include "queue/internal.h"
 

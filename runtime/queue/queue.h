@@ -46,6 +46,10 @@ struct tr_queue_ops {
 	 * ..., NULL. */
 	void (*rebind)(void *arg, struct tr_worker *worker, struct tr_message *message, const char *const *data,
 		void (*then)(void *then_arg, const char *error), void *then_arg);
+	/* Policy has a spool_message_enumerated handler: each recovered message is shown to it before it goes on. */
+	bool (*wants_enumerated)(void *arg);
+	void (*enumerated)(void *arg, struct tr_worker *worker, struct tr_message *message,
+		void (*then)(void *then_arg, const char *error), void *then_arg);
 	/* Make the log records of an event and add them to the outbox (runtime/record). */
 	void (*emit)(void *arg, struct tr_outbox *outbox, const struct tr_event *event);
 	/* Decide an undecided or parked record again (start-up, replay); runtime/record. Takes the message. */
@@ -188,9 +192,10 @@ struct tr_outcome {
 	struct tr_str delivery_protocol; /* "Lua", "ESMTP" */
 	int64_t retry_after_ns;          /* -1: not said */
 	bool gate_at_once;               /* closes the gate now */
-	bool gate_counts;   /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
-	const char *reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
-			     * record tells `response`; without, they wait where they were, and there is no record */
+	bool gate_counts; /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
+	const char
+		*reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
+			  * record tells `response`; without, they wait where they were, and there is no record */
 };
 /* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need
  * not wait. Whole message only. */

@@ -156,6 +156,7 @@ resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 /* --- throttle_insert_ready_queue --------------------------------------------------------------------- */
 
 struct promotion {
+	const char *event; /* literal */
 	struct tr_message *message;
 	void (*then)(void *arg, const char *error);
 	void *then_arg;
@@ -176,7 +177,7 @@ promotion_ended(void *arg, const struct tr_task_result *result)
 	free(arg);
 	tr_message_revoke(promotion.message);
 	if (result->status != TR_OK)
-		tr_log(TR_LEVEL_ERROR, "queue", "throttle_insert_ready_queue: %s", result->text);
+		tr_log(TR_LEVEL_ERROR, "queue", "%s: %s", promotion.event, result->text);
 	promotion.then(promotion.then_arg, result->status == TR_OK ? NULL : result->text);
 }
 
@@ -186,8 +187,9 @@ wants_promote(void *arg, struct tr_worker *worker)
 	return tr_event_handled(host_of(worker), ids.throttle_insert);
 }
 
+/* Fires an event that gets a message and answers nothing. */
 static void
-promote(void *arg, struct tr_worker *worker, struct tr_message *message,
+fire_for_message(struct tr_worker *worker, const char *event, struct tr_message *message,
 	void (*then)(void *then_arg, const char *error), void *then_arg)
 {
 	struct promotion *promotion = malloc(sizeof *promotion);
@@ -198,11 +200,18 @@ promote(void *arg, struct tr_worker *worker, struct tr_message *message,
 		then(then_arg, "out of memory");
 		return;
 	}
-	*promotion = (struct promotion){message, then, then_arg};
-	if (tr_event_fire(host_of(worker), "throttle_insert_ready_queue", &call, NULL) != TR_OK) {
+	*promotion = (struct promotion){event, message, then, then_arg};
+	if (tr_event_fire(host_of(worker), event, &call, NULL) != TR_OK) {
 		free(promotion);
 		then(then_arg, "out of memory");
 	}
+}
+
+static void
+promote(void *arg, struct tr_worker *worker, struct tr_message *message,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
+{
+	fire_for_message(worker, "throttle_insert_ready_queue", message, then, then_arg);
 }
 
 /* --- requeue_message ------------------------------------------------------------------------------------ */
@@ -339,6 +348,15 @@ rebind_message(void *arg, struct tr_worker *worker, struct tr_message *message, 
 	}
 }
 
+/* --- spool_message_enumerated ----------------------------------------------------------------------------------- */
+
+static void
+enumerated(void *arg, struct tr_worker *worker, struct tr_message *message,
+	void (*then)(void *then_arg, const char *error), void *then_arg)
+{
+	fire_for_message(worker, "spool_message_enumerated", message, then, then_arg);
+}
+
 /* --- sessions and handlers ------------------------------------------------------------------------------- */
 
 static int
@@ -383,6 +401,7 @@ tr_queue_lua_ops(struct tr_queue_ops *ops)
 	ops->wants_requeue = wants_requeue;
 	ops->requeue = requeue_message;
 	ops->rebind = rebind_message;
+	ops->enumerated = enumerated;
 	ops->has_handler = has_handler;
 }
 

@@ -17,7 +17,7 @@ struct rebind_walk {
 	struct tr_mail mail;
 	struct rebind_walk *next; /* worker's */
 	struct tr_worker *worker;
-	struct rebind *rebind;
+	struct rebind *rebind; /* NULL: spool_message_enumerated */
 	struct slot_list found;
 	struct tr_load load;
 	uint32_t slots[JUDGE_MAX];
@@ -50,7 +50,8 @@ walk_free(struct rebind_walk *walk)
 
 	while ((message = list_pop(&walk->todo)) != NULL)
 		tr_message_free(message);
-	rebind_unref(walk->rebind);
+	if (walk->rebind != NULL)
+		rebind_unref(walk->rebind);
 	free(walk);
 }
 
@@ -104,7 +105,9 @@ due_now_ms(const struct tr_message *message)
 static void
 settle(struct rebind_walk *walk, struct tr_message *message)
 {
-	const struct tr_rebind *request = &walk->rebind->request;
+	static const struct tr_rebind enumeration = {.suppress_logging = true};
+	const struct tr_rebind *request = walk->rebind != NULL ? &walk->rebind->request : &enumeration;
+	const struct tr_stub *stub = tr_spool_stub(walk->worker->engine->spool, message->slot);
 	struct tr_buf name = {0};
 	const char *error = NULL;
 	char *queue = NULL;
@@ -118,7 +121,8 @@ settle(struct rebind_walk *walk, struct tr_message *message)
 	tr_buf_free(&name);
 	if (walk->op == NULL)
 		walk->op = op_new(walk->worker);
-	if (walk->op == NULL || (queue == NULL && !request->always_flush && !(message->flags & TR_MSG_DIRTY))) {
+	if (walk->op == NULL || (queue == NULL && !request->always_flush && !(message->flags & TR_MSG_DIRTY) &&
+					message->due_ms == tr_stub_due_ms(stub))) {
 		free(queue);
 		slots_add(walk->worker->engine->spool, &walk->back, message->slot);
 		tr_message_free(message);
@@ -130,11 +134,12 @@ settle(struct rebind_walk *walk, struct tr_message *message)
 	}
 	char *old = message->queue;
 	message->queue = queue;
-	message->due_ms = due_now_ms(message);
+	if (walk->rebind != NULL)
+		message->due_ms = due_now_ms(message);
 	if (!request->suppress_logging)
 		emit_rebind(walk->op, walk->rebind, message, old != NULL ? old : "");
 	free(old);
-	walk->op->spec.reasons[0] = "AdminRebind";
+	walk->op->spec.reasons[0] = walk->rebind != NULL ? "AdminRebind" : "Enumerated";
 	op_move(walk->op, message);
 }
 
@@ -152,7 +157,8 @@ policy_answered(void *arg, const char *error)
 	walk->current = NULL;
 	walk->answered = true;
 	if (error != NULL)
-		tr_log(TR_LEVEL_ERROR, "queue", "rebind_message: %s", error);
+		tr_log(TR_LEVEL_ERROR, "queue", "%s: %s; what it has changed stays",
+			walk->rebind != NULL ? "rebind_message" : "spool_message_enumerated", error);
 	tr_message_revoke(message);
 	settle(walk, message);
 	if (!walk->looping)
@@ -183,15 +189,18 @@ work(struct rebind_walk *walk)
 
 	walk->looping = true;
 	while ((message = list_pop(&walk->todo)) != NULL) {
-		if (!walk->rebind->request.trigger_event) {
+		if (walk->rebind != NULL && !walk->rebind->request.trigger_event) {
 			apply_data(walk, message);
 			settle(walk, message);
 			continue;
 		}
 		walk->current = message;
 		walk->answered = false;
-		engine->ops.rebind(engine->ops_arg, worker, message, (const char *const *)walk->rebind->data,
-			policy_answered, walk);
+		if (walk->rebind == NULL)
+			engine->ops.enumerated(engine->ops_arg, worker, message, policy_answered, walk);
+		else
+			engine->ops.rebind(engine->ops_arg, worker, message, (const char *const *)walk->rebind->data,
+				policy_answered, walk);
 		if (!walk->answered) {
 			walk->looping = false;
 			return; /* policy_answered() goes on */
@@ -223,8 +232,7 @@ batch_loaded(struct tr_load *load)
 			   (walk->op != NULL || (walk->op = op_new(walk->worker)) != NULL)) {
 			op_lost(walk->op, walk->slots[i]);
 		} else {
-			tr_log(TR_LEVEL_ERROR, "queue",
-				"rebind: a message could not be read (%s): it stays where it is",
+			tr_log(TR_LEVEL_ERROR, "queue", "a message could not be read (%s): it stays where it is",
 				tr_err_text(walk->status[i]));
 			slots_add(engine->spool, &walk->back, walk->slots[i]);
 		}
@@ -238,7 +246,7 @@ next_batch(struct rebind_walk *walk)
 	struct tr_engine *engine = walk->worker->engine;
 
 	if (stopping(engine) && walk->found.count > 0) {
-		tr_log(TR_LEVEL_WARN, "queue", "a rebind was stopped: %u messages stay as they were",
+		tr_log(TR_LEVEL_WARN, "queue", "%u messages were not looked at before the stop: they stay as they were",
 			walk->found.count);
 		sched_return(walk->worker, &walk->found, true);
 	}
@@ -287,6 +295,52 @@ walk_arrived(struct tr_mail *mail)
 	sweep_start(&walk->sweep, worker);
 }
 
+static struct rebind_walk *
+walk_new(struct tr_worker *worker, struct rebind *rebind)
+{
+	struct rebind_walk *walk = calloc(1, sizeof *walk);
+
+	if (walk == NULL)
+		return NULL;
+	if (rebind != NULL)
+		atomic_fetch_add(&rebind->refs, 1);
+	walk->rebind = rebind;
+	walk->worker = worker;
+	walk->found = walk->back = SLOT_LIST_EMPTY;
+	walk->sweep.worker = worker;
+	walk->sweep.wants = is_wanted;
+	walk->sweep.take = collect;
+	walk->sweep.ended = collected;
+	walk->load.loop = worker->loop;
+	walk->load.done = batch_loaded;
+	walk->load.slots = walk->slots;
+	walk->load.messages = walk->messages;
+	walk->load.status = walk->status;
+	walk->mail.fn = walk_arrived;
+	return walk;
+}
+
+void
+worker_enumerate(struct tr_worker *worker)
+{
+	struct rebind_walk *walk;
+
+	if (worker->enumerated.count == 0)
+		return;
+	walk = walk_new(worker, NULL);
+	if (walk == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory to show %u messages to spool_message_enumerated",
+			worker->enumerated.count);
+		sched_return(worker, &worker->enumerated, false);
+		return;
+	}
+	walk->found = worker->enumerated;
+	worker->enumerated = SLOT_LIST_EMPTY;
+	walk->next = worker->rebinds;
+	worker->rebinds = walk;
+	next_batch(walk);
+}
+
 static bool
 copy_data(struct rebind *rebind, const char *const *data)
 {
@@ -319,7 +373,7 @@ tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request)
 		return TR_ENOMEM;
 	}
 	for (uint32_t i = 0; i < engine->worker_count; i++) { /* all or none */
-		struct rebind_walk *walk = calloc(1, sizeof *walk);
+		struct rebind_walk *walk = walk_new(&engine->workers[i], rebind);
 
 		if (walk == NULL) {
 			while ((walk = walks) != NULL) {
@@ -329,19 +383,6 @@ tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request)
 			rebind_unref(rebind);
 			return TR_ENOMEM;
 		}
-		atomic_fetch_add(&rebind->refs, 1);
-		walk->rebind = rebind;
-		walk->worker = &engine->workers[i];
-		walk->found = walk->back = SLOT_LIST_EMPTY;
-		walk->sweep.wants = is_wanted;
-		walk->sweep.take = collect;
-		walk->sweep.ended = collected;
-		walk->load.loop = walk->worker->loop;
-		walk->load.done = batch_loaded;
-		walk->load.slots = walk->slots;
-		walk->load.messages = walk->messages;
-		walk->load.status = walk->status;
-		walk->mail.fn = walk_arrived;
 		walk->next = walks;
 		walks = walk;
 	}

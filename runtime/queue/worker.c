@@ -281,7 +281,7 @@ worker_init(struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *
 	worker->act_open_end = &worker->act_open;
 	worker->act_wake_end = &worker->act_wake;
 	worker->empty_end = &worker->empty;
-	worker->judging = worker->undecided = worker->parked = SLOT_LIST_EMPTY;
+	worker->judging = worker->undecided = worker->parked = worker->enumerated = SLOT_LIST_EMPTY;
 	pthread_mutex_init(&worker->home_lock, NULL);
 	worker->turn_hook.fn = turn_end;
 	tr_loop_add_turn_hook(loop, &worker->turn_hook);
@@ -302,6 +302,7 @@ worker_start(struct tr_worker *worker)
 	worker_arm_wheel(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), &worker->housekeeping, HOUSEKEEPING_NS, housekeeping);
 	worker_decide(worker);
+	worker_enumerate(worker);
 }
 
 void

@@ -302,4 +302,41 @@ describe('events of the message flow', function()
     rt:advance(300)
     assert.are.equal(1, #records 'Delivery')
   end)
+
+  it('shows each message of the spool to spool_message_enumerated, which may move or put it off', function()
+    start "function act() require('kumo').reject(451, 'no') end config.queue = { retry_interval = '1h' }"
+    for _, user in ipairs { 'moves', 'raises', 'stays', 'waits' } do
+      rt:receive { to = user .. '@example.org' }
+    end
+    rt:advance(60)
+    rt:stop(5)
+    start [[
+      function act(msg) return 'attempt ' .. msg:num_attempts() end
+      require('kumo').on('spool_message_enumerated', function(msg)
+        local user = msg:recipient().user
+        note('enumerated', user, msg:num_attempts())
+        require('kumo').sleep(0.01)
+        if user == 'moves' then msg:set_meta('tenant', 'other')
+        elseif user == 'raises' then error 'a mistake'
+        elseif user == 'waits' then msg:set_due '2026-07-26T17:20:00Z' end
+      end)
+    ]]
+    rt:advance(1)
+    assert.are.equal(4, #calls 'enumerated')
+    assert.are.equal(1, calls('enumerated')[1][2])
+    local delivered = records 'Delivery'
+    assert.are.equal(0, #delivered) -- all keep their schedule
+    rt:advance(4000)
+    delivered = records 'Delivery'
+    assert.are.equal(3, #delivered)
+    local by = {}
+    for _, record in ipairs(delivered) do
+      by[record.recipient] = record
+    end
+    assert.are.equal('other@example.org', by['moves@example.org'].queue)
+    assert.are.equal('attempt 1', by['raises@example.org'].response.content)
+    assert.is_not_nil(by['stays@example.org'])
+    rt:advance(86400)
+    assert.are.equal(4, #records 'Delivery')
+  end)
 end)
