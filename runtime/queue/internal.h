@@ -45,6 +45,9 @@ int64_t slot_wheel_next_ms(const struct slot_wheel *wheel);
 uint32_t slot_wheel_pop(struct slot_wheel *wheel, int64_t now_ms);
 /* The wall clock was stepped: all due times are placed anew. */
 void slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms);
+/* The wall clock was set: as rebase, but a retry comes after the delay that it was given; only what was never tried (a
+ * date of its own) keeps to the clock. */
+void slot_wheel_step(struct slot_wheel *wheel, int64_t offset_ms);
 /* Takes all of a bucket (level, index) out as a list by stub->next; TR_NO_SLOT: empty. */
 uint32_t slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index);
 
@@ -489,6 +492,7 @@ struct tr_worker {
 void worker_post_message(struct tr_worker *from, struct tr_worker *to, struct tr_message *message, const char *reason);
 void worker_post_slot(struct tr_worker *from, struct tr_worker *to, uint32_t slot, bool front);
 void worker_arm_wheel(struct tr_worker *worker);
+bool worker_check_clock(struct tr_worker *worker); /* before a due time is put into the wheel; true: it was set */
 void worker_start(struct tr_worker *worker);
 int worker_init(
 	struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *loop, uint32_t index, uint64_t seed);

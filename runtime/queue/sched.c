@@ -541,6 +541,7 @@ sched_insert(struct tr_sched *sched, struct tr_message *message, const char *rea
 				op_submit(tell);
 			}
 		}
+		worker_check_clock(sched->home);
 		slot_wheel_add(&sched->home->wheel, message->slot);
 		count_move(engine, IN_READY, IN_TIMERS, 1);
 		atomic_fetch_add_explicit(&sched->waiting, 1, memory_order_relaxed);
@@ -576,6 +577,7 @@ sched_return(struct tr_worker *worker, struct slot_list *slots, bool front)
 
 		slots_remove(engine->spool, slots, slot);
 		if (tr_stub_due_ms(stub) > now_ms) {
+			worker_check_clock(worker);
 			slot_wheel_add(&worker->wheel, slot);
 			to_timers++;
 		} else {

@@ -151,8 +151,9 @@ slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index)
 	return head;
 }
 
-void
-slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms)
+/* shift_ms: how far the due times of what was tried already move with the clock. */
+static void
+move(struct slot_wheel *wheel, int64_t offset_ms, int64_t shift_ms)
 {
 	uint32_t all = TR_NO_SLOT;
 
@@ -167,6 +168,24 @@ slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms)
 			all = head;
 		}
 	}
+	for (uint32_t slot = all; shift_ms != 0 && slot != TR_NO_SLOT; slot = tr_spool_stub(wheel->spool, slot)->next) {
+		struct tr_stub *stub = tr_spool_stub(wheel->spool, slot);
+
+		if (tr_stub_attempts(stub) > 0)
+			tr_stub_set(stub, tr_stub_due_ms(stub) + shift_ms, tr_stub_flags(stub), tr_stub_attempts(stub));
+	}
 	wheel->offset_ms = offset_ms;
 	place_all(wheel, all);
+}
+
+void
+slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms)
+{
+	move(wheel, offset_ms, 0);
+}
+
+void
+slot_wheel_step(struct slot_wheel *wheel, int64_t offset_ms)
+{
+	move(wheel, offset_ms, offset_ms - wheel->offset_ms);
 }

@@ -120,20 +120,32 @@ turn_end(struct tr_turn_hook *hook)
 
 /* --- timers of waiting messages ------------------------------------------------------------------------- */
 
+bool
+worker_check_clock(struct tr_worker *worker)
+{
+	int64_t offset_ms = tr_wall_ms() - tr_mono_ns() / TR_NS_PER_MS;
+	int64_t step_ms = offset_ms - worker->wheel.offset_ms;
+
+	if (!worker->started || (step_ms <= 1000 && step_ms >= -1000))
+		return false;
+	tr_log(TR_LEVEL_WARN, "queue", "the clock was set by %.1f s: retries keep their delays",
+		(double)step_ms / 1000);
+	slot_wheel_step(&worker->wheel, offset_ms);
+	return true;
+}
+
 static void
 wheel_due(struct tr_timer *timer)
 {
 	struct tr_worker *worker = tr_container_of(timer, struct tr_worker, wheel_timer);
 	struct tr_engine *engine = worker->engine;
 	int64_t now_ms = tr_mono_ns() / TR_NS_PER_MS, wall_ms = tr_wall_ms();
-	int64_t step_ms = wall_ms - now_ms - worker->wheel.offset_ms;
 	int64_t to_line = 0, to_judge = 0;
 	bool rules = atomic_load_explicit(&engine->rule_count[TR_ADMIN_BOUNCE], memory_order_relaxed) != 0 ||
 		     atomic_load_explicit(&engine->rule_count[TR_ADMIN_SUSPEND], memory_order_relaxed) != 0;
 	uint32_t slot;
 
-	if (step_ms > 1000 || step_ms < -1000)
-		slot_wheel_rebase(&worker->wheel, wall_ms - now_ms);
+	worker_check_clock(worker);
 	for (int done = 0; done < 4096; done++) {
 		struct tr_sched *sched;
 		struct tr_stub *stub;
@@ -181,11 +193,10 @@ static void
 housekeeping(struct tr_timer *timer)
 {
 	struct tr_worker *worker = tr_container_of(timer, struct tr_worker, housekeeping);
-	int64_t step_ms = tr_wall_ms() - tr_mono_ns() / TR_NS_PER_MS - worker->wheel.offset_ms;
 
 	if (stopping(worker->engine))
 		return;
-	if (step_ms > 1000 || step_ms < -1000)
+	if (worker_check_clock(worker))
 		wheel_due(&worker->wheel_timer);
 	sched_refresh_all(worker);
 	ready_housekeeping(worker);

@@ -35,10 +35,15 @@ function durable.ledger(run)
 end
 
 function durable.wait_empty(run, limit_s)
-  helper.wait_for('the last events', function()
-    local ledger = durable.ledger(run)
+  local ledger
+  local ok = pcall(helper.wait_for, 'the last events', function()
+    ledger = durable.ledger(run)
     return ledger.webhook and ledger.webhook.waiting == 0 and ledger.mail.waiting == 0
   end, limit_s or 60)
+  if not ok then
+    local metrics = helper.sh(("curl -s -m 5 http://%s/metrics | grep -v '^#' | head -c 20000"):format(run.http))
+    error(('still waiting: %s\n%s\n%s'):format(kumo.serde.json_encode_pretty(ledger), run:log(), metrics), 2)
+  end
 end
 
 --- What the sink took, from its record file, while nothing is on its way: events by type and message id, how often each event came, mails.

@@ -63,6 +63,24 @@ describe('under the virtual clock', function()
     assert.are.equal(0, h.waiting)
   end)
 
+  for step, what in pairs { [3600] = 'an hour forward', [-3600] = 'an hour back' } do
+    it(('keeps the delays of retries when the clock is set %s'):format(what), function()
+      start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"
+      rt:receive { to = 'a@example.org' }
+      rt:advance(100) -- tried at once and after a minute; the next time is after two more
+      assert.are.equal(2, rt:eval 'return #sent')
+      rt:step_clock(step)
+      rt:advance(50)
+      assert.are.equal(2, rt:eval 'return #sent')
+      rt:advance(60)
+      assert.are.equal(3, rt:eval 'return #sent')
+      rt:step_clock(-step)
+      rt:advance(1000) -- after four minutes, and eight
+      assert.are.equal(5, rt:eval 'return #sent')
+      assert.are.equal(1, rt:ledger().h.waiting)
+    end)
+  end
+
   it('retries with backoff until max_age, then expires, and the ledger balances', function()
     start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"
     rt:receive { to = 'a@example.org' }
