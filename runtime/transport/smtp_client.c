@@ -170,7 +170,9 @@ tr_smtpc_new(struct tr_loop *loop, struct tr_dns *dns, const struct tr_smtpc_con
 	smtp->ehlo_name = strdup(config->ehlo_name);
 	smtp->config.ehlo_name = smtp->ehlo_name;
 	smtp->config.hosts = NULL;
-	if (smtp->config.max_recipients_per_batch == 0)
+	/* LMTP answers a message once a recipient (RFC 2033 section 4.2), and one answer is read here: a second
+	 * recipient's failure would be taken for its delivery */
+	if (smtp->config.max_recipients_per_batch == 0 || smtp->config.use_lmtp)
 		smtp->config.max_recipients_per_batch = 1;
 	smtp->hosts = calloc(config->host_count, sizeof *smtp->hosts);
 	if (smtp->ehlo_name == NULL || smtp->hosts == NULL)

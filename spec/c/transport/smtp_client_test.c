@@ -66,6 +66,23 @@ lmtp_greets_with_lhlo_and_size_is_told(void **state)
 	tear_down_as(fix, "LHLO me.test\nMAIL FROM:<a@x.test> SIZE=12\nRCPT TO:<b@y.test>\nDATA\n", "X: 1\r\nbody\r\n");
 }
 
+static void
+lmtp_has_one_recipient_a_transaction(void **state)
+{
+	struct fixture *fix = set_up(SCRIPT(">220 peer\r\n", "<LHLO me.test", ">250-peer\r\n250 PIPELINING\r\n", ONE_OK,
+		"<RSET", "<MAIL", "<RCPT TO:<c", "<DATA", ">250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n", "<.",
+		">452 mailbox full\r\n", "H"));
+
+	fix->config.use_lmtp = true;
+	fix->config.max_recipients_per_batch = 100;
+	renew(fix);
+	assert_int_equal(connect_now(fix), TR_OK);
+	assert_int_equal(send_now(fix, message(fix, "a@x.test", "b@y.test,c@y.test", "X: 1\r\n", "body\r\n")), TR_OK);
+	expect(fix, 0, "D 250 2.0.0 queued as 1|.");
+	expect(fix, 1, "T 452 mailbox full|.");
+	tear_down_as(fix, NULL, NULL);
+}
+
 /* --- body bytes ------------------------------------------------------------------------------------------- */
 
 static void
@@ -451,6 +468,7 @@ main(void)
 		cmocka_unit_test(a_pipelined_message_is_one_group),
 		cmocka_unit_test(without_pipelining_each_reply_is_awaited),
 		cmocka_unit_test(lmtp_greets_with_lhlo_and_size_is_told),
+		cmocka_unit_test(lmtp_has_one_recipient_a_transaction),
 		cmocka_unit_test(bodies_arrive_as_they_are),
 		cmocka_unit_test(a_long_body_with_dots_arrives),
 		cmocka_unit_test(eight_bit_needs_an_offer),
