@@ -95,9 +95,9 @@ struct tr_task_call {
 	const uint8_t *id;   /* 16 bytes that `ids` ends with, as hex digits after a blank; copied; NULL: none */
 };
 /* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be
- * NULL) is the task if it waits, else NULL. TR_OK or TR_ENOMEM (then `end` is not called; also when the host is being
- * freed, or when handlers start each other more than 150 deep). For a rejection `text` is its code and text, without
- * traceback. */
+ * NULL) is the task if it waits, else NULL. TR_OK; else `end` is not called: TR_ENOMEM (also when handlers start each
+ * other more than 150 deep), TR_ECANCELED (the host is being freed). For a rejection `text` is its code and text,
+ * without traceback. */
 int tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
 
 /* Fires event `name` through lua/host.lua's dispatcher (chaining rules of contract/events.md section 2): entry

@@ -268,7 +268,9 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 			call->event ? call->event : "(none)", MAX_DEPTH);
 		return TR_ENOMEM;
 	}
-	task = host->closing ? NULL : take(host);
+	if (host->closing)
+		return TR_ECANCELED;
+	task = take(host);
 	if (task == NULL)
 		return TR_ENOMEM;
 	task->event = call->event;

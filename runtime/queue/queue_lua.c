@@ -91,13 +91,15 @@ resolve_queue(void *arg, struct tr_worker *worker, struct tr_sched *sched)
 {
 	struct tr_task_call call = {
 		.push = push_queue_parts, .push_arg = sched, .end = queue_config_ended, .end_arg = sched};
+	int err;
 
 	if (!tr_event_handled(host_of(worker), ids.queue_config)) {
 		answer_queue(sched, tr_queue_config_new());
 		return;
 	}
-	if (tr_event_fire(host_of(worker), "get_queue_config", &call, NULL) != TR_OK)
-		tr_sched_configured(sched, NULL, "out of memory");
+	err = tr_event_fire(host_of(worker), "get_queue_config", &call, NULL);
+	if (err != TR_OK)
+		tr_sched_configured(sched, NULL, tr_err_text(err));
 }
 
 /* --- get_egress_path_config ---------------------------------------------------------------------- */
@@ -143,14 +145,16 @@ static void
 resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 {
 	struct tr_task_call call = {.push = push_path, .push_arg = ready, .end = path_config_ended, .end_arg = ready};
+	int err;
 
 	if (!tr_event_handled(host_of(worker), ids.path_config)) {
 		struct tr_path_config *config = tr_path_config_new(tr_ready_is_hook(ready));
 		tr_ready_configured(ready, config, config ? NULL : "out of memory");
 		return;
 	}
-	if (tr_event_fire(host_of(worker), "get_egress_path_config", &call, NULL) != TR_OK)
-		tr_ready_configured(ready, NULL, "out of memory");
+	err = tr_event_fire(host_of(worker), "get_egress_path_config", &call, NULL);
+	if (err != TR_OK)
+		tr_ready_configured(ready, NULL, tr_err_text(err));
 }
 
 /* --- throttle_insert_ready_queue --------------------------------------------------------------------- */

@@ -53,10 +53,15 @@ decide(void *arg, struct tr_worker *worker, struct tr_decision *decision)
 		.ids = "log record",
 		.id = decision->record->id};
 
-	if (!tr_event_handled(host_of(worker), should_enqueue_id))
+	int err;
+
+	if (!tr_event_handled(host_of(worker), should_enqueue_id)) {
 		decision->then(decision, false, NULL);
-	else if (tr_event_fire(host_of(worker), "should_enqueue_log_record", &call, NULL) != TR_OK)
-		decision->then(decision, false, "out of memory");
+		return;
+	}
+	err = tr_event_fire(host_of(worker), "should_enqueue_log_record", &call, NULL);
+	if (err != TR_OK) /* at the end of the process it stays undecided, and is no error of the policy */
+		decision->then(decision, false, err == TR_ECANCELED ? tr_record_cancelled : "out of memory");
 }
 
 struct disposition {
