@@ -125,9 +125,9 @@ function admin.rebind(request)
   end
 end
 
---- A queue's state as JSON; nil when there is no such queue.
+--- A queue's state, or a message by its id, as JSON; nil when there is no such thing.
 ---@async
----@param what 'sched'|'ready'
+---@param what 'sched'|'ready'|'message'
 function admin.inspect(what, name, limit, want_body)
   return core.inspect(what, name, limit, want_body)
 end

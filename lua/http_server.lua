@@ -211,6 +211,20 @@ local ROUTES = {
     end,
   },
   ['GET /api/admin/inspect-sched-q/v1'] = { 'trusted', inspect 'sched' },
+  ['GET /api/admin/inspect-message/v1'] = {
+    'trusted',
+    function(request)
+      local id = request.query.id
+      if not id then
+        http_error.raise(400, 'missing field `id`')
+      end
+      local text = admin.inspect('message', id, nil, flag(request.query.want_body))
+      if not text then
+        http_error.raise(404, 'no message with id %s', id)
+      end
+      return 200, text, JSON
+    end,
+  },
   ['GET /api/admin/inspect-ready-q/v1'] = { 'trusted', inspect 'ready' },
   ['POST /api/admin/set_diagnostic_log_filter/v1'] = {
     'trusted',

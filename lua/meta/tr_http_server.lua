@@ -45,11 +45,11 @@ function core.admin_rebind(request) end
 function core.until_s(moment) end
 
 ---@async
----@param what 'sched'|'ready'
----@param name string
+---@param what 'sched'|'ready'|'message'
+---@param name string  of a queue, or a message's id
 ---@param limit? integer
 ---@param want_body? boolean
----@return string? json nil: there is no such queue
+---@return string? json nil: there is none
 function core.inspect(what, name, limit, want_body) end
 
 ---@param form 'text'|'json'

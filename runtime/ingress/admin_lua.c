@@ -243,11 +243,12 @@ inspect_cancel(void *arg)
 	((struct inspect_op *)arg)->cancelled = true;
 }
 
-/* inspect("sched" | "ready", name, [limit], [want_body]) -> JSON | nil: no such queue */
+/* inspect("sched" | "ready" | "message", name or id, [limit], [want_body]) -> JSON | nil: there is none */
 static int
 l_inspect(lua_State *L)
 {
-	static const char *const whats[] = {"sched", "ready", NULL};
+	static const char *const whats[] = {"sched", "ready", "message", NULL};
+	uint8_t id[16];
 	struct tr_task *task = tr_task_check(L);
 	struct tr_worker *worker = tr_service(L, TR_SERVICE_WORKER);
 	int what = luaL_checkoption(L, 1, NULL, whats);
@@ -257,6 +258,10 @@ l_inspect(lua_State *L)
 
 	name.data = luaL_checklstring(L, 2, &name.len);
 	luaL_argcheck(L, limit >= 0, 3, "limit >= 0 expected");
+	if (what == 2 && tr_uuid_from_hex(name, id) != TR_OK) {
+		lua_pushnil(L);
+		return 1;
+	}
 	if (worker == NULL)
 		return luaL_error(L, "waiting for spool startup");
 	op = calloc(1, sizeof *op);
@@ -265,8 +270,10 @@ l_inspect(lua_State *L)
 	if (what == 0)
 		tr_queue_inspect(worker, name, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit, lua_toboolean(L, 4),
 			inspected, op);
-	else
+	else if (what == 1)
 		tr_ready_inspect(worker, name, inspected, op);
+	else
+		tr_message_inspect(worker, id, lua_toboolean(L, 4), inspected, op);
 	if (op->ended) {
 		int results = push_inspection(L, op);
 

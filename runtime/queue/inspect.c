@@ -83,19 +83,9 @@ inspect_send(struct inspect *op)
 	tr_loop_post(op->from->loop, &op->mail);
 }
 
-static void
-add_message(struct inspect *op, const struct tr_message *message, uint32_t slot)
+void
+inspect_envelope(struct tr_buf *json, const struct tr_message *message, bool want_body)
 {
-	struct tr_buf *json = &op->json;
-	const struct tr_stub *stub = tr_spool_stub(op->sched->engine->spool, slot);
-	char id[33];
-
-	tr_uuid_hex(message->id, id);
-	tr_buf_addc(json, '{');
-	add_text(json, "id", id);
-	tr_buf_addc(json, ',');
-	tr_json_add_key(json, "message");
-	tr_buf_addc(json, '{');
 	tr_json_add_key(json, "sender");
 	tr_json_add_string(json, tr_addr_str(&message->sender));
 	tr_buf_addc(json, ',');
@@ -112,7 +102,7 @@ add_message(struct inspect *op, const struct tr_message *message, uint32_t slot)
 	tr_buf_addc(json, ',');
 	tr_json_add_key(json, "meta");
 	tr_meta_json(&message->meta, json);
-	if (op->want_body) {
+	if (want_body) {
 		struct tr_bytes data = {0};
 
 		if (tr_message_data(message, &data) == TR_OK) {
@@ -122,6 +112,22 @@ add_message(struct inspect *op, const struct tr_message *message, uint32_t slot)
 			tr_bytes_fini(&data);
 		}
 	}
+}
+
+static void
+add_message(struct inspect *op, const struct tr_message *message, uint32_t slot)
+{
+	struct tr_buf *json = &op->json;
+	const struct tr_stub *stub = tr_spool_stub(op->sched->engine->spool, slot);
+	char id[33];
+
+	tr_uuid_hex(message->id, id);
+	tr_buf_addc(json, '{');
+	add_text(json, "id", id);
+	tr_buf_addc(json, ',');
+	tr_json_add_key(json, "message");
+	tr_buf_addc(json, '{');
+	inspect_envelope(json, message, op->want_body);
 	tr_buf_addz(json, "},");
 	add_time(json, "due", tr_stub_due_ms(stub) * TR_NS_PER_MS);
 	tr_buf_addc(json, ',');

@@ -419,6 +419,8 @@ bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *
 void admin_free(struct tr_engine *engine);
 void admin_housekeeping(struct tr_worker *worker);
 void rebinds_free(struct tr_worker *worker);
+/* Members sender, recipient, meta and, if asked for, data. */
+void inspect_envelope(struct tr_buf *json, const struct tr_message *message, bool want_body);
 void worker_enumerate(struct tr_worker *worker); /* shows worker->enumerated to policy */
 
 /* A walk over what waits, in sweep.c. The first four fields are the starter's. */

@@ -238,6 +238,9 @@ int tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request); 
 /* JSON of contract/http-admin.md, gathered on the queue's home worker; then(arg, json or NULL if unknown). */
 void tr_queue_inspect(struct tr_worker *worker, struct tr_str name, uint32_t limit, bool want_body,
 	void (*then)(void *arg, struct tr_str json), void *arg);
+/* One message by its id, as it is stored; on this worker, then() later or at once. */
+void tr_message_inspect(struct tr_worker *worker, const uint8_t id[16], bool want_body,
+	void (*then)(void *arg, struct tr_str json), void *arg);
 void tr_ready_inspect(
 	struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
 struct tr_queue_figures {

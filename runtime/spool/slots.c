@@ -39,6 +39,24 @@ tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attem
 	atomic_store_explicit(&stub->tries, (tries & ~UINT64_C(0xffff)) | attempts, memory_order_relaxed);
 }
 
+uint32_t
+tr_spool_find(struct tr_spool *spool, int64_t created_ms, uint32_t *slots, uint32_t max)
+{
+	uint32_t count = 0, chunks;
+
+	pthread_mutex_lock(&spool->slots_mu);
+	chunks = spool->chunk_count;
+	pthread_mutex_unlock(&spool->slots_mu);
+	for (uint32_t slot = 0; slot < chunks * SLOT_CHUNK && count < max; slot++) {
+		const struct tr_stub *stub = tr_spool_stub(spool, slot);
+
+		if (tr_stub_created_ms(stub) == created_ms &&
+			atomic_load_explicit(&stub->loc, memory_order_relaxed) != LOC_NONE)
+			slots[count++] = slot;
+	}
+	return count;
+}
+
 static bool
 add_chunk(struct tr_spool *spool)
 {

@@ -152,6 +152,10 @@ tr_stub_attempts(const struct tr_stub *stub)
 }
 void tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attempts);
 
+/* Slots of the messages created in that millisecond (wall), at most max: a guess, since they may be ended or stored
+ * anew meanwhile. Looks at every stub. Any thread. */
+uint32_t tr_spool_find(struct tr_spool *spool, int64_t created_ms, uint32_t *slots, uint32_t max);
+
 /* --- loading ------------------------------------------------------------------------------------ */
 /* Reads messages back. `slots` in log order is fastest (neighbours are read together). */
 struct tr_load {

@@ -97,6 +97,35 @@ local function wait_queue(name, count)
   end)
 end
 
+describe('GET /api/admin/inspect-message/v1', function()
+  it('shows a stored message', function()
+    client = kumo.http.build_client { timeout = '20s' }
+    dir = helper.dir()
+    run = helper.run(helper.write(dir .. '/policy.lua', POLICY), '', { TAILRACE_DIR = dir })
+    inject('a@one.test', 'b@one.test')
+    wait_queue('one.test', 2)
+    local _, queue = call('get', '/api/admin/inspect-sched-q/v1?queue_name=one.test')
+    for _, expected in ipairs(queue.messages) do
+      local status, found = call('get', '/api/admin/inspect-message/v1?id=' .. expected.id)
+      assert.are.equal(200, status)
+      assert.are.equal(expected.id, found.id)
+      assert.are.same(expected.message, found.message)
+      assert.is_nil(found.message.data)
+      assert.are.equal('HTTP', found.message.meta.reception_protocol)
+      _, found = call('get', '/api/admin/inspect-message/v1?want_body=true&id=' .. expected.id)
+      assert.matches('\r\n\r\nbody\r\n$', found.message.data)
+    end
+    local other = queue.messages[1].id:gsub('.$', function(digit)
+      return digit == '0' and '1' or '0'
+    end)
+    assert.are.equal(404, (call('get', '/api/admin/inspect-message/v1?id=' .. other)))
+    assert.are.equal(404, (call('get', '/api/admin/inspect-message/v1?id=nonsense')))
+    assert.are.equal(400, (call('get', '/api/admin/inspect-message/v1')))
+    assert.are.equal(0, run:stop())
+    helper.cleanup()
+  end)
+end)
+
 describe('POST /api/admin/rebind/v1', function()
   before_each(function()
     client = kumo.http.build_client { timeout = '20s' }
