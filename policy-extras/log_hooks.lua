@@ -70,6 +70,22 @@ end
 
 -- --- registering ----------------------------------------------------------------------------------------
 
+local hooks = {} -- name -> { domain =, filter = }
+
+-- One handler for all hooks: each record asks, so it must not go through a chain of them.
+local function decide(msg, hook_name)
+  local hook = hooks[hook_name]
+  if not hook then
+    return -- the next handler's
+  end
+  local filter = hook.filter
+  if filter and filter(msg, hook_name) then
+    return false
+  end
+  msg:set_meta('queue', hook.domain)
+  return true
+end
+
 local function register(options)
   local name = options.name
   local domain = name .. '.log_hook'
@@ -80,17 +96,10 @@ local function register(options)
     kumo.configure_log_hook(utils.merge_into(options.log_parameters or {}, { name = name }))
   end)
 
-  local filter = options.filter
-  kumo.on('should_enqueue_log_record', function(msg, hook_name)
-    if hook_name ~= name then
-      return -- the next handler's
-    end
-    if filter and filter(msg, hook_name) then
-      return false
-    end
-    msg:set_meta('queue', domain)
-    return true
-  end)
+  if not next(hooks) then
+    kumo.on('should_enqueue_log_record', decide)
+  end
+  hooks[name] = { domain = domain, filter = options.filter }
 
   kumo.on('get_queue_config', function(queue_domain)
     if queue_domain ~= domain then

@@ -13,39 +13,78 @@
 #define MESSAGE "tr.message"
 
 struct box {
+	const void *mark;           /* its own type's: no other userdata holds this address */
 	struct tr_message *message; /* NULL: stale */
+	struct box *next;           /* an earlier handle of the same message */
 	bool owned;                 /* freed with the box */
 };
 
-static char boxes_key;        /* registry: weak table, address of a box -> its userdata */
+static const char box_mark;
+static char boxes_key;        /* registry: weak table, address of a box that owns its message -> its userdata */
+static char meta_key;         /* registry: the metatable, found without making a string of its name */
 static const char *names[64]; /* of all methods, for "did you mean"; the same in each state */
 
 static void
 handle_gone(struct tr_message *message)
 {
-	struct box *box = message->handle;
-
-	box->message = NULL;
-	box->owned = false;
+	for (struct box *box = message->handle, *next; box != NULL; box = next) {
+		next = box->next;
+		box->message = NULL;
+		box->next = NULL;
+		box->owned = false;
+	}
 }
 
 /* --- handles ------------------------------------------------------------------------------------------ */
 
+/* The box at idx, or NULL: by its mark, as looking the metatable up by name costs more than most methods do. */
+static struct box *
+test_box(lua_State *L, int idx)
+{
+	struct box *box = lua_type(L, idx) == LUA_TUSERDATA ? lua_touserdata(L, idx) : NULL;
+
+	return box != NULL && lua_objlen(L, idx) == sizeof *box && box->mark == &box_mark ? box : NULL;
+}
+
+static void
+attach(struct box *box, struct tr_message *message)
+{
+	box->message = message;
+	box->next = message->handle;
+	message->handle = box;
+	message->handle_gone = handle_gone;
+}
+
+static void
+detach(struct box *box, struct tr_message *message)
+{
+	struct box *first = message->handle, **at = &first;
+
+	while (*at != NULL && *at != box)
+		at = &(*at)->next;
+	if (*at != NULL)
+		*at = box->next;
+	message->handle = first;
+	if (first == NULL)
+		message->handle_gone = NULL;
+}
+
 static int
 l_gc(lua_State *L)
 {
-	struct box *box = luaL_checkudata(L, 1, MESSAGE);
-	struct tr_message *message = box->message;
-	bool owned = box->owned;
+	struct box *box = test_box(L, 1);
+	struct tr_message *message;
+	bool owned;
 
+	if (box == NULL)
+		return 0;
+	message = box->message;
+	owned = box->owned;
 	box->message = NULL;
 	box->owned = false;
 	if (message == NULL)
 		return 0;
-	if (message->handle == box) { /* else a newer handle was made after this one had become unreachable */
-		message->handle = NULL;
-		message->handle_gone = NULL;
-	}
+	detach(box, message);
 	if (owned)
 		tr_message_free(message);
 	return 0;
@@ -60,56 +99,59 @@ push_boxes(lua_State *L)
 
 static void make_metatable(lua_State *L);
 
-/* A new, empty box on the stack, known in the table of boxes. */
+/* A new, empty box on the stack. */
 static struct box *
 new_box(lua_State *L)
 {
 	struct box *box = lua_newuserdata(L, sizeof *box);
 
-	*box = (struct box){0};
+	*box = (struct box){.mark = &box_mark};
 	make_metatable(L);
 	lua_setmetatable(L, -2);
+	return box;
+}
+
+/* The box on top of the stack owns its message: it is what later handles are, so that the message lasts as long as any
+ * of them. */
+static void
+own(lua_State *L, struct box *box)
+{
+	box->owned = true; /* from here on the collector frees it, whatever raises */
 	push_boxes(L);
 	lua_pushlightuserdata(L, box);
 	lua_pushvalue(L, -3);
 	lua_rawset(L, -3);
 	lua_pop(L, 1);
-	return box;
 }
 
-static void
-attach(struct box *box, struct tr_message *message)
-{
-	box->message = message;
-	message->handle = box;
-	message->handle_gone = handle_gone;
-}
-
+/* A message that others own gets a new handle each time (two of them are equal): finding an old one would take a table
+ * of all, and nearly all are pushed once. */
 void
 tr_message_push(lua_State *L, struct tr_message *message)
 {
+	struct box *box = message->handle;
+
 	luaL_checkstack(L, 6, "message handle");
-	if (message->handle != NULL) {
-		make_metatable(L); /* and the table of boxes with it */
-		lua_pop(L, 1);
+	while (box != NULL && !box->owned)
+		box = box->next;
+	if (box != NULL) {
 		push_boxes(L);
-		lua_pushlightuserdata(L, message->handle);
+		lua_pushlightuserdata(L, box);
 		lua_rawget(L, -2);
 		lua_remove(L, -2);
-		struct box *known = lua_touserdata(L, -1);
-		if (known != NULL && known->message == message)
+		if (lua_touserdata(L, -1) == box)
 			return;
-		lua_pop(L, 1);
+		lua_pop(L,
+			1); /* unreachable, about to be collected with its message: the caller must not have had it */
 	}
-	struct box *box = new_box(L); /* may collect the old box, which then clears message->handle */
-	tr_message_revoke(message);
+	box = new_box(L);
 	attach(box, message);
 }
 
 static struct box *
 check_box(lua_State *L, int idx, const char *function)
 {
-	struct box *box = luaL_testudata(L, idx, MESSAGE);
+	struct box *box = test_box(L, idx);
 
 	if (box == NULL)
 		luaL_error(L, "%s: message expected, got %s (call it as msg:%s(...))", function, luaL_typename(L, idx),
@@ -508,6 +550,16 @@ l_tostring(lua_State *L)
 	return 1;
 }
 
+/* Two handles of one message. */
+static int
+l_eq(lua_State *L)
+{
+	const struct box *a = test_box(L, 1), *b = test_box(L, 2);
+
+	lua_pushboolean(L, a != NULL && b != NULL && a->message != NULL && a->message == b->message);
+	return 1;
+}
+
 /* Last resort of the method table. */
 static int
 l_no_method(lua_State *L)
@@ -556,10 +608,17 @@ fill_names(void)
 static void
 make_metatable(lua_State *L)
 {
-	static const luaL_Reg meta[] = {{"__gc", l_gc}, {"__tostring", l_tostring}, {NULL, NULL}};
+	static const luaL_Reg meta[] = {{"__gc", l_gc}, {"__tostring", l_tostring}, {"__eq", l_eq}, {NULL, NULL}};
 
-	if (!luaL_newmetatable(L, MESSAGE))
+	lua_pushlightuserdata(L, &meta_key);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	if (!lua_isnil(L, -1))
 		return;
+	lua_pop(L, 1);
+	luaL_newmetatable(L, MESSAGE);
+	lua_pushlightuserdata(L, &meta_key);
+	lua_pushvalue(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
 	pthread_once(&names_once, fill_names);
 	luaL_setfuncs(L, meta, 0);
 	lua_createtable(L, 0, 32);
@@ -595,7 +654,7 @@ l_make_message(lua_State *L)
 	if (message == NULL)
 		return luaL_error(L, "make_message: out of memory");
 	attach(box, message);
-	box->owned = true; /* from here on the collector frees it, whatever raises */
+	own(L, box);
 	err = sender.data == NULL ? TR_EINVAL : tr_message_set_sender(message, sender);
 	if (err != TR_OK)
 		return bad_address(L, 1, err, "make_message: sender");
