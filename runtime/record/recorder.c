@@ -38,6 +38,9 @@ tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool)
 		struct tr_logger *logger = recorder->loggers[i];
 		if (logger->kind == TR_LOGGER_HOOK)
 			err = tr_spool_account(spool, logger->name, &logger->account);
+		else if (logger->kind == TR_LOGGER_FILE)
+			err = tr_spool_watch(
+				spool, logger->name, &logger->config.min_free_space, &logger->config.min_free_inodes);
 	}
 	return err;
 }

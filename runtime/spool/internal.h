@@ -160,6 +160,14 @@ int segment_reserve(struct tr_spool *spool, struct segment *segment, uint32_t mo
 uint32_t segment_born(struct segment *segment, uint32_t slot, uint64_t bytes, struct tr_spool *spool); /* its ordinal */
 void segment_died(struct tr_spool *spool, uint64_t loc, uint64_t bytes);
 
+/* --- free space of other directories (spares.c) --- */
+struct watched {
+	struct watched *next;
+	char *dir;
+	struct tr_space_limit space, inodes;
+};
+void watched_free(struct tr_spool *spool);
+
 /* --- slots ------------------------------------------------------------------------------------ */
 
 struct slot_chunk {
@@ -335,10 +343,11 @@ struct tr_spool {
 	uint32_t spare_count, reserve;    /* reserve: how many of them are kept for outcomes */
 	uint64_t spare_serial;
 	bool keeper_stop, keeper_runs;
-	int spare_error;       /* why the last new spare could not be made */
-	_Atomic bool full;     /* intake found no segment but the reserve */
-	_Atomic bool gone;     /* a directory is not where it was: what is written now, a restart would not find */
-	_Atomic bool no_space; /* below min_free_space or min_free_inodes */
+	int spare_error;         /* why the last new spare could not be made */
+	_Atomic bool full;       /* intake found no segment but the reserve */
+	_Atomic bool gone;       /* a directory is not where it was: what is written now, a restart would not find */
+	_Atomic bool no_space;   /* below min_free_space or min_free_inodes */
+	struct watched *watched; /* other directories that count for no_space; fixed after the start */
 
 	/* slots */
 	pthread_mutex_t slots_mu, extra_mu;

@@ -108,22 +108,59 @@ place_check(struct tr_spool *spool)
 	atomic_store(&spool->gone, gone);
 }
 
+int
+tr_spool_watch(struct tr_spool *spool, const char *dir, const struct tr_space_limit *space,
+	const struct tr_space_limit *inodes)
+{
+	struct watched *watched = calloc(1, sizeof *watched);
+
+	if (watched == NULL)
+		return TR_ENOMEM;
+	watched->dir = strdup(dir);
+	if (watched->dir == NULL) {
+		free(watched);
+		return TR_ENOMEM;
+	}
+	watched->space = *space;
+	watched->inodes = *inodes;
+	watched->next = spool->watched;
+	spool->watched = watched;
+	return TR_OK;
+}
+
+void
+watched_free(struct tr_spool *spool)
+{
+	while (spool->watched != NULL) {
+		struct watched *watched = spool->watched;
+
+		spool->watched = watched->next;
+		free(watched->dir);
+		free(watched);
+	}
+}
+
+static bool
+has_space(const char *dir, const struct tr_space_limit *bytes, const struct tr_space_limit *inodes)
+{
+	struct tr_file_space space;
+
+	if (tr_file->space(dir, &space) < 0)
+		return true; /* a write will tell */
+	return tr_space_ok(bytes, space.free_bytes, space.total_bytes) &&
+	       (space.total_inodes == 0 || /* some file systems have no such limit */
+		       tr_space_ok(inodes, space.free_inodes, space.total_inodes));
+}
+
 void
 space_check(struct tr_spool *spool)
 {
-	const char *dirs[] = {spool->meta, spool->data};
-	bool ok = true;
+	bool ok = has_space(spool->meta, &spool->config.min_free_space, &spool->config.min_free_inodes) &&
+		  has_space(spool->data, &spool->config.min_free_space, &spool->config.min_free_inodes);
 
 	place_check(spool);
-	for (int i = 0; i < 2; i++) {
-		struct tr_file_space space;
-
-		if (tr_file->space(dirs[i], &space) < 0)
-			continue; /* a write will tell */
-		ok &= tr_space_ok(&spool->config.min_free_space, space.free_bytes, space.total_bytes);
-		if (space.total_inodes > 0) /* some file systems have no such limit */
-			ok &= tr_space_ok(&spool->config.min_free_inodes, space.free_inodes, space.total_inodes);
-	}
+	for (const struct watched *watched = spool->watched; ok && watched != NULL; watched = watched->next)
+		ok = has_space(watched->dir, &watched->space, &watched->inodes);
 	if (ok == atomic_load(&spool->no_space))
 		tr_log(ok ? TR_LEVEL_INFO : TR_LEVEL_WARN, "spool",
 			ok ? "enough free space again: mail is taken" : "too little free space: nothing new is taken");

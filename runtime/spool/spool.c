@@ -163,7 +163,8 @@ spool_free(struct tr_spool *spool)
 {
 	struct port *port;
 
-	spares_stop(spool);
+	spares_stop(spool); /* it looks at the directories */
+	watched_free(spool);
 	if (spool->ring != NULL)
 		for (uint64_t i = 0; i < spool->ring_cap; i++)
 			segment_unref(spool, spool->ring[i]);

@@ -55,6 +55,11 @@ struct tr_stub {
  * tells what and where. */
 int tr_spool_open(const struct tr_spool_config *config, struct tr_spool **out, char **error);
 
+/* Intake also stops while the file system of this directory (of local logs, for instance) is below the limits. Before
+ * tr_spool_recover(). TR_OK, TR_ENOMEM. */
+int tr_spool_watch(struct tr_spool *spool, const char *dir, const struct tr_space_limit *space,
+	const struct tr_space_limit *inodes);
+
 struct tr_recovered {
 	uint32_t slot;
 	struct tr_str queue; /* name as stored; borrowed for the call */

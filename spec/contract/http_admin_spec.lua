@@ -126,6 +126,23 @@ describe('GET /api/admin/inspect-message/v1', function()
   end)
 end)
 
+describe('a local log', function()
+  it('stops intake while its disk is below min_free_space', function()
+    client = kumo.http.build_client { timeout = '20s' }
+    dir = helper.dir()
+    local full = POLICY:gsub(
+      "kumo.start_http_listener",
+      "kumo.configure_local_logs { log_dir = DIR .. '/logs', min_free_space = '999999999999999' }\n  %0",
+      1
+    )
+    run = helper.run(helper.write(dir .. '/policy.lua', full), '', { TAILRACE_DIR = dir })
+    assert.are.equal(503, (call('get', '/api/check-liveness/v1')))
+    assert.are.equal(503, (call('post', '/api/inject/v1', { envelope_sender = '', recipients = {}, content = 'a: b\r\n\r\n' })))
+    assert.are.equal(0, run:stop())
+    helper.cleanup()
+  end)
+end)
+
 describe('POST /api/admin/rebind/v1', function()
   before_each(function()
     client = kumo.http.build_client { timeout = '20s' }
