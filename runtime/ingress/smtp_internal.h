@@ -57,6 +57,7 @@ struct tr_smtp_session {
 	bool waiting;    /* for policy, a commit or a timer: nothing is read */
 	bool processing; /* inside the loop over the input */
 	bool skipping;   /* the rest of a line that was too long */
+	bool draining;   /* waits until the client has taken its replies */
 	bool stopping;
 	bool dead;
 	bool greeted; /* the banner is out */

@@ -5,6 +5,7 @@
 #include "ingress/smtp_internal.h"
 
 #define LINGER_NS (2 * TR_NS_PER_S)
+#define REPLIES_MAX (64 * 1024) /* bytes of replies that a client has not taken; it is heard again when it has all */
 #define PRESSURE_NS (5 * TR_NS_PER_MS) /* how often a session looks whether the spool takes again */
 
 static const struct tr_smtp_answer no_answer = {.reject_code = -1};
@@ -123,7 +124,7 @@ rest(struct tr_smtp_session *session)
 {
 	if (session->dead || !session->waiting)
 		return;
-	tr_stream_deadline(session->stream, 0);
+	tr_stream_deadline(session->stream, session->draining ? session->params->client_timeout_ns : 0);
 	tr_stream_pause(session->stream);
 	if (session->command.data != NULL && session->command_kept == NULL) {
 		session->command_kept = strndup(session->command.data, session->command.len);
@@ -277,7 +278,10 @@ process(struct tr_smtp_session *session)
 		const char *bytes = in->data + used;
 		size_t len = in->len - used;
 
-		if (session->state != TR_SMTP_AT_TEXT) {
+		if (tr_stream_backlog(session->stream) > REPLIES_MAX) { /* a client that sends and does not read */
+			session->draining = true;
+			tr_smtp_wait(session);
+		} else if (session->state != TR_SMTP_AT_TEXT) {
 			if (!do_command(session, bytes, len, &used))
 				break;
 		} else if (tr_spool_pressure(tr_smtp_spool(session))) {
@@ -301,6 +305,17 @@ static void
 on_data(struct tr_stream *stream, void *arg)
 {
 	process(arg);
+}
+
+static void
+on_drained(struct tr_stream *stream, void *arg)
+{
+	struct tr_smtp_session *session = arg;
+
+	if (!session->draining)
+		return;
+	session->draining = false;
+	tr_smtp_go_on(session);
 }
 
 static void
@@ -417,7 +432,7 @@ tr_smtp_session_meta(struct tr_smtp_session *session)
 void
 tr_smtp_session_start(struct tr_smtp_shared *shared, struct tr_worker *worker, int fd, struct tr_smtp_session **list)
 {
-	static const struct tr_stream_handlers handlers = {on_data, NULL, on_closed};
+	static const struct tr_stream_handlers handlers = {on_data, on_drained, on_closed};
 	struct tr_smtp_session *session = calloc(1, sizeof *session);
 
 	if (session == NULL) {

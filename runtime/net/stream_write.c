@@ -101,17 +101,23 @@ tr_streami_flush(struct tr_stream *stream)
 	tr_streami_update_hold(stream);
 }
 
+static void
+flush_and_tell(struct tr_stream *stream)
+{
+	tr_streami_flush(stream);
+	if (stream->out == NULL && stream->was_high && !stream->dead && !stream->closing && !stream->write_failed) {
+		stream->was_high = false;
+		if (stream->handlers->drained != NULL)
+			stream->handlers->drained(stream, stream->arg);
+	}
+}
+
 void
 tr_streami_writable(struct ev_loop *ev, ev_io *watcher, int revents)
 {
 	struct tr_stream *stream = watcher->data;
 
-	tr_streami_flush(stream);
-	if (stream->out == NULL && stream->was_high && !stream->closing && !stream->write_failed) {
-		stream->was_high = false;
-		if (stream->handlers->drained != NULL)
-			stream->handlers->drained(stream, stream->arg);
-	}
+	flush_and_tell(stream);
 }
 
 void
@@ -125,7 +131,7 @@ tr_streami_flush_turn(struct tr_turn_hook *hook)
 		flusher->dirty = stream->next_dirty;
 		stream->is_dirty = false;
 		if (!stream->dead && !ev_is_active(&stream->writable))
-			tr_streami_flush(stream);
+			flush_and_tell(stream); /* the kernel may take even that much at once */
 		if (stream->dead && !stream->is_dirty) /* else it is in the list again, and freed from there */
 			tr_streami_free(stream);
 	}
