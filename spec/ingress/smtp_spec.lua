@@ -239,6 +239,20 @@ describe('the ESMTP listener', function()
     assert.is_true(peak < 150000, ('%d kB'):format(peak))
   end)
 
+  it('does not hear a client out that never reads its replies, and goes on when it does', function()
+    local function memory()
+      return tonumber(helper.read(('/proc/%d/status'):format(server.pid)):match 'VmRSS:%s+(%d+) kB')
+    end
+    helper.sh(('yes "EHLO x\r" | head -c 60000000 > %s/input.flood'):format(dir))
+    local before = memory()
+    local text = helper.sh(
+      ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; timeout 2 cat %s/input.flood >&3; echo sent=$?; grep VmRSS /proc/%d/status; timeout 2 head -c 20000000 <&3 | grep -c ^250.SIZE'"):format(
+        ports.plain, dir, server.pid))
+    assert.matches('sent=124', text) -- still full after two seconds
+    assert.is_true(tonumber(text:match 'VmRSS:%s+(%d+) kB') < before + 10000, text)
+    assert.is_true(tonumber(text:match '(%d+)%s*$') > 50000, text)
+  end)
+
   it('ends a client that falls silent in the middle of a command', function()
     assert.matches('^220 [^\r]*\r\n421 4.3.2 mx.test idle too long\r\n$', talk('small', 'MAIL FR'))
   end)
