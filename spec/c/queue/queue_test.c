@@ -266,7 +266,7 @@ restart_keeps_due_times_and_attempts(void **state)
 }
 
 static void
-wall_clock_step_moves_the_due_time(void **state)
+a_clock_that_is_set_moves_no_retry(void **state)
 {
 	struct rig rig;
 
@@ -279,8 +279,15 @@ wall_clock_step_moves_the_due_time(void **state)
 	rig_run(&rig, MINUTE_NS);
 	assert_int_equal(attempt_count, 1);
 	tr_clock_step(HOUR_NS);
-	rig_run(&rig, 20 * TR_NS_PER_S);
+	rig_run(&rig, 15 * MINUTE_NS);
+	assert_int_equal(attempt_count, 1); /* 20 minutes after the first, as they are counted in between */
+	rig_run(&rig, 10 * MINUTE_NS);
 	assert_int_equal(attempt_count, 2);
+	tr_clock_step(-2 * HOUR_NS);
+	rig_run(&rig, 30 * MINUTE_NS);
+	assert_int_equal(attempt_count, 2);
+	rig_run(&rig, 10 * MINUTE_NS);
+	assert_int_equal(attempt_count, 3);
 	rig_fini(&rig);
 }
 
@@ -473,7 +480,7 @@ main(void)
 		cmocka_unit_test(overflow_waits_in_order_without_attempts),
 		cmocka_unit_test(queues_that_share_a_ready_queue_take_turns),
 		cmocka_unit_test(restart_keeps_due_times_and_attempts),
-		cmocka_unit_test(wall_clock_step_moves_the_due_time),
+		cmocka_unit_test(a_clock_that_is_set_moves_no_retry),
 		cmocka_unit_test(queue_without_configuration_waits),
 		cmocka_unit_test(path_error_is_transient),
 		cmocka_unit_test(log_records_are_never_sent_as_mail),
