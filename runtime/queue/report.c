@@ -143,7 +143,9 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 
 			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
 			event.site = tr_str(ready->name);
-			event.egress_pool = event.egress_source = tr_str(ready->source);
+			event.egress_pool = ready->queue->egress_pool != NULL ? tr_str(ready->queue->egress_pool)
+									      : TR_STR("unspecified");
+			event.egress_source = tr_str(ready->source);
 			event.response = spec.response;
 			tr_outbox_emit(&op->outbox, &event);
 			list_add(&list, message);

@@ -43,3 +43,18 @@ describe('kumo.invoke_get_egress_path_config', function()
     assert.are.equal('unspecified', kumo.invoke_get_egress_source('unspecified').name)
   end)
 end)
+
+describe('settings without effect', function()
+  it('are accepted, and checked', function()
+    kumo.set_lruttl_cache_capacity('dns_resolver_mx', 10)
+    kumo.configure_accounting_db_path '/nowhere'
+    kumo.suspend_delivery_when_spool_unhealthy(false)
+    kumo.configure_bounce_classifier { files = {} }
+    kumo.set_config_monitor_globs {}
+    assert.is_nil(kumo.get_memory_soft_limit())
+    assert.is_false(pcall(kumo.set_lruttl_cache_capacity, 'none', 10))
+    assert.is_false(pcall(kumo.configure_bounce_classifier, { file = {} }))
+    assert.is_false(pcall(kumo.configure_bounce_classifier, { files = {}, cache = 1 }))
+    assert.is_false(pcall(kumo.set_config_monitor_globs, 'x'))
+  end)
+end)
