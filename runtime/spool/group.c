@@ -11,8 +11,8 @@
 struct layout {
 	struct tr_spool *spool;
 	struct segment *segment;
-	struct frame_header *last; /* not sealed yet: its padding is not known */
-	uint64_t pos;              /* offset in the segment */
+	char *last; /* header in group_buf, unaligned after a body by reference; not sealed: its padding is not known */
+	uint64_t pos; /* offset in the segment */
 	uint32_t count, crc;
 	size_t run; /* start of the buffer's part that no iovec has yet */
 };
@@ -69,13 +69,16 @@ static void
 seal_last(struct layout *lay, uint64_t align)
 {
 	uint64_t to = align_up(lay->pos, align);
+	struct frame_header header;
 
 	if (lay->last == NULL)
 		return;
-	lay->last->pad = (uint8_t)((to - align_up(lay->pos, 8)) / 8);
+	memcpy(&header, lay->last, sizeof header);
+	header.pad = (uint8_t)((to - align_up(lay->pos, 8)) / 8);
 	add_zeros(lay, to - lay->pos);
-	frame_seal(lay->last);
-	lay->crc = tr_crc32c(lay->crc, &lay->last->header_crc, sizeof lay->last->header_crc);
+	frame_seal(&header);
+	memcpy(lay->last, &header, sizeof header);
+	lay->crc = tr_crc32c(lay->crc, &header.header_crc, sizeof header.header_crc);
 	lay->count++;
 }
 
@@ -96,7 +99,7 @@ add_frame(struct layout *lay, uint8_t type, uint64_t seq, struct tr_str first, s
 
 	seal_last(lay, type == FRAME_PUT ? PUT_ALIGN : 8);
 	at = lay->pos;
-	lay->last = (struct frame_header *)(spool->group_buf + spool->group_len);
+	lay->last = spool->group_buf + spool->group_len;
 	add_bytes(lay, &header, sizeof header);
 	if (first.len >= BODY_REF_BYTES && type == FRAME_PUT && second.len == 0) { /* a copied frame */
 		second = first;
