@@ -16,4 +16,10 @@ struct tr_path_config *tr_path_config_at(lua_State *L, int idx);
  * memory. */
 struct tr_path_config *tr_path_config_for_hook(lua_State *L, int idx);
 
+/* Shared by the readers of options; they raise, naming `function`. */
+char *config_copy_string(lua_State *L, int idx, const char *key); /* malloc'ed; NULL: not given */
+uint32_t config_opt_u32(lua_State *L, int idx, const char *function, const char *key, uint32_t def, uint32_t min);
+/* Reads `protocol` of the options at idx (protocol_lua.c). */
+void config_read_protocol(lua_State *L, int idx, struct tr_queue_config *config);
+
 #endif
