@@ -66,7 +66,7 @@ void
 tr_sink_smtp_close_all(struct tr_sink *sink)
 {
 	while (sink->smtp_conns != NULL)
-		smtp_close(sink->smtp_conns);
+		smtp_close(sink->smtp_conns); /* NOLINT(clang-analyzer-unix.Malloc): it takes itself off the list */
 }
 
 /* --- answers --------------------------------------------------------------------------------- */

@@ -52,7 +52,8 @@ tr_cli_addr_parse(const char *text, struct tr_cli_addr *out)
 		if (len > 0)
 			snprintf(host, sizeof host, "%.*s", (int)len, start);
 	}
-	if (*port == '\0' || strspn(port, "0123456789") != strlen(port) || strlen(port) > 5 || atoi(port) > 65535) {
+	if (*port == '\0' || strspn(port, "0123456789") != strlen(port) || strlen(port) > 5 ||
+		strtoul(port, NULL, 10) > 65535) {
 		fprintf(stderr, "tailrace: bad address '%s': HOST:PORT expected\n", text);
 		return TR_EINVAL;
 	}

@@ -11,12 +11,30 @@ bytes_size(const struct tr_meta_item *item)
 	return (size_t)item->key_len + item->value_len + 1; /* + 1: never a block of 0 */
 }
 
+#define BLOCK_ITEMS 4
+#define BLOCK_BYTES 320
+
+static bool
+in_block(const struct tr_meta *meta, const void *at)
+{
+	return meta->block != NULL && (const char *)at >= meta->block && (const char *)at < meta->block + BLOCK_BYTES;
+}
+
+static void
+drop_bytes(struct tr_meta *meta, struct tr_meta_item *item)
+{
+	if (!in_block(meta, item->bytes))
+		tr_pool_put(item->bytes, bytes_size(item));
+}
+
 void
 tr_meta_fini(struct tr_meta *meta)
 {
 	for (uint32_t i = 0; i < meta->count; i++)
-		tr_pool_put(meta->items[i].bytes, bytes_size(&meta->items[i]));
-	tr_pool_put(meta->items, meta->cap * sizeof *meta->items);
+		drop_bytes(meta, &meta->items[i]);
+	if (!in_block(meta, meta->items))
+		tr_pool_put(meta->items, meta->cap * sizeof *meta->items);
+	tr_pool_put(meta->block, BLOCK_BYTES);
 	*meta = (struct tr_meta){0};
 }
 
@@ -46,31 +64,51 @@ tr_meta_get(const struct tr_meta *meta, struct tr_str key)
 static int
 grow(struct tr_meta *meta, uint32_t cap)
 {
-	struct tr_meta_item *items = tr_pool_get(cap * sizeof *items);
+	struct tr_meta_item *items;
 
+	if (meta->block == NULL && meta->items == NULL && cap <= BLOCK_ITEMS) {
+		meta->block = tr_pool_get(BLOCK_BYTES);
+		if (meta->block == NULL)
+			return TR_ENOMEM;
+		meta->block_used = BLOCK_ITEMS * sizeof *items;
+		meta->items = (struct tr_meta_item *)meta->block;
+		meta->cap = BLOCK_ITEMS;
+		return TR_OK;
+	}
+	items = tr_pool_get(cap * sizeof *items);
 	if (items == NULL)
 		return TR_ENOMEM;
 	if (meta->count > 0)
 		memcpy(items, meta->items, meta->count * sizeof *items);
-	tr_pool_put(meta->items, meta->cap * sizeof *items);
+	if (!in_block(meta, meta->items))
+		tr_pool_put(meta->items, meta->cap * sizeof *items);
 	meta->items = items;
 	meta->cap = cap;
 	return TR_OK;
 }
 
 static int
-fill(struct tr_meta_item *item, struct tr_str key, struct tr_str json)
+fill(struct tr_meta *meta, struct tr_meta_item *item, struct tr_str key, struct tr_str json)
 {
+	size_t size;
 	char *bytes;
 
 	if (key.len > UINT32_MAX || json.len > UINT32_MAX)
 		return TR_ENOMEM;
 	*item = (struct tr_meta_item){(uint32_t)key.len, (uint32_t)json.len, NULL};
-	bytes = tr_pool_get(bytes_size(item));
-	if (bytes == NULL)
-		return TR_ENOMEM;
-	memcpy(bytes, key.data, key.len);
-	memcpy(bytes + key.len, json.data, json.len);
+	size = bytes_size(item);
+	if (meta->block != NULL && size <= BLOCK_BYTES - meta->block_used) {
+		bytes = meta->block + meta->block_used;
+		meta->block_used += (uint32_t)size;
+	} else {
+		bytes = tr_pool_get(size);
+		if (bytes == NULL)
+			return TR_ENOMEM;
+	}
+	if (key.len > 0)
+		memcpy(bytes, key.data, key.len);
+	if (json.len > 0)
+		memcpy(bytes + key.len, json.data, json.len);
 	item->bytes = bytes;
 	return TR_OK;
 }
@@ -88,11 +126,11 @@ tr_meta_set(struct tr_meta *meta, struct tr_str key, struct tr_str json)
 		if (err != TR_OK)
 			return err;
 	}
-	err = fill(&fresh, key, json); /* before the old value goes: json may lie in it */
+	err = fill(meta, &fresh, key, json); /* before the old value goes: json may lie in it */
 	if (err != TR_OK)
 		return err;
 	if (item != NULL)
-		tr_pool_put(item->bytes, bytes_size(item));
+		drop_bytes(meta, item);
 	else
 		item = &meta->items[meta->count++];
 	*item = fresh;
@@ -106,7 +144,7 @@ tr_meta_remove(struct tr_meta *meta, struct tr_str key)
 
 	if (item == NULL)
 		return;
-	tr_pool_put(item->bytes, bytes_size(item));
+	drop_bytes(meta, item);
 	memmove(item, item + 1, (size_t)(&meta->items[--meta->count] - item) * sizeof *item);
 }
 
@@ -190,7 +228,7 @@ tr_meta_decode(struct tr_reader *reader, struct tr_meta *out)
 		if (reader->failed || value.len == 0)
 			err = TR_ECORRUPT;
 		else
-			err = fill(&out->items[out->count], key, value);
+			err = fill(out, &out->items[out->count], key, value);
 		if (err == TR_OK)
 			out->count++;
 	}

@@ -49,6 +49,7 @@ l_encode(lua_State *L)
 			bits -= encoding->bits;
 			luaL_addchar(&out, encoding->alphabet[held >> bits & ((1U << encoding->bits) - 1)]);
 		}
+		/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): bits < encoding->bits <= 6 */
 		held &= (1U << bits) - 1;
 	}
 	if (bits > 0) {

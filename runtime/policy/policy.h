@@ -8,6 +8,12 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+
+#ifdef __clang_analyzer__ /* which must know that these do not return: Lua's headers do not say it */
+int luaL_error(lua_State *L, const char *fmt, ...) __attribute__((noreturn));
+int luaL_argerror(lua_State *L, int arg, const char *text) __attribute__((noreturn));
+int lua_error(lua_State *L) __attribute__((noreturn));
+#endif
 #include <lualib.h>
 
 #include "base/buf.h"

@@ -84,7 +84,7 @@ check(const struct span *span, uint64_t loc, uint64_t seq, struct tr_str *payloa
 	struct frame_header header;
 
 	*need = FRAME_HEADER;
-	if (at < span->at || at + FRAME_HEADER > span->at + span->len)
+	if (span->data == NULL || at < span->at || at + FRAME_HEADER > span->at + span->len)
 		return TR_EAGAIN;
 	left = span->at + span->len - at;
 	memcpy(&header, span->data + (at - span->at), sizeof header);

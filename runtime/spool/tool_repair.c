@@ -74,7 +74,7 @@ keep(void *arg, const struct tr_recovered *message)
 {
 	struct repair *repair = arg;
 	const struct tr_stub *stub = tr_spool_stub(repair->from, message->slot);
-	struct moved *moved = &repair->moved[repair->count];
+	struct moved *moved;
 	struct put_prefix prefix;
 	struct tr_str payload, queue, opaque;
 	char *data;
