@@ -136,7 +136,7 @@ sched_resolve(struct tr_sched *sched)
 		return;
 	sched->resolving = true;
 	sched->epoch = atomic_load(&engine->epoch);
-	sched_count(sched, 1); /* while policy has it */
+	sched_count(sched, 1);              /* while policy has it */
 	if (is_null(tr_str(sched->name))) { /* stored before a crash came between it and its drop */
 		struct tr_queue_config *config = tr_queue_config_new();
 
