@@ -1,6 +1,6 @@
 /* LD_PRELOAD: a disk that fails on command. While the file $TAILRACE_FAULT exists, operations on what lies in
- * $TAILRACE_FAULT_DIR fail as its text says: "ERRNO CALL...", with CALL one of write, sync, names (open to create, rename,
- * unlink, mkdir). E.g. "5 sync" or "28 write names" or "30 names". */
+ * $TAILRACE_FAULT_DIR fail as its text says: "ERRNO CALL...", with CALL one of write, sync, names (open to create,
+ * rename, unlink, mkdir). E.g. "5 sync" or "28 write names" or "30 names". */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
