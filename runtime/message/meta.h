@@ -13,6 +13,8 @@ struct tr_meta_item {
 struct tr_meta {
 	struct tr_meta_item *items;
 	uint32_t count, cap;
+	char *block;         /* one for the items and bytes of a usual record; what has no room there is on its own */
+	uint32_t block_used; /* bytes; what is replaced or removed stays until the end */
 };
 
 void tr_meta_fini(struct tr_meta *meta);
