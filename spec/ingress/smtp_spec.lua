@@ -246,7 +246,8 @@ describe('the ESMTP listener', function()
     helper.sh(('yes "EHLO x\r" | head -c 60000000 > %s/input.flood'):format(dir))
     local before = memory()
     local text = helper.sh(
-      ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; timeout 2 cat %s/input.flood >&3; echo sent=$?; grep VmRSS /proc/%d/status; timeout 2 head -c 20000000 <&3 | grep -c ^250.SIZE'"):format(
+      ("bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s; timeout 2 cat %s/input.flood >&3; echo sent=$?; "
+        .. "grep VmRSS /proc/%d/status; timeout 2 head -c 20000000 <&3 | grep -c ^250.SIZE'"):format(
         ports.plain, dir, server.pid))
     assert.matches('sent=124', text) -- still full after two seconds
     assert.is_true(tonumber(text:match 'VmRSS:%s+(%d+) kB') < before + 10000, text)
