@@ -50,10 +50,14 @@ port_get(struct tr_spool *spool, struct tr_loop *loop)
 enum {
 	FIRST_OPS = 2, /* a record put and counted */
 	FIRST_BYTES = 512,
-	SPARE_OPS = 8,
-	SPARE_BYTES = 4096,
-	SPARES = 1024, /* kept by a port: about a megabyte */
+	SPARE_BYTES = 2 * 1024 * 1024, /* kept by a port */
 };
+
+static size_t
+job_bytes(const struct tr_job *job)
+{
+	return sizeof *job + job->cap * sizeof job->ops[0] + job->buf.cap;
+}
 
 static struct tr_job *
 job_new(struct port *port)
@@ -66,7 +70,7 @@ job_new(struct port *port)
 
 		job = port->spare;
 		port->spare = job->mail.next != NULL ? tr_container_of(job->mail.next, struct tr_job, mail) : NULL;
-		port->spare_count--;
+		port->spare_bytes -= job_bytes(job);
 		buf = job->buf;
 		cap = job->cap;
 		memset(job, 0, sizeof *job);
@@ -105,14 +109,14 @@ job_recycle(struct tr_spool *spool, struct tr_loop *loop, struct tr_job *job)
 {
 	struct port *port = port_get(spool, loop);
 
-	if (port == NULL || port->spare_count >= SPARES || job->cap > SPARE_OPS || job->buf.cap > SPARE_BYTES) {
+	if (port == NULL || port->spare_bytes + job_bytes(job) > SPARE_BYTES) {
 		job_free(job);
 		return;
 	}
 	drop_bodies(job);
 	job->mail.next = port->spare != NULL ? &port->spare->mail : NULL;
 	port->spare = job;
-	port->spare_count++;
+	port->spare_bytes += job_bytes(job);
 }
 
 void
@@ -125,7 +129,7 @@ port_free_spare(struct port *port)
 		job->count = 0; /* its bodies are gone */
 		job_free(job);
 	}
-	port->spare_count = 0;
+	port->spare_bytes = 0;
 }
 
 /* Room for one more op; NULL without memory. */
@@ -137,10 +141,10 @@ add_op(struct tr_change *change, uint8_t type)
 	if (job == NULL) {
 		change->job = job = job_new(port_get(change->spool, change->loop));
 	} else if (job->count == job->cap) {
-		struct tr_job *bigger = realloc(job, sizeof *job + 2 * job->cap * sizeof job->ops[0]);
+		struct tr_job *bigger = realloc(job, sizeof *job + 4 * job->cap * sizeof job->ops[0]);
 
 		if (bigger != NULL) {
-			bigger->cap *= 2;
+			bigger->cap *= 4; /* one op, or a batch of them */
 			change->job = bigger;
 		}
 		job = bigger;

@@ -263,7 +263,7 @@ struct port { /* the spool's end in one loop */
 	uint64_t bytes;
 	bool hooked, urgent;
 	struct tr_job *spare; /* ended jobs, with their buffers, for the next changes; linked by mail.next */
-	uint32_t spare_count;
+	size_t spare_bytes;
 };
 
 void port_free_spare(struct port *port);
