@@ -188,6 +188,12 @@ wants_enumerated(void *arg)
 	return tr_event_handled(((struct tr_server *)arg)->worker[0].host, tr_event_id("spool_message_enumerated"));
 }
 
+static uint32_t
+decide_room(void *arg, uint16_t account)
+{
+	return tr_recorder_room(((struct tr_server *)arg)->recorder, account);
+}
+
 static void
 recovered(void *arg, const struct tr_recovered *message)
 {
@@ -275,6 +281,7 @@ start_engine(struct tr_server *server, char **error)
 	tr_queue_lua_ops(&server->ops);
 	server->ops.emit = emit;
 	server->ops.decide = decide;
+	server->ops.decide_room = decide_room;
 	server->ops.wants_enumerated = wants_enumerated;
 	err = tr_recorder_attach(server->recorder, server->spool);
 	if (err == TR_OK)

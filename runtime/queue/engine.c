@@ -187,7 +187,7 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 	if (message->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR)) {
 		struct tr_worker *worker = &engine->workers[message->slot % engine->worker_count];
 
-		slots_add(engine->spool, &worker->undecided, message->slot);
+		worker_undecided_add(worker, message->slot);
 		count_add(engine, IN_UNDECIDED, 1);
 		return;
 	}

@@ -478,9 +478,14 @@ struct tr_worker {
 	struct tr_defer empty_defer;
 	struct slot_list judging;
 	bool judge_loading;
-	struct slot_list undecided, parked;
-	struct slot_list enumerated; /* recovered, to be shown to spool_message_enumerated; IN_FLIGHT */
+	struct slot_list parked;
+	struct slot_list enumerated;      /* recovered, to be shown to spool_message_enumerated; IN_FLIGHT */
+	struct slot_list *undecided;      /* by account, TR_ACCOUNTS_MAX of them */
+	_Atomic uint32_t undecided_count; /* in all of them */
+	uint32_t undecided_account;       /* whose turn it is */
 	bool undecided_loading;
+	struct tr_mail decide_mail;
+	_Atomic bool decide_posted;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
 	bool started;
 	struct bounce_sweep *bounces; /* admin.c */
@@ -499,7 +504,8 @@ void worker_start(struct tr_worker *worker);
 int worker_init(
 	struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *loop, uint32_t index, uint64_t seed);
 void worker_fini(struct tr_worker *worker);
-void worker_decide(struct tr_worker *worker);            /* undecided ones */
+void worker_decide(struct tr_worker *worker); /* undecided ones */
+void worker_undecided_add(struct tr_worker *worker, uint32_t slot);
 struct tr_worker *worker_here(struct tr_engine *engine); /* whose loop runs in this thread; NULL: none */
 void worker_stop(struct tr_worker *worker);
 void sched_refresh_all(struct tr_worker *worker);
@@ -513,6 +519,7 @@ struct stripe {
 	uint32_t mask, used;
 };
 struct tr_engine {
+	_Atomic uint32_t undecided_of[TR_ACCOUNTS_MAX]; /* records that wait undecided in the spool, by account */
 	struct tr_spool *spool;
 	struct tr_queue_ops ops;
 	void *ops_arg;

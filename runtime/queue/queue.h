@@ -54,6 +54,8 @@ struct tr_queue_ops {
 	void (*emit)(void *arg, struct tr_outbox *outbox, const struct tr_event *event);
 	/* Decide an undecided or parked record again (start-up, replay); runtime/record. Takes the message. */
 	void (*decide)(void *arg, struct tr_worker *worker, struct tr_message *message);
+	/* How many more records of that account decide() takes now without piling them up in memory. NULL: any number. */
+	uint32_t (*decide_room)(void *arg, uint16_t account);
 	/* True if policy on this worker has a handler of that name (constructors). */
 	bool (*has_handler)(void *arg, struct tr_worker *worker, const char *name);
 };
@@ -233,6 +235,15 @@ struct tr_rebind {
 	bool trigger_event, always_flush, suppress_logging;
 };
 int tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request); /* TR_OK, TR_ENOMEM; any thread */
+
+/* --- undecided records -------------------------------------------------------------------------------- */
+/* A stored undecided record for which runtime/record has no room: it is freed, its stub waits until decide_room() says
+ * so, behind the others of its account. Own thread of `worker`. */
+void tr_queue_leave_undecided(struct tr_worker *worker, struct tr_message *message);
+/* How many of an account wait so; any thread. */
+uint32_t tr_queue_undecided(const struct tr_engine *engine, uint16_t account);
+/* There is room again. Any thread. */
+void tr_queue_decide_more(struct tr_engine *engine);
 
 /* --- seeing ------------------------------------------------------------------------------------------- */
 /* JSON of contract/http-admin.md, gathered on the queue's home worker; then(arg, json or NULL if unknown). */

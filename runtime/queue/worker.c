@@ -1,4 +1,4 @@
-/* A worker's part: what it posts to others once a turn, its wheel of stubs, its housekeeping, its undecided records. */
+/* A worker's part: what it posts to others once a turn, its wheel of stubs, its housekeeping. */
 #include <stdlib.h>
 
 #include "queue/internal.h"
@@ -205,70 +205,6 @@ housekeeping(struct tr_timer *timer)
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
 }
 
-/* --- undecided records ----------------------------------------------------------------------------------- */
-
-struct decide_load {
-	struct tr_load load;
-	struct tr_worker *worker;
-	uint32_t slots[64];
-	struct tr_message *messages[64];
-	int status[64];
-};
-
-static void
-decide_loaded(struct tr_load *load)
-{
-	struct decide_load *op = tr_container_of(load, struct decide_load, load);
-	struct tr_worker *worker = op->worker;
-	struct tr_engine *engine = worker->engine;
-	struct outcome_op *lost = NULL;
-	bool any = false;
-
-	worker->undecided_loading = false;
-	for (uint32_t i = 0; i < load->count; i++) {
-		if (op->status[i] >= 0 && op->messages[i] != NULL) {
-			any = true;
-			count_add(engine, IN_UNDECIDED, -1); /* record's from here; it comes back by insert or park */
-			engine->ops.decide(engine->ops_arg, worker, op->messages[i]);
-		} else if (op->status[i] == TR_ECORRUPT && (lost != NULL || (lost = op_new(worker)) != NULL)) {
-			count_move(engine, IN_UNDECIDED, IN_FLIGHT, 1);
-			op_lost(lost, op->slots[i]);
-		} else {
-			slots_add(engine->spool, &worker->undecided, op->slots[i]);
-		}
-	}
-	if (lost != NULL)
-		op_submit(lost);
-	free(op);
-	busy_drop(engine);
-	if (any) /* what cannot be read now is tried again by the housekeeping */
-		worker_decide(worker);
-}
-
-void
-worker_decide(struct tr_worker *worker)
-{
-	struct tr_engine *engine = worker->engine;
-	struct decide_load *op;
-
-	if (worker->undecided_loading || worker->undecided.count == 0 || stopping(engine) || engine->ops.decide == NULL)
-		return;
-	op = calloc(1, sizeof *op);
-	if (op == NULL)
-		return; /* the housekeeping tries again */
-	op->worker = worker;
-	op->load.loop = worker->loop;
-	op->load.done = decide_loaded;
-	op->load.slots = op->slots;
-	op->load.messages = op->messages;
-	op->load.status = op->status;
-	while (op->load.count < TR_COUNT(op->slots) && worker->undecided.count > 0)
-		op->slots[op->load.count++] = slots_pop(engine->spool, &worker->undecided);
-	worker->undecided_loading = true;
-	busy_add(engine);
-	tr_spool_load(engine->spool, &op->load);
-}
-
 /* --- life -------------------------------------------------------------------------------------------------- */
 
 int
@@ -285,14 +221,21 @@ worker_init(struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *
 		worker->random[i] = z ^ (z >> 31);
 	}
 	worker->posts = calloc(engine->worker_count, sizeof *worker->posts);
-	if (worker->posts == NULL)
+	worker->undecided = calloc(TR_ACCOUNTS_MAX, sizeof *worker->undecided);
+	if (worker->posts == NULL || worker->undecided == NULL) {
+		free(worker->posts);
+		free(worker->undecided);
+		worker->posts = NULL;
 		return TR_ENOMEM;
+	}
 	slot_wheel_init(&worker->wheel, engine->spool);
 	worker->active_end = &worker->active;
 	worker->act_open_end = &worker->act_open;
 	worker->act_wake_end = &worker->act_wake;
 	worker->empty_end = &worker->empty;
-	worker->judging = worker->undecided = worker->parked = worker->enumerated = SLOT_LIST_EMPTY;
+	worker->judging = worker->parked = worker->enumerated = SLOT_LIST_EMPTY;
+	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++)
+		worker->undecided[i] = SLOT_LIST_EMPTY;
 	pthread_mutex_init(&worker->home_lock, NULL);
 	worker->turn_hook.fn = turn_end;
 	tr_loop_add_turn_hook(loop, &worker->turn_hook);
@@ -346,6 +289,7 @@ worker_fini(struct tr_worker *worker)
 	if (worker->posted)
 		tr_hold_drop();
 	free(worker->posts);
+	free(worker->undecided);
 	pthread_mutex_destroy(&worker->home_lock);
 }
 

@@ -26,6 +26,7 @@ struct tr_waiting {
 	bool in_call, answered, keep, raised, cancelled;
 	bool committed; /* the record is in the log */
 	bool refused;   /* the change of its cause was refused: the record never was */
+	bool leaves;    /* too many wait: once stored it leaves the memory until there is room */
 	bool raw;       /* no handler to be asked: park it once it is stored */
 };
 
@@ -75,7 +76,14 @@ watched_done(struct tr_outbox *outbox, int status)
 	while (waiting != NULL) {
 		struct tr_waiting *next = waiting->in_change;
 
-		if (status == TR_OK) {
+		if (waiting->leaves) {
+			atomic_fetch_sub_explicit(&waiting->hook->leaving, 1, memory_order_relaxed);
+			if (status == TR_OK) {
+				tr_queue_leave_undecided(waiting->worker, waiting->record);
+				waiting->record = NULL;
+			}
+			waiting_free(waiting);
+		} else if (status == TR_OK) {
 			waiting->committed = true;
 			if (waiting->answered)
 				settle(waiting);
@@ -187,6 +195,15 @@ must_wait(struct tr_logger *hook)
 	       atomic_load_explicit(&hook->running, memory_order_relaxed) >= hook->back_pressure;
 }
 
+/* Others before it are in the spool, or the line is full: its place is behind them. */
+static bool
+must_leave(struct tr_logger *hook, struct tr_worker *worker)
+{
+	return atomic_load_explicit(&hook->waiting, memory_order_relaxed) >= TR_WAITING_MAX ||
+	       atomic_load_explicit(&hook->leaving, memory_order_relaxed) > 0 ||
+	       tr_queue_undecided(tr_worker_engine(worker), hook->account) > 0;
+}
+
 static void
 wait_in_line(struct tr_waiting *waiting)
 {
@@ -261,6 +278,9 @@ pump(struct tr_logger *hook, struct tr_worker *worker)
 		waiting->mail.fn = turn_mail;
 		tr_loop_post(tr_worker_loop(waiting->worker), &waiting->mail);
 	}
+	if (atomic_load_explicit(&hook->waiting, memory_order_relaxed) < TR_WAITING_MAX / 2 &&
+		tr_queue_undecided(tr_worker_engine(worker), hook->account) > 0)
+		tr_queue_decide_more(tr_worker_engine(worker));
 }
 
 /* --- the change of the decision ------------------------------------------------------------------------------ */
@@ -404,6 +424,15 @@ tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_out
 		waiting->answered = waiting->raised = true;
 		waiting->error = strdup("the template of this hook cannot be rendered");
 		store_decided(waiting, outbox);
+	} else if (must_leave(hook, outbox->worker)) {
+		record->flags |= TR_MSG_UNDECIDED;
+		waiting->leaves = true;
+		tr_metric_add(hook->backlog, 1);
+		store_waiting(waiting, outbox);
+		if (waiting->refused)
+			waiting_free(waiting);
+		else
+			atomic_fetch_add_explicit(&hook->leaving, 1, memory_order_relaxed);
 	} else if (must_wait(hook)) {
 		record->flags |= TR_MSG_UNDECIDED;
 		store_waiting(waiting, outbox);
@@ -472,6 +501,15 @@ park_orphan(struct tr_worker *worker, struct tr_message *record)
 		return;
 	}
 	tr_outbox_submit(&orphan->outbox);
+}
+
+uint32_t
+tr_recorder_room(struct tr_recorder *recorder, uint16_t account)
+{
+	const struct tr_logger *hook = hook_of_account(recorder, account);
+	uint32_t waiting = hook == NULL ? 0 : atomic_load_explicit(&hook->waiting, memory_order_relaxed);
+
+	return waiting < TR_WAITING_MAX ? TR_WAITING_MAX - waiting : 0;
 }
 
 void

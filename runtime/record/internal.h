@@ -68,6 +68,8 @@ struct tr_form {
 	const char *template_text; /* NULL: JSON; owned by the per_record of the first logger that has it */
 };
 
+#define TR_WAITING_MAX 256 /* records of a hook that wait in memory for their turn; more wait in the spool */
+
 struct tr_waiting; /* hook.c: a record that waits for its turn at the policy */
 
 struct tr_logger {
@@ -87,7 +89,8 @@ struct tr_logger {
 	pthread_mutex_t lock;     /* of the waiting list */
 	_Atomic uint32_t running; /* handlers that wait for something; at most back_pressure, give or take a race */
 	struct tr_waiting *first, *last; /* stored undecided, not started, in order */
-	_Atomic uint32_t waiting;        /* length of that list */
+	_Atomic uint32_t waiting;        /* length of that list; about TR_WAITING_MAX at most */
+	_Atomic uint32_t leaving;        /* on their way to the spool, to be loaded again when there is room */
 
 	struct tr_metric *full, *latency, *backlog, *policy_errors, *lost;
 };

@@ -80,6 +80,8 @@ void tr_recorder_tick(struct tr_recorder *recorder);
 void tr_recorder_emit(struct tr_recorder *recorder, struct tr_outbox *outbox, const struct tr_event *event);
 /* The `decide` of tr_queue_ops: undecided or parked record, again. Takes the message. */
 void tr_recorder_decide(struct tr_recorder *recorder, struct tr_worker *worker, struct tr_message *record);
+/* The `decide_room`: how many more undecided records of an account are taken into memory now. */
+uint32_t tr_recorder_room(struct tr_recorder *recorder, uint16_t account);
 
 /* One record as JSON without newline: exactly contract/log-record.md section 1, plus "event_id" (32 hex digits) after
  * "id". */

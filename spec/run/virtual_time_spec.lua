@@ -63,6 +63,25 @@ describe('under the virtual clock', function()
     assert.are.equal(0, h.waiting)
   end)
 
+  it('keeps undecided records in the spool while handlers are slow, and their order', function()
+    dir = helper.dir()
+    helper.write(
+      dir .. '/policy.lua',
+      ('DIR = %q\n'):format(dir)
+        .. POLICY:gsub("log_parameters = {", "filter = function() kumo.sleep(1) end, log_parameters = { back_pressure = 2,")
+    )
+    rt = testing.start { policy = dir .. '/policy.lua', seed = 7 }
+    for i = 1, 1000 do
+      rt:receive { to = 'a@example.org', content = ('Subject: %d\r\n\r\nx'):format(i) }
+    end
+    rt:advance(1)
+    assert.is_true(rt:figures().undecided >= 600) -- the others are in memory
+    rt:advance(1000)
+    assert.are.equal(1000, rt:eval 'return #sent')
+    assert.are.equal(0, rt:figures().undecided)
+    assert.are.equal(1000, rt:ledger().h.delivered)
+  end)
+
   for step, what in pairs { [3600] = 'an hour forward', [-3600] = 'an hour back' } do
     it(('keeps the delays of retries when the clock is set %s'):format(what), function()
       start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"

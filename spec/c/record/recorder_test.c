@@ -20,7 +20,8 @@ struct tr_worker {
 	struct tr_spool *spool;
 	struct tr_message *inserted, *parked; /* newest first */
 	uint32_t inserted_count, parked_count;
-	uint32_t under_way; /* outboxes */
+	uint32_t under_way;                  /* outboxes */
+	uint32_t left_count, asked_for_more; /* undecided ones that went to the spool; calls of decide_more */
 };
 
 struct tr_loop *
@@ -95,6 +96,32 @@ void
 tr_outbox_abandon(struct tr_outbox *outbox)
 {
 	tr_change_abandon(&outbox->change);
+}
+
+struct tr_engine *
+tr_worker_engine(struct tr_worker *worker)
+{
+	return (struct tr_engine *)worker;
+}
+
+void
+tr_queue_leave_undecided(struct tr_worker *worker, struct tr_message *message)
+{
+	assert_true(message->flags & TR_MSG_UNDECIDED);
+	worker->left_count++;
+	tr_message_free(message);
+}
+
+uint32_t
+tr_queue_undecided(const struct tr_engine *engine, uint16_t account)
+{
+	return ((const struct tr_worker *)engine)->left_count;
+}
+
+void
+tr_queue_decide_more(struct tr_engine *engine)
+{
+	((struct tr_worker *)engine)->asked_for_more++;
 }
 
 void
@@ -684,6 +711,36 @@ handlers_are_bounded_and_go_on_in_order(void **state)
 	bed_fini(&bed);
 }
 
+/* Behind a full line in memory there is the spool. */
+static void
+many_waiting_records_leave_the_memory(void **state)
+{
+	static struct cause causes[1 + TR_WAITING_MAX + 10];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	struct bed bed;
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 1;
+	add(&bed, &config);
+	for (size_t i = 0; i < TR_COUNT(causes); i++) {
+		emit(&bed, &causes[i], TR_EV_RECEPTION, 0);
+		settle(&bed);
+	}
+	assert_int_equal(bed.asked, 1);
+	assert_int_equal(bed.worker.left_count, 10);
+	check_account(&bed, "h", TR_COUNT(causes), TR_COUNT(causes), 0, 0, TR_COUNT(causes));
+	assert_int_equal(tr_recorder_room(bed.recorder, 1), 0);
+	bed.mode = KEEP;
+	answer(&bed, 0, true, NULL);
+	settle(&bed);
+	assert_int_equal(bed.asked, 1 + TR_WAITING_MAX);
+	assert_int_equal(bed.worker.inserted_count, 1 + TR_WAITING_MAX);
+	assert_true(bed.worker.asked_for_more > 0);
+	assert_int_equal(tr_recorder_room(bed.recorder, 1), TR_WAITING_MAX);
+	bed_fini(&bed);
+}
+
 /* The policy of the worker that holds a record decides about it, whoever made room. */
 static void
 waiting_records_of_another_worker(void **state)
@@ -1029,6 +1086,7 @@ main(void)
 		cmocka_unit_test(late_answers),
 		cmocka_unit_test(an_answer_before_the_commit_waits_for_it),
 		cmocka_unit_test(handlers_are_bounded_and_go_on_in_order),
+		cmocka_unit_test(many_waiting_records_leave_the_memory),
 		cmocka_unit_test(waiting_records_of_another_worker),
 		cmocka_unit_test(cancelled_handlers_leave_records_undecided),
 		cmocka_unit_test(a_refused_change_takes_its_records_along),
