@@ -16,7 +16,8 @@ struct tr_worker_parts {
 	struct tr_dns *dns;
 	pthread_t thread; /* workers 1 and up */
 	bool running;
-	struct tr_mail stop_mail;
+	struct tr_mail stop_mail, report_mail;
+	bool reported;
 };
 
 struct tr_server {

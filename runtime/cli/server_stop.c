@@ -21,6 +21,42 @@ log_lines(const char *what, struct tr_buf *text)
 	}
 }
 
+/* Start of the next task's text: its traceback is indented. */
+static const char *
+next_task(const char *at, const char *end)
+{
+	do {
+		at = memchr(at, '\n', (size_t)(end - at));
+		at = at == NULL ? end : at + 1;
+	} while (at < end && (*at == '\t' || (end - at > 15 && memcmp(at, "stack traceback", 15) == 0)));
+	return at;
+}
+
+/* On the worker's thread. One line of the log for each task, so that none is lost to the bound of lines a second;
+ * sessions that wait for work are not busy. */
+static void
+report_tasks(struct tr_worker_parts *parts)
+{
+	struct tr_buf text = {0};
+	const char *next, *end;
+
+	tr_host_report(parts->host, &text);
+	end = text.data + text.len;
+	for (const char *at = text.data; at != NULL && at < end; at = next) {
+		size_t len = (size_t)((next = next_task(at, end)) - at);
+
+		if (memmem(at, len, "event=session ", 14) == NULL || memmem(at, len, " for work\n", 10) == NULL)
+			tr_log(TR_LEVEL_WARN, "stop", "task: %.*s", (int)len, at);
+	}
+	tr_buf_free(&text);
+}
+
+static void
+report_arrived(struct tr_mail *mail)
+{
+	report_tasks(tr_container_of(mail, struct tr_worker_parts, report_mail));
+}
+
 static void
 report_busy(struct tr_server *server)
 {
@@ -28,10 +64,17 @@ report_busy(struct tr_server *server)
 
 	tr_engine_report(server->engine, &text);
 	log_lines("still busy", &text);
-	tr_buf_clear(&text);
-	tr_host_report(server->worker[0].host, &text);
-	log_lines("task", &text);
 	tr_buf_free(&text);
+	for (uint32_t i = 1; i < server->workers; i++) {
+		struct tr_worker_parts *parts = &server->worker[i];
+
+		if (!parts->running || parts->reported)
+			continue;
+		parts->reported = true; /* the mail may wait for one that is stuck: the watchdog tells about that */
+		parts->report_mail.fn = report_arrived;
+		tr_loop_post(parts->loop, &parts->report_mail);
+	}
+	report_tasks(&server->worker[0]);
 }
 
 static void
@@ -83,6 +126,8 @@ wait_transactions(struct tr_timer *timer)
 			tr_timer_start(tr_loop_wheel(server->worker[0].loop), timer, POLL_NS, wait_transactions);
 			return;
 		}
+		if (!server->skipped)
+			report_busy(server);
 		for (struct tr_run_part *part = server->run.parts; part != NULL; part = part->next) {
 			if (!part->busy(part))
 				continue;

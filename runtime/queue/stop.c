@@ -34,8 +34,9 @@ cancel(struct session *session)
 	if (session->cancelled)
 		return;
 	session->cancelled = true;
-	tr_log(TR_LEVEL_WARN, "queue", "%s: session %s is cancelled while %s with %u messages",
-		session->pub.ready->name, session->pub.uuid_text, session->pub.phase, session->held);
+	tr_log(session->held > 0 ? TR_LEVEL_WARN : TR_LEVEL_DEBUG, "queue",
+		"%s: session %s is cancelled while %s with %u messages", session->pub.ready->name,
+		session->pub.uuid_text, session->pub.phase, session->held);
 	atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed); /* it may end in the call */
 	engine->ops.cancel_session(engine->ops_arg, &session->pub);
 	session_unref(session);

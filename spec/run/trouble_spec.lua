@@ -1,0 +1,161 @@
+-- Stops, pauses and restarts at bad moments: the stop ends in time and says who was busy, nothing is lost after the restart.
+local durable = require 'run.durable'
+local helper = require 'helper'
+local kumo = require 'kumo'
+
+--- The durable policy with more Lua behind it.
+local function policy(dir, extra)
+  return helper.write(dir .. '/policy.lua', helper.read(durable.POLICY) .. '\n' .. extra)
+end
+
+local function run_policy(path, env, options)
+  local run = helper.run(path, options, env)
+  env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
+  return run
+end
+
+local function now()
+  return kumo.time.now().unix_timestamp
+end
+
+--- An SMTP client that sends `text` and then keeps the connection open.
+local function client(run, text)
+  local host, port = run.smtp:match '^(.*):(%d+)$'
+  return helper.start(("bash -c 'exec 3<>/dev/tcp/%s/%s; printf %%b %s >&3; cat <&3'"):format(host, port, '"' .. text .. '"'))
+end
+
+describe('a stop', function()
+  after_each(helper.cleanup)
+
+  local LOOP = "kumo.on('smtp_server_message_received', function(msg) if msg:recipient().user == 'loop' then while true do end end end)"
+  local SLEEP = "kumo.on('smtp_server_message_received', function(msg) if msg:recipient().user == 'sleep' then kumo.sleep(600) end end)"
+  for what, case in pairs {
+    ['an endpoint and a next hop that never answer'] = { sink = '--hang', says = 'is cancelled while' },
+    ['a client in the middle of DATA'] = { text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<c@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n' },
+    ['a handler that sleeps'] = {
+      extra = SLEEP,
+      text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<sleep@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\n',
+      says = 'still busy.-smtp_server_message_received',
+    },
+    ['a handler that never returns'] = {
+      extra = LOOP,
+      text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<loop@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\n',
+      says = 'policy.lua:%d+',
+    },
+  } do
+    for _, twice in ipairs { false, true } do
+      it(('with %s ends %s'):format(what, twice and 'at once when asked twice' or 'within its time-out'), function()
+        local dir, env = durable.setup(case.sink)
+        local path = policy(dir, case.extra or '')
+        local timeout = twice and 60 or 2
+        local run = run_policy(path, env, '--workers 2 --stop-timeout ' .. timeout)
+        local sent = helper.inject(('--smtp %s --count 50 --ids %s/ids'):format(run.smtp, dir))
+        assert.are.equal(50, sent.accepted)
+        if case.text then
+          client(run, case.text)
+          kumo.sleep(0.5) -- nothing tells that the bytes have arrived
+        end
+        local start = now()
+        run:signal 'TERM'
+        if twice then
+          kumo.sleep(0.5)
+          run:signal 'TERM'
+        end
+        local status = run:wait(30)
+        assert.are.equal(0, status, run:log())
+        assert.is_true(now() - start <= (twice and 5 or timeout + 4), ('%d s; %s'):format(now() - start, run:log()))
+        assert.is_nil(run:log():find 'balance')
+        if case.says then
+          assert.is_truthy(run:log():find(case.says), run:log())
+        end
+        if case.sink then -- the same runtime towards peers that answer
+          local sink = helper.sink(('--http 127.0.0.1:0 --smtp 127.0.0.1:0 --record %s/got'):format(dir))
+          env.TAILRACE_WEBHOOK, env.TAILRACE_NEXT_HOP = ('http://%s/log'):format(sink.http), sink.smtp
+        end
+        run = run_policy(path, env)
+        durable.wait_empty(run)
+        assert.are.equal(0, run:stop())
+        assert.are.same({}, (durable.lost(dir, durable.read_sink(dir))))
+      end)
+    end
+  end
+end)
+
+describe('a pause', function()
+  after_each(helper.cleanup)
+
+  it('of the whole process breaks nothing', function()
+    local dir, env = durable.setup '--slow-ms 50'
+    local run = durable.run(env, '--workers 2')
+    local load = helper.start(
+      ('%s inject --smtp %s --ids %s/ids --duration 8 --connections 10 --rate 100/s --json --quiet'):format(
+        helper.quote(helper.TAILRACE),
+        run.smtp,
+        dir
+      )
+    )
+    helper.wait_for('deliveries', function()
+      return (durable.ledger(run).webhook or {}).delivered and durable.ledger(run).webhook.delivered > 50
+    end)
+    run:signal 'STOP'
+    kumo.sleep(5)
+    run:signal 'CONT'
+    assert.are.equal(0, load:wait(60))
+    durable.wait_empty(run)
+    assert.are.equal(0, run:stop())
+    assert.is_nil(run:log():find 'WARN', run:log())
+    local got = durable.read_sink(dir)
+    assert.are.same({}, (durable.lost(dir, got)))
+    assert.are.equal(0, got.duplicates)
+  end)
+end)
+
+describe('a hook that is not configured any more', function()
+  after_each(helper.cleanup)
+
+  it('keeps its records, which never go as mail; when it is back, they are delivered', function()
+    local dir, env, sink = durable.setup()
+    local hook = env.TAILRACE_WEBHOOK
+    env.TAILRACE_WEBHOOK = 'http://127.0.0.1:1/'
+    local run = durable.run(env)
+    assert.are.equal(30, helper.inject(('--smtp %s --count 30 --ids %s/ids'):format(run.smtp, dir)).accepted)
+    helper.wait_for('the mail', function()
+      return durable.ledger(run).mail.delivered == 30
+    end)
+    assert.are.equal(0, run:stop())
+    local without = helper.read(durable.POLICY):gsub('log_hooks:new_json %b{}', '')
+    run = run_policy(helper.write(dir .. '/policy.lua', without), env)
+    kumo.sleep(3) -- would they go anywhere, it would be by now
+    assert.are.equal(60, durable.ledger(run).webhook.waiting)
+    assert.are.equal(0, run:stop())
+    assert.are.equal(60, tonumber(run:output():match 'webhook.-waiting%s+(%d+)'))
+    env.TAILRACE_WEBHOOK = hook
+    run = durable.run(env)
+    durable.wait_empty(run)
+    assert.are.equal(0, run:stop())
+    assert.are.same({}, (durable.lost(dir, durable.read_sink(dir))))
+    assert.are.equal(30, helper.summary(sink).smtp.messages)
+  end)
+end)
+
+describe('ten times the load that the peers can take', function()
+  after_each(helper.cleanup)
+
+  it('waits in bounded memory and arrives', function()
+    local dir, env = durable.setup '--slow-ms 40'
+    local run = durable.run(env, '--workers 2')
+    local function rss_kb()
+      return tonumber((helper.read(('/proc/%d/status'):format(run.pid)) or ''):match 'VmRSS:%s+(%d+)')
+    end
+    local first = rss_kb()
+    local sent = helper.inject(('--smtp %s --ids %s/ids --count 2500 --connections 20 --size 10k'):format(run.smtp, dir))
+    assert.are.equal(2500, sent.accepted)
+    local grown = rss_kb() - first
+    print(('\n%d messages of 10 KB at %d/s: %d MB more'):format(sent.accepted, sent.messages_per_second, grown / 1024))
+    -- what is ready is in memory (at most max_ready 1024 + 10000 records); no more
+    assert.is_true(grown < 100 * 1024, grown .. ' KB')
+    durable.wait_empty(run, 300)
+    assert.are.equal(0, run:stop())
+    assert.are.same({}, (durable.lost(dir, durable.read_sink(dir))))
+  end)
+end)
