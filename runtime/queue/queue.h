@@ -54,7 +54,8 @@ struct tr_queue_ops {
 	void (*emit)(void *arg, struct tr_outbox *outbox, const struct tr_event *event);
 	/* Decide an undecided or parked record again (start-up, replay); runtime/record. Takes the message. */
 	void (*decide)(void *arg, struct tr_worker *worker, struct tr_message *message);
-	/* How many more records of that account decide() takes now without piling them up in memory. NULL: any number. */
+	/* How many more records of that account decide() takes now without piling them up in memory. NULL: any number.
+	 */
 	uint32_t (*decide_room)(void *arg, uint16_t account);
 	/* True if policy on this worker has a handler of that name (constructors). */
 	bool (*has_handler)(void *arg, struct tr_worker *worker, const char *name);
