@@ -33,8 +33,8 @@ struct tr_logger_config {
 struct tr_decision {
 	struct tr_message *record; /* stays the asker's; the handler may change its meta */
 	const char *hook;
-	/* Called exactly once, at once if the handler did not wait. error: text with traceback; tr_record_cancelled: the
-	 * worker stops, the record stays stored undecided; NULL. May free the decision. */
+	/* Called exactly once, at once if the handler did not wait. error: text with traceback; tr_record_cancelled:
+	 * the worker stops, the record stays stored undecided; NULL. May free the decision. */
 	void (*then)(struct tr_decision *decision, bool keep, const char *error);
 };
 
