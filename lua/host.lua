@@ -77,6 +77,7 @@ end
 host.CANCELLED = CANCELLED
 --- The same without the frame of `call`: FN must be a Lua function that makes its calls not as tail calls.
 host.try_lua = raw_pcall
+host.raw_xpcall = raw_xpcall -- the handler sees CANCELLED, too
 
 -- --- coroutines of policies: a wait of the host passes through them to the scheduler ------------
 
@@ -93,7 +94,8 @@ local function pump(co, ok, first, ...)
     if rawequal(first, CANCELLED) then
       error(CANCELLED, 0)
     end
-    c.remember(first, debug.traceback(co))
+    host.inner_error, host.inner_trace = first, debug.traceback(co)
+    c.remember(first, host.inner_trace)
   end
   return ok, first, ...
 end

@@ -8,7 +8,7 @@ local retry_after = require 'retry_after'
 
 local session = {}
 
-local try_lua, CANCELLED = host.try_lua, host.CANCELLED
+local raw_xpcall, CANCELLED = host.raw_xpcall, host.CANCELLED
 local min, rawequal = math.min, rawequal
 
 local MAX_TEXT = 1024 -- bytes of an error text that go into a record
@@ -27,6 +27,34 @@ local function one_line(text)
     text = text:sub(1, MAX_TEXT) .. '...'
   end
   return text
+end
+
+local TRACES_S = 60 -- at most one traceback a minute for a constructor: an outage is no news
+local traced, untold = {}, {} -- constructor -> when the last one was logged, failures since
+local trace -- of the error that keep_trace saw last
+
+local function keep_trace(err)
+  trace = type(err) == 'string' and debug.traceback('', 2) or nil
+  if trace and rawequal(err, host.inner_error) then
+    trace = trace .. '\nin a coroutine of the policy, ' .. host.inner_trace
+  end
+  return err
+end
+
+--- Logs where an error of the policy was raised. What the network did has no place in a file, and is told by the record.
+local function tell_trace(s, config, err)
+  local now = queue.now_s()
+  local name = config.constructor
+  if not trace or not err:find '^[^\n]-:%d+: ' then
+    return
+  elseif traced[name] and now - traced[name] < TRACES_S then
+    untold[name] = (untold[name] or 0) + 1
+    return
+  end
+  host.c.log('error', ("%s%s\nin %s of '%s', %d in hand, the first is message %s%s"):format(
+    err:sub(1, MAX_TEXT), trace, config.batch_size == 1 and 'send' or 'send_batch', name, s:count(), s:message():id(),
+    untold[name] and (' (%d more failures since the last such line)'):format(untold[name]) or ''))
+  traced[name], untold[name] = now, nil
 end
 
 --- A peer that refuses connections is down for all sessions: the gate need not wait for more proof.
@@ -63,7 +91,7 @@ protocols.custom_lua = {
 
   send = function(conn, s, config)
     local peer = config.peer
-    local ok, result = try_lua(config.send, conn, s)
+    local ok, result = raw_xpcall(config.send, keep_trace, conn, s)
     if ok then
       if s:delivered(result, peer) then
         return true
@@ -77,6 +105,7 @@ protocols.custom_lua = {
     end
     local code, message = queue.find_rejection(result)
     if not code then
+      tell_trace(s, config, result)
       s:report('transient', 400, INTERNAL .. one_line(result), nil, nil, refused(result) and 'at_once' or 'counts')
       return false
     end
