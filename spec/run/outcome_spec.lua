@@ -203,6 +203,28 @@ kumo.on('get_egress_path_config', function() return kumo.make_egress_path { syst
     assert.are.equal(1, rt:ledger().mail.delivered)
   end)
 
+  it('of an error tells the log where, across coroutines, with the message, and once a minute', function()
+    local run = helper.start(("%s lua %s"):format(helper.quote(helper.TAILRACE), helper.quote(helper.write(helper.dir() .. '/t.lua', ([[
+local testing = require 'tr.testing'
+local rt = testing.start { policy = %q }
+local id = rt:receive { to = 'a@example.org' }
+for _ = 1, 3 do rt:receive { to = 'a@example.org' } end
+rt:advance(30)
+print('ID', id)
+rt:stop(1)
+]]):format(helper.write(helper.dir() .. '/p.lua', ('DIR = %q\n'):format(helper.dir()) .. POLICY .. [[
+local function deep() local none = nil return none.field end
+function answer() return coroutine.wrap(function() return deep() end)() end
+]]))))))
+    assert.are.equal(0, run:wait())
+    local id = run:output():match 'ID%s+(%x+)'
+    local log = run:log()
+    local _, lines = log:gsub("attempt to index local 'none'", '')
+    assert.are.equal(1, lines, log)
+    assert.is_truthy(log:find("in send of 'make.it', 1 in hand, the first is message " .. id, 1, true), log)
+    assert.is_truthy(log:find("in function 'deep'", 1, true), log)
+  end)
+
   it('after an error does not fail the next message', function()
     start "function answer() if sent == 1 then error('oops') end return 'ok' end"
     rt:receive { to = 'a@example.org' }
