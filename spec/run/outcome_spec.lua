@@ -222,7 +222,7 @@ function answer() return coroutine.wrap(function() return deep() end)() end
     local _, lines = log:gsub("attempt to index local 'none'", '')
     assert.are.equal(1, lines, log)
     assert.is_truthy(log:find("in send of 'make.it', 1 in hand, the first is message " .. id, 1, true), log)
-    assert.is_truthy(log:find("in function 'deep'", 1, true), log)
+    assert.is_truthy(log:find('in a coroutine of the policy', 1, true), log)
   end)
 
   it('after an error does not fail the next message', function()
