@@ -487,6 +487,12 @@ port_flush(struct port *port)
 	port->urgent = false;
 	if (newest != NULL)
 		commit_hand_over(port->spool, newest, oldest, bytes, urgent);
+	if (port->answers != NULL) {
+		struct tr_mail *first = port->answers, *last = port->answers_last;
+
+		port->answers = port->answers_last = NULL;
+		tr_loop_post_chain(port->loop, first, last);
+	}
 }
 
 static void
@@ -530,7 +536,12 @@ tr_spool_submit(struct tr_change *change)
 	if (spool->config.no_flush) { /* one list, nothing refused: what was answered must be stored */
 		job->change = NULL;
 		job->urgent = job->intake = false;
-		tr_loop_post(change->loop, &change->mail);
+		change->mail.next = NULL;
+		if (port->answers_last != NULL)
+			port->answers_last->next = &change->mail;
+		else
+			port->answers = &change->mail;
+		port->answers_last = &change->mail;
 	}
 	tr_hold_take();
 	atomic_fetch_add_explicit(&spool->outstanding, 1, memory_order_relaxed);

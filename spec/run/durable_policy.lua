@@ -1,5 +1,5 @@
 -- The policy of the specs about durability: the main job, with retries that a spec can wait for. Environment: as of
--- examples/quickstart.lua, and TAILRACE_MIN_FREE (min_free_space of both spools), TAILRACE_HOOK_RETRY.
+-- examples/quickstart.lua, and TAILRACE_MIN_FREE (min_free_space of both spools), TAILRACE_HOOK_RETRY, TAILRACE_FLUSH=no.
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
 
@@ -20,7 +20,13 @@ log_hooks:new_json {
 
 kumo.on('init', function()
   for _, name in ipairs { 'data', 'meta' } do
-    kumo.define_spool { name = name, path = SPOOL .. '/' .. name, min_free_space = MIN_FREE, min_free_inodes = '1%' }
+    kumo.define_spool {
+      name = name,
+      path = SPOOL .. '/' .. name,
+      min_free_space = MIN_FREE,
+      min_free_inodes = '1%',
+      flush = os.getenv 'TAILRACE_FLUSH' ~= 'no',
+    }
   end
   kumo.start_esmtp_listener { listen = os.getenv 'TAILRACE_SMTP', relay_hosts = { '127.0.0.0/8' } }
   kumo.start_http_listener { listen = os.getenv 'TAILRACE_HTTP' }
