@@ -30,6 +30,7 @@ sent(struct tr_stream *stream, size_t len)
 	stream->backlog -= len;
 	while (len > 0) {
 		struct chunk *chunk = stream->out;
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): no more is sent than was there */
 		size_t part = len < chunk->len ? len : chunk->len;
 
 		chunk->data += part;
@@ -131,7 +132,7 @@ tr_streami_flush_turn(struct tr_turn_hook *hook)
 		flusher->dirty = stream->next_dirty;
 		stream->is_dirty = false;
 		if (!stream->dead && !ev_is_active(&stream->writable))
-			flush_and_tell(stream); /* the kernel may take even that much at once */
+			flush_and_tell(stream);        /* the kernel may take even that much at once */
 		if (stream->dead && !stream->is_dirty) /* else it is in the list again, and freed from there */
 			tr_streami_free(stream);
 	}
