@@ -250,8 +250,9 @@ function log_hooks:new_json(options) -- luacheck: ignore self
     queue_config = checked.queue_config,
     batch_size = 1,
     constructor = function()
-      -- one client for each session; an event is not to be sent where a redirect points to
-      local client = kumo.http.build_client { redirects = false }
+      -- One client for each session. An event is not to be sent where a redirect points to, and how long an answer is does
+      -- not matter: its status has decided.
+      local client = kumo.http.build_client { redirects = false, max_response_bytes = 16384, truncate_response = true }
       local connection = {}
       function connection.send(_, msg)
         return post(client, url, msg)

@@ -381,6 +381,7 @@ end
 ---@field accept_invalid_certs? boolean
 ---@field redirects? boolean                ours: false follows none, default true
 ---@field max_response_bytes? integer       ours: bound of an answer's body, default 8 MiB
+---@field truncate_response? boolean       ours: true keeps that much of a longer body; default false: an error
 
 ---@param options kumo.http.ClientOptions
 ---@return kumo.http.Client

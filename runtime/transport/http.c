@@ -29,7 +29,14 @@ on_body(char *data, size_t one, size_t len, void *arg)
 	struct tr_http_flight *flight = arg;
 	struct tr_buf *content = &flight->call->content;
 
-	if (len > flight->client->settings.max_response_bytes - content->len)
+	size_t room = flight->client->settings.max_response_bytes - content->len;
+
+	if (len > room && flight->client->settings.truncate_response) {
+		tr_buf_add(content, data, room);
+		flight->truncated = !content->failed; /* the answer is known; the connection is not used again */
+		return 0;
+	}
+	if (len > room)
 		return (size_t)stop_for(flight, TR_ETOOBIG, "response body exceeds max_response_bytes");
 	tr_buf_add(content, data, len);
 	if (content->failed)
@@ -133,7 +140,8 @@ flight_new(struct tr_http_client *client)
 	curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_prereq);
 	curl_easy_setopt(easy, CURLOPT_PREREQDATA, flight);
-	curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)settings->max_response_bytes);
+	if (!settings->truncate_response)
+		curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)settings->max_response_bytes);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)tr_max_i64(1, settings->idle_ns / TR_NS_PER_S));
 	if (client->http->no_proxy)
 		curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
@@ -362,7 +370,7 @@ on_done(void *arg, CURL *easy, CURLcode code)
 	long status = 0;
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &flight);
-	if (code != CURLE_OK) {
+	if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && flight->truncated)) {
 		tr_http_flight_fail(flight, code);
 	} else {
 		curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
@@ -430,6 +438,7 @@ tr_http_start(struct tr_http *http, struct tr_http_call *call)
 	flight->hops = 0;
 	flight->drop_body = flight->drop_auth = false;
 	flight->why = NULL;
+	flight->truncated = false;
 	err = launch(flight, call->url, call->method);
 	if (err != TR_OK) {
 		flight_free(flight);

@@ -29,7 +29,8 @@ struct tr_http_settings {
 	size_t max_response_bytes; /* body; > 0 */
 	bool verbose;              /* bytes on the wire to the log, level trace, target "http" */
 	bool accept_invalid_certs;
-	bool redirects; /* follow at most 10 */
+	bool redirects;         /* follow at most 10 */
+	bool truncate_response; /* of a longer body the first max_response_bytes are kept, and it is no error */
 };
 /* TR_OK or TR_ENOMEM; the caller holds one reference. */
 int tr_http_client_new(struct tr_http *http, const struct tr_http_settings *settings, struct tr_http_client **out);

@@ -46,6 +46,7 @@ struct tr_http_flight {
 	int hops;
 	int prereqs;               /* requests begun within this transfer */
 	bool drop_body, drop_auth; /* by a redirect */
+	bool truncated;            /* more body came than is kept */
 	const char *why;           /* what our callbacks stopped it for; NULL: nothing */
 	int why_err;
 	char error[CURL_ERROR_SIZE];

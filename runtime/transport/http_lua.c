@@ -56,7 +56,7 @@ static void
 warn_unknown(lua_State *L, int idx)
 {
 	static const char *const names[] = {"user_agent", "timeout", "pool_idle_timeout", "connection_verbose",
-		"accept_invalid_certs", "redirects", "max_response_bytes", NULL};
+		"accept_invalid_certs", "redirects", "max_response_bytes", "truncate_response", NULL};
 
 	lua_pushnil(L);
 	while (lua_next(L, idx) != 0) {
@@ -100,6 +100,7 @@ l_client(lua_State *L)
 	if (bytes < 1)
 		return luaL_error(L, "%s: max_response_bytes must be at least 1", fn);
 	settings.max_response_bytes = (size_t)bytes;
+	settings.truncate_response = tr_opt_bool(L, 1, "truncate_response", false);
 	if (settings.timeout_ns < 1)
 		settings.timeout_ns = 1;
 	box = lua_newuserdata(L, sizeof *box);

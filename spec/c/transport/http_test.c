@@ -401,6 +401,32 @@ bounds_a_chunked_body(void **state)
 }
 
 static void
+keeps_the_beginning_of_a_long_body_if_told(void **state)
+{
+	static const struct script scripts[] = {
+		{"RWH", {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n0123456789a\r\n"}},
+		{"RWH", {"HTTP/1.1 503 Busy\r\nContent-Length: 9999999\r\n\r\n0123456789abc"}},
+	};
+	static const int status[] = {200, 503};
+	struct tr_http_settings settings = plain;
+	struct fixture fix;
+	struct tr_http_call call;
+
+	settings.max_response_bytes = 10;
+	settings.truncate_response = true;
+	set_up(&fix, scripts, 2, &settings);
+	for (size_t i = 0; i < TR_COUNT(status); i++) { /* each on a connection of its own: the rest is not read */
+		run(&fix, &call, TR_HTTP_GET, fix.url, "");
+		assert_int_equal(call.err, TR_OK);
+		assert_int_equal(call.status, status[i]);
+		assert_int_equal(call.content.len, 10);
+		assert_memory_equal(call.content.data, "0123456789", 10);
+		tr_http_call_fini(&call);
+	}
+	tear_down(&fix);
+}
+
+static void
 refuses_a_huge_header(void **state)
 {
 	static char text[400000];
@@ -744,6 +770,7 @@ main(void)
 		cmocka_unit_test(sends_headers_as_given),
 		cmocka_unit_test(names_bad_answers),
 		cmocka_unit_test(bounds_a_chunked_body),
+		cmocka_unit_test(keeps_the_beginning_of_a_long_body_if_told),
 		cmocka_unit_test(refuses_a_huge_header),
 		cmocka_unit_test(names_a_refused_connection),
 		cmocka_unit_test(refuses_bad_urls),
