@@ -210,6 +210,7 @@ open_spool(struct tr_server *server, char **error)
 		.no_flush = run->no_flush,
 		.min_free_space = run->min_free_space,
 		.min_free_inodes = run->min_free_inodes,
+		.segment_bytes = server->segment_bytes,
 	};
 	char *why = NULL;
 	int err;
@@ -438,6 +439,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 		server->workers = 1;
 	server->seed = config->seed ? config->seed : (uint64_t)tr_wall_ns() ^ ((uint64_t)getpid() << 48);
 	server->jit = config->jit;
+	server->segment_bytes = config->segment_bytes;
 	server->policy = strdup(config->policy);
 	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());
 	server->user = config->user ? strdup(config->user) : NULL;

@@ -16,7 +16,8 @@ struct tr_server_config {
 	uint32_t workers;      /* 0: one per core; exactly 1 under the virtual clock */
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
-	const char *user; /* NULL: stay; else drop to that user once listeners are bound */
+	uint64_t segment_bytes; /* of the spool; 0: its default */
+	const char *user;       /* NULL: stay; else drop to that user once listeners are bound */
 };
 
 /* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its

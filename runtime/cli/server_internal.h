@@ -23,7 +23,7 @@ struct tr_worker_parts {
 struct tr_server {
 	char *policy, *share_dir, *user;
 	uint32_t workers;
-	uint64_t seed;
+	uint64_t seed, segment_bytes;
 	bool jit;
 	struct tr_worker_parts *worker;
 	struct tr_recorder *recorder;

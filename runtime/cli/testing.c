@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/diag.h"
 #include "base/json.h"
 #include "cli/server.h"
 #include "cli/testing.h"
@@ -12,6 +13,7 @@
 
 #define RUNTIME_TYPE "tr.testing"
 #define LIMIT_NS (60 * TR_NS_PER_S) /* of virtual time, for what should end at once */
+#define SEGMENT_BYTES (1 << 20)     /* to be filled with zeros at each start */
 #define DEFAULT_WALL_S 1785000000
 
 struct runtime {
@@ -37,7 +39,7 @@ l_start(lua_State *L)
 	static const struct tr_key keys[] = {
 		{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false}, {"wall", 'i', false}};
 	struct tr_loop *outer = tr_loop_current();
-	struct tr_server_config config = {.workers = 1};
+	struct tr_server_config config = {.workers = 1, .segment_bytes = SEGMENT_BYTES};
 	struct runtime *runtime;
 	char *error = NULL;
 
@@ -51,12 +53,15 @@ l_start(lua_State *L)
 	runtime->server = NULL;
 	luaL_getmetatable(L, RUNTIME_TYPE);
 	lua_setmetatable(L, -2);
+	if (getenv("TAILRACE_LOG") == NULL)
+		tr_log_filter("error"); /* days of outages would fill the terminal; $TAILRACE_LOG shows them */
 	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0)
 		tr_clock_virtual(tr_opt_int(L, 1, "wall", DEFAULT_WALL_S) * TR_NS_PER_S);
 	runtime->server = tr_server_boot(&config, &error);
 	tr_loop_enter(outer);
 	if (runtime->server == NULL) {
 		tr_clock_real();
+		tr_log_filter("info");
 		lua_pushstring(L, error ? error : "out of memory");
 		free(error);
 		return lua_error(L);
@@ -287,6 +292,8 @@ l_stop(lua_State *L)
 	runtime->server = running = NULL;
 	tr_loop_enter(outer);
 	tr_clock_real();
+	if (getenv("TAILRACE_LOG") == NULL)
+		tr_log_filter("info");
 	lua_pushboolean(L, balances);
 	lua_pushlstring(L, ledger.data ? ledger.data : "", ledger.len);
 	tr_buf_free(&ledger);
