@@ -1,5 +1,4 @@
-/* The way of records through hooks: decided in time, late, never; over a kill; with a real spool. The queues are a
- * double that keeps what is inserted and parked, so that nothing but the outbox rule is tested. */
+/* The way of records through hooks: in time, late, never; over a kill; with a real spool. The queues are a double. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
