@@ -264,7 +264,8 @@ struct port { /* the spool's end in one loop */
 	bool hooked, urgent;
 	struct tr_job *spare; /* ended jobs, with their buffers, for the next changes; linked by mail.next */
 	size_t spare_bytes;
-	struct tr_mail *answers, *answers_last; /* no_flush: told once the jobs are handed over, so that none overtakes */
+	struct tr_mail *answers,
+		*answers_last; /* no_flush: told once the jobs are handed over, so that none overtakes */
 };
 
 void port_free_spare(struct port *port);
