@@ -41,8 +41,10 @@ check(lua_State *L, int idx)
 {
 	struct box *box = lua_type(L, idx) == LUA_TUSERDATA ? lua_touserdata(L, idx) : NULL;
 
-	if (box == NULL || lua_objlen(L, idx) != sizeof *box || box->mark != &box_mark)
+	if (box == NULL || lua_objlen(L, idx) != sizeof *box || box->mark != &box_mark) {
 		luaL_typerror(L, idx, SESSION_TYPE);
+		return NULL; /* not reached: it raises */
+	}
 	if (box->hand == NULL || box->hand->session == NULL)
 		luaL_error(L, "the session has ended");
 	return box->hand;

@@ -107,7 +107,7 @@ turn(struct tr_timer *timer)
 		left -= look_at_bucket(sweep, left);
 	}
 	if (sweep->lines_done && sweep->level < 0)
-		left -= look_at_bucket(sweep, left);
+		look_at_bucket(sweep, left);
 	if (sweep->turn != NULL)
 		sweep->turn(sweep);
 	worker_arm_wheel(worker);
