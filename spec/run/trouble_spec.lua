@@ -153,7 +153,7 @@ describe('ten times the load that the peers can take', function()
     local grown = rss_kb() - first
     print(('\n%d messages of 10 KB at %d/s: %d MB more'):format(sent.accepted, sent.messages_per_second, grown / 1024))
     -- what is ready is in memory (at most max_ready 1024 + 10000 records); no more
-    assert.is_true(grown < 100 * 1024, grown .. ' KB')
+    helper.assert_memory(grown, 100 * 1024)
     durable.wait_empty(run, 300)
     assert.are.equal(0, run:stop())
     assert.are.same({}, (durable.lost(dir, durable.read_sink(dir))))
