@@ -101,8 +101,10 @@ engine_stopped(void *arg)
 
 	if (server->stopped)
 		return;
-	if (tr_event_fire(server->worker[0].host, "shutdown_logging", &call, NULL) != TR_OK)
+	if (tr_event_fire(server->worker[0].host, "shutdown_logging", &call, NULL) != TR_OK) {
+		tr_log(TR_LEVEL_ERROR, "stop", "shutdown_logging: out of memory, the handler was not asked");
 		finish(server);
+	}
 }
 
 static bool

@@ -285,12 +285,14 @@ requeue_message(void *arg, struct tr_worker *worker, struct tr_message *message,
 	};
 
 	if (requeue == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "requeue_message: out of memory, the handler was not asked");
 		then(then_arg, -1, NULL);
 		return;
 	}
 	*requeue = (struct requeue){message, response, reasons, increment, delay_ns, then, then_arg};
 	if (tr_task_start(host_of(worker), &call, NULL) != TR_OK) {
 		free(requeue);
+		tr_log(TR_LEVEL_ERROR, "queue", "requeue_message: out of memory, the handler was not asked");
 		then(then_arg, -1, NULL);
 	}
 }
@@ -366,7 +368,7 @@ enumerated(void *arg, struct tr_worker *worker, struct tr_message *message,
 static int
 open_session(void *arg, struct tr_worker *worker, struct tr_session *session)
 {
-	return tr_session_lua_open(host_of(worker), worker, session);
+	return tr_session_lua_open(host_of(worker), session);
 }
 
 static void

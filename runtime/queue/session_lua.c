@@ -636,7 +636,7 @@ ended(void *arg, const struct tr_task_result *result)
 }
 
 int
-tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct tr_session *session)
+tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 {
 	struct hand *hand = calloc(1, sizeof *hand);
 	struct tr_task *task = NULL;

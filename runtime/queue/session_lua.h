@@ -7,7 +7,7 @@
 #include "queue/queue.h"
 
 void tr_session_lua_register(lua_State *L); /* the metatable */
-int tr_session_lua_open(struct tr_host *host, struct tr_worker *worker, struct tr_session *session);
+int tr_session_lua_open(struct tr_host *host, struct tr_session *session);
 void tr_session_lua_wake(struct tr_session *session);
 void tr_session_lua_cancel(struct tr_session *session);
 
