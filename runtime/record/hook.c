@@ -9,6 +9,8 @@
 #include "base/pool.h"
 #include "record/internal.h"
 
+#define PUMP_TURNS 32 /* handlers started in a row: sockets and timers of the worker wait for them */
+
 const char tr_record_cancelled[] = "cancelled";
 
 struct tr_waiting {
@@ -267,16 +269,21 @@ static void
 pump(struct tr_logger *hook, struct tr_worker *worker)
 {
 	struct tr_waiting *waiting;
+	int turns = 0;
 
 	while (atomic_load_explicit(&hook->waiting, memory_order_relaxed) > 0 &&
 		(waiting = next_in_line(hook)) != NULL) {
-		if (waiting->worker == worker) {
+		bool here = waiting->worker == worker;
+
+		if (here && turns++ < PUMP_TURNS) {
 			take_turn(waiting);
 			continue;
 		}
 		atomic_fetch_add_explicit(&hook->running, 1, memory_order_relaxed);
 		waiting->mail.fn = turn_mail;
 		tr_loop_post(tr_worker_loop(waiting->worker), &waiting->mail);
+		if (here) /* enough for this turn of the loop: its mail goes on in the next */
+			return;
 	}
 	if (atomic_load_explicit(&hook->waiting, memory_order_relaxed) < TR_WAITING_MAX / 2 &&
 		tr_queue_undecided(tr_worker_engine(worker), hook->account) > 0)

@@ -712,6 +712,37 @@ handlers_are_bounded_and_go_on_in_order(void **state)
 
 /* Behind a full line in memory there is the spool. */
 static void
+a_long_line_is_taken_in_pieces(void **state)
+{
+	enum { RECORDS = 120 };
+	struct bed bed;
+	struct cause causes[RECORDS + 1];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+	uint32_t before;
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 1;
+	add(&bed, &config);
+	for (int i = 0; i <= RECORDS; i++)
+		emit(&bed, &causes[i], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.asked, 1);
+	bed.mode = KEEP; /* the others answer at once */
+	answer(&bed, 0, true, NULL);
+	assert_in_range(bed.asked, 2, RECORDS / 2);
+	while (bed.asked <= RECORDS) {
+		before = bed.asked;
+		tr_loop_turn(bed.loop);
+		assert_in_range(bed.asked - before, 0, RECORDS / 2); /* other work of the loop comes between */
+	}
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, RECORDS + 1);
+	check_account(&bed, "h", RECORDS + 1, RECORDS + 1, 0, 0, RECORDS + 1);
+	bed_fini(&bed);
+}
+
+static void
 many_waiting_records_leave_the_memory(void **state)
 {
 	static struct cause causes[1 + TR_WAITING_MAX + 10];
@@ -1085,6 +1116,7 @@ main(void)
 		cmocka_unit_test(late_answers),
 		cmocka_unit_test(an_answer_before_the_commit_waits_for_it),
 		cmocka_unit_test(handlers_are_bounded_and_go_on_in_order),
+		cmocka_unit_test(a_long_line_is_taken_in_pieces),
 		cmocka_unit_test(many_waiting_records_leave_the_memory),
 		cmocka_unit_test(waiting_records_of_another_worker),
 		cmocka_unit_test(cancelled_handlers_leave_records_undecided),
