@@ -114,6 +114,19 @@ struct resolve_waiter {
 	char *error;
 };
 
+/* The way of a scheduled queue to one of its ready queues: one for each source of its pool. */
+struct lane {
+	struct tr_sched *sched;
+	/* home */
+	struct tr_ready *ready; /* referenced; NULL: none yet */
+	uint32_t held;          /* places reserved for fresh ones */
+	uint32_t coming;        /* the same for those of the load under way */
+	/* ready->lock */
+	struct lane *next; /* in its line for room */
+	bool waiting;
+	uint32_t granted;
+};
+
 struct tr_sched {
 	struct tr_engine *engine;
 	struct tr_worker *home;
@@ -138,6 +151,10 @@ struct tr_sched {
 	/* home */
 	bool resolving, active, parks, drains; /* parks: log records may not be sent; drains: protocol is null */
 	bool told_full;                        /* ready_full was counted for this stretch */
+	bool site_asking;                      /* site.c */
+	char *site;                            /* of an SMTP queue without mx_list; NULL: not known or not needed */
+	char *site_error;                      /* why it is not known: text of records; NULL: no failure */
+	int64_t site_until_ns;                 /* the one or the other holds until then */
 	struct tr_sched *active_next;
 	struct slot_list line;
 	int64_t line_expiry_ms; /* wall; nothing in the line expires before; INT64_MAX: nothing */
@@ -148,18 +165,15 @@ struct tr_sched {
 	struct message_list fresh;    /* in memory, judged, on the way to the ready queue */
 	struct message_list hooking;  /* waiting for the throttle_insert_ready_queue handler; the first is in it */
 	bool hook_running, hook_answered, hook_waiting;
-	uint32_t held; /* places reserved for fresh ones */
 	bool loading;
 	int64_t blocked_until_ns; /* the spool could not be read */
 	struct resolve_waiter *waiters;
 	struct tr_timer timer; /* tries again: I/O error, policy error, suspension */
 	int64_t resolved_at_ns, inserted_at_ns;
-	uint32_t epoch;         /* of the engine when resolved */
-	struct tr_ready *ready; /* referenced; NULL: none yet */
-	/* ready->lock */
-	struct tr_sched *ready_next;
-	bool ready_waiting;
-	uint32_t granted;
+	uint32_t epoch;     /* of the engine when resolved */
+	struct lane *lanes; /* lane_count of them, >= 1; one source needs no memory: &only */
+	uint32_t lane_count;
+	struct lane only;
 	/* any */
 	struct tr_sched *kick_next; /* belongs to whoever set kicked */
 	struct tr_mail kick_mail;
@@ -223,9 +237,9 @@ struct tr_ready {
 	int64_t error_until_ns;
 	struct message_list messages;
 	uint64_t bytes;
-	uint32_t reserved; /* places promised to loads and waiting queues */
-	int64_t expiry_ms; /* wall; none of `messages` expires before */
-	struct tr_sched *waiting, **waiting_end;
+	uint32_t reserved;                   /* places promised to loads and waiting queues */
+	int64_t expiry_ms;                   /* wall; none of `messages` expires before */
+	struct lane *waiting, **waiting_end; /* for room, in turn */
 	uint32_t waiting_count;
 	struct tr_gate gate;
 	_Atomic bool gate_dirty; /* a failure was told since the last success */
@@ -255,16 +269,21 @@ ready_metric(struct tr_ready *ready, enum ready_metric metric, int64_t n)
 	tr_metric_add(ready->metrics[0][metric], n);
 	tr_metric_add(ready->metrics[1][metric], n);
 }
-int ready_route(struct tr_sched *sched); /* home of sched: finds or makes sched->ready; TR_OK or TR_ENOMEM */
+int ready_route(struct tr_sched *sched); /* home of sched: finds or makes the lanes' ready queues; TR_OK or TR_ENOMEM */
+void lanes_drop(struct tr_sched *sched); /* home: out of the lines, places given back, no ready queue any more */
+/* home, in site.c: may it be routed? False while its site is looked up, and when there is none: then its messages are
+ * on the way to judge_message(), which fails them. */
+bool site_known(struct tr_sched *sched);
+bool site_needed(const struct tr_sched *sched);                            /* it has a configuration */
 struct tr_ready *ready_find(struct tr_engine *engine, struct tr_str name); /* referenced; NULL */
 void ready_unref(struct tr_ready *ready);
 void ready_resolve(struct tr_ready *ready); /* home */
 /* Pushes what there is room for, `held` places being reserved already (the unused are given back); the rest stays in
- * *list, and sched is put in the line for room if `more`. */
-void ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_list *list, uint32_t held, bool more);
-uint32_t ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want);
+ * *list, and the lane is put in the line for room if `more`. */
+void ready_push(struct lane *lane, struct message_list *list, uint32_t held, bool more);
+uint32_t ready_reserve(struct lane *lane, uint32_t want);
 void ready_release(struct tr_ready *ready, uint32_t places);
-void ready_unwait(struct tr_ready *ready, struct tr_sched *sched);
+void ready_unwait(struct lane *lane);
 struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by kick_next, kicked is set */
 void ready_kick_chain(struct tr_sched *chain);
 /* Opens and wakes sessions as wanted; not under the lock. worker: the caller's, NULL: not on a worker. */
@@ -376,6 +395,7 @@ struct judge {
 	bool no_memory;
 	struct outcome_op *end;
 	struct message_list suspended, broken; /* transient: administrator, path error */
+	const char *no_site;                   /* why `broken` ones are, if it is that; borrowed */
 };
 /* True if the message goes on; else it was taken. */
 bool judge_message(
@@ -384,7 +404,7 @@ bool judge_message(
 void judge_finish(struct judge *judge, const struct tr_ready *ready);
 void judge_start(struct tr_worker *worker);               /* works on worker->judging */
 void judge_slot(struct tr_worker *worker, uint32_t slot); /* the caller moves it to IN_FLIGHT */
-bool load_start(struct tr_sched *sched, uint32_t places, uint32_t max);
+bool load_start(struct tr_sched *sched, uint32_t max);    /* places are reserved by the lanes: `coming` */
 void hook_start(struct tr_sched *sched);
 
 /* --- administrators' rules ------------------------------------------------------------------------------------------
@@ -525,6 +545,7 @@ struct tr_engine {
 	void *ops_arg;
 	struct tr_worker *workers;
 	uint32_t worker_count;
+	struct tr_shaping *shaping, *own_shaping; /* own: made here, freed here */
 	uint64_t ready_bytes;
 	_Atomic int64_t ready_used;
 	_Atomic int64_t counts[COUNT_KINDS];

@@ -53,7 +53,8 @@ judge_message(
 		found = EXPIRED;
 	else if (rule_of(engine, TR_ADMIN_SUSPEND, sched, NULL))
 		found = SUSPENDED;
-	else if (mode == JUDGE_PROMOTE && sched->ready != NULL && atomic_load(&sched->ready->state) == READY_ERROR)
+	else if (mode == JUDGE_PROMOTE && sched->lanes[0].ready != NULL &&
+		 atomic_load(&sched->lanes[0].ready->state) == READY_ERROR)
 		found = BROKEN;
 	if (found == GO)
 		return true;

@@ -7,8 +7,6 @@ struct load_op {
 	struct tr_load load;
 	struct tr_worker *worker;
 	struct tr_sched *sched; /* its messages keep it; NULL: a mixed load of worker->judging */
-	struct tr_ready *ready; /* referenced; NULL without places */
-	uint32_t places;
 	uint32_t *slots;
 	struct tr_message **messages;
 	int *status;
@@ -45,8 +43,6 @@ load_free(struct load_op *op)
 {
 	struct tr_engine *engine = op->worker->engine;
 
-	if (op->ready != NULL)
-		ready_unref(op->ready);
 	free(op->slots);
 	free(op->messages);
 	free(op->status);
@@ -105,10 +101,10 @@ line_loaded(struct tr_load *load)
 		on++;
 	}
 	count_move(engine, IN_FLIGHT, IN_READY, on);
-	if (op->ready != NULL && op->ready == sched->ready)
-		sched->held += op->places;
-	else if (op->ready != NULL)
-		ready_release(op->ready, op->places);
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		sched->lanes[i].held += sched->lanes[i].coming;
+		sched->lanes[i].coming = 0;
+	}
 	if (again.count > 0)
 		sched_return(op->worker, &again, true);
 	if (stopping(engine)) {
@@ -124,7 +120,7 @@ line_loaded(struct tr_load *load)
 }
 
 bool
-load_start(struct tr_sched *sched, uint32_t places, uint32_t max)
+load_start(struct tr_sched *sched, uint32_t max)
 {
 	struct tr_engine *engine = sched->engine;
 	struct load_op *op;
@@ -137,11 +133,6 @@ load_start(struct tr_sched *sched, uint32_t places, uint32_t max)
 		return false;
 	}
 	op->sched = sched;
-	op->places = places;
-	if (places > 0) {
-		op->ready = sched->ready;
-		atomic_fetch_add_explicit(&op->ready->refs, 1, memory_order_relaxed);
-	}
 	while (op->load.count < max && sched->line.count > 0)
 		op->slots[op->load.count++] = line_pop(sched);
 	count_move(engine, IN_LINE, IN_FLIGHT, op->load.count);

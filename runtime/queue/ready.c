@@ -27,17 +27,17 @@ room_locked(const struct tr_ready *ready)
 }
 
 static void
-wait_locked(struct tr_ready *ready, struct tr_sched *sched)
+wait_locked(struct tr_ready *ready, struct lane *lane)
 {
-	if (sched->ready_waiting)
+	if (lane->waiting)
 		return;
-	sched->ready_waiting = true;
-	sched->ready_next = NULL;
+	lane->waiting = true;
+	lane->next = NULL;
 	if (ready->waiting == NULL)
-		ready->waiting = sched;
+		ready->waiting = lane;
 	else
-		*ready->waiting_end = sched;
-	ready->waiting_end = &sched->ready_next;
+		*ready->waiting_end = lane;
+	ready->waiting_end = &lane->next;
 	ready->waiting_count++;
 }
 
@@ -59,13 +59,14 @@ ready_grant_locked(struct tr_ready *ready)
 	share = room / ready->waiting_count;
 	share = share < 1 ? 1 : share > LOAD_MAX ? LOAD_MAX : share;
 	while (ready->waiting != NULL && (room > 0 || answered)) {
-		struct tr_sched *sched = ready->waiting;
+		struct lane *lane = ready->waiting;
+		struct tr_sched *sched = lane->sched;
 		uint32_t grant = share < room ? share : room;
 
-		ready->waiting = sched->ready_next;
+		ready->waiting = lane->next;
 		ready->waiting_count--;
-		sched->ready_waiting = false;
-		sched->granted += grant;
+		lane->waiting = false;
+		lane->granted += grant;
 		ready->reserved += grant;
 		room -= grant;
 		if (!atomic_exchange(&sched->kicked, true)) {
@@ -89,41 +90,43 @@ ready_kick_chain(struct tr_sched *chain)
 }
 
 void
-ready_unwait(struct tr_ready *ready, struct tr_sched *sched)
+ready_unwait(struct lane *lane)
 {
+	struct tr_ready *ready = lane->ready;
 	struct tr_sched *chain = NULL;
 
 	pthread_mutex_lock(&ready->lock);
-	for (struct tr_sched **at = &ready->waiting; sched->ready_waiting && *at != NULL; at = &(*at)->ready_next) {
-		if (*at != sched)
+	for (struct lane **at = &ready->waiting; lane->waiting && *at != NULL; at = &(*at)->next) {
+		if (*at != lane)
 			continue;
-		*at = sched->ready_next;
-		sched->ready_next = NULL;
-		sched->ready_waiting = false;
+		*at = lane->next;
+		lane->next = NULL;
+		lane->waiting = false;
 		ready->waiting_count--;
 		ready->waiting_end = &ready->waiting;
-		for (struct tr_sched *each = ready->waiting; each != NULL; each = each->ready_next)
-			ready->waiting_end = &each->ready_next;
+		for (struct lane *each = ready->waiting; each != NULL; each = each->next)
+			ready->waiting_end = &each->next;
 		break;
 	}
-	ready->reserved -= sched->granted;
-	if (sched->granted > 0)
+	ready->reserved -= lane->granted;
+	if (lane->granted > 0)
 		chain = ready_grant_locked(ready); /* to the others */
-	sched->granted = 0;
+	lane->granted = 0;
 	pthread_mutex_unlock(&ready->lock);
 	ready_kick_chain(chain);
 }
 
 uint32_t
-ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
+ready_reserve(struct lane *lane, uint32_t want)
 {
+	struct tr_ready *ready = lane->ready;
 	struct tr_sched *chain = NULL;
 	uint32_t places;
 	bool grant = false;
 
 	pthread_mutex_lock(&ready->lock);
-	places = sched->granted;
-	sched->granted = 0;
+	places = lane->granted;
+	lane->granted = 0;
 	if (places > want) {
 		ready->reserved -= places - want;
 		places = want;
@@ -136,7 +139,7 @@ ready_reserve(struct tr_ready *ready, struct tr_sched *sched, uint32_t want)
 		places += more;
 	}
 	if (places == 0) {
-		wait_locked(ready, sched);
+		wait_locked(ready, lane);
 		grant = true; /* the path may have been answered since the caller looked: nobody would tell */
 	}
 	if (grant)
@@ -161,8 +164,10 @@ ready_release(struct tr_ready *ready, uint32_t places)
 }
 
 void
-ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_list *list, uint32_t held, bool more)
+ready_push(struct lane *lane, struct message_list *list, uint32_t held, bool more)
 {
+	struct tr_ready *ready = lane->ready;
+	struct tr_sched *sched = lane->sched;
 	struct tr_engine *engine = ready->engine;
 	struct tr_sched *chain = NULL;
 	uint64_t bytes = 0;
@@ -173,8 +178,8 @@ ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_list *
 	for (struct tr_message *message = list->head; message != NULL; message = message->next)
 		expiry_ms = tr_min_i64(expiry_ms, message_expiry_ms(sched, message));
 	pthread_mutex_lock(&ready->lock);
-	held += sched->granted;
-	sched->granted = 0;
+	held += lane->granted;
+	lane->granted = 0;
 	ready->reserved -= held;
 	room = room_locked(ready);
 	if (atomic_load(&ready->state) == READY_OK && !atomic_load(&ready->suspended)) {
@@ -193,7 +198,7 @@ ready_push(struct tr_ready *ready, struct tr_sched *sched, struct message_list *
 	if (pushed > 0 && expiry_ms < ready->expiry_ms)
 		ready->expiry_ms = expiry_ms;
 	if (list->head != NULL || more)
-		wait_locked(ready, sched);
+		wait_locked(ready, lane);
 	if (more || pushed < held)
 		chain = ready_grant_locked(ready);
 	pthread_mutex_unlock(&ready->lock);

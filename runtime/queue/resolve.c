@@ -167,16 +167,15 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 	sched->parks = config->protocol == TR_PROTO_SMTP ||
 		       (config->protocol == TR_PROTO_LUA && engine->ops.has_handler != NULL &&
 			       !engine->ops.has_handler(engine->ops_arg, sched->home, config->constructor));
-	if (old != NULL && sched->ready != NULL && tr_queue_config_protocol_differs(old, config)) {
+	if (old != NULL && sched->lanes[0].ready != NULL && tr_queue_config_protocol_differs(old, config)) {
 		/* the ready queue that this queue made goes, too; one that it only shares stays with its maker */
-		if (!tr_queue_config_protocol_differs(old, sched->ready->queue))
-			ready_replace(sched->ready, sched->home);
-		ready_unwait(sched->ready, sched);
-		if (sched->held > 0)
-			ready_release(sched->ready, sched->held);
-		sched->held = 0;
-		ready_unref(sched->ready);
-		sched->ready = NULL;
+		for (uint32_t i = 0; i < sched->lane_count; i++) {
+			struct tr_ready *ready = sched->lanes[i].ready;
+
+			if (ready != NULL && !tr_queue_config_protocol_differs(old, ready->queue))
+				ready_replace(ready, sched->home);
+		}
+		lanes_drop(sched);
 		sched_spill(sched, &sched->fresh, true); /* judged under the old one */
 	}
 	tr_queue_config_unref(old);

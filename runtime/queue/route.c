@@ -137,6 +137,22 @@ tr_sched_route(const struct tr_sched *sched)
 	return "unspecified";
 }
 
+void
+lanes_drop(struct tr_sched *sched)
+{
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		struct lane *lane = &sched->lanes[i];
+
+		if (lane->ready == NULL)
+			continue;
+		ready_unwait(lane);
+		ready_release(lane->ready, lane->held + lane->coming);
+		lane->held = lane->coming = 0;
+		ready_unref(lane->ready);
+		lane->ready = NULL;
+	}
+}
+
 int
 ready_route(struct tr_sched *sched)
 {
@@ -167,14 +183,7 @@ ready_route(struct tr_sched *sched)
 		tr_buf_free(&name);
 		return TR_ENOMEM;
 	}
-	if (sched->ready != NULL) {
-		ready_unwait(sched->ready, sched);
-		if (sched->held > 0)
-			ready_release(sched->ready, sched->held);
-		sched->held = 0;
-		ready_unref(sched->ready);
-		sched->ready = NULL;
-	}
+	lanes_drop(sched);
 	ready = ready_find(engine, (struct tr_str){name.data, name.len});
 	if (ready == NULL) {
 		struct tr_ready *fresh =
@@ -208,7 +217,7 @@ ready_route(struct tr_sched *sched)
 	tr_buf_free(&name);
 	if (ready == NULL)
 		return TR_ENOMEM;
-	sched->ready = ready;
+	sched->lanes[0].ready = ready;
 	if (made)
 		ready_resolve(ready);
 	return TR_OK;

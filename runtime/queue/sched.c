@@ -89,6 +89,9 @@ sched_new(struct tr_engine *engine, struct tr_str name, uint64_t hash)
 	route = sched->parts.has_routing ? sched->parts.routing_domain : sched->parts.domain;
 	sched->home = &engine->workers[tr_hash(route.data, route.len) % engine->worker_count];
 	pthread_mutex_init(&sched->lock, NULL);
+	sched->lanes = &sched->only;
+	sched->lane_count = 1;
+	sched->only.sched = sched;
 	atomic_init(&sched->max_age_ms, INT64_MAX);
 	sched->line = SLOT_LIST_EMPTY;
 	sched->line_expiry_ms = INT64_MAX;
@@ -134,8 +137,12 @@ sched_free(struct tr_sched *sched)
 		free(waiter->error);
 		free(waiter);
 	}
-	if (sched->ready != NULL)
-		ready_unref(sched->ready);
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		if (sched->lanes[i].ready != NULL)
+			ready_unref(sched->lanes[i].ready);
+	}
+	if (sched->lanes != &sched->only)
+		free(sched->lanes);
 	index_give(engine, sched->index);
 	tr_queue_config_unref(sched->config);
 	tr_metric_unref(sched->metric);
@@ -223,10 +230,14 @@ sched_reap(struct tr_sched *sched)
 	bool idle = true;
 
 	pthread_mutex_lock(&stripe->lock);
-	if (sched->ready != NULL) {
-		pthread_mutex_lock(&sched->ready->lock);
-		idle = !sched->ready_waiting && sched->granted == 0;
-		pthread_mutex_unlock(&sched->ready->lock);
+	for (uint32_t i = 0; i < sched->lane_count && idle; i++) {
+		struct lane *lane = &sched->lanes[i];
+
+		if (lane->ready == NULL)
+			continue;
+		pthread_mutex_lock(&lane->ready->lock);
+		idle = !lane->waiting && lane->granted == 0;
+		pthread_mutex_unlock(&lane->ready->lock);
 	}
 	idle = idle && atomic_load_explicit(&sched->count, memory_order_acquire) == 0 && !atomic_load(&sched->kicked) &&
 	       !sched->active && !sched->resolving && sched->waiters == NULL;
@@ -365,15 +376,16 @@ sched_pump(struct tr_sched *sched)
 {
 	struct tr_engine *engine = sched->engine;
 	struct tr_worker *worker = sched->home;
+	struct lane *lane = sched->lanes;
 	struct tr_ready *ready;
 	int64_t until_ns = 0;
 	int state;
 
 	if (!worker->started || stopping(engine))
 		return;
-	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && sched->held == 0) {
-		if (sched->ready != NULL && !sched->loading)
-			ready_unwait(sched->ready, sched); /* room that came too late */
+	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && lane->held == 0) {
+		if (lane->ready != NULL && !sched->loading)
+			ready_unwait(lane); /* room that came too late */
 		return;
 	}
 	if (sched->config == NULL) {
@@ -391,7 +403,7 @@ sched_pump(struct tr_sched *sched)
 	if (sched->drains) {
 		judge_incoming(sched);
 		if (sched->line.count > 0)
-			load_start(sched, 0, JUDGE_MAX);
+			load_start(sched, JUDGE_MAX);
 		return;
 	}
 	if (atomic_load_explicit(&engine->rule_count[TR_ADMIN_SUSPEND], memory_order_relaxed) != 0 &&
@@ -399,40 +411,40 @@ sched_pump(struct tr_sched *sched)
 		judge_incoming(sched); /* each a TransientFailure: it came due under the rule */
 		sched_spill(sched, &sched->fresh, true);
 		sched_retry_in(sched, until_ns - tr_mono_ns());
-		if (sched->ready != NULL) {
-			ready_unwait(sched->ready, sched);
-			ready_release(sched->ready, sched->held);
-			sched->held = 0;
+		if (lane->ready != NULL) {
+			ready_unwait(lane);
+			ready_release(lane->ready, lane->held);
+			lane->held = 0;
 		}
 		return;
 	}
-	if (sched->ready == NULL || atomic_load(&sched->ready->state) == READY_REPLACED) {
+	if (lane->ready == NULL || atomic_load(&lane->ready->state) == READY_REPLACED) {
 		if (ready_route(sched) != TR_OK) {
 			sched_retry_in(sched, TR_NS_PER_S);
 			return;
 		}
 	}
-	ready = sched->ready;
+	ready = lane->ready;
 	state = atomic_load(&ready->state);
 	if (state == READY_RESOLVING) {
 		if (sched->incoming.count > FRESH_MAX)
 			sched_spill(sched, &sched->incoming, false);
-		ready_reserve(ready, sched, 0); /* to be told when the answer is there */
+		ready_reserve(lane, 0); /* to be told when the answer is there */
 		return;
 	}
 	judge_incoming(sched);
 	if (state == READY_ERROR) { /* contract/events.md section 6: transient, then asked again */
 		sched_spill(sched, &sched->fresh, true);
 		if (sched->line.count > 0)
-			load_start(sched, 0, JUDGE_MAX);
+			load_start(sched, JUDGE_MAX);
 		ready_kick(ready);
 		return;
 	}
-	if (sched->fresh.count > 0 || sched->held > 0) {
-		uint32_t held = sched->held;
+	if (sched->fresh.count > 0 || lane->held > 0) {
+		uint32_t held = lane->held;
 
-		sched->held = 0;
-		ready_push(ready, sched, &sched->fresh, held, sched->line.count > 0);
+		lane->held = 0;
+		ready_push(lane, &sched->fresh, held, sched->line.count > 0);
 		if (sched->fresh.count > 0) {
 			tr_metric_add(sched->full_metric, sched->fresh.count);
 			if (!sched->told_full)
@@ -447,12 +459,15 @@ sched_pump(struct tr_sched *sched)
 	if (sched->line.count > 0 && !sched->loading && sched->hooking.count == 0 && sched->fresh.count == 0 &&
 		tr_mono_ns() >= sched->blocked_until_ns) {
 		uint32_t want = sched->line.count < LOAD_MAX ? sched->line.count : LOAD_MAX;
-		uint32_t places = ready_reserve(ready, sched, want);
+		uint32_t places = ready_reserve(lane, want);
 
 		if (places == 0)
 			sched->told_full = atomic_load(&ready->state) == READY_OK;
-		else if (!load_start(sched, places, places))
+		lane->coming = places;
+		if (places > 0 && !load_start(sched, places)) {
+			lane->coming = 0;
 			ready_release(ready, places);
+		}
 	}
 }
 
