@@ -142,6 +142,7 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 	tr_host_set_service(parts->host, TR_SERVICE_HTTP, parts->http);
 	tr_host_set_service(parts->host, TR_SERVICE_DNS, parts->dns);
 	tr_host_set_service(parts->host, TR_SERVICE_RECORDER, server->recorder);
+	tr_host_set_service(parts->host, TR_SERVICE_SHAPING, server->shaping);
 	return TR_OK;
 }
 
@@ -271,6 +272,7 @@ start_engine(struct tr_server *server, char **error)
 		.ops = &server->ops,
 		.ops_arg = server,
 		.seed = server->seed,
+		.shaping = server->shaping,
 	};
 	struct tr_recovery stats = {0};
 	int err;
@@ -319,6 +321,8 @@ boot(struct tr_server *server, char **error)
 	struct tr_host *host;
 	int err = tr_recorder_new(NULL, &server->record_ops, server, &server->recorder);
 
+	if (err == TR_OK)
+		err = tr_shaping_new(&server->shaping);
 	if (err != TR_OK)
 		return err;
 	for (uint32_t i = 0; i < server->workers; i++) {
@@ -412,6 +416,7 @@ dispose(struct tr_server *server)
 	tr_recorder_free(server->recorder);
 	if (server->engine != NULL)
 		tr_engine_free(server->engine);
+	tr_shaping_free(server->shaping);
 	for (uint32_t i = 0; i < server->workers; i++) {
 		tr_http_free(server->worker[i].http);
 		tr_dns_free(server->worker[i].dns);

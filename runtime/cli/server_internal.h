@@ -30,6 +30,7 @@ struct tr_server {
 	struct tr_record_ops record_ops;
 	struct tr_spool *spool;
 	struct tr_engine *engine;
+	struct tr_shaping *shaping;
 	struct tr_queue_ops ops;
 	struct tr_run run;
 	struct tr_turn_hook tick; /* virtual clock only */

@@ -59,6 +59,14 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	engine->ops_arg = config->ops_arg;
 	engine->ready_bytes = config->ready_bytes > 0 ? config->ready_bytes : 256 * 1024 * 1024;
 	engine->worker_count = config->workers;
+	engine->shaping = config->shaping;
+	if (engine->shaping == NULL) {
+		if (tr_shaping_new(&engine->own_shaping) != TR_OK) {
+			free(engine);
+			return TR_ENOMEM;
+		}
+		engine->shaping = engine->own_shaping;
+	}
 	for (int i = 0; i < STRIPES; i++)
 		pthread_mutex_init(&engine->stripes[i].lock, NULL);
 	pthread_mutex_init(&engine->index_lock, NULL);
@@ -87,6 +95,7 @@ fail:
 	tr_queue_config_unref(engine->fallback);
 	free(engine->workers);
 	free(engine->ready_buckets);
+	tr_shaping_free(engine->own_shaping);
 	free(engine);
 	return err;
 }
@@ -128,6 +137,7 @@ tr_engine_free(struct tr_engine *engine)
 	free(engine->index_free);
 	free(engine->ready_buckets);
 	free(engine->workers);
+	tr_shaping_free(engine->own_shaping);
 	free(engine);
 }
 
@@ -159,6 +169,12 @@ struct tr_spool *
 tr_engine_spool(struct tr_engine *engine)
 {
 	return engine->spool;
+}
+
+struct tr_shaping *
+tr_engine_shaping(struct tr_engine *engine)
+{
+	return engine->shaping;
 }
 
 void

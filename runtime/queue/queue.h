@@ -9,6 +9,7 @@
 
 #include "queue/config.h"
 #include "queue/event.h"
+#include "shaping/shaping.h"
 #include "spool/spool.h"
 
 struct tr_engine;
@@ -24,6 +25,9 @@ struct tr_queue_ops {
 	void (*resolve_queue)(void *arg, struct tr_worker *worker, struct tr_sched *sched);
 	/* Ask policy for the path's configuration; answer with tr_ready_configured(). */
 	void (*resolve_path)(void *arg, struct tr_worker *worker, struct tr_ready *ready);
+	/* Find the site of an SMTP queue without mx_list (its mail exchangers); answer with tr_sched_site(), at once or
+	 * later. NULL: every domain is a site of its own. */
+	void (*resolve_site)(void *arg, struct tr_worker *worker, struct tr_sched *sched);
 	/* Start a session (a Lua task) for `session`, which is ready to be used. TR_OK or an error (counted as a failed
 	 * session). It must end with tr_session_end(). */
 	int (*open_session)(void *arg, struct tr_worker *worker, struct tr_session *session);
@@ -69,6 +73,8 @@ struct tr_engine_config {
 	void *ops_arg;
 	uint64_t seed;        /* of the jitter; the same seed, the same run */
 	uint64_t ready_bytes; /* bound of message bytes in all ready queues; 0: 256 MiB */
+	/* Throttles and leases of the process; outlives the engine. NULL: it makes its own. */
+	struct tr_shaping *shaping;
 };
 
 int tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out);
@@ -78,6 +84,7 @@ struct tr_engine *tr_worker_engine(struct tr_worker *worker);
 struct tr_loop *tr_worker_loop(struct tr_worker *worker);
 uint32_t tr_worker_index(const struct tr_worker *worker);
 struct tr_spool *tr_engine_spool(struct tr_engine *engine);
+struct tr_shaping *tr_engine_shaping(struct tr_engine *engine);
 void tr_worker_set_data(struct tr_worker *worker, void *data); /* the host, for ops */
 void *tr_worker_data(const struct tr_worker *worker);
 double tr_worker_random(struct tr_worker *worker); /* [0,1), seeded */
@@ -129,6 +136,9 @@ struct tr_str tr_sched_name(const struct tr_sched *sched);
 void tr_sched_parts(const struct tr_sched *sched, struct tr_queue_name *out);
 /* config (reference taken over) or NULL with error text. */
 void tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, const char *error);
+/* The answer to resolve_site, on the home worker: the site, or NULL with what the records of its messages say
+ * ("KumoMTA internal: ..."). Asked again after until_ns (monotonic). */
+void tr_sched_site(struct tr_sched *sched, const char *site, int64_t until_ns, const char *error);
 struct tr_str tr_ready_name(const struct tr_ready *ready);
 struct tr_str tr_ready_site(const struct tr_ready *ready);
 struct tr_str tr_ready_source(const struct tr_ready *ready);

@@ -20,13 +20,15 @@ const struct tr_shaping_backend *tr_shaping_backend(const struct tr_shaping *sha
 
 /* --- throttles (throttle.c) ------------------------------------------------------------------------------- */
 
-/* GCRA on the next allowed time, one compare-and-swap. Its key is "NAME:QUANTITY:BURST:PERIOD_S": another spec under
- * the same name starts afresh. Counted; any thread. */
+/* GCRA on the next allowed time, one compare-and-swap. `burst` tokens may be taken at once, then one an interval
+ * (period / quantity, to the nanosecond). Its key is "NAME:QUANTITY:BURST:PERIOD_S": another spec under the same name
+ * starts afresh, and so does the same with "local:". Counted; any thread. */
 struct tr_throttle;
 int tr_throttle_get(struct tr_shaping *shaping, struct tr_str name, const struct tr_rate_spec *spec,
 	struct tr_throttle **out); /* TR_OK, TR_ENOMEM; the caller holds a reference */
 struct tr_throttle *tr_throttle_ref(struct tr_throttle *throttle);
-void tr_throttle_unref(struct tr_throttle *throttle); /* NULL is fine; its state is kept until it would be full again */
+/* NULL is fine. Its state is kept until the bucket would be full again by tr_mono_ns(). */
+void tr_throttle_unref(struct tr_throttle *throttle);
 struct tr_str tr_throttle_key(const struct tr_throttle *throttle);
 const struct tr_rate_spec *tr_throttle_spec(const struct tr_throttle *throttle);
 /* True if it is decided by the backend: then only tr_shared_* may be used. */
@@ -39,7 +41,8 @@ struct tr_throttle_result {
 	int64_t reset_after_ns; /* until it is full */
 	int64_t retry_after_ns; /* 0 when allowed, else > 0, exact to the nanosecond */
 };
-/* Takes `quantity` tokens if they are there; now_ns is monotonic. */
+/* Takes `quantity` tokens if they are there; now_ns is monotonic. More than the bucket holds are taken when it is full,
+ * and overdraw it. */
 bool tr_throttle_check(struct tr_throttle *throttle, int64_t now_ns, uint64_t quantity, struct tr_throttle_result *out);
 /* Takes one token now or in the future, so that waiters never race for one: returns the nanoseconds to wait for it, 0:
  * now. If that were more than max_wait_ns nothing is taken and the wait is returned negated. */
@@ -65,15 +68,19 @@ void tr_lease_release(struct tr_lease_set *set); /* tells one waiter */
  * more than post a mail or kick. Embed it; `queued` is the set's. */
 struct tr_lease_waiter {
 	struct tr_lease_waiter *next, **prev;
+	uint64_t limit; /* the set's: of tr_lease_wait() */
 	bool queued;
-	void (*told)(struct tr_lease_waiter *waiter);
+	void (*told)(struct tr_lease_waiter *waiter); /* must not call the set: its lock is held */
 };
-/* False if a place is free already (nothing is registered). */
+/* False if a place is free already (nothing is registered). Told is the first who could take a place by its own limit.
+ */
 bool tr_lease_wait(struct tr_lease_set *set, uint64_t limit, struct tr_lease_waiter *waiter);
-void tr_lease_unwait(
-	struct tr_lease_set *set, struct tr_lease_waiter *waiter); /* after it told() does not run any more */
+/* After it told() does not run any more. */
+void tr_lease_unwait(struct tr_lease_set *set, struct tr_lease_waiter *waiter);
+/* Who was told and takes no place after all passes it on. Does nothing if none is free. */
+void tr_lease_tell(struct tr_lease_set *set);
 
-/* --- what is shared with other nodes (shared.c over a backend) -------------------------------------------------- */
+/* --- what is shared with other nodes (over a backend) -------------------------------------------------- */
 
 enum tr_shared_kind { TR_SHARED_THROTTLE, TR_SHARED_ACQUIRE, TR_SHARED_EXTEND, TR_SHARED_RELEASE };
 /* One question to the backend. Embed it zeroed; the caller keeps it until then() or tr_shared_cancel(). */
@@ -104,5 +111,24 @@ struct tr_shaping_backend {
 	void (*cancel)(void *arg, struct tr_shared_op *op); /* then() is not called; a granted lease is released */
 	bool fallback_local; /* on failure the caller decides by the local algorithm instead of holding */
 };
+/* A lease of a shared set is counted here, too: after a granted ACQUIRE tr_lease_acquire(set, UINT64_MAX), and
+ * tr_lease_release() once it is given back, which tells those of this process who wait. With fallback_local a failed
+ * ACQUIRE is tr_lease_acquire() with the limit, and a failed THROTTLE is tr_throttle_check(). */
+static inline int
+tr_shared_start(const struct tr_shaping *shaping, struct tr_loop *loop, struct tr_shared_op *op)
+{
+	const struct tr_shaping_backend *backend = tr_shaping_backend(shaping);
+
+	return backend->start(backend->arg, loop, op);
+}
+/* Nothing happens if it is not under way. */
+static inline void
+tr_shared_cancel(const struct tr_shaping *shaping, struct tr_shared_op *op)
+{
+	const struct tr_shaping_backend *backend = tr_shaping_backend(shaping);
+
+	if (op->flight != NULL)
+		backend->cancel(backend->arg, op);
+}
 
 #endif
