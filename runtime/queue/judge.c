@@ -56,6 +56,10 @@ judge_message(
 	else if (mode == JUDGE_PROMOTE && sched->lanes[0].ready != NULL &&
 		 atomic_load(&sched->lanes[0].ready->state) == READY_ERROR)
 		found = BROKEN;
+	else if (mode == JUDGE_PROMOTE && sched->site_error != NULL && sched->config != NULL && site_needed(sched)) {
+		found = BROKEN;
+		judge->no_site = sched->site_error;
+	}
 	if (found == GO)
 		return true;
 	if (found != SUSPENDED && found != BROKEN && end_op(judge) == NULL) {
@@ -123,8 +127,11 @@ judge_finish(struct judge *judge, const struct tr_ready *ready)
 			"KumoMTA internal: scheduled queue is suspended by the administrator",
 			ready != NULL ? ready->name : NULL);
 	if (judge->broken.count > 0)
-		retry_all(
-			judge, &judge->broken, "KumoMTA internal: the path's configuration could not be resolved", "");
+		retry_all(judge, &judge->broken,
+			judge->no_site != NULL
+				? judge->no_site
+				: "KumoMTA internal: the path's configuration could not be resolved",
+			"");
 }
 
 /* --- throttle_insert_ready_queue -------------------------------------------------------------------------- */

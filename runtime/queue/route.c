@@ -171,6 +171,8 @@ ready_route(struct tr_sched *sched)
 				tr_buf_addc(&site, ',');
 			tr_buf_addz(&site, config->mx_list[i].label);
 		}
+	} else if (site_needed(sched) && sched->site != NULL) {
+		tr_buf_addz(&site, sched->site);
 	} else {
 		tr_buf_add_str(&site, routing);
 	}

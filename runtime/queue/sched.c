@@ -151,6 +151,8 @@ sched_free(struct tr_sched *sched)
 		tr_metric_unref(sched->throttle_metric);
 	pthread_mutex_destroy(&sched->lock);
 	atomic_fetch_sub_explicit(&engine->sched_total, 1, memory_order_relaxed);
+	free(sched->site);
+	free(sched->site_error);
 	free(sched->error);
 	free(sched->name);
 	free(sched);
@@ -418,6 +420,8 @@ sched_pump(struct tr_sched *sched)
 		}
 		return;
 	}
+	if (!site_known(sched))
+		return;
 	if (lane->ready == NULL || atomic_load(&lane->ready->state) == READY_REPLACED) {
 		if (ready_route(sched) != TR_OK) {
 			sched_retry_in(sched, TR_NS_PER_S);
