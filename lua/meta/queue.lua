@@ -56,6 +56,16 @@ function kumo.make_queue_config(options) end
 
 ---@class (exact) kumo.EgressPathOptions
 ---@field connection_limit? integer|string|kumo.ConnectionLimit   default 32; log hooks 10
+---@field additional_connection_limits? table<string, integer|string|kumo.ConnectionLimit>  shared by all paths that use the name
+---@field max_connection_rate? string                             "100/min", "local:10/s,max_burst=1"; default none; log hooks "local:1000/s"
+---@field max_message_rate? string                                one for each `send` or `send_batch`
+---@field additional_message_rate_throttles? table<string, string>  shared by all paths that use the name
+---@field source_selection_rate? string
+---@field additional_source_selection_rates? table<string, string>
+---@field gate_failures? integer                                  in a row that close the gate; 0: it never closes. Default 0; log hooks 5
+---@field gate_backoff? kumo.DurationValue                        first closing, doubled by each; default 1 s
+---@field gate_max_backoff? kumo.DurationValue                    default 60 s
+---@field gate_max_retry_after? kumo.DurationValue                most that a peer's Retry-After closes it for; default 1 h
 ---@field max_ready? integer                                      default 1024; log hooks 10000
 ---@field max_deliveries_per_connection? integer                  default 1024; log hooks 8192
 ---@field max_recipients_per_batch? integer                       default 100
@@ -83,13 +93,7 @@ function kumo.make_queue_config(options) end
 ---@field ehlo_domain? string                                     default: the system's name
 ---@field ignore_8bit_checks? boolean                             default false
 ---@field enable_tls? 'Opportunistic'|'OpportunisticInsecure'|'Required'|'RequiredInsecure'|'Disabled'  Required ones are refused: no TLS yet
----@field additional_connection_limits? table<string, integer|string>    checked, not acted on yet; so are those up to skip_hosts
----@field max_connection_rate? string
----@field max_message_rate? string
----@field additional_message_rate_throttles? table<string, string>
----@field source_selection_rate? string
----@field additional_source_selection_rates? table<string, string>
----@field reconnect_strategy? string
+---@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  checked, not acted on yet; so are those up to skip_hosts
 ---@field try_next_host_on_transport_error? boolean
 ---@field enable_mta_sts? boolean
 ---@field enable_dane? boolean

@@ -91,12 +91,13 @@ tr_path_config_new(bool hook)
 	config->smtp_port = 25;
 	config->enable_pipelining = true;
 	config->enable_rset = true;
-	if (hook) {
-		config->gate.failures_to_close = 5;
-		config->gate.backoff_ns = TR_NS_PER_S;
-		config->gate.backoff_max_ns = 60 * TR_NS_PER_S;
-		config->gate.retry_after_max_ns = 3600 * TR_NS_PER_S;
-	}
+	config->connection_limit_local = hook;
+	if (hook) /* "local:1000/s": a hook that nobody configured must not depend on a shared backend */
+		config->connection_rate = (struct tr_rate_spec){1000, 1000, TR_NS_PER_S, true, false};
+	config->gate.failures_to_close = hook ? 5 : 0;
+	config->gate.backoff_ns = TR_NS_PER_S;
+	config->gate.backoff_max_ns = 60 * TR_NS_PER_S;
+	config->gate.retry_after_max_ns = 3600 * TR_NS_PER_S;
 	return config;
 }
 
@@ -108,11 +109,24 @@ tr_path_config_ref(struct tr_path_config *config)
 	return config;
 }
 
+static void
+free_rates(struct tr_named_rate *rates, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		free(rates[i].name);
+	free(rates);
+}
+
 void
 tr_path_config_unref(struct tr_path_config *config)
 {
 	if (config == NULL || atomic_fetch_sub_explicit(&config->refs, 1, memory_order_acq_rel) != 1)
 		return;
+	for (uint32_t i = 0; i < config->limit_count; i++)
+		free(config->limits[i].name);
+	free(config->limits);
+	free_rates(config->message_rates, config->message_rate_count);
+	free_rates(config->selection_rates, config->selection_rate_count);
 	free(config->provider);
 	free(config->ehlo_domain);
 	free(config);

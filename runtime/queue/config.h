@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "shaping/gate.h"
+#include "shaping/spec.h"
 
 enum tr_protocol { TR_PROTO_SMTP, TR_PROTO_LUA, TR_PROTO_NULL };
 
@@ -39,8 +40,22 @@ void tr_queue_config_unref(struct tr_queue_config *config);
 /* True if a ready queue made for `a` cannot serve `b` (anything inside protocol differs). */
 bool tr_queue_config_protocol_differs(const struct tr_queue_config *a, const struct tr_queue_config *b);
 
+struct tr_named_limit {
+	char *name;
+	struct tr_limit_spec spec;
+};
+struct tr_named_rate {
+	char *name;
+	struct tr_rate_spec spec;
+};
+
 struct tr_path_config {
 	_Atomic uint32_t refs;
+	bool connection_limit_local;                                       /* "local:" */
+	struct tr_rate_spec connection_rate, message_rate, selection_rate; /* quantity 0: none */
+	struct tr_named_limit *limits;                         /* additional_connection_limits, lowest first */
+	struct tr_named_rate *message_rates, *selection_rates; /* additional ones, slowest first */
+	uint32_t limit_count, message_rate_count, selection_rate_count;
 	uint32_t connection_limit, max_ready, max_deliveries_per_connection, max_recipients_per_batch;
 	uint32_t consecutive_failures_before_delay;
 	int64_t idle_timeout_ns, connect_timeout_ns, banner_timeout_ns, ehlo_timeout_ns, mail_from_timeout_ns,

@@ -1,0 +1,72 @@
+/* kumo.make_queue_config */
+#include "base/clock.h"
+#include "queue/config_view.h"
+
+static const struct tr_key queue_keys[] = {
+	{"retry_interval", 'd', false},
+	{"max_retry_interval", 'd', false},
+	{"max_age", 'd', false},
+	{"egress_pool", 's', false},
+	{"max_message_rate", 's', false},
+	{"protocol", 't', false},
+	{"reap_interval", 'd', false},
+	{"refresh_interval", 'd', false},
+	{"refresh_strategy", 's', false},
+	{"strategy", 's', false},
+	{"timerwheel_tick_interval", 'd', false},
+	{"provider_name", 's', false},
+	{"shrink_policy", 't', false},
+};
+
+int
+l_make_queue_config(lua_State *L)
+{
+	static const char *const strategies[] = {"Ttl", "Epoch", NULL};
+	static const char *const wheels[] = {
+		"TimerWheel", "SkipList", "SingletonTimerWheel", "SingletonTimerWheelV2", NULL};
+	const char *function = "kumo.make_queue_config";
+	struct tr_queue_config *config;
+	struct tr_rate_spec rate;
+	struct config_box *box;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 1);
+	tr_check_options(L, 1, function, queue_keys, TR_COUNT(queue_keys));
+	box = config_new_box(L, QUEUE_TYPE); /* owns the configuration from here, so raising leaks nothing */
+	config = tr_queue_config_new();
+	if (config == NULL)
+		return luaL_error(L, "out of memory");
+	box->config = config;
+	config->retry_interval_ns = tr_opt_duration_ns(L, 1, function, "retry_interval", config->retry_interval_ns);
+	config->max_retry_interval_ns =
+		tr_opt_duration_ns(L, 1, function, "max_retry_interval", config->max_retry_interval_ns);
+	config->max_age_ns = tr_opt_duration_ns(L, 1, function, "max_age", config->max_age_ns);
+	config->reap_interval_ns = tr_opt_duration_ns(L, 1, function, "reap_interval", config->reap_interval_ns);
+	config->refresh_interval_ns =
+		tr_opt_duration_ns(L, 1, function, "refresh_interval", config->refresh_interval_ns);
+	if (config->retry_interval_ns < TR_NS_PER_MS)
+		return luaL_error(L, "%s: retry_interval must be at least 1ms", function);
+	config->refresh_on_epoch = config_opt_enum(L, 1, function, "refresh_strategy", strategies, 0) == 1;
+	config_opt_enum(L, 1, function, "strategy", wheels, 2); /* checked: there is one wheel here, at 1 ms */
+	config->egress_pool = config_copy_string(L, 1, "egress_pool");
+	config->provider = config_copy_string(L, 1, "provider_name");
+	if (config_opt_rate(L, 1, function, "max_message_rate", &rate))
+		config_warn_once(function, "max_message_rate");
+	config_read_protocol(L, 1, config);
+
+	config_push_view(L, 1, queue_keys, TR_COUNT(queue_keys), sizeof queue_keys[0]);
+	config_default_duration(L, "retry_interval", config->retry_interval_ns);
+	config_default_duration(L, "max_age", config->max_age_ns);
+	config_default_duration(L, "reap_interval", config->reap_interval_ns);
+	config_default_duration(L, "refresh_interval", config->refresh_interval_ns);
+	config_default_text(L, "refresh_strategy", strategies[0]);
+	config_default_text(L, "strategy", wheels[2]);
+	if (config_view_lacks(L, "protocol")) { /* { smtp = {} } */
+		lua_createtable(L, 0, 1);
+		lua_newtable(L);
+		lua_setfield(L, -2, "smtp");
+		lua_setfield(L, -2, "protocol");
+	}
+	config_set_environment(L, queue_keys, TR_COUNT(queue_keys), sizeof queue_keys[0]);
+	return 1;
+}
