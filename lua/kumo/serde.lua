@@ -1,4 +1,4 @@
--- kumo.serde: JSON text and files. Numbers are doubles: integers are exact up to 2^53.
+-- kumo.serde: JSON and TOML, texts and files. Numbers are doubles: integers are exact up to 2^53.
 local host = require 'tr.host'
 local c = host.c
 
@@ -151,18 +151,61 @@ end
 
 host.array_meta = debug.getmetatable(c.array {})
 
--- TOML and YAML come from modules of their own if they are there.
-for _, format in ipairs { 'toml', 'yaml' } do
-  for _, action in ipairs { 'load', 'parse', 'encode', 'encode_pretty', 'encode_pretty_compact' } do
-    local name = format .. '_' .. action
-    serde[name] = function()
-      error(('kumo.serde.%s is not supported by Tailrace: use JSON'):format(name), 2)
+-- --- TOML ------------------------------------------------------------------------------------------
+
+local has_toml = package.preload['tr.toml'] ~= nil
+local toml = has_toml and host.internal 'kumo.toml'
+
+if has_toml then
+  --- Parses TOML. Dates and times become text.
+  ---@param text string
+  ---@return table
+  function serde.toml_parse(text)
+    if type(text) ~= 'string' then
+      error('toml_parse: text: string expected, got ' .. type(text), 2)
+    end
+    return toml.parse(text, 'toml_parse', 2)
+  end
+
+  ---@param path string
+  ---@return table
+  function serde.toml_load(path)
+    return toml.parse(read(path, 'toml_load'), 'toml_load: ' .. path, 2)
+  end
+
+  local STYLES = {
+    toml_encode = {},
+    toml_encode_pretty = { pretty = true },
+    toml_encode_pretty_compact = { pretty = true, compact = true },
+  }
+  for name, style in pairs(STYLES) do
+    serde[name] = function(value)
+      local ok, text = pcall(function()
+        return toml.encode(plain(value, 1), style)
+      end)
+      if not ok then
+        error(('%s: %s'):format(name, text), 2)
+      end
+      return text
     end
   end
 end
 
+-- YAML comes from a module of its own if it is there.
+for _, action in ipairs { 'load', 'parse', 'encode' } do
+  local name = 'yaml_' .. action
+  serde[name] = function()
+    error(('kumo.serde.%s is not supported by Tailrace: use JSON or TOML'):format(name), 2)
+  end
+end
+
+serde._without_comments = without_comments
+serde._place = place
+
 local extension = { serde = serde }
-for _, name in ipairs { 'json_load', 'json_parse', 'json_encode', 'json_encode_pretty' } do
+for name in
+  ([[json_load json_parse json_encode json_encode_pretty toml_load toml_parse toml_encode toml_encode_pretty]]):gmatch '%S+'
+do
   extension[name] = serde[name] -- deprecated names
 end
 return extension

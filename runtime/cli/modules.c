@@ -14,6 +14,7 @@
 const struct tr_module tr_modules[] = {
 	{"tr.bytes", luaopen_tr_bytes},
 	{"tr.regex", luaopen_tr_regex},
+	{"tr.toml", luaopen_tr_toml},
 	{"tr.message", luaopen_tr_message},
 	{"tr.queue", luaopen_tr_queue},
 	{"tr.session", luaopen_tr_session},

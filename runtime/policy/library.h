@@ -1,4 +1,4 @@
-/* Bindings of runtime/policy for the program's list of modules: "tr.bytes" and "tr.regex". */
+/* Bindings of runtime/policy for the program's list of modules: "tr.bytes", "tr.regex", "tr.toml". */
 #ifndef TR_POLICY_LIBRARY_H
 #define TR_POLICY_LIBRARY_H
 
@@ -6,5 +6,6 @@
 
 int luaopen_tr_bytes(lua_State *L); /* encodings, digests, random bytes: OpenSSL */
 int luaopen_tr_regex(lua_State *L); /* PCRE2 */
+int luaopen_tr_toml(lua_State *L);  /* TOML, and the lines of TOML and JSON */
 
 #endif
