@@ -44,16 +44,23 @@ interval_of(const struct tr_rate_spec *spec, int shift)
 	return interval < 1 ? 1 : interval > (uint64_t)SPAN_MAX ? SPAN_MAX : (int64_t)interval;
 }
 
+struct seed {
+	const struct tr_shaping *shaping;
+	const struct tr_rate_spec *spec;
+};
+
 static struct named *
-make(struct tr_str key, const void *seed)
+make(struct tr_str key, const void *arg)
 {
-	const struct tr_rate_spec *spec = seed;
+	const struct seed *seed = arg;
+	const struct tr_rate_spec *spec = seed->spec;
 	size_t size = (sizeof(struct tr_throttle) + key.len + 1 + 63) & ~(size_t)63;
 	struct tr_throttle *throttle = aligned_alloc(64, size);
 
 	if (throttle == NULL)
 		return NULL;
 	memset(throttle, 0, sizeof *throttle);
+	throttle->shaping = seed->shaping;
 	throttle->spec = *spec;
 	throttle->shift = FINE_SHIFT;
 	throttle->interval = interval_of(spec, FINE_SHIFT);
@@ -97,6 +104,7 @@ int
 tr_throttle_get(
 	struct tr_shaping *shaping, struct tr_str name, const struct tr_rate_spec *spec, struct tr_throttle **out)
 {
+	const struct seed seed = {shaping, spec};
 	char text[80], local[256], *key = local;
 	size_t tail = (size_t)snprintf(text, sizeof text, ":%llu:%llu:%llu", (unsigned long long)spec->quantity,
 		(unsigned long long)spec->burst, (unsigned long long)(spec->period_ns / TR_NS_PER_S));
@@ -109,13 +117,10 @@ tr_throttle_get(
 	memcpy(key, name.data, name.len);
 	memcpy(key + name.len, text, tail);
 	*out = (struct tr_throttle *)table_get(
-		&shaping->throttles, &kind, (struct tr_str){key, name.len + tail}, spec->local ? 'l' : 's', spec);
+		&shaping->throttles, &kind, (struct tr_str){key, name.len + tail}, spec->local ? 'l' : 's', &seed);
 	if (key != local)
 		free(key);
-	if (*out == NULL)
-		return TR_ENOMEM;
-	(*out)->shaping = shaping;
-	return TR_OK;
+	return *out != NULL ? TR_OK : TR_ENOMEM;
 }
 
 struct tr_throttle *
