@@ -40,19 +40,19 @@ tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code)
 
 	call->status = 0;
 	call->redirecting = flight->hops > 0;
-	if (flight->why != NULL) {
-		call->err = flight->why_err;
-		tr_buf_addz(&call->error, flight->why);
+	if (flight->curl.why != NULL) {
+		call->err = flight->curl.why_err;
+		tr_buf_addz(&call->error, flight->curl.why);
 		return;
 	}
-	curl_easy_getinfo(flight->easy, CURLINFO_OS_ERRNO, &os_errno);
+	curl_easy_getinfo(flight->curl.easy, CURLINFO_OS_ERRNO, &os_errno);
 	call->err = err_of(code, os_errno);
-	if (call->err == TR_EINVAL && flight->prereqs > 0)
+	if (call->err == TR_EINVAL && flight->curl.prereqs > 0)
 		call->err = TR_EPROTO; /* it was the answer that made no sense */
 	call->building = call->err == TR_EINVAL && flight->hops == 0;
 	tr_buf_addz(&call->error, curl_easy_strerror(code));
-	if (flight->error[0] != '\0' && strcmp(flight->error, curl_easy_strerror(code)) != 0)
-		tr_buf_addf(&call->error, ": %s", flight->error);
+	if (flight->curl.error[0] != '\0' && strcmp(flight->curl.error, curl_easy_strerror(code)) != 0)
+		tr_buf_addf(&call->error, ": %s", flight->curl.error);
 	if (code == CURLE_COULDNT_CONNECT && os_errno != 0)
 		tr_buf_addf(&call->error, ": %s", strerror((int)os_errno));
 }
