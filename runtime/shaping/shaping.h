@@ -45,7 +45,9 @@ struct tr_throttle_result {
  * and overdraw it. */
 bool tr_throttle_check(struct tr_throttle *throttle, int64_t now_ns, uint64_t quantity, struct tr_throttle_result *out);
 /* Takes one token now or in the future, so that waiters never race for one: returns the nanoseconds to wait for it, 0:
- * now. If that were more than max_wait_ns nothing is taken and the wait is returned negated. */
+ * now. If that were more than max_wait_ns nothing is taken and the wait is returned negated. Timers have a grain: who
+ * was woken late and asks for the next token may give the moment at which it was due as now_ns (the wait counts from
+ * there), or a bucket of one loses what its waiters overslept. */
 int64_t tr_throttle_reserve(struct tr_throttle *throttle, int64_t now_ns, int64_t max_wait_ns);
 /* A token that was reserved and not used. */
 void tr_throttle_give_back(struct tr_throttle *throttle, int64_t now_ns);

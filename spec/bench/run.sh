@@ -8,20 +8,21 @@
 #   spool    the log alone, beside append + fdatasync, LMDB and RocksDB
 #   http     our HTTP client beside a plain libcurl loop, no queue
 #   record   encoding a record
+#   throttle decisions of a throttle, and how true it is to its rate
 # Without names: all. Builds build/release first; BENCH_BUILD names another build directory, which is not built.
 # Peers that are not installed are left out: sh .ci/install bench installs them.
 set -eu
 cd "$(dirname "$0")/../.."
 here=spec/bench
 
-all='record http spool hook batch workers relay backlog'
+all='record throttle http spool hook batch workers relay backlog'
 names= quick=false rounds=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=true ;;
 	--rounds) rounds=${2:?--rounds N}; shift ;;
-	record | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
-	*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+	record | throttle | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
+	*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 	esac
 	shift
 done
@@ -35,7 +36,7 @@ else
 	build=$PWD/build/release
 	sh .ci/install build
 	cmake --preset release >/dev/null
-	cmake --build build/release --target tailrace hook_bench http_bench record_bench spool_bench store_bench order_sink >&2
+	cmake --build build/release --target tailrace hook_bench http_bench record_bench throttle_bench spool_bench store_bench order_sink >&2
 fi
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-bench.XXXXXX")
@@ -52,6 +53,13 @@ trap 'exit 130' INT TERM
 bench_record() {
 	printf '\nEncoding a record\n'
 	if $quick; then "$build/record_bench" 100000; else "$build/record_bench"; fi
+}
+
+bench_throttle() {
+	printf '\nThrottles in this process\n'
+	"$build/throttle_bench" local $($quick && echo 2 || echo 20)
+	printf '\nHow true they are, over %s s of real time, with a bucket that was empty at the start\n' $($quick && echo 2 || echo 10)
+	"$build/throttle_bench" accuracy $($quick && echo 2 || echo 10)
 }
 
 bench_http() {
