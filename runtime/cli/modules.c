@@ -9,6 +9,7 @@
 #include "queue/queue_lua.h"
 #include "record/record_lua.h"
 #include "transport/http_lua.h"
+#include "transport/kafka_lua.h"
 #include "transport/smtp_client_lua.h"
 
 const struct tr_module tr_modules[] = {
@@ -21,6 +22,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.record", luaopen_tr_record},
 	{"tr.run", luaopen_tr_run},
 	{"tr.http", luaopen_tr_http},
+	{"tr.kafka", luaopen_tr_kafka},
 	{"tr.http_server", luaopen_tr_http_server},
 	{"tr.smtp_server", luaopen_tr_smtp_server},
 	{"tr.smtp_client", luaopen_tr_smtp_client},

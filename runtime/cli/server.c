@@ -131,16 +131,12 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 	config.loop = parts->loop;
 	err = tr_host_new(&config, &parts->host);
 	if (err == TR_OK)
-		err = tr_http_new(parts->loop, &parts->http);
-	if (err == TR_OK)
-		err = tr_dns_new(parts->loop, &parts->dns);
+		err = tr_transports_init(&parts->transports, parts->loop, parts->host);
 	if (err != TR_OK) {
 		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err),
 			server->share_dir);
 		return err;
 	}
-	tr_host_set_service(parts->host, TR_SERVICE_HTTP, parts->http);
-	tr_host_set_service(parts->host, TR_SERVICE_DNS, parts->dns);
 	tr_host_set_service(parts->host, TR_SERVICE_RECORDER, server->recorder);
 	tr_host_set_service(parts->host, TR_SERVICE_SHAPING, server->shaping);
 	return TR_OK;
@@ -417,10 +413,8 @@ dispose(struct tr_server *server)
 	if (server->engine != NULL)
 		tr_engine_free(server->engine);
 	tr_shaping_free(server->shaping);
-	for (uint32_t i = 0; i < server->workers; i++) {
-		tr_http_free(server->worker[i].http);
-		tr_dns_free(server->worker[i].dns);
-	}
+	for (uint32_t i = 0; i < server->workers; i++)
+		tr_transports_fini(&server->worker[i].transports);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_loop_free(server->worker[i].loop);
 	free(server->policy);

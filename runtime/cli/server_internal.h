@@ -5,15 +5,13 @@
 #include <pthread.h>
 
 #include "cli/server.h"
+#include "cli/transports.h"
 
-struct tr_http;
-struct tr_dns;
 
 struct tr_worker_parts {
 	struct tr_loop *loop;
 	struct tr_host *host;
-	struct tr_http *http;
-	struct tr_dns *dns;
+	struct tr_transports transports;
 	pthread_t thread; /* workers 1 and up */
 	bool running;
 	struct tr_mail stop_mail, report_mail;

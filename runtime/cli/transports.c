@@ -1,0 +1,31 @@
+#include "cli/transports.h"
+
+#include "net/dns.h"
+#include "transport/http.h"
+#include "transport/kafka.h"
+
+int
+tr_transports_init(struct tr_transports *transports, struct tr_loop *loop, struct tr_host *host)
+{
+	int err = tr_http_new(loop, &transports->http);
+
+	if (err == TR_OK)
+		err = tr_dns_new(loop, &transports->dns);
+	if (err == TR_OK)
+		err = tr_kafka_new(loop, &transports->kafka);
+	if (err != TR_OK)
+		return err;
+	tr_host_set_service(host, TR_SERVICE_HTTP, transports->http);
+	tr_host_set_service(host, TR_SERVICE_DNS, transports->dns);
+	tr_host_set_service(host, TR_SERVICE_KAFKA, transports->kafka);
+	return TR_OK;
+}
+
+void
+tr_transports_fini(struct tr_transports *transports)
+{
+	tr_http_free(transports->http);
+	tr_dns_free(transports->dns);
+	tr_kafka_free(transports->kafka);
+	*transports = (struct tr_transports){0};
+}

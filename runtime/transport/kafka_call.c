@@ -1,0 +1,331 @@
+/* What Kafka producers send: records in calls, offered to librdkafka in order, told by their delivery reports. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "transport/kafka_internal.h"
+
+/* --- calls ----------------------------------------------------------------------------------------------- */
+
+struct tr_kafka_call *
+tr_kafka_call_new(struct tr_kafka_producer *producer, uint32_t count)
+{
+	struct tr_kafka_batch *call = calloc(1, sizeof *call + count * sizeof call->records[0]);
+
+	if (call == NULL)
+		return NULL;
+	call->pub.count = count;
+	call->producer = producer;
+	producer->refs++;
+	return &call->pub;
+}
+
+static struct tr_kafka_batch *
+call_of(struct tr_kafka_call *pub)
+{
+	return (struct tr_kafka_batch *)pub;
+}
+
+int
+tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
+{
+	struct tr_kafka_batch *call = call_of(pub);
+	struct tr_kafka_slot *record = &call->records[call->added];
+
+	record->call = call;
+	if (call->added > 0 && /* the topic of the one before is there already */
+		tr_str_eq(tr_str(call->text.data + record[-1].topic_at), from->topic)) {
+		record->topic_at = record[-1].topic_at;
+	} else {
+		record->topic_at = call->text.len;
+		tr_buf_add_str(&call->text, from->topic);
+		tr_buf_addc(&call->text, '\0');
+	}
+	record->has_key = from->key.data != NULL;
+	record->key_at = call->text.len;
+	record->key_len = from->key.len;
+	tr_buf_add_str(&call->text, from->key);
+	record->partition = from->partition;
+	record->timeout_ns = from->timeout_ns;
+	record->result = (struct tr_kafka_result){0, -1, -1};
+	if (from->bytes != NULL) {
+		tr_bytes_share(&record->payload, from->bytes);
+	} else if (from->payload.len > 0) {
+		struct tr_blob *blob = tr_blob_new(from->payload.data, from->payload.len);
+
+		if (blob == NULL)
+			return TR_ENOMEM;
+		tr_bytes_set(&record->payload, blob);
+	}
+	call->added++; /* what it holds is freed with the call */
+	if (from->header_count > 0)
+		record->headers = rd_kafka_headers_new(from->header_count);
+	for (uint32_t i = 0; i < from->header_count; i++) {
+		const struct tr_str *header = &from->headers[2 * i];
+
+		rd_kafka_header_add(record->headers, header[0].data, (ssize_t)header[0].len, header[1].data,
+			(ssize_t)header[1].len);
+	}
+	return call->text.failed ? TR_ENOMEM : TR_OK;
+}
+
+void
+tr_kafka_call_result(const struct tr_kafka_call *pub, uint32_t index, struct tr_kafka_result *out)
+{
+	*out = ((const struct tr_kafka_batch *)pub)->records[index].result;
+}
+
+void
+tr_kafka_call_free(struct tr_kafka_call *pub)
+{
+	struct tr_kafka_batch *call = call_of(pub);
+	struct tr_kafka_producer *producer = call->producer;
+
+	for (uint32_t i = 0; i < call->added; i++) {
+		if (call->records[i].headers != NULL)
+			rd_kafka_headers_destroy(call->records[i].headers);
+		tr_bytes_fini(&call->records[i].payload);
+	}
+	tr_buf_free(&call->text);
+	free(call);
+	tr_kafka_unref(producer);
+}
+
+/* Nothing of librdkafka or of the loop points to it any more. */
+static void
+call_unlink(struct tr_kafka_batch *call)
+{
+	struct tr_kafka_producer *producer = call->producer;
+
+	if (call->prev == NULL)
+		return;
+	*call->prev = call->next;
+	if (call->next != NULL)
+		call->next->prev = call->prev;
+	call->prev = NULL;
+	producer->calls--;
+	if (call->held)
+		tr_hold_drop();
+	call->held = false;
+	if (producer->kafka != NULL) {
+		tr_timer_stop(tr_loop_wheel(producer->kafka->loop), &call->timer);
+		tr_loop_undefer(producer->kafka->loop, &call->defer);
+	}
+}
+
+static void
+call_ended(struct tr_defer *defer)
+{
+	struct tr_kafka_batch *call = tr_container_of(defer, struct tr_kafka_batch, defer);
+
+	call_unlink(call);
+	if (call->cancelled)
+		tr_kafka_call_free(&call->pub);
+	else
+		call->pub.done(&call->pub);
+}
+
+static void
+record_told(struct tr_kafka_slot *record, int err, int32_t partition, int64_t offset)
+{
+	struct tr_kafka_batch *call = record->call;
+	struct tr_kafka *kafka = call->producer->kafka;
+
+	record->result = (struct tr_kafka_result){err, partition, offset};
+	tr_metric_add(err == 0 ? kafka->delivered : kafka->failed, 1);
+	if (--call->pending == 0)
+		tr_loop_defer(kafka->loop, &call->defer, call_ended);
+}
+
+/* --- producing ------------------------------------------------------------------------------------------- */
+
+	/* False: there is no room now. */
+	static bool
+	produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
+{
+	struct tr_kafka_batch *call = record->call;
+	rd_kafka_resp_err_t err = rd_kafka_producev(producer->rk, RD_KAFKA_V_TOPIC(call->text.data + record->topic_at),
+		RD_KAFKA_V_PARTITION(record->partition), RD_KAFKA_V_MSGFLAGS(0),
+		RD_KAFKA_V_VALUE((void *)record->payload.data, record->payload.len),
+		RD_KAFKA_V_KEY(record->has_key ? call->text.data + record->key_at : NULL, record->key_len),
+		RD_KAFKA_V_HEADERS(record->headers), RD_KAFKA_V_OPAQUE(record), RD_KAFKA_V_END);
+
+	if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
+		return false;
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+		record_told(record, err, -1, -1);
+		return true;
+	}
+	record->headers = NULL;
+	call->inside++;
+	tr_metric_add(producer->kafka->in_flight, 1);
+	return true;
+}
+
+/* Offers what is left of the call; false: it has to wait for room. */
+static bool
+call_push(struct tr_kafka_batch *call)
+{
+	while (call->produced < call->pub.count) {
+		struct tr_kafka_slot *record = &call->records[call->produced];
+
+		if (record->result.err == 0 && !produce(call->producer, record))
+			return false; /* an err: it could wait no longer */
+		call->produced++;
+	}
+	return true;
+}
+
+void
+tr_kafka_line_pump(struct tr_kafka_producer *producer)
+{
+	struct tr_kafka_batch *call;
+
+	while ((call = producer->line) != NULL) {
+		if (!call->cancelled && !call_push(call))
+			return;
+		producer->line = call->wait_next;
+		if (producer->line == NULL)
+			producer->line_end = &producer->line;
+		call->waiting = false;
+		tr_timer_stop(tr_loop_wheel(producer->kafka->loop), &call->timer);
+	}
+}
+
+static void
+line_remove(struct tr_kafka_batch *call)
+{
+	struct tr_kafka_producer *producer = call->producer;
+
+	for (struct tr_kafka_batch **at = &producer->line; call->waiting && *at != NULL; at = &(*at)->wait_next) {
+		if (*at != call)
+			continue;
+		*at = call->wait_next;
+		if (*at == NULL)
+			producer->line_end = at;
+		call->waiting = false;
+		break;
+	}
+}
+
+static void
+waited_too_long(struct tr_timer *timer)
+{
+	struct tr_kafka_batch *call = tr_container_of(timer, struct tr_kafka_batch, timer);
+	struct tr_kafka_producer *producer = call->producer;
+	int64_t waited_ns = tr_mono_ns() - call->started_ns, next_ns = INT64_MAX;
+	bool left = false;
+
+	for (uint32_t i = call->produced; i < call->pub.count; i++) {
+		struct tr_kafka_slot *record = &call->records[i];
+
+		if (record->result.err != 0)
+			continue;
+		if (record->timeout_ns <= waited_ns) {
+			record_told(record, RD_KAFKA_RESP_ERR__QUEUE_FULL, -1, -1);
+		} else {
+			next_ns = tr_min_i64(next_ns, record->timeout_ns);
+			left = true;
+		}
+	}
+	if (left)
+		tr_timer_start_at(tr_loop_wheel(producer->kafka->loop), &call->timer, call->started_ns + next_ns,
+			waited_too_long);
+	else
+		line_remove(call);
+	tr_kafka_line_pump(producer); /* it may have been in the way of smaller ones */
+}
+
+void
+tr_kafka_call_start(struct tr_kafka_call *pub)
+{
+	struct tr_kafka_batch *call = call_of(pub);
+	struct tr_kafka_producer *producer = call->producer;
+	struct tr_kafka *kafka = producer->kafka;
+
+	call->pending = call->pub.count;
+	call->started_ns = tr_mono_ns();
+	call->next = kafka->calls;
+	call->prev = &kafka->calls;
+	if (kafka->calls != NULL)
+		kafka->calls->prev = &call->next;
+	kafka->calls = call;
+	producer->calls++;
+	call->held = true;
+	tr_hold_take(); /* brokers live in real time */
+	if (producer->line != NULL || !call_push(call)) {
+		int64_t least_ns = INT64_MAX;
+
+		for (uint32_t i = call->produced; i < call->pub.count; i++)
+			least_ns = tr_min_i64(least_ns, call->records[i].timeout_ns);
+		call->waiting = true;
+		call->wait_next = NULL;
+		*producer->line_end = call;
+		producer->line_end = &call->wait_next;
+		tr_timer_start_at(
+			tr_loop_wheel(kafka->loop), &call->timer, call->started_ns + least_ns, waited_too_long);
+	}
+}
+
+void
+tr_kafka_call_cancel(struct tr_kafka_call *pub)
+{
+	struct tr_kafka_batch *call = call_of(pub);
+
+	line_remove(call);
+	call->cancelled = true;
+	if (call->inside == 0) {
+		call_unlink(call);
+		tr_kafka_call_free(pub);
+		return;
+	}
+	if (call->producer->kafka == NULL)
+		return; /* its producer did not end: librdkafka may still read the payloads */
+	for (uint32_t i = call->produced; i < call->pub.count; i++) { /* the rest is not offered any more */
+		if (call->records[i].result.err == 0)
+			record_told(&call->records[i], RD_KAFKA_RESP_ERR__PURGE_QUEUE, -1, -1);
+	}
+	call->produced = call->pub.count;
+	if (call->held)
+		tr_hold_drop();
+	call->held = false;
+}
+
+/* --- reports --------------------------------------------------------------------------------------------- */
+
+void
+tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event)
+{
+	const rd_kafka_message_t *message;
+
+	while ((message = rd_kafka_event_message_next(event)) != NULL) {
+		struct tr_kafka_slot *record = message->_private;
+
+		tr_metric_add(producer->kafka->in_flight, -1);
+		record->call->inside--;
+		record_told(record, message->err, message->partition, message->offset);
+	}
+}
+
+void
+tr_kafka_calls_give_up(struct tr_kafka *kafka, bool ended)
+{
+	struct tr_kafka_batch *call, *next;
+
+	for (call = kafka->calls; call != NULL; call = next) {
+		next = call->next;
+		tr_metric_add(kafka->in_flight, -(int64_t)call->inside);
+		if (ended)
+			call->inside = 0;
+		tr_timer_stop(tr_loop_wheel(kafka->loop), &call->timer);
+		tr_loop_undefer(kafka->loop, &call->defer);
+		call->prev = NULL;
+		call->producer->calls--;
+		if (call->held)
+			tr_hold_drop();
+		call->held = false;
+		if (call->cancelled && ended)
+			tr_kafka_call_free(&call->pub);
+	}
+	kafka->calls = NULL;
+}

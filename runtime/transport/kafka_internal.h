@@ -1,0 +1,71 @@
+/* Shared by kafka.c (producers) and kafka_call.c (what they send). */
+#ifndef TR_KAFKA_INTERNAL_H
+#define TR_KAFKA_INTERNAL_H
+
+#include <ev.h>
+#include <librdkafka/rdkafka.h>
+
+#include "base/metrics.h"
+#include "transport/kafka.h"
+
+struct tr_kafka_slot { /* one record of a call */
+	struct tr_kafka_batch *call;
+	size_t topic_at, key_at, key_len; /* in the call's text; the topic with its NUL */
+	bool has_key;
+	struct tr_bytes payload;     /* ours until the report */
+	rd_kafka_headers_t *headers; /* ours until it is produced */
+	int32_t partition;
+	int64_t timeout_ns;
+	struct tr_kafka_result result;
+};
+
+struct tr_kafka_batch {           /* a call with its records */
+	struct tr_kafka_call pub; /* first */
+	struct tr_kafka_producer *producer;
+	struct tr_kafka_batch *next, **prev; /* of all calls that were started */
+	struct tr_kafka_batch *wait_next;    /* in the line for room */
+	bool waiting, cancelled, held;
+	uint32_t added;    /* records that are filled */
+	uint32_t produced; /* the first so many were offered to librdkafka, or failed before */
+	uint32_t pending;  /* without their result */
+	uint32_t inside;   /* librdkafka has them */
+	int64_t started_ns;
+	struct tr_timer timer; /* the first that may wait no longer */
+	struct tr_defer defer;
+	struct tr_buf text;
+	struct tr_kafka_slot records[];
+};
+
+struct tr_kafka_producer {
+	struct tr_kafka *kafka; /* NULL: it is gone */
+	struct tr_kafka_producer *next, **prev;
+	uint32_t refs, calls;
+	char *id; /* the configuration, canonical */
+	rd_kafka_t *rk;
+	rd_kafka_queue_t *queue;
+	int fd;
+	ev_io readable;
+	struct tr_kafka_batch *line, **line_end; /* for room, in order */
+	struct tr_timer idle;
+	struct tr_defer more;
+};
+
+struct tr_kafka {
+	struct tr_loop *loop;
+	struct tr_kafka_producer *producers;
+	struct tr_kafka_batch *calls;
+	struct tr_metric *delivered, *failed, *in_flight;
+	bool ending;
+};
+
+/* Its last reference or call may have gone. */
+void tr_kafka_producer_rest(struct tr_kafka_producer *producer);
+/* Offers what waits for room. */
+void tr_kafka_line_pump(struct tr_kafka_producer *producer);
+/* The reports of an event. */
+void tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event);
+/* The producers are gone: gives up all calls. `ended`: librdkafka holds nothing of theirs any more; else what was
+ * given up by its owner stays allocated. */
+void tr_kafka_calls_give_up(struct tr_kafka *kafka, bool ended);
+
+#endif

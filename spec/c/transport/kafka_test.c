@@ -1,0 +1,480 @@
+/* The Kafka producer against librdkafka's mock cluster, which answers, refuses, hangs up and goes down as told. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+/* clang-format off: the second needs the first */
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
+/* clang-format on */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "transport/kafka_internal.h"
+
+#define PRODUCE 0 /* the request's number in Kafka's protocol */
+#define LIMIT_NS (60 * TR_NS_PER_S)
+
+static struct tr_loop *loop;
+static struct tr_kafka *kafka;
+static rd_kafka_t *host; /* of the cluster */
+static rd_kafka_mock_cluster_t *cluster;
+
+static void
+quiet(void *arg, enum tr_level level, const char *target, const char *text)
+{
+}
+
+static int
+setup(void **state)
+{
+	char error[512];
+
+	tr_log_sink(quiet, NULL);
+	assert_int_equal(tr_loop_new(&loop), TR_OK);
+	tr_loop_enter(loop);
+	assert_int_equal(tr_kafka_new(loop, &kafka), TR_OK);
+	host = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(), error, sizeof error);
+	assert_non_null(host);
+	cluster = rd_kafka_mock_cluster_new(host, 3);
+	assert_non_null(cluster);
+	assert_int_equal(rd_kafka_mock_topic_create(cluster, "events", 4, 3), 0);
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	tr_kafka_free(kafka);
+	rd_kafka_mock_cluster_destroy(cluster);
+	rd_kafka_destroy(host);
+	assert_int_equal(tr_hold_count(), 0);
+	tr_loop_free(loop);
+	tr_log_sink(NULL, NULL);
+	return 0;
+}
+
+/* --- helpers ------------------------------------------------------------------------------------------------ */
+
+/* A producer of this cluster with up to two more properties. */
+static struct tr_kafka_producer *
+producer_with(const char *name1, const char *value1, const char *name2, const char *value2)
+{
+	const struct tr_str pairs[] = {TR_STR("bootstrap.servers"), tr_str(rd_kafka_mock_cluster_bootstraps(cluster)),
+		TR_STR("linger.ms"), TR_STR("1"), tr_str(name1), tr_str(value1), tr_str(name2), tr_str(value2)};
+	uint32_t count = name2 != NULL ? 4 : name1 != NULL ? 3 : 2;
+	struct tr_kafka_producer *producer;
+	char error[TR_KAFKA_ERROR_MAX];
+
+	if (tr_kafka_open(kafka, pairs, count, &producer, error) != TR_OK)
+		fail_msg("%s", error);
+	return producer;
+}
+
+static void
+told(struct tr_kafka_call *call)
+{
+	*(bool *)call->owner = true;
+}
+
+static bool
+is_true(void *arg)
+{
+	return *(bool *)arg;
+}
+
+static void
+wait_true(bool *flag)
+{
+	assert_true(tr_loop_run_until(loop, is_true, flag, LIMIT_NS));
+}
+
+/* A call of `count` records "0", "1" ... for a partition; its owner is *flag. */
+static struct tr_kafka_call *
+numbers(struct tr_kafka_producer *producer, uint32_t count, int32_t partition, int64_t timeout_ns, bool *flag)
+{
+	struct tr_kafka_call *call = tr_kafka_call_new(producer, count);
+
+	for (uint32_t i = 0; i < count; i++) {
+		char text[16];
+		struct tr_kafka_record record = {
+			.topic = TR_STR("events"), .partition = partition, .timeout_ns = timeout_ns};
+
+		record.payload = (struct tr_str){text, (size_t)snprintf(text, sizeof text, "%u", i)};
+		assert_int_equal(tr_kafka_call_add(call, &record), TR_OK);
+	}
+	*flag = false;
+	call->owner = flag;
+	call->done = told;
+	return call;
+}
+
+static uint32_t
+failures(struct tr_kafka_call *call, int err)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_kafka_result result;
+
+		tr_kafka_call_result(call, i, &result);
+		count += result.err == err;
+	}
+	return count;
+}
+
+/* Reads a partition from its start; `seen` is asked for each message until it has had `count`. */
+static void
+consume(int32_t partition, uint32_t count, void (*seen)(uint32_t index, const rd_kafka_message_t *message))
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	char error[512];
+	rd_kafka_t *consumer;
+
+	rd_kafka_conf_set(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster), error, sizeof error);
+	rd_kafka_conf_set(conf, "group.id", "test", error, sizeof error);
+	consumer = rd_kafka_new(RD_KAFKA_CONSUMER, conf, error, sizeof error);
+	assert_non_null(consumer);
+	rd_kafka_topic_partition_list_add(list, "events", partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
+	assert_int_equal(rd_kafka_assign(consumer, list), 0);
+	for (uint32_t i = 0; i < count;) {
+		rd_kafka_message_t *message = rd_kafka_consumer_poll(consumer, 30000);
+
+		assert_non_null(message);
+		if (message->err == 0)
+			seen(i++, message);
+		rd_kafka_message_destroy(message);
+	}
+	rd_kafka_topic_partition_list_destroy(list);
+	rd_kafka_consumer_close(consumer);
+	rd_kafka_destroy(consumer);
+}
+
+static void
+is_number(uint32_t index, const rd_kafka_message_t *message)
+{
+	char text[16];
+	int len = snprintf(text, sizeof text, "%u", index);
+
+	assert_int_equal(message->len, len);
+	assert_memory_equal(message->payload, text, (size_t)len);
+}
+
+/* --- tests ------------------------------------------------------------------------------------------------------ */
+
+static void
+is_whole(uint32_t index, const rd_kafka_message_t *message)
+{
+	rd_kafka_headers_t *headers;
+	const char *name;
+	const void *value;
+	size_t len;
+
+	assert_memory_equal(message->payload, "pay\0load", 8);
+	assert_int_equal(message->len, 8);
+	assert_int_equal(message->key_len, 3);
+	assert_memory_equal(message->key, "key", 3);
+	assert_int_equal(rd_kafka_message_headers(message, &headers), 0);
+	assert_int_equal(rd_kafka_header_cnt(headers), 2);
+	assert_int_equal(rd_kafka_header_get_all(headers, 0, &name, &value, &len), 0);
+	assert_string_equal(name, "event_id");
+	assert_memory_equal(value, "abc", 3);
+}
+
+static void
+a_record_arrives_whole(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with(NULL, NULL, NULL, NULL);
+	const struct tr_str headers[] = {TR_STR("event_id"), TR_STR("abc"), TR_STR("attempt"), TR_STR("1")};
+	struct tr_kafka_record record = {.topic = TR_STR("events"),
+		.key = TR_STR("key"),
+		.payload = {"pay\0load", 8},
+		.headers = headers,
+		.header_count = 2,
+		.partition = 2,
+		.timeout_ns = TR_NS_PER_S};
+	struct tr_kafka_call *call = tr_kafka_call_new(producer, 1);
+	struct tr_kafka_result result;
+	bool done = false;
+
+	assert_int_equal(tr_kafka_call_add(call, &record), TR_OK);
+	call->done = told;
+	call->owner = &done;
+	tr_kafka_call_start(call);
+	assert_false(done);
+	assert_int_equal(tr_hold_count(), 1);
+	wait_true(&done);
+	tr_kafka_call_result(call, 0, &result);
+	assert_int_equal(result.err, 0);
+	assert_int_equal(result.partition, 2);
+	assert_int_equal(result.offset, 0);
+	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+	consume(2, 1, is_whole);
+}
+
+static void
+a_batch_keeps_its_order_through_errors(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with("batch.num.messages", "50", NULL, NULL);
+	struct tr_kafka_call *call;
+	bool done;
+
+	/* leaders move, brokers hang up, queues are full on their side: all is sent again, once */
+	rd_kafka_mock_push_request_errors(cluster, PRODUCE, 6, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+		RD_KAFKA_RESP_ERR__TRANSPORT, RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+		RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT, RD_KAFKA_RESP_ERR__TRANSPORT,
+		RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND);
+	call = numbers(producer, 1000, 1, 10 * TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, 0), 1000);
+	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+	consume(1, 1000, is_number);
+}
+
+static void
+one_that_is_too_large_fails_alone(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with("message.max.bytes", "2000", NULL, NULL);
+	struct tr_kafka_call *call = tr_kafka_call_new(producer, 3);
+	struct tr_kafka_result result;
+	char *large = calloc(1, 5000), name[64];
+	bool done = false;
+
+	for (int i = 0; i < 3; i++) {
+		struct tr_kafka_record record = {.topic = TR_STR("events"),
+			.payload = {large, i == 1 ? 5000 : 10},
+			.partition = -1,
+			.timeout_ns = TR_NS_PER_S};
+		assert_int_equal(tr_kafka_call_add(call, &record), TR_OK);
+	}
+	free(large);
+	call->done = told;
+	call->owner = &done;
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, 0), 2);
+	tr_kafka_call_result(call, 1, &result);
+	assert_int_equal(result.err, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE);
+	assert_true(tr_kafka_error_is_permanent(result.err));
+	tr_kafka_error_name(result.err, name);
+	assert_string_equal(name, "MessageSizeTooLarge");
+	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+}
+
+static void
+brokers_that_are_down_time_out_and_come_back(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with("message.timeout.ms", "600", NULL, NULL);
+	struct tr_kafka_call *call;
+	bool done;
+
+	rd_kafka_mock_broker_set_down(cluster, -1);
+	call = numbers(producer, 5, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, RD_KAFKA_RESP_ERR__MSG_TIMED_OUT), 5);
+	assert_false(tr_kafka_error_is_permanent(RD_KAFKA_RESP_ERR__MSG_TIMED_OUT));
+	tr_kafka_call_free(call);
+	rd_kafka_mock_broker_set_up(cluster, -1);
+	for (int tries = 0;; tries++) { /* it comes back after a pause of librdkafka's own */
+		call = numbers(producer, 5, -1, TR_NS_PER_S, &done);
+		tr_kafka_call_start(call);
+		wait_true(&done);
+		uint32_t delivered = failures(call, 0);
+		tr_kafka_call_free(call);
+		if (delivered == 5)
+			break;
+		assert_true(tries < 50);
+	}
+	tr_kafka_unref(producer);
+}
+
+static void
+a_full_queue_is_back_pressure(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with("queue.buffering.max.messages", "10", NULL, NULL);
+	struct tr_kafka_call *first, *second;
+	bool first_done, second_done;
+
+	first = numbers(producer, 300, 3, 30 * TR_NS_PER_S, &first_done);
+	second = numbers(producer, 20, 0, 30 * TR_NS_PER_S, &second_done);
+	tr_kafka_call_start(first);
+	tr_kafka_call_start(second);
+	wait_true(&first_done);
+	wait_true(&second_done);
+	assert_int_equal(failures(first, 0), 300);
+	assert_int_equal(failures(second, 0), 20);
+	tr_kafka_call_free(first);
+	tr_kafka_call_free(second);
+	tr_kafka_unref(producer);
+	consume(3, 300, is_number);
+}
+
+static void
+who_waits_too_long_for_room_is_told(void **state)
+{
+	struct tr_kafka_producer *producer =
+		producer_with("queue.buffering.max.messages", "10", "message.timeout.ms", "1500");
+	struct tr_kafka_call *call;
+	bool done;
+
+	rd_kafka_mock_broker_set_down(cluster, -1);
+	call = numbers(producer, 25, -1, 100 * TR_NS_PER_MS, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, RD_KAFKA_RESP_ERR__QUEUE_FULL), 15);
+	assert_int_equal(failures(call, RD_KAFKA_RESP_ERR__MSG_TIMED_OUT), 10);
+	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+}
+
+static void
+calls_may_be_given_up(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with("queue.buffering.max.messages", "10", NULL, NULL);
+	struct tr_kafka_call *cancelled, *waiting, *abandoned;
+	bool done;
+
+	rd_kafka_mock_broker_set_down(cluster, -1);
+	cancelled = numbers(producer, 5, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_start(cancelled);
+	waiting = numbers(producer, 50, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_start(waiting);
+	abandoned = numbers(producer, 3, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_free(abandoned); /* never started */
+	tr_kafka_call_cancel(waiting);
+	tr_kafka_call_cancel(cancelled);
+	assert_int_equal(tr_hold_count(), 0);
+	rd_kafka_mock_broker_set_up(cluster, -1);
+	tr_kafka_call_start(abandoned = numbers(producer, 1, -1, 10 * TR_NS_PER_S, &done));
+	wait_true(&done); /* it comes after what was given up, whose reports find nobody */
+	assert_int_equal(failures(abandoned, 0), 1);
+	tr_kafka_call_free(abandoned);
+	abandoned = numbers(producer, 5, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_start(abandoned); /* under way at the end */
+	tr_kafka_unref(producer);
+	tr_kafka_free(kafka);
+	assert_false(done);
+	tr_kafka_call_cancel(abandoned);
+	assert_int_equal(tr_kafka_new(loop, &kafka), TR_OK);
+}
+
+static void
+a_configuration_has_one_producer(void **state)
+{
+	struct tr_kafka_producer *one = producer_with("acks", "1", "retries", "2"), *same, *other;
+
+	same = producer_with("retries", "2", "acks", "1");
+	other = producer_with("retries", "3", "acks", "1");
+	assert_ptr_equal(one, same);
+	assert_ptr_not_equal(one, other);
+	tr_kafka_unref(one);
+	tr_kafka_unref(same);
+	same = producer_with("retries", "2", "acks", "1"); /* it was kept */
+	assert_ptr_equal(one, same);
+	tr_kafka_unref(same);
+	tr_kafka_unref(other);
+}
+
+static void
+what_librdkafka_refuses_is_named(void **state)
+{
+	static const struct {
+		const char *name, *value, *expected;
+	} cases[] = {
+		{"bootstrap.server", "x", "bootstrap.server"},
+		{"linger.ms", "soon", "linger.ms"},
+		{"compression.type", "best", "compression.type"},
+	};
+	struct tr_kafka_producer *producer;
+	char error[TR_KAFKA_ERROR_MAX];
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		const struct tr_str pairs[] = {tr_str(cases[i].name), tr_str(cases[i].value)};
+
+		assert_int_equal(tr_kafka_open(kafka, pairs, 1, &producer, error), TR_EINVAL);
+		assert_null(producer);
+		assert_non_null(strstr(error, cases[i].expected));
+	}
+	const struct tr_str conflict[] = {TR_STR("enable.idempotence"), TR_STR("true"), TR_STR("acks"), TR_STR("1")};
+	assert_int_equal(tr_kafka_open(kafka, conflict, 2, &producer, error), TR_EINVAL);
+	assert_non_null(strstr(error, "acks"));
+}
+
+static void
+after_a_fatal_error_there_is_a_new_one(void **state)
+{
+	struct tr_kafka_producer *producer = producer_with(NULL, NULL, NULL, NULL), *fresh;
+	struct tr_kafka_call *call;
+	bool done;
+
+	rd_kafka_test_fatal_error(producer->rk, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "for the test");
+	assert_true(tr_kafka_is_fatal(producer));
+	call = numbers(producer, 2, -1, TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, RD_KAFKA_RESP_ERR__FATAL), 2);
+	tr_kafka_call_free(call);
+	fresh = producer_with(NULL, NULL, NULL, NULL);
+	assert_ptr_not_equal(fresh, producer);
+	tr_kafka_unref(producer);
+	call = numbers(fresh, 2, -1, 10 * TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, 0), 2);
+	tr_kafka_call_free(call);
+	tr_kafka_unref(fresh);
+}
+
+static void
+names_of_errors(void **state)
+{
+	static const struct {
+		int err;
+		const char *name;
+	} cases[] = {
+		{RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, "MessageTimedOut"},
+		{RD_KAFKA_RESP_ERR__QUEUE_FULL, "QueueFull"},
+		{RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, "UnknownTopicOrPartition"},
+		{RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, "UnknownPartition"},
+		{RD_KAFKA_RESP_ERR__TRANSPORT, "BrokerTransportFailure"},
+		{RD_KAFKA_RESP_ERR__PURGE_QUEUE, "PurgeQueue"},
+	};
+	char name[64];
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		tr_kafka_error_name(cases[i].err, name);
+		assert_string_equal(name, cases[i].name);
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_record_arrives_whole, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_batch_keeps_its_order_through_errors, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_is_too_large_fails_alone, setup, teardown),
+		cmocka_unit_test_setup_teardown(brokers_that_are_down_time_out_and_come_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_full_queue_is_back_pressure, setup, teardown),
+		cmocka_unit_test_setup_teardown(who_waits_too_long_for_room_is_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(calls_may_be_given_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_configuration_has_one_producer, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_librdkafka_refuses_is_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(after_a_fatal_error_there_is_a_new_one, setup, teardown),
+		cmocka_unit_test(names_of_errors),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
