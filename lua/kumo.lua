@@ -23,6 +23,7 @@ local MODULES = {
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
   { module = 'message', needs = 'tr.message' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
+  { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },
   { module = 'session', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
@@ -223,7 +224,7 @@ for name in
   spawn_task spawn_thread_pool spf suspend_delivery_when_spool_unhealthy xfer api make_message inject_message
   make_queue_config make_egress_path make_egress_source make_egress_pool make_listener_domain configure_log_hook
   configure_local_logs configure_log_disposition_hook configure_bounce_classifier define_spool start_esmtp_listener
-  start_http_listener start_proxy_listener set_config_monitor_globs bump_config_epoch make_throttle
+  start_http_listener start_proxy_listener set_config_monitor_globs bump_config_epoch
   invoke_get_egress_path_config invoke_get_egress_source invoke_get_egress_pool invoke_get_queue_config
   set_lruttl_cache_capacity set_httpinject_recipient_rate_limit get_memory_hard_limit get_memory_soft_limit
   get_memory_low_thresh read_dir glob uncached_glob encode digest regex uuid cidr domain_map

@@ -9,6 +9,7 @@
 #include "cli/server.h"
 #include "cli/transports.h"
 #include "policy/policy.h"
+#include "shaping/shaping.h"
 
 struct script {
 	int argc;
@@ -68,6 +69,7 @@ tr_cmd_lua(int argc, char **argv)
 	struct script script = {.argc = argc - 1, .argv = argv + 1};
 	struct tr_host *host = NULL;
 	struct tr_transports transports = {0};
+	struct tr_shaping *shaping = NULL;
 
 	if (argc < 2 || strcmp(argv[1], "--help") == 0) {
 		fputs("Usage: tailrace lua FILE [ARGUMENTS]\n\nRuns a Lua script inside the runtime: it may require "
@@ -89,11 +91,15 @@ tr_cmd_lua(int argc, char **argv)
 		.modules = tr_modules,
 		.handler_limit_ns = 3600 * TR_NS_PER_S, /* a script may compute for long */
 	};
-	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host) == TR_OK)
+	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host) == TR_OK &&
+		tr_shaping_new(&shaping) == TR_OK) {
+		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
 		run(host, &script);
-	else
+	} else {
 		script.status = TR_EXIT_UNAVAILABLE;
+	}
 	tr_host_free(host);
+	tr_shaping_free(shaping);
 	tr_transports_fini(&transports);
 	tr_loop_free(script.loop);
 	return script.status;

@@ -8,6 +8,7 @@
 #include "policy/library.h"
 #include "queue/queue_lua.h"
 #include "record/record_lua.h"
+#include "shaping/throttle_lua.h"
 #include "transport/http_lua.h"
 #include "transport/kafka_lua.h"
 #include "transport/smtp_client_lua.h"
@@ -17,6 +18,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.regex", luaopen_tr_regex},
 	{"tr.toml", luaopen_tr_toml},
 	{"tr.message", luaopen_tr_message},
+	{"tr.shaping", luaopen_tr_shaping},
 	{"tr.queue", luaopen_tr_queue},
 	{"tr.session", luaopen_tr_session},
 	{"tr.record", luaopen_tr_record},

@@ -155,6 +155,7 @@ tr_server_stop(struct tr_server *server, int64_t deadline_ns)
 		return;
 	}
 	server->stopping = true;
+	tr_shaping_close(server->shaping);
 	server->stop_at_ns = tr_mono_ns() + deadline_ns;
 	tr_log(TR_LEVEL_INFO, "stop", "stopping, at most %.1f s", (double)deadline_ns / 1e9);
 	for (struct tr_run_part *part = server->run.parts; part != NULL; part = part->next)

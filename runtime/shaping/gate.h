@@ -1,6 +1,9 @@
-/* The gate of a ready queue: closes when its destination fails again and again, or says when to come back;
- * opens by one probe. Pure arithmetic: time and randomness are arguments. Not thread-safe: the ready queue's
- * mutex guards it. */
+/* The gate of a ready queue: closes when its destination fails again and again, or says when to come back; opens by one
+ * probe, and then bit by bit: attempts start one after the other at first, and each success brings the next one nearer,
+ * until there is no bound any more. A destination that limits the rate is met on that way: when more than a third of
+ * the attempts fail, or several in a row, the pace steps back and then grows slowly, so that it gets what it allows
+ * instead of a burst at each opening. A share of failures below that changes nothing. Pure arithmetic: time and
+ * randomness are arguments. Not thread-safe: the ready queue's mutex guards it. */
 #ifndef TR_GATE_H
 #define TR_GATE_H
 
@@ -14,6 +17,14 @@ struct tr_gate {
 	uint32_t closings;     /* in a row without a success: the exponent of the backoff */
 	int64_t reopen_at_ns;  /* monotonic; when closed */
 	int64_t opened_for_ns; /* last backoff, for reports */
+	/* the way back; of meaning when open */
+	int64_t interval_ns;   /* between the starts of two attempts; 0: no bound */
+	int64_t next_at_ns;    /* monotonic; no start before */
+	uint32_t concurrent;   /* so many attempts at once, while there is an interval */
+	uint32_t failing;      /* share of failures of late, in 1/65536 */
+	uint32_t steps;        /* steps back in a row without a success */
+	int64_t stepped_at_ns; /* what began before says nothing of the pace since */
+	bool careful;          /* it has stepped back: the pace grows slowly */
 };
 
 struct tr_gate_rules {
@@ -27,6 +38,14 @@ struct tr_gate_rules {
  * (the probe) until its outcome is told. *wait_ns: how long until it is worth asking again; INT64_MAX while
  * a probe is out. */
 bool tr_gate_enter(struct tr_gate *gate, int64_t now_ns, int64_t *wait_ns);
+/* Open, but not without bound. */
+static inline bool
+tr_gate_is_paced(const struct tr_gate *gate)
+{
+	return gate->state == TR_GATE_OPEN && gate->interval_ns != 0;
+}
+/* How many attempts tr_gate_enter() would let start now. */
+uint32_t tr_gate_room(const struct tr_gate *gate, int64_t now_ns);
 void tr_gate_success(struct tr_gate *gate);
 /* A failed attempt. at_once: connection refused or the like closes now; retry_after_ns >= 0: the peer said
  * when, which closes now and is a floor of the wait; -1: it did not say. random in [0,1). Returns true if it closed. */

@@ -40,6 +40,7 @@ struct kind {
 struct tr_shaping {
 	struct table throttles, leases;
 	const struct tr_shaping_backend *_Atomic backend;
+	_Atomic bool closing;
 };
 
 int table_init(struct table *table); /* TR_OK; TR_ENOMEM: nothing to undo */

@@ -87,6 +87,12 @@ tr_lease_set_count(const struct tr_lease_set *set)
 }
 
 bool
+tr_lease_is_awaited(const struct tr_lease_set *set)
+{
+	return atomic_load(&set->waiting) > 0;
+}
+
+bool
 tr_lease_acquire(struct tr_lease_set *set, uint64_t limit)
 {
 	uint64_t held = atomic_load_explicit(&set->held, memory_order_relaxed);

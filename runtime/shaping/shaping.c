@@ -47,6 +47,18 @@ tr_shaping_backend(const struct tr_shaping *shaping)
 	return atomic_load_explicit(&shaping->backend, memory_order_acquire);
 }
 
+void
+tr_shaping_close(struct tr_shaping *shaping)
+{
+	atomic_store_explicit(&shaping->closing, true, memory_order_relaxed);
+}
+
+bool
+tr_shaping_is_closing(const struct tr_shaping *shaping)
+{
+	return atomic_load_explicit(&shaping->closing, memory_order_relaxed);
+}
+
 /* --- tables ------------------------------------------------------------------------------------- */
 
 #define FIRST_BUCKETS 8

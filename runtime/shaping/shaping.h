@@ -18,6 +18,10 @@ void tr_shaping_free(struct tr_shaping *shaping); /* after all users; NULL is fi
 void tr_shaping_set_backend(struct tr_shaping *shaping, const struct tr_shaping_backend *backend);
 const struct tr_shaping_backend *tr_shaping_backend(const struct tr_shaping *shaping); /* NULL: none */
 
+/* The runtime stops: who would begin a long wait should not. Any thread. */
+void tr_shaping_close(struct tr_shaping *shaping);
+bool tr_shaping_is_closing(const struct tr_shaping *shaping);
+
 /* --- throttles (throttle.c) ------------------------------------------------------------------------------- */
 
 /* GCRA on the next allowed time, one compare-and-swap. `burst` tokens may be taken at once, then one an interval
@@ -79,6 +83,7 @@ struct tr_lease_waiter {
 bool tr_lease_wait(struct tr_lease_set *set, uint64_t limit, struct tr_lease_waiter *waiter);
 /* After it told() does not run any more. */
 void tr_lease_unwait(struct tr_lease_set *set, struct tr_lease_waiter *waiter);
+bool tr_lease_is_awaited(const struct tr_lease_set *set); /* somebody waits */
 /* Who was told and takes no place after all passes it on. Does nothing if none is free. */
 void tr_lease_tell(struct tr_lease_set *set);
 

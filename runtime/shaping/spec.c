@@ -1,5 +1,6 @@
 #include "shaping/spec.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Digits with `_` and `,` between them; stops at the first other byte. False: no digit, or too large. */
@@ -124,4 +125,24 @@ tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **wh
 		out->has_burst = true;
 	}
 	return TR_OK;
+}
+
+size_t
+tr_rate_spec_format(const struct tr_rate_spec *spec, char out[96])
+{
+	int64_t seconds = spec->period_ns / TR_NS_PER_S;
+	char period[24], burst[40] = "";
+
+	if (seconds == 1 || seconds == 60 || seconds == 3600 || seconds == 86400)
+		snprintf(period, sizeof period, "%s",
+			seconds == 1      ? "s"
+			: seconds == 60   ? "m"
+			: seconds == 3600 ? "h"
+					  : "d");
+	else
+		snprintf(period, sizeof period, "%llds", (long long)seconds);
+	if (spec->has_burst)
+		snprintf(burst, sizeof burst, ",max_burst=%llu", (unsigned long long)spec->burst);
+	return (size_t)snprintf(
+		out, 96, "%s%llu/%s%s", spec->local ? "local:" : "", (unsigned long long)spec->quantity, period, burst);
 }

@@ -19,5 +19,7 @@ struct tr_rate_spec {
 };
 /* "[local:]quantity/[n]unit[,max_burst=burst]". TR_OK, or TR_EINVAL with what is wrong in *why (static). */
 int tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **why);
+/* The canonical text: "100/m", "local:20/1800s,max_burst=5". Returns its length. */
+size_t tr_rate_spec_format(const struct tr_rate_spec *spec, char out[96]);
 
 #endif

@@ -85,10 +85,34 @@ rates(void **state)
 	}
 }
 
+static void
+canonical_texts(void **state)
+{
+	static const char *const cases[][2] = {
+		{"1,000/sec", "1000/s"},
+		{"local:10/60s", "local:10/m"},
+		{"20/30min,max_burst=1_0", "20/1800s,max_burst=10"},
+		{"1/24h", "1/d"},
+		{"18446744073709551605/106751d,max_burst=18446744073709551605",
+			"18446744073709551605/9223286400s,max_burst=18446744073709551605"},
+	};
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		struct tr_rate_spec spec;
+		const char *why;
+		char text[96];
+
+		assert_int_equal(tr_rate_spec_parse(tr_str(cases[i][0]), &spec, &why), TR_OK);
+		assert_int_equal(tr_rate_spec_format(&spec, text), strlen(cases[i][1]));
+		assert_string_equal(text, cases[i][1]);
+	}
+}
+
 int
 main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(limits), cmocka_unit_test(rates)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(limits), cmocka_unit_test(rates), cmocka_unit_test(canonical_texts)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
