@@ -11,6 +11,11 @@ wanted_locked(const struct tr_ready *ready)
 	uint32_t length = ready->messages.count;
 	double most, limit;
 
+	if (ready->paced_until_ns != 0) /* the first to come back tells whether the rate lets more go */
+		return length == 0 || ready->paced_until_ns > tr_mono_ns() || atomic_load(&ready->state) != READY_OK ||
+				       atomic_load(&ready->suspended) || stopping(ready->engine)
+			       ? 0
+			       : 1;
 	if (length == 0 || atomic_load(&ready->state) != READY_OK || atomic_load(&ready->suspended) ||
 		stopping(ready->engine))
 		return 0;
@@ -55,7 +60,9 @@ plan_open(struct tr_ready *ready, struct tr_worker *here, struct plan *plan, boo
 {
 	struct session *session;
 
-	if (ready->open_after_ns > tr_mono_ns()) {
+	if (ready->lease_set != NULL)
+		return false; /* told when a place is free */
+	if (ready->open_after_ns > tr_mono_ns() || ready->permit_after_ns > tr_mono_ns()) {
 		plan->timer = true;
 		return false;
 	}
@@ -100,9 +107,23 @@ plan_sessions(struct tr_ready *ready, struct tr_worker *here, struct plan *plan)
 {
 	uint32_t wanted = wanted_locked(ready), busy = ready->sessions - ready->idle;
 
-	if (wanted == 0)
+	if (wanted == 0) {
+		plan->timer = ready->messages.count > 0 && ready->paced_until_ns != 0;
 		return;
-	if (ready->path->gate.failures_to_close != 0 && ready->gate.state != TR_GATE_OPEN) {
+	}
+	if (tr_gate_is_paced(&ready->gate)) { /* as many as may start now */
+		uint32_t room = tr_gate_room(&ready->gate, tr_mono_ns());
+		uint32_t most = ready->gate.concurrent > ready->gate_under_way
+					? ready->gate.concurrent - ready->gate_under_way
+					: 0;
+
+		room = room < most ? room : most;
+		plan->timer = true;
+		if (room == 0)
+			return;
+		if (wanted > busy && wanted - busy > room)
+			wanted = busy + room;
+	} else if (ready->path->gate.failures_to_close != 0 && ready->gate.state != TR_GATE_OPEN) {
 		plan_probe(ready, here, plan);
 		return;
 	}
@@ -120,14 +141,16 @@ plan_sessions(struct tr_ready *ready, struct tr_worker *here, struct plan *plan)
 	}
 }
 
-void
+bool
 ready_balance(struct tr_ready *ready, struct tr_worker *here)
 {
 	struct plan plan = {NULL, NULL, false};
+	bool opened;
 
 	pthread_mutex_lock(&ready->lock);
 	plan_sessions(ready, here, &plan);
 	pthread_mutex_unlock(&ready->lock);
+	opened = plan.open != NULL;
 	while (plan.open != NULL) {
 		struct session *session = plan.open;
 
@@ -142,4 +165,5 @@ ready_balance(struct tr_ready *ready, struct tr_worker *here)
 	}
 	if (plan.timer && !(here == ready->home && tr_timer_running(&ready->timer)))
 		ready_kick(ready);
+	return opened;
 }

@@ -12,6 +12,7 @@
 #include "base/diag.h"
 #include "base/metrics.h"
 #include "queue/queue.h"
+#include "queue/source.h"
 
 #define LOAD_MAX 512        /* messages in one load */
 #define JUDGE_MAX 256       /* messages in one load that only ends or moves them */
@@ -114,13 +115,57 @@ struct resolve_waiter {
 	char *error;
 };
 
+/* --- sources and pools (source.c) -------------------------------------------------------------------------- */
+#define NAMED_BUCKETS 256
+struct named { /* an entry of the cache; engine->source_lock */
+	struct tr_engine *engine;
+	struct named *next;
+	char *name;
+	char *error;              /* of the last answer; NULL: it was good */
+	int64_t until_ns;         /* monotonic; then policy is asked again */
+	bool asking;              /* policy has it */
+	struct tr_sched *waiters; /* by pool_next: to be told of the answer */
+};
+struct tr_source {
+	struct named named;                 /* first */
+	_Atomic uint32_t refs;              /* lanes and ready queues */
+	struct tr_source_config *config;    /* the last good one; NULL: none yet */
+	_Atomic int64_t suspended_until_ns; /* monotonic; any thread */
+	int64_t *failed_at_ns;              /* the last `failures` of at most failures_cap, a ring */
+	uint32_t failures_cap, failures_at, failures;
+};
+struct tr_pool {
+	struct named named; /* first */
+	_Atomic uint32_t refs;
+	struct tr_pool_config *config;
+};
+int sources_init(struct tr_engine *engine);
+void sources_free(struct tr_engine *engine);
+void sources_housekeeping(struct tr_engine *engine);
+struct tr_source *source_get(struct tr_engine *engine, struct tr_str name); /* referenced; NULL: no memory */
+struct tr_source *source_ref(struct tr_source *source);                     /* NULL is fine, here and below */
+void source_unref(struct tr_source *source);
+/* home: looks for the pool of sched->pending; sched_pool_known() is called with what came of it, at once or later. */
+void pool_resolve(struct tr_sched *sched);
+void sched_pool_known(struct tr_sched *sched, struct tr_pool_config *pool, const char *error);
+
+/* --- lanes (route.c, select.c) -------------------------------------------------------------------------------- */
+/* Where the round robin stands: contract egress-path.md section 2. */
+struct lane_turn {
+	uint32_t index, weight, gcd, most;
+};
 /* The way of a scheduled queue to one of its ready queues: one for each source of its pool. */
+enum lane_out { LANE_IN, LANE_FULL, LANE_THROTTLED, LANE_SUSPENDED }; /* why it is no candidate now */
 struct lane {
 	struct tr_sched *sched;
 	/* home */
-	struct tr_ready *ready; /* referenced; NULL: none yet */
-	uint32_t held;          /* places reserved for fresh ones */
-	uint32_t coming;        /* the same for those of the load under way */
+	struct tr_ready *ready;     /* referenced; NULL: none yet */
+	struct tr_source *source;   /* referenced; NULL: `unspecified` */
+	uint32_t weight;            /* >= 1 */
+	uint32_t held;              /* places reserved for fresh ones */
+	uint32_t coming;            /* the same for those of the load under way */
+	enum lane_out out;          /* during one pump */
+	struct message_list picked; /* the same */
 	/* ready->lock */
 	struct lane *next; /* in its line for room */
 	bool waiting;
@@ -174,6 +219,13 @@ struct tr_sched {
 	struct lane *lanes; /* lane_count of them, >= 1; one source needs no memory: &only */
 	uint32_t lane_count;
 	struct lane only;
+	bool no_sources;             /* the pool is empty */
+	struct lane_turn turn;       /* of the round robin */
+	struct tr_pool_config *pool; /* referenced; NULL: `unspecified` */
+	/* while its pool is being resolved */
+	struct tr_queue_config *pending;
+	struct tr_mail pool_mail;
+	struct tr_sched *pool_next; /* engine->source_lock */
 	/* any */
 	struct tr_sched *kick_next; /* belongs to whoever set kicked */
 	struct tr_mail kick_mail;
@@ -206,7 +258,34 @@ void line_remove(struct tr_sched *sched, uint32_t slot);
 void line_check_expiry(struct tr_sched *sched, int64_t now_ms);
 int64_t stub_expiry_ms(const struct tr_sched *sched, const struct tr_stub *stub);
 
+/* --- limits: what holds sessions back beside connection_limit (limits.c, permit.c, pace.c) ---------------------------
+ */
+struct ready_lease {
+	struct tr_lease_set *set; /* referenced */
+	uint64_t limit;
+};
+/* Of a path's configuration; shared and immutable. */
+struct ready_limits {
+	_Atomic uint32_t refs;
+	struct tr_shaping *shaping;
+	struct ready_lease *leases;     /* lowest limit first */
+	struct tr_throttle **messages;  /* slowest first */
+	struct tr_throttle **selection; /* of the source */
+	struct tr_throttle *connection; /* NULL: none */
+	uint32_t lease_count, message_count, selection_count;
+	bool shared_leases;
+	int64_t lease_ns; /* how long a lease lives that nobody extends */
+};
+/* *out NULL with TR_OK: the path has none. TR_ENOMEM. */
+int limits_new(const struct tr_ready *ready, const struct tr_path_config *path, struct ready_limits **out);
+struct ready_limits *limits_ref(struct ready_limits *limits); /* NULL is fine for both */
+void limits_unref(struct ready_limits *limits);
+/* Home of a scheduled queue that picks this source: takes a token of each selection rate, or none and false with the
+ * time to the next. */
+bool ready_source_selection(struct tr_ready *ready, int64_t now_ns, int64_t *retry_after_ns);
+
 /* --- ready queue --------------------------------------------------------------------------------------------- */
+enum hindrance { FREE, LEASES, CONNECTION_RATE, BACKEND }; /* of opening the next session */
 enum ready_metric {
 	M_DELIVERED,
 	M_TRANSFAIL,
@@ -227,6 +306,8 @@ struct tr_ready {
 	struct tr_worker *home;
 	struct tr_ready *hash_next; /* engine->ready_lock */
 	char *name, *site, *source, *routing_domain;
+	struct tr_source *via; /* referenced; NULL: `unspecified` */
+	_Atomic bool selects;  /* its path has rates of source selection */
 	bool hook;
 	struct tr_queue_config *queue; /* immutable */
 	_Atomic uint32_t refs;         /* scheduled queues, sessions, loads; 0: may be reaped */
@@ -234,6 +315,15 @@ struct tr_ready {
 	_Atomic bool suspended;
 	pthread_mutex_t lock; /* all below unless said otherwise */
 	struct tr_path_config *path;
+	struct ready_limits *limits; /* NULL: none; home writes */
+	int64_t paced_until_ns;      /* a message rate: nothing is taken before. 0: none refused lately */
+	int64_t permit_after_ns;     /* no session is opened before: a rate, or a set shared with other nodes */
+	enum hindrance hindrance;    /* why, and what it is */
+	char hindered_by[128];
+	struct tr_lease_waiter lease_waiter; /* for a place in lease_set */
+	struct tr_lease_set *lease_set;      /* referenced, and then so is this queue; NULL: waits for none */
+	_Atomic bool lease_told;             /* there is one; home has not heard of it yet */
+	char *error;                         /* of the path, as policy said; NULL: none */
 	int64_t error_until_ns;
 	struct message_list messages;
 	uint64_t bytes;
@@ -243,6 +333,11 @@ struct tr_ready {
 	uint32_t waiting_count;
 	struct tr_gate gate;
 	_Atomic bool gate_dirty; /* a failure was told since the last success */
+	uint32_t gate_under_way; /* attempts that began while the gate was paced */
+	_Atomic uint32_t denied; /* 401, 403, 404 in a row; an alarm from gate_failures on */
+	bool gate_alarm;
+	struct tr_metric *alarm_metric; /* NULL until the first */
+	char gate_text[160]; /* of the last failure */
 	bool gate_told;          /* the log says that it is closed */
 	uint32_t gate_untold;    /* closings since the last line about one */
 	int64_t gate_told_at_ns; /* that line */
@@ -270,7 +365,27 @@ ready_metric(struct tr_ready *ready, enum ready_metric metric, int64_t n)
 	tr_metric_add(ready->metrics[1][metric], n);
 }
 int ready_route(struct tr_sched *sched); /* home of sched: finds or makes the lanes' ready queues; TR_OK or TR_ENOMEM */
-void lanes_drop(struct tr_sched *sched); /* home: out of the lines, places given back, no ready queue any more */
+/* home: the lanes of a pool, of which the reference is taken over. TR_OK, or TR_ENOMEM: the old ones stay. */
+int lanes_set(struct tr_sched *sched, struct tr_pool_config *pool);
+struct lane *lane_pick(struct tr_sched *sched); /* the next candidate in turn; NULL: none is LANE_IN */
+/* One lane may be more than a way: nothing goes there now, or not as much as there is room. */
+bool lane_is_special(const struct lane *lane);
+void lanes_pump(struct tr_sched *sched);   /* fresh ones on, and loads; for what the short way cannot do */
+void lanes_refuse(struct tr_sched *sched); /* the same for an empty pool */
+/* Whether a queue that is not in use holds no place and waits for none. */
+bool lanes_idle(struct tr_sched *sched);
+void lanes_release(struct tr_sched *sched); /* out of the lines, and what is held is given back */
+static inline bool
+lanes_hold(const struct tr_sched *sched)
+{
+	bool held = sched->lanes[0].held > 0;
+
+	for (uint32_t i = 1; i < sched->lane_count && !held; i++)
+		held = sched->lanes[i].held > 0;
+	return held;
+}
+bool lanes_stale(const struct tr_sched *sched); /* to be routed (anew) */
+void lanes_drop(struct tr_sched *sched);        /* home: out of the lines, places given back, no ready queue any more */
 /* home, in site.c: may it be routed? False while its site is looked up, and when there is none: then its messages are
  * on the way to judge_message(), which fails them. */
 bool site_known(struct tr_sched *sched);
@@ -281,13 +396,14 @@ void ready_resolve(struct tr_ready *ready); /* home */
 /* Pushes what there is room for, `held` places being reserved already (the unused are given back); the rest stays in
  * *list, and the lane is put in the line for room if `more`. */
 void ready_push(struct lane *lane, struct message_list *list, uint32_t held, bool more);
-uint32_t ready_reserve(struct lane *lane, uint32_t want);
+uint32_t ready_reserve(struct lane *lane, uint32_t want); /* 0: it waits for room, and is kicked then */
+uint32_t ready_try(struct lane *lane, uint32_t want);     /* the same without waiting */
 void ready_release(struct tr_ready *ready, uint32_t places);
 void ready_unwait(struct lane *lane);
 struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by kick_next, kicked is set */
 void ready_kick_chain(struct tr_sched *chain);
 /* Opens and wakes sessions as wanted; not under the lock. worker: the caller's, NULL: not on a worker. */
-void ready_balance(struct tr_ready *ready, struct tr_worker *worker);
+bool ready_balance(struct tr_ready *ready, struct tr_worker *worker); /* true: one was opened */
 void ready_kick_arrived(struct tr_mail *mail);
 void ready_kick(struct tr_ready *ready); /* any thread: home looks after timers, grants and sessions */
 void ready_drain(struct tr_ready *ready, struct tr_worker *worker); /* messages back to the front of the lines */
@@ -314,6 +430,12 @@ struct session {
 	uint32_t held;          /* messages with it now */
 	struct tr_timer cancel; /* at stop */
 	bool cancelled;
+	bool pacing;                 /* ready->lock: waits for a rate with messages in hand */
+	bool counted;                /* ready->lock: in gate_under_way */
+	int64_t took_at_ns;          /* own: when it was counted */
+	struct ready_limits *limits; /* own: of the last take; referenced */
+	struct permit *permit;       /* own: leases; NULL: none */
+	struct pace *pace;           /* own: a wait for a rate; NULL: none yet */
 };
 static inline struct session *
 session_of(struct tr_session *session)
@@ -333,7 +455,23 @@ session_claim_wake(struct session *session)
 	return true;
 }
 void session_act(struct session *session, struct tr_worker *worker, bool open); /* later, on its worker */
+void session_permitted(struct session *session); /* own: the answer of permit_ask() that came later */
+void session_refused(struct session *session);   /* the other one: it is gone */
+enum permit_answer { PERMIT_GRANTED, PERMIT_REFUSED, PERMIT_LATER };
+/* Own: leases and a token of the connection rate for a session that is to be opened. */
+enum permit_answer permit_ask(struct session *session);
+bool permit_pending(const struct session *session);
+void permit_end(struct session *session);   /* own: a question is cancelled, leases go back */
+void permit_unwait(struct tr_ready *ready); /* home: does not wait for a place any more */
+/* Home: the set in which a place was free for this queue, or NULL; then permit_settle() says whether a session was opened
+ * for it. */
+struct tr_lease_set *permit_told(struct tr_ready *ready);
+void permit_settle(struct tr_ready *ready, struct tr_lease_set *set, bool opened);
+void pace_end(struct session *session);                    /* own: a question is cancelled, slots go back */
+void releases_free(struct tr_worker *worker);
 void session_unidle_locked(struct session *session);
+void session_uncount_locked(struct session *session);
+bool ready_held_back_locked(const struct tr_ready *ready);
 void session_unref(struct session *session);
 void sessions_settled(struct tr_worker *worker);
 void sessions_close_all(struct tr_ready *ready, struct tr_worker *worker); /* wakes the idle: reason to end */
@@ -366,6 +504,8 @@ struct outcome_op {
 	struct tr_buf line;    /* response for the hook */
 	struct slot_list lost; /* damaged stubs */
 };
+/* Own, in endpoint.c: what the outcome says of the endpoint; before the messages are let go. */
+void endpoint_outcome(struct session *session, const struct tr_outcome *outcome);
 struct outcome_op *op_new(struct tr_worker *worker); /* NULL: no memory */
 void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason);
 void op_lost(struct outcome_op *op, uint32_t slot);
@@ -404,6 +544,7 @@ bool judge_message(
 void judge_finish(struct judge *judge, const struct tr_ready *ready);
 void judge_start(struct tr_worker *worker);               /* works on worker->judging */
 void judge_slot(struct tr_worker *worker, uint32_t slot); /* the caller moves it to IN_FLIGHT */
+void judge_incoming(struct tr_sched *sched);              /* home: incoming ones to fresh or hooking, or to their end */
 bool load_start(struct tr_sched *sched, uint32_t max);    /* places are reserved by the lanes: `coming` */
 void hook_start(struct tr_sched *sched);
 
@@ -508,6 +649,7 @@ struct tr_worker {
 	_Atomic bool decide_posted;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
 	bool started;
+	struct release *releases;     /* permit.c: leases on their way back to other nodes */
 	struct bounce_sweep *bounces; /* admin.c */
 	struct rebind_walk *rebinds;  /* rebind.c */
 	struct tr_mail start_mail, stop_mail, hurry_mail, epoch_mail;
@@ -562,6 +704,9 @@ struct tr_engine {
 	pthread_mutex_t ready_lock;
 	struct tr_ready **ready_buckets;
 	uint32_t ready_mask;
+	pthread_mutex_t source_lock; /* innermost, with no other */
+	struct named **sources, **pools;
+	struct tr_metric *suspension_metric;
 	pthread_mutex_t admin_lock;
 	struct admin_rule *rules;
 	_Atomic uint32_t rule_count[3];

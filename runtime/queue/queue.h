@@ -9,6 +9,7 @@
 
 #include "queue/config.h"
 #include "queue/event.h"
+#include "queue/source.h"
 #include "shaping/shaping.h"
 #include "spool/spool.h"
 
@@ -28,6 +29,10 @@ struct tr_queue_ops {
 	/* Find the site of an SMTP queue without mx_list (its mail exchangers); answer with tr_sched_site(), at once or
 	 * later. NULL: every domain is a site of its own. */
 	void (*resolve_site)(void *arg, struct tr_worker *worker, struct tr_sched *sched);
+	/* Ask policy for the definition of a pool or a source; answer with tr_pool_configured(), tr_source_configured(). NULL:
+	 * there are none. */
+	void (*resolve_pool)(void *arg, struct tr_worker *worker, struct tr_pool *pool);
+	void (*resolve_source)(void *arg, struct tr_worker *worker, struct tr_source *source);
 	/* Start a session (a Lua task) for `session`, which is ready to be used. TR_OK or an error (counted as a failed
 	 * session). It must end with tr_session_end(). */
 	int (*open_session)(void *arg, struct tr_worker *worker, struct tr_session *session);
@@ -183,6 +188,20 @@ uint32_t tr_session_take(
  * already. */
 bool tr_session_wait(struct tr_session *session);
 void tr_session_unwait(struct tr_session *session);
+/* Rates and leases. Each is asked again after its wait: wait_ns, or less if wake_session comes (INT64_MAX: it will). */
+enum tr_go {
+	TR_GO,
+	TR_GO_WAIT,
+	TR_GO_BACK, /* not now: what is in hand is given back untried, and the queue is closed until then */
+	TR_GO_GONE, /* a lease is lost: the session must end */
+	TR_GO_FAIL, /* the shared backend could not be asked: a transient failure of what is in hand; *error says more */
+};
+/* Must tr_session_pace() or tr_session_extend() be asked now? Cheap. */
+bool tr_session_is_paced(const struct tr_session *session);
+/* Before a batch in hand is sent: one token of each message rate. */
+enum tr_go tr_session_pace(struct tr_session *session, int64_t *wait_ns, const char **error);
+/* Before the next batch is taken: leases that are shared with other nodes live on. */
+enum tr_go tr_session_extend(struct tr_session *session, int64_t *wait_ns);
 /* Any arguments for the constructor: name of one live scheduled queue that feeds it. */
 void tr_session_feeding(const struct tr_session *session, struct tr_buf *name);
 void tr_session_connected(struct tr_session *session); /* a connect worked: failures in a row are over */

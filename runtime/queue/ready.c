@@ -149,6 +149,25 @@ ready_reserve(struct lane *lane, uint32_t want)
 	return places;
 }
 
+uint32_t
+ready_try(struct lane *lane, uint32_t want)
+{
+	struct tr_ready *ready = lane->ready;
+	uint32_t places, room;
+
+	pthread_mutex_lock(&ready->lock);
+	places = lane->granted;
+	lane->granted = 0;
+	if (places < want && ready->waiting == NULL) { /* else it would overtake */
+		room = room_locked(ready);
+		room = want - places < room ? want - places : room;
+		ready->reserved += room;
+		places += room;
+	}
+	pthread_mutex_unlock(&ready->lock);
+	return places;
+}
+
 void
 ready_release(struct tr_ready *ready, uint32_t places)
 {
@@ -277,6 +296,7 @@ ready_replace(struct tr_ready *ready, struct tr_worker *worker)
 static void
 look_after(struct tr_ready *ready)
 {
+	struct tr_lease_set *told = permit_told(ready);
 	struct tr_sched *chain;
 	int64_t now_ns = tr_mono_ns();
 
@@ -292,7 +312,7 @@ look_after(struct tr_ready *ready)
 	chain = ready_grant_locked(ready);
 	pthread_mutex_unlock(&ready->lock);
 	ready_kick_chain(chain);
-	ready_balance(ready, ready->home);
+	permit_settle(ready, told, ready_balance(ready, ready->home));
 }
 
 static void
@@ -305,13 +325,16 @@ timer_due(struct tr_timer *timer)
 static void
 kicked(struct tr_ready *ready)
 {
-	int64_t due_ns = INT64_MAX, until_ns = 0;
+	int64_t due_ns = INT64_MAX, until_ns = 0, now_ns = tr_mono_ns();
 
 	pthread_mutex_lock(&ready->lock);
 	if (ready->gate.state == TR_GATE_CLOSED)
 		due_ns = ready->gate.reopen_at_ns;
-	if (ready->open_after_ns > tr_mono_ns())
-		due_ns = tr_min_i64(due_ns, ready->open_after_ns);
+	int64_t moments[] = {ready->open_after_ns, ready->permit_after_ns, ready->paced_until_ns,
+		tr_gate_is_paced(&ready->gate) && ready->messages.count > 0 ? ready->gate.next_at_ns : 0};
+	for (size_t i = 0; i < TR_COUNT(moments); i++)
+		if (moments[i] > now_ns)
+			due_ns = tr_min_i64(due_ns, moments[i]);
 	pthread_mutex_unlock(&ready->lock);
 	if (atomic_load(&ready->state) == READY_ERROR)
 		due_ns = tr_min_i64(due_ns, ready->error_until_ns);
@@ -430,6 +453,8 @@ ready_housekeeping(struct tr_worker *worker)
 						: now_ns - ready->resolved_at_ns >= path->refresh_interval_ns))
 			ready_resolve(ready);
 		expire_ready(ready);
+		if (ready->messages.count == 0)
+			permit_unwait(ready); /* it must not be kept for that */
 		kicked(ready);
 		ready_unref(ready);
 	}

@@ -1,178 +1,7 @@
-/* Outcomes told by sessions: records, ledger and gate. */
+/* Outcomes told by sessions: records and ledger. */
 #include <stdlib.h>
 
 #include "queue/internal.h"
-
-/* --- gate ------------------------------------------------------------------------------------------------------ */
-
-enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
-
-#define GATE_LINES_NS (60 * TR_NS_PER_S) /* an outage of hours, or one that comes and goes, fills no log */
-#define GATE_TEXT 300                    /* bytes of an answer in such a line */
-
-/* What a person should read about a closing (wait_ns > 0) or an opening; empty: nothing. */
-static void
-gate_line_locked(struct tr_ready *ready, int64_t wait_ns, struct tr_str text, struct tr_buf *line)
-{
-	int64_t now_ns = tr_mono_ns();
-
-	if (wait_ns > 0 && ready->gate.closings <= 1)
-		ready->gate_shut_at_ns = now_ns;
-	if (wait_ns <= 0) {
-		if (ready->gate_told)
-			tr_buf_addf(line, "gate open again after %.1f s",
-				(double)(now_ns - ready->gate_shut_at_ns) / TR_NS_PER_S);
-		ready->gate_told = false;
-		return;
-	}
-	if (ready->gate_told_at_ns != 0 && now_ns - ready->gate_told_at_ns < GATE_LINES_NS && wait_ns < GATE_LINES_NS) {
-		ready->gate_untold++;
-		return;
-	}
-	tr_buf_addf(line, "gate closed for %.1f s", (double)wait_ns / TR_NS_PER_S);
-	if (ready->gate_untold > 0)
-		tr_buf_addf(line, " (closed %u times since the last line)", ready->gate_untold);
-	if (text.len > 0) {
-		tr_buf_addz(line, ": ");
-		for (size_t i = 0; i < text.len && i < GATE_TEXT; i++)
-			tr_buf_addc(line, (unsigned char)text.data[i] < ' ' ? ' ' : text.data[i]);
-		if (text.len > GATE_TEXT)
-			tr_buf_addz(line, "...");
-	}
-	ready->gate_told = true;
-	ready->gate_untold = 0;
-	ready->gate_told_at_ns = now_ns;
-}
-
-static void
-tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t retry_after_ns, struct tr_str text)
-{
-	struct tr_buf line = {0};
-	struct tr_ready *ready = session->pub.ready;
-	struct tr_worker *worker = session->pub.worker;
-	double random = tr_worker_random(worker);
-	enum tr_gate_state before, after;
-	bool probing = session->pub.probing;
-	int64_t wait_ns = 0;
-
-	pthread_mutex_lock(&ready->lock);
-	before = ready->gate.state;
-	if (before == TR_GATE_PROBING && !probing)
-		word = GATE_NOTHING; /* it began before the closing: the probe decides */
-	if (word == GATE_SUCCESS)
-		tr_gate_success(&ready->gate);
-	else if (word == GATE_FAILURE &&
-		 tr_gate_failure(&ready->gate, &ready->path->gate, tr_mono_ns(), at_once, retry_after_ns, random))
-		wait_ns = ready->gate.opened_for_ns;
-	else if (word == GATE_NOTHING && probing)
-		tr_gate_abandon(&ready->gate);
-	after = ready->gate.state;
-	if (wait_ns > 0 || (after == TR_GATE_OPEN && before != TR_GATE_OPEN))
-		gate_line_locked(ready, wait_ns, text, &line);
-	pthread_mutex_unlock(&ready->lock);
-	session->pub.probing = false;
-	if (line.len > 0)
-		tr_log(wait_ns > 0 ? TR_LEVEL_WARN : TR_LEVEL_INFO, "queue", "%s: %.*s", ready->name, (int)line.len,
-			line.data);
-	tr_buf_free(&line);
-	if (wait_ns > 0 || before != after || word == GATE_FAILURE)
-		ready_kick(ready);
-}
-
-static void
-gate_outcome(struct session *session, const struct tr_outcome *outcome)
-{
-	if (session->pub.path->gate.failures_to_close == 0)
-		return;
-	if (outcome->kind == TR_OUT_DELIVERED ||
-		(outcome->kind == TR_OUT_BOUNCED && (outcome->gate_counts || session->pub.probing))) {
-		/* an open gate without failures has nothing to learn: no lock in the common case */
-		if (atomic_exchange(&session->pub.ready->gate_dirty, false) || session->pub.probing)
-			tell_gate(session, GATE_SUCCESS, false, -1, TR_STR(""));
-	} else if (outcome->kind == TR_OUT_TRANSIENT &&
-		   (outcome->gate_counts || outcome->gate_at_once || outcome->retry_after_ns >= 0)) {
-		session->pub.ready->gate_dirty = true;
-		tell_gate(session, GATE_FAILURE, outcome->gate_at_once, outcome->retry_after_ns,
-			outcome->response.content);
-	} else if (session->pub.probing) {
-		tell_gate(session, GATE_NOTHING, false, -1, TR_STR(""));
-	}
-}
-
-void
-tr_session_connected(struct tr_session *session)
-{
-	struct tr_ready *ready = session->ready;
-
-	pthread_mutex_lock(&ready->lock);
-	ready->failures = 0;
-	pthread_mutex_unlock(&ready->lock);
-}
-
-/* Too many failures in a row: all that is ready waits for its next attempt. */
-static void
-delay_ready(struct tr_ready *ready, struct tr_worker *worker)
-{
-	struct retry_spec spec = {.increment = true,
-		.explained = true,
-		.delay_ns = -1,
-		.reasons = {"TooManyConnectionFailures", "LoggedTransientFailure"}};
-	struct message_list all, list = {NULL, NULL, 0};
-
-	pthread_mutex_lock(&ready->lock);
-	all = ready->messages;
-	ready->messages = (struct message_list){NULL, NULL, 0};
-	atomic_fetch_sub_explicit(&ready->engine->ready_used, (int64_t)ready->bytes, memory_order_relaxed);
-	ready->bytes = 0;
-	ready->expiry_ms = INT64_MAX;
-	pthread_mutex_unlock(&ready->lock);
-	count_move(ready->engine, IN_READY, IN_FLIGHT, all.count);
-	ready_metric(ready, M_TRANSFAIL, all.count);
-	while (all.head != NULL) {
-		struct outcome_op *op = op_new(worker);
-
-		if (op == NULL) {
-			ready_return_to_lines(worker, &all, true); /* the next failure does it */
-			break;
-		}
-		spec.response = (struct tr_response){
-			451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
-		while (all.head != NULL && list.count < OP_MAX) {
-			struct tr_message *message = list_pop(&all);
-			struct tr_event event;
-
-			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
-			event.site = tr_str(ready->name);
-			event.egress_pool = ready->queue->egress_pool != NULL ? tr_str(ready->queue->egress_pool)
-									      : TR_STR("unspecified");
-			event.egress_source = tr_str(ready->source);
-			event.response = spec.response;
-			tr_outbox_emit(&op->outbox, &event);
-			list_add(&list, message);
-		}
-		op_retry(op, &list, &spec);
-	}
-	ready_kick(ready);
-}
-
-void
-tr_session_connect_failed(struct tr_session *pub, bool at_once, struct tr_str text)
-{
-	struct session *session = session_of(pub);
-	struct tr_ready *ready = pub->ready;
-	bool delay;
-
-	pthread_mutex_lock(&ready->lock);
-	delay = ready->failures++ > ready->path->consecutive_failures_before_delay &&
-		ready->path->gate.failures_to_close == 0;
-	pthread_mutex_unlock(&ready->lock);
-	if (pub->path->gate.failures_to_close != 0) {
-		ready->gate_dirty = true;
-		tell_gate(session, GATE_FAILURE, at_once, -1, text);
-	}
-	if (delay)
-		delay_ready(ready, pub->worker);
-}
 
 /* --- whole messages --------------------------------------------------------------------------------------------- */
 
@@ -223,7 +52,8 @@ put_back(struct session *session, struct message_list *list)
 		expiry_ms = tr_min_i64(expiry_ms, message_expiry_ms(sched_of(engine, message), message));
 	}
 	pthread_mutex_lock(&ready->lock);
-	if (!stopping(engine) && atomic_load(&ready->state) == READY_OK && !atomic_load(&ready->suspended)) {
+	if (!stopping(engine) && atomic_load(&ready->state) == READY_OK && !atomic_load(&ready->suspended) &&
+		tr_ready_source_suspended_until(ready) == 0) {
 		list_append(list, &ready->messages);
 		ready->messages = *list;
 		ready->bytes += bytes;
@@ -268,7 +98,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 		messages = next;
 	}
 	session->held -= list.count;
-	gate_outcome(session, outcome);
+	endpoint_outcome(session, outcome);
 	if (outcome->kind == TR_OUT_REQUEUE && outcome->retry_after_ns <= 0) {
 		put_back(session, &list);
 		return;
@@ -380,7 +210,7 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 		event.rcpt_count = count;
 		tr_outbox_emit(&op->outbox, &event);
 	}
-	gate_outcome(session, &outcomes[0]);
+	endpoint_outcome(session, &outcomes[0]);
 	ready_metric(ready, M_DELIVERED, number[TR_OUT_DELIVERED]);
 	ready_metric(ready, M_FAIL, number[TR_OUT_BOUNCED]);
 	ready_metric(ready, M_TRANSFAIL, number[TR_OUT_TRANSIENT]);

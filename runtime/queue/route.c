@@ -92,9 +92,15 @@ ready_free(struct tr_ready *ready)
 		tr_metric_unref(ready->metrics[0][i]);
 		tr_metric_unref(ready->metrics[1][i]);
 	}
+	permit_unwait(ready);
+	limits_unref(ready->limits);
+	if (ready->alarm_metric != NULL)
+		tr_metric_unref(ready->alarm_metric);
 	tr_queue_config_unref(ready->queue);
 	tr_path_config_unref(ready->path);
+	free(ready->error);
 	pthread_mutex_destroy(&ready->lock);
+	source_unref(ready->via);
 	free(ready->name);
 	free(ready->site);
 	free(ready->source);
@@ -130,13 +136,6 @@ ready_find(struct tr_engine *engine, struct tr_str name)
 	return ready;
 }
 
-/* Which source sends the next messages of a queue: the place where pools and their weights come in. */
-static const char *
-tr_sched_route(const struct tr_sched *sched)
-{
-	return "unspecified";
-}
-
 void
 lanes_drop(struct tr_sched *sched)
 {
@@ -153,48 +152,33 @@ lanes_drop(struct tr_sched *sched)
 	}
 }
 
-int
-ready_route(struct tr_sched *sched)
+/* The ready queue of one lane. */
+static int
+route_lane(struct lane *lane, const char *site, struct tr_str routing)
 {
+	struct tr_sched *sched = lane->sched;
 	struct tr_engine *engine = sched->engine;
 	const struct tr_queue_config *config = sched->config;
-	struct tr_str routing = sched->parts.has_routing ? sched->parts.routing_domain : sched->parts.domain;
-	const char *source = tr_sched_route(sched);
-	struct tr_buf site = {0}, name = {0};
+	const char *source = lane->source != NULL ? lane->source->named.name : "unspecified";
+	struct tr_buf name = {0};
 	struct tr_ready *ready;
 	bool made = false;
 
-	if (config->protocol == TR_PROTO_SMTP && config->mx_count > 0) {
-		tr_buf_addz(&site, "mx_list:");
-		for (uint32_t i = 0; i < config->mx_count; i++) {
-			if (i > 0)
-				tr_buf_addc(&site, ',');
-			tr_buf_addz(&site, config->mx_list[i].label);
-		}
-	} else if (site_needed(sched) && sched->site != NULL) {
-		tr_buf_addz(&site, sched->site);
-	} else {
-		tr_buf_add_str(&site, routing);
-	}
-	tr_buf_addc(&site, '\0');
-	tr_buf_addf(&name, "%s->%s@%s%s", source, site.failed ? "" : site.data,
-		config->protocol == TR_PROTO_LUA ? "lua:" : "smtp_client",
+	tr_buf_addf(&name, "%s->%s@%s%s", source, site, config->protocol == TR_PROTO_LUA ? "lua:" : "smtp_client",
 		config->protocol == TR_PROTO_LUA && config->constructor != NULL ? config->constructor : "");
-	if (site.failed || name.failed) {
-		tr_buf_free(&site);
+	if (name.failed) {
 		tr_buf_free(&name);
 		return TR_ENOMEM;
 	}
-	lanes_drop(sched);
 	ready = ready_find(engine, (struct tr_str){name.data, name.len});
 	if (ready == NULL) {
-		struct tr_ready *fresh =
-			ready_new(sched, (struct tr_str){name.data, name.len}, site.data, source, routing);
+		struct tr_ready *fresh = ready_new(sched, (struct tr_str){name.data, name.len}, site, source, routing);
 
 		ready = fresh;
 		if (fresh != NULL) {
 			struct tr_ready **bucket = bucket_of(engine, (struct tr_str){name.data, name.len});
 
+			fresh->via = source_ref(lane->source);
 			atomic_init(&fresh->refs, 1);
 			pthread_mutex_lock(&engine->ready_lock);
 			for (ready = *bucket; ready != NULL; ready = ready->hash_next) { /* another worker was faster */
@@ -215,14 +199,44 @@ ready_route(struct tr_sched *sched)
 				ready_free(fresh);
 		}
 	}
-	tr_buf_free(&site);
 	tr_buf_free(&name);
 	if (ready == NULL)
 		return TR_ENOMEM;
-	sched->lanes[0].ready = ready;
+	lane->ready = ready;
 	if (made)
 		ready_resolve(ready);
 	return TR_OK;
+}
+
+int
+ready_route(struct tr_sched *sched)
+{
+	const struct tr_queue_config *config = sched->config;
+	struct tr_str routing = sched->parts.has_routing ? sched->parts.routing_domain : sched->parts.domain;
+	struct tr_buf site = {0};
+	int err = TR_OK;
+
+	if (config->protocol == TR_PROTO_SMTP && config->mx_count > 0) {
+		tr_buf_addz(&site, "mx_list:");
+		for (uint32_t i = 0; i < config->mx_count; i++) {
+			if (i > 0)
+				tr_buf_addc(&site, ',');
+			tr_buf_addz(&site, config->mx_list[i].label);
+		}
+	} else if (site_needed(sched) && sched->site != NULL) {
+		tr_buf_addz(&site, sched->site);
+	} else {
+		tr_buf_add_str(&site, routing);
+	}
+	tr_buf_addc(&site, '\0');
+	if (site.failed)
+		err = TR_ENOMEM;
+	else
+		lanes_drop(sched);
+	for (uint32_t i = 0; i < sched->lane_count && err == TR_OK; i++)
+		err = route_lane(&sched->lanes[i], site.data, routing);
+	tr_buf_free(&site);
+	return err;
 }
 
 /* --- configuration ----------------------------------------------------------------------------------------------- */
@@ -242,15 +256,31 @@ void
 tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const char *error)
 {
 	struct tr_path_config *old = NULL;
+	struct ready_limits *limits = NULL;
 	struct message_list excess = {NULL, NULL, 0};
 	struct tr_sched *chain;
 
+	if (config != NULL && limits_new(ready, config, &limits) != TR_OK) {
+		tr_path_config_unref(config);
+		config = NULL;
+		error = "out of memory";
+	}
 	ready->resolving = false;
 	ready->resolved_at_ns = tr_mono_ns();
 	pthread_mutex_lock(&ready->lock);
 	if (config != NULL) {
+		struct ready_limits *before = ready->limits;
+
 		old = ready->path;
 		ready->path = config;
+		ready->limits = limits;
+		limits = before;
+		if (limits != NULL || ready->limits != NULL) {
+			ready->permit_after_ns = 0; /* what was refused by the old ones may be asked again */
+			ready->paced_until_ns = 0;
+		}
+		ready->hindrance = FREE;
+		atomic_store(&ready->selects, config->selection_rate.quantity > 0 || config->selection_rate_count > 0);
 		if (config->gate.failures_to_close == 0)
 			ready->gate = (struct tr_gate){0};
 		if (atomic_load(&ready->state) != READY_REPLACED)
@@ -280,6 +310,11 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 		tr_log(TR_LEVEL_ERROR, "queue", "%s: no path configuration%s: %s", ready->name,
 			ready->path != NULL ? ", the old one stays" : "", error != NULL ? error : "no answer");
 	ready_kick_chain(chain);
+	free(ready->error);
+	ready->error = config == NULL ? strdup(error != NULL ? error : "no answer") : NULL;
+	if (config != NULL)
+		permit_unwait(ready);
+	limits_unref(limits);
 	tr_path_config_unref(old);
 	if (excess.count > 0)
 		ready_return_to_lines(ready->home, &excess, false);

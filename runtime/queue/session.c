@@ -46,6 +46,16 @@ session_unref(struct session *session)
 		free(session);
 }
 
+/* It is not one of those that an opening gate lets start any more. */
+void
+session_uncount_locked(struct session *session)
+{
+	if (!session->counted)
+		return;
+	session->counted = false;
+	session->pub.ready->gate_under_way--;
+}
+
 /* Off the ready queue and the worker: nothing finds it any more. */
 static void
 retire(struct session *session)
@@ -62,6 +72,7 @@ retire(struct session *session)
 	tr_timer_stop(tr_loop_wheel(session->pub.worker->loop), &session->cancel);
 	pthread_mutex_lock(&ready->lock);
 	session_unidle_locked(session);
+	session_uncount_locked(session);
 	*session->ready_prev = session->ready_next;
 	if (session->ready_next != NULL)
 		session->ready_next->ready_prev = session->ready_prev;
@@ -73,6 +84,10 @@ retire(struct session *session)
 		ready->probe_coming = false;
 	pthread_mutex_unlock(&ready->lock);
 	session->pub.probing = false;
+	pace_end(session);
+	permit_end(session);
+	limits_unref(session->limits);
+	session->limits = NULL;
 	tr_path_config_unref((struct tr_path_config *)session->pub.path);
 	tr_queue_config_unref((struct tr_queue_config *)session->pub.queue);
 	session->pub.path = NULL;
@@ -89,19 +104,26 @@ failed_open(struct tr_ready *ready)
 	ready_kick(ready);
 }
 
-static void
-open_now(struct session *session)
+void
+session_refused(struct session *session)
+{
+	struct tr_ready *ready = session->pub.ready;
+	struct tr_engine *engine = session->pub.worker->engine;
+
+	retire(session);
+	ready_unref(ready);
+	session_unref(session);
+	busy_drop(engine);
+}
+
+void
+session_permitted(struct session *session)
 {
 	struct tr_worker *worker = session->pub.worker;
 	struct tr_ready *ready = session->pub.ready;
 	struct tr_engine *engine = worker->engine;
 	int err = TR_ECANCELED;
 
-	session->worker_next = worker->sessions;
-	session->worker_prev = &worker->sessions;
-	if (worker->sessions != NULL)
-		worker->sessions->worker_prev = &session->worker_next;
-	worker->sessions = session;
 	if (!stopping(engine)) {
 		ready_metric(ready, M_CONNECTIONS_TOTAL, 1);
 		err = engine->ops.open_session(engine->ops_arg, worker, &session->pub);
@@ -119,13 +141,34 @@ open_now(struct session *session)
 }
 
 static void
+open_now(struct session *session)
+{
+	struct tr_worker *worker = session->pub.worker;
+	enum permit_answer answer = PERMIT_GRANTED;
+
+	session->worker_next = worker->sessions;
+	session->worker_prev = &worker->sessions;
+	if (worker->sessions != NULL)
+		worker->sessions->worker_prev = &session->worker_next;
+	worker->sessions = session;
+	if (!stopping(worker->engine))
+		answer = permit_ask(session);
+	if (answer == PERMIT_GRANTED)
+		session_permitted(session);
+	else if (answer == PERMIT_REFUSED)
+		session_refused(session);
+}
+
+static void
 wake_now(struct session *session)
 {
 	struct tr_engine *engine = session->pub.worker->engine;
 
 	atomic_store(&session->wake_posted, false);
-	if (!session->ended)
+	if (!session->ended && !permit_pending(session))
 		engine->ops.wake_session(engine->ops_arg, &session->pub);
+	else if (!session->ended && stopping(engine))
+		session_refused(session); /* there is nothing to wait for */
 	session_unref(session);
 }
 
@@ -220,6 +263,12 @@ sessions_close_all(struct tr_ready *ready, struct tr_worker *worker)
 			wake = session;
 		}
 	}
+	for (struct session *session = ready->all; session != NULL; session = session->ready_next) {
+		if (!session->pacing || !session_claim_wake(session))
+			continue;
+		session->act_next = wake;
+		wake = session;
+	}
 	pthread_mutex_unlock(&ready->lock);
 	while (wake != NULL) {
 		struct session *session = wake;
@@ -273,7 +322,20 @@ may_take_locked(struct session *session)
 		await_pressure(session->pub.worker);
 		return TR_TAKE_EMPTY;
 	}
-	if (ready->path->gate.failures_to_close != 0 && ready->gate.state != TR_GATE_OPEN) {
+	if (ready->paced_until_ns != 0 && ready->paced_until_ns > tr_mono_ns())
+		return TR_TAKE_EMPTY;
+	if (tr_gate_is_paced(&ready->gate)) {
+		if (session->counted)
+			return TR_TAKE_GOT;
+		if (ready->gate_under_way >= ready->gate.concurrent ||
+			!tr_gate_enter(&ready->gate, tr_mono_ns(), &wait_ns)) {
+			ready_kick(ready); /* it wakes somebody when the next one may start */
+			return TR_TAKE_EMPTY;
+		}
+		session->counted = true;
+		session->took_at_ns = tr_mono_ns();
+		ready->gate_under_way++;
+	} else if (ready->path->gate.failures_to_close != 0 && ready->gate.state != TR_GATE_OPEN) {
 		if (session->pub.probing)
 			return TR_TAKE_GATE; /* its one batch is under way or was without an outcome */
 		if (!tr_gate_enter(&ready->gate, tr_mono_ns(), &wait_ns))
@@ -294,6 +356,7 @@ tr_session_take(struct tr_session *pub, uint32_t max, uint64_t max_bytes, struct
 	struct tr_sched *chain;
 	struct tr_message *message;
 	uint64_t bytes = 0;
+	struct ready_limits *old = NULL;
 	int64_t now_ms;
 	bool more = true;
 
@@ -301,6 +364,10 @@ tr_session_take(struct tr_session *pub, uint32_t max, uint64_t max_bytes, struct
 	do {
 		pthread_mutex_lock(&ready->lock);
 		session_unidle_locked(session);
+		if (session->limits != ready->limits) {
+			old = session->limits;
+			session->limits = limits_ref(ready->limits);
+		}
 		*why = may_take_locked(session);
 		if (*why != TR_TAKE_GOT) {
 			pthread_mutex_unlock(&ready->lock);
@@ -333,6 +400,7 @@ tr_session_take(struct tr_session *pub, uint32_t max, uint64_t max_bytes, struct
 		if (max == 0)
 			break;
 	} while (good.count == 0 && more);
+	limits_unref(old);
 	judge_finish(&judge, ready);
 	count_move(engine, IN_READY, IN_FLIGHT, good.count);
 	session->taken += good.count;
@@ -362,6 +430,22 @@ session_unidle_locked(struct session *session)
 	ready->idle--;
 }
 
+/* Nothing may be taken now, though there is something: who may, or when, is a matter of the home's timer. */
+bool
+ready_held_back_locked(const struct tr_ready *ready)
+{
+	int64_t now_ns;
+
+	if (ready->paced_until_ns != 0 && ready->paced_until_ns > tr_mono_ns())
+		return true;
+	if (ready->path->gate.failures_to_close == 0)
+		return false;
+	if (!tr_gate_is_paced(&ready->gate))
+		return ready->gate.state != TR_GATE_OPEN;
+	now_ns = tr_mono_ns();
+	return ready->gate_under_way >= ready->gate.concurrent || tr_gate_room(&ready->gate, now_ns) == 0;
+}
+
 bool
 tr_session_wait(struct tr_session *pub)
 {
@@ -375,9 +459,10 @@ tr_session_wait(struct tr_session *pub)
 		idle = false;
 	else if (ready->messages.count > 0 && tr_spool_pressure(ready->engine->spool))
 		await_pressure(pub->worker); /* they came after the take, and who put them in saw a busy session */
-	else if (ready->messages.count > 0 &&
-		 (ready->path->gate.failures_to_close == 0 || ready->gate.state == TR_GATE_OPEN))
+	else if (ready->messages.count > 0 && !ready_held_back_locked(ready))
 		idle = false;
+	if (idle && session->held == 0)
+		session_uncount_locked(session);
 	if (idle && !pub->idle_queued) { /* the last to come is the first to be woken: its connection is the warmest */
 		session->idle_next = place->idle;
 		session->idle_prev = &place->idle;

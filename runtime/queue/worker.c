@@ -201,6 +201,8 @@ housekeeping(struct tr_timer *timer)
 	sched_refresh_all(worker);
 	ready_housekeeping(worker);
 	admin_housekeeping(worker);
+	if (worker->index == 0)
+		sources_housekeeping(worker->engine);
 	worker_decide(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
 }
@@ -267,6 +269,7 @@ worker_fini(struct tr_worker *worker)
 
 	if (worker->posts == NULL)
 		return; /* never initialised */
+	releases_free(worker);
 	for (size_t i = 0; i < TR_COUNT(timers); i++)
 		tr_timer_stop(tr_loop_wheel(worker->loop), timers[i]);
 	tr_loop_undefer(worker->loop, &worker->pump_defer);
