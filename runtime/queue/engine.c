@@ -72,6 +72,8 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	pthread_mutex_init(&engine->index_lock, NULL);
 	pthread_mutex_init(&engine->ready_lock, NULL);
 	pthread_mutex_init(&engine->admin_lock, NULL);
+	if (sources_init(engine) != TR_OK)
+		goto fail;
 	engine->ready_mask = 1023;
 	engine->ready_buckets = calloc(engine->ready_mask + 1, sizeof *engine->ready_buckets);
 	engine->workers = calloc(config->workers, sizeof *engine->workers);
@@ -85,6 +87,8 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	}
 	engine->sched_metrics[0] =
 		tr_metric_get(TR_GAUGE, "scheduled_count_total", "messages in all scheduled queues", NULL);
+	engine->suspension_metric = tr_metric_get(
+		TR_COUNTER, "source_suspensions", "times that a source was suspended because it did not work", NULL);
 	engine->sched_metrics[1] = tr_metric_get(TR_GAUGE, "scheduled_queue_count", "scheduled queues", NULL);
 	tr_metrics_add_collector(collect, engine);
 	*out = engine;
@@ -93,6 +97,7 @@ fail:
 	for (uint32_t i = 0; engine->workers != NULL && i < config->workers; i++)
 		worker_fini(&engine->workers[i]);
 	tr_queue_config_unref(engine->fallback);
+	sources_free(engine);
 	free(engine->workers);
 	free(engine->ready_buckets);
 	tr_shaping_free(engine->own_shaping);
@@ -133,6 +138,8 @@ tr_engine_free(struct tr_engine *engine)
 	pthread_mutex_destroy(&engine->admin_lock);
 	tr_metric_unref(engine->sched_metrics[0]);
 	tr_metric_unref(engine->sched_metrics[1]);
+	tr_metric_unref(engine->suspension_metric);
+	sources_free(engine);
 	tr_queue_config_unref(engine->fallback);
 	free(engine->index_free);
 	free(engine->ready_buckets);

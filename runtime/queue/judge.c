@@ -53,7 +53,7 @@ judge_message(
 		found = EXPIRED;
 	else if (rule_of(engine, TR_ADMIN_SUSPEND, sched, NULL))
 		found = SUSPENDED;
-	else if (mode == JUDGE_PROMOTE && sched->lanes[0].ready != NULL &&
+	else if (mode == JUDGE_PROMOTE && sched->lane_count == 1 && sched->lanes[0].ready != NULL &&
 		 atomic_load(&sched->lanes[0].ready->state) == READY_ERROR)
 		found = BROKEN;
 	else if (mode == JUDGE_PROMOTE && sched->site_error != NULL && sched->config != NULL && site_needed(sched)) {

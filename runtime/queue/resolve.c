@@ -186,8 +186,9 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 	atomic_store_explicit(&sched->configured, true, memory_order_release);
 }
 
-void
-tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, const char *error)
+/* The answer is complete. pool: reference taken over. */
+static void
+configured(struct tr_sched *sched, struct tr_queue_config *config, struct tr_pool_config *pool, const char *error)
 {
 	struct resolve_waiter *waiter = sched->waiters, *reversed = NULL;
 
@@ -195,6 +196,9 @@ tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, cons
 	sched->resolved_at_ns = tr_mono_ns();
 	if (config != NULL) {
 		take_config(sched, config);
+		if (lanes_set(sched, pool) != TR_OK)
+			tr_log(TR_LEVEL_ERROR, "queue", "queue %s: no memory for its pool, the old one stays",
+				sched->name);
 	} else if (sched->config == NULL) {
 		char *text = strdup(error != NULL ? error : "no configuration");
 
@@ -224,6 +228,34 @@ tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, cons
 	}
 	sched_activate(sched);
 	sched_count(sched, -1);
+}
+
+void
+sched_pool_known(struct tr_sched *sched, struct tr_pool_config *pool, const char *error)
+{
+	struct tr_queue_config *config = sched->pending;
+
+	sched->pending = NULL;
+	if (pool == NULL && sched->config == NULL) {
+		tr_queue_config_unref(config);
+		config = NULL;
+	} else if (pool == NULL) { /* contract/events.md section 6: the new configuration with the old pool */
+		tr_log(TR_LEVEL_WARN, "queue", "queue %s keeps its pool: %s", sched->name, error);
+		pool = tr_pool_config_ref(sched->pool);
+	}
+	configured(sched, config, pool, error);
+}
+
+void
+tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config, const char *error)
+{
+	if (config == NULL || config->egress_pool == NULL || strcmp(config->egress_pool, "unspecified") == 0 ||
+		config->protocol == TR_PROTO_NULL) {
+		configured(sched, config, NULL, error);
+		return;
+	}
+	sched->pending = config;
+	pool_resolve(sched);
 }
 
 /* --- insert -------------------------------------------------------------------------------------------------- */

@@ -92,6 +92,7 @@ sched_new(struct tr_engine *engine, struct tr_str name, uint64_t hash)
 	sched->lanes = &sched->only;
 	sched->lane_count = 1;
 	sched->only.sched = sched;
+	sched->only.weight = 1;
 	atomic_init(&sched->max_age_ms, INT64_MAX);
 	sched->line = SLOT_LIST_EMPTY;
 	sched->line_expiry_ms = INT64_MAX;
@@ -140,7 +141,10 @@ sched_free(struct tr_sched *sched)
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
 		if (sched->lanes[i].ready != NULL)
 			ready_unref(sched->lanes[i].ready);
+		source_unref(sched->lanes[i].source);
 	}
+	tr_pool_config_unref(sched->pool);
+	tr_queue_config_unref(sched->pending);
 	if (sched->lanes != &sched->only)
 		free(sched->lanes);
 	index_give(engine, sched->index);
@@ -229,20 +233,11 @@ sched_reap(struct tr_sched *sched)
 {
 	struct stripe *stripe = &sched->engine->stripes[sched->hash % STRIPES];
 	struct tr_sched **at;
-	bool idle = true;
+	bool idle;
 
 	pthread_mutex_lock(&stripe->lock);
-	for (uint32_t i = 0; i < sched->lane_count && idle; i++) {
-		struct lane *lane = &sched->lanes[i];
-
-		if (lane->ready == NULL)
-			continue;
-		pthread_mutex_lock(&lane->ready->lock);
-		idle = !lane->waiting && lane->granted == 0;
-		pthread_mutex_unlock(&lane->ready->lock);
-	}
-	idle = idle && atomic_load_explicit(&sched->count, memory_order_acquire) == 0 && !atomic_load(&sched->kicked) &&
-	       !sched->active && !sched->resolving && sched->waiters == NULL;
+	idle = lanes_idle(sched) && atomic_load_explicit(&sched->count, memory_order_acquire) == 0 &&
+	       !atomic_load(&sched->kicked) && !sched->active && !sched->resolving && sched->waiters == NULL;
 	if (idle) {
 		at = &stripe->buckets[(sched->hash / STRIPES) & stripe->mask];
 		while (*at != sched)
@@ -354,7 +349,7 @@ sched_retry_in(struct tr_sched *sched, int64_t delay_ns)
 		tr_timer_start_at(tr_loop_wheel(sched->home->loop), &sched->timer, due_ns, retry_due);
 }
 
-static void
+void
 judge_incoming(struct tr_sched *sched)
 {
 	struct judge judge = {.worker = sched->home};
@@ -385,9 +380,9 @@ sched_pump(struct tr_sched *sched)
 
 	if (!worker->started || stopping(engine))
 		return;
-	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && lane->held == 0) {
-		if (lane->ready != NULL && !sched->loading)
-			ready_unwait(lane); /* room that came too late */
+	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && !lanes_hold(sched)) {
+		if (!sched->loading)
+			lanes_release(sched); /* room that came too late */
 		return;
 	}
 	if (sched->config == NULL) {
@@ -413,20 +408,22 @@ sched_pump(struct tr_sched *sched)
 		judge_incoming(sched); /* each a TransientFailure: it came due under the rule */
 		sched_spill(sched, &sched->fresh, true);
 		sched_retry_in(sched, until_ns - tr_mono_ns());
-		if (lane->ready != NULL) {
-			ready_unwait(lane);
-			ready_release(lane->ready, lane->held);
-			lane->held = 0;
-		}
+		lanes_release(sched);
+		return;
+	}
+	if (sched->no_sources) {
+		lanes_refuse(sched);
 		return;
 	}
 	if (!site_known(sched))
 		return;
-	if (lane->ready == NULL || atomic_load(&lane->ready->state) == READY_REPLACED) {
-		if (ready_route(sched) != TR_OK) {
-			sched_retry_in(sched, TR_NS_PER_S);
-			return;
-		}
+	if (lanes_stale(sched) && ready_route(sched) != TR_OK) {
+		sched_retry_in(sched, TR_NS_PER_S);
+		return;
+	}
+	if (sched->lane_count > 1 || lane_is_special(lane)) {
+		lanes_pump(sched);
+		return;
 	}
 	ready = lane->ready;
 	state = atomic_load(&ready->state);

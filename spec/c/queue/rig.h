@@ -46,6 +46,11 @@ struct rig {
 	void (*path_config)(struct rig *rig, const char *name, struct tr_path_config *config);
 	/* What became of a batch; -1: it hangs until cancelled. >= 0: after so many ns. */
 	int64_t (*send)(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome);
+	/* The pool's or source's definition, or NULL and *error; NULL: there are none. */
+	struct tr_pool_config *(*pool)(struct rig *rig, const char *name, const char **error);
+	struct tr_source_config *(*source)(struct rig *rig, const char *name, const char **error);
+	int64_t source_delay_ns; /* until its answer comes */
+	uint32_t pools_asked, sources_asked;
 	const char *queue_error;
 	bool no_path, no_handler;
 	void (*requeue)(struct rig *rig, struct tr_message *message);
@@ -99,6 +104,59 @@ rig_resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 	if (rig->path_config != NULL)
 		rig->path_config(rig, tr_ready_name(ready).data, config);
 	tr_ready_configured(ready, config, NULL);
+}
+
+static inline void
+rig_resolve_pool(void *arg, struct tr_worker *worker, struct tr_pool *pool)
+{
+	struct rig *rig = arg;
+	const char *error = "no such pool";
+	struct tr_pool_config *config = rig->pool != NULL ? rig->pool(rig, tr_pool_name(pool).data, &error) : NULL;
+
+	rig->pools_asked++;
+	tr_pool_configured(pool, config, error);
+}
+
+static inline void
+rig_answer_source(struct rig *rig, struct tr_source *source)
+{
+	const char *error = "no such source";
+	struct tr_source_config *config =
+		rig->source != NULL ? rig->source(rig, tr_source_name(source).data, &error) : NULL;
+
+	tr_source_configured(source, config, error);
+}
+
+struct rig_late {
+	struct tr_timer timer;
+	struct rig *rig;
+	struct tr_source *source;
+};
+
+static inline void
+rig_late_due(struct tr_timer *timer)
+{
+	struct rig_late *late = tr_container_of(timer, struct rig_late, timer);
+
+	rig_answer_source(late->rig, late->source);
+	free(late);
+}
+
+static inline void
+rig_resolve_source(void *arg, struct tr_worker *worker, struct tr_source *source)
+{
+	struct rig *rig = arg;
+	struct rig_late *late;
+
+	rig->sources_asked++;
+	if (rig->source_delay_ns == 0) {
+		rig_answer_source(rig, source);
+		return;
+	}
+	late = calloc(1, sizeof *late);
+	late->rig = rig;
+	late->source = source;
+	tr_timer_start(tr_loop_wheel(tr_worker_loop(worker)), &late->timer, rig->source_delay_ns, rig_late_due);
 }
 
 static inline void
@@ -322,6 +380,8 @@ rig_has_handler(void *arg, struct tr_worker *worker, const char *name)
 static const struct tr_queue_ops rig_ops = {
 	.resolve_queue = rig_resolve_queue,
 	.resolve_path = rig_resolve_path,
+	.resolve_pool = rig_resolve_pool,
+	.resolve_source = rig_resolve_source,
 	.open_session = rig_open_session,
 	.wake_session = rig_wake_session,
 	.cancel_session = rig_cancel_session,
