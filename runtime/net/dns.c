@@ -1,272 +1,494 @@
 #include "net/dns.h"
 
 #include <ares.h>
-#include <ev.h>
-#include <netdb.h>
 #include <stdlib.h>
-#include <sys/time.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "net/dns_channel.h"
+#include "net/mx.h"
 
-#define TRY_MS 2000 /* one server, one try; the query's own time-out stands above it */
-#define TRIES 3
-#define BACKSTOP_S 1.0
+#define ALIAS_MAX 8            /* questions that the aliases of one name may cost */
+#define CACHED_MAX (16 * 1024) /* bytes of an answer; a longer one is not worth its place */
 
-struct watch { /* one socket of c-ares */
-	struct watch *next;
-	struct tr_dns *dns;
-	ev_io io;
+struct channel { /* of a resolver that was used here */
+	struct channel *next;
+	struct tr_resolver *resolver; /* referenced */
+	struct tr_dns_channel *channel;
+	uint32_t flights;
 };
 
 struct tr_dns {
 	struct tr_loop *loop;
-	ares_channel channel;
-	struct watch *watches;
-	ev_timer resend; /* c-ares' own clock: of real packets, so in real time */
+	struct tr_resolvers *resolvers;
+	struct channel *channels;
 	struct tr_dns_query *queries;
+	struct flight *flights;
+	struct tr_mx_line mx_line;
 	bool freeing;
 };
 
-/* A query ends by its answer, its time-out or its cancel. c-ares cannot take back a single one: after the two latter
- * it stays until c-ares lets go of it, with then == NULL. */
+/* A place in a flight. */
+struct wait {
+	struct wait *next, **prev; /* prev NULL: none */
+	struct tr_dns_query *query;
+	int part;
+};
+
+/* A question under way, for all that asked it. It outlives them: c-ares cannot take back a single one. */
+struct flight {
+	struct flight *next, **prev;
+	struct tr_dns *dns;
+	struct tr_resolver *resolver; /* referenced */
+	struct channel *channel;      /* that has the question; NULL: none */
+	uint32_t child;               /* of an aggregate: who is asked */
+	uint32_t aliases;
+	uint32_t alias_ttl_s;
+	char *alias; /* what is asked instead of the name; NULL: the name */
+	enum tr_dns_type type;
+	struct wait *waits;
+	char name[];
+};
+
+enum query_kind { ASKS_RECORDS, ASKS_ADDRS, ASKS_LITERAL };
+
+/* A query ends by its answer, its time-out or its cancel, and is freed then. */
 struct tr_dns_query {
 	struct tr_dns_query *next, **prev;
 	struct tr_dns *dns;
+	struct tr_resolver *resolver; /* referenced */
 	struct tr_timer timeout;
-	struct tr_defer later; /* literals */
+	struct tr_defer later;
+	enum query_kind kind;
+	enum tr_ip_strategy strategy;
 	struct tr_sockaddr literal;
-	struct ares_addrinfo *info; /* an answer that came before tr_dns_addr() returned */
-	int status;
-	bool asking; /* inside ares_getaddrinfo() */
-	bool asked;  /* c-ares has it */
-	void (*then)(void *arg, int err, const struct tr_sockaddr *addrs, size_t count);
+	enum tr_dns_type types[2];
+	struct wait waits[2];
+	struct tr_dns_answer *answers[2];
+	int parts, pending; /* begun, and not answered yet */
+	void (*then_answer)(void *arg, struct tr_dns_answer *answer);
+	void (*then_found)(void *arg, const struct tr_dns_found *found);
+	void (*then_addrs)(void *arg, int err, const struct tr_sockaddr *addrs, size_t count);
 	void *arg;
+	bool is_name; /* `name` is one */
+	char name[];  /* normal */
 };
 
+/* --- flights ---------------------------------------------------------------------------------------------- */
+
+static void flight_go(struct flight *flight);
+
+static void query_answered(struct wait *wait, struct tr_dns_answer *answer);
+
 static void
-unlink_query(struct tr_dns_query *query)
+wait_leave(struct wait *wait)
 {
-	*query->prev = query->next;
-	if (query->next != NULL)
-		query->next->prev = query->prev;
+	if (wait->prev == NULL)
+		return;
+	*wait->prev = wait->next;
+	if (wait->next != NULL)
+		wait->next->prev = wait->prev;
+	wait->prev = NULL;
+}
+
+static size_t
+size_of(const struct tr_dns_answer *answer, enum tr_dns_type type)
+{
+	size_t size = answer->count * sizeof *answer->records;
+
+	for (uint32_t i = 0; i < answer->count && type != TR_DNS_A && type != TR_DNS_AAAA; i++)
+		size += answer->records[i].text.len;
+	return size;
+}
+
+/* Takes the answer's reference. */
+static void
+flight_end(struct flight *flight, struct tr_dns_answer *answer)
+{
+	struct tr_dns *dns = flight->dns;
+
+	*flight->prev = flight->next;
+	if (flight->next != NULL)
+		flight->next->prev = flight->prev;
+	if (answer != NULL && !dns->freeing) {
+		if (flight->alias != NULL && flight->alias_ttl_s < answer->ttl_s)
+			answer->ttl_s = flight->alias_ttl_s;
+		tr_resolver_date(flight->resolver, answer, tr_mono_ns());
+		if (size_of(answer, flight->type) <= CACHED_MAX)
+			tr_dns_cache_put(flight->resolver->cache, flight->type, flight->name, &answer->item);
+		if (answer->status == TR_DNS_FAILED)
+			tr_metric_add(dns->resolvers->failures, 1);
+	}
+	while (flight->waits != NULL) {
+		struct wait *wait = flight->waits;
+
+		wait_leave(wait);
+		query_answered(wait, tr_dns_answer_ref(answer));
+	}
+	tr_dns_answer_unref(answer);
+	tr_resolver_unref(flight->resolver);
+	free(flight->alias);
+	free(flight);
+}
+
+/* Takes the answer's reference. */
+static void
+flight_answered(void *arg, struct tr_dns_answer *answer)
+{
+	struct flight *flight = arg;
+	const struct tr_resolver *resolver = flight->resolver;
+	bool more = resolver->kind == TR_RESOLVER_AGGREGATE && flight->child + 1 < resolver->child_count;
+
+	if (flight->channel != NULL)
+		flight->channel->flights--;
+	flight->channel = NULL;
+	if (answer == NULL || flight->dns->freeing || answer->status == TR_DNS_OK) {
+		flight_end(flight, answer);
+		return;
+	}
+	if (answer->status == TR_DNS_NODATA && answer->alias != NULL && !answer->has_soa) {
+		/* the server knows the alias alone: an authority that is not asked recursively */
+		char *alias = flight->aliases < ALIAS_MAX ? strdup(answer->alias) : NULL;
+
+		if (alias != NULL) {
+			if (flight->alias == NULL || answer->ttl_s < flight->alias_ttl_s)
+				flight->alias_ttl_s = answer->ttl_s;
+			free(flight->alias);
+			flight->alias = alias;
+			flight->aliases++;
+			tr_dns_answer_unref(answer);
+			flight_go(flight);
+			return;
+		}
+		answer->status = TR_DNS_FAILED;
+		answer->err = TR_EPROTO;
+		answer->why = "a loop of CNAMEs";
+	}
+	if (more) {
+		tr_dns_answer_unref(answer);
+		free(flight->alias);
+		flight->alias = NULL;
+		flight->aliases = 0;
+		flight->child++;
+		flight_go(flight);
+		return;
+	}
+	flight_end(flight, answer);
 }
 
 static void
-free_query(struct tr_dns_query *query)
+channels_prune(struct tr_dns *dns)
 {
-	unlink_query(query);
-	if (query->info != NULL)
-		ares_freeaddrinfo(query->info);
-	free(query);
+	for (struct channel **at = &dns->channels; *at != NULL;) {
+		struct channel *channel = *at;
+
+		/* two references are ours: nobody can ask it any more */
+		if (channel->flights > 0 || atomic_load_explicit(&channel->resolver->refs, memory_order_acquire) > 2) {
+			at = &channel->next;
+			continue;
+		}
+		*at = channel->next;
+		tr_dns_channel_free(channel->channel);
+		tr_resolver_unref(channel->resolver);
+		free(channel);
+	}
 }
+
+static struct channel *
+channel_of(struct tr_dns *dns, struct tr_resolver *resolver)
+{
+	struct channel *channel = dns->channels;
+
+	while (channel != NULL && channel->resolver != resolver)
+		channel = channel->next;
+	if (channel != NULL)
+		return channel;
+	channels_prune(dns);
+	channel = calloc(1, sizeof *channel);
+	if (channel == NULL || tr_dns_channel_new(dns->loop, resolver, &channel->channel) != TR_OK) {
+		free(channel);
+		return NULL;
+	}
+	channel->resolver = tr_resolver_ref(resolver);
+	channel->next = dns->channels;
+	dns->channels = channel;
+	return channel;
+}
+
+static bool
+is_short(const struct tr_resolver *resolver, const char *name)
+{
+	uint32_t dots = 0;
+
+	for (; *name != '\0'; name++)
+		dots += *name == '.';
+	return dots < resolver->ndots;
+}
+
+/* The flight may be gone afterwards. */
+static void
+flight_go(struct flight *flight)
+{
+	struct tr_resolver *resolver = flight->resolver;
+	const char *name = flight->alias != NULL ? flight->alias : flight->name;
+	bool addrs = flight->type == TR_DNS_A || flight->type == TR_DNS_AAAA;
+	struct tr_dns_answer *answer;
+
+	if (resolver->kind == TR_RESOLVER_AGGREGATE && resolver->child_count > 0)
+		resolver = resolver->children[flight->child];
+	tr_metric_add(flight->dns->resolvers->queries, 1);
+	if (resolver->kind == TR_RESOLVER_TEST) {
+		flight_answered(flight, tr_zones_ask(resolver->zones, name, flight->type));
+		return;
+	}
+	if (resolver->kind == TR_RESOLVER_AGGREGATE) {
+		flight_end(flight, tr_dns_answer_new(TR_DNS_FAILED, TR_EPROTO, "a resolver without servers"));
+		return;
+	}
+	flight->channel = channel_of(flight->dns, resolver);
+	if (flight->channel == NULL) {
+		flight_end(flight, tr_dns_answer_new(TR_DNS_FAILED, TR_EIO, "the resolver cannot be set up"));
+		return;
+	}
+	flight->channel->flights++;
+	answer = addrs && resolver->hosts_file ? tr_dns_channel_hosts(flight->channel->channel, name, flight->type)
+					       : NULL;
+	if (answer != NULL)
+		flight_answered(flight, answer);
+	else
+		tr_dns_channel_ask(flight->channel->channel, name, flight->type, addrs && is_short(resolver, name),
+			flight_answered, flight);
+}
+
+/* --- queries ---------------------------------------------------------------------------------------------- */
 
 /* Nobody waits for it any more. */
 static void
 settle(struct tr_dns_query *query)
 {
-	struct tr_loop *loop = query->dns->loop;
+	struct tr_dns *dns = query->dns;
 
-	query->then = NULL;
-	tr_timer_stop(tr_loop_wheel(loop), &query->timeout);
-	tr_loop_undefer(loop, &query->later);
+	*query->prev = query->next;
+	if (query->next != NULL)
+		query->next->prev = query->prev;
+	tr_timer_stop(tr_loop_wheel(dns->loop), &query->timeout);
+	tr_loop_undefer(dns->loop, &query->later);
+	for (int i = 0; i < 2; i++) {
+		wait_leave(&query->waits[i]);
+		tr_dns_answer_unref(query->answers[i]);
+	}
+	tr_resolver_unref(query->resolver);
 	tr_hold_drop();
-	if (!query->asked)
-		free_query(query);
+	free(query);
 }
 
 static void
-answer(struct tr_dns_query *query, int err, const struct tr_sockaddr *addrs, size_t count)
+tell_found(struct tr_dns_query *query, const struct tr_dns_found *found)
 {
-	void (*then)(void *, int, const struct tr_sockaddr *, size_t) = query->then;
-	void *arg = query->arg;
+	struct tr_dns_query told = {
+		.then_found = query->then_found, .then_addrs = query->then_addrs, .arg = query->arg};
 
 	settle(query);
-	then(arg, err, addrs, count);
-}
-
-/* --- sockets and time of c-ares ------------------------------------------------------------------------- */
-
-static void
-rearm(struct tr_dns *dns)
-{
-	struct timeval most = {(time_t)BACKSTOP_S, 0}, buffer, *next;
-	struct ev_loop *ev = tr_loop_ev(dns->loop);
-
-	ev_timer_stop(ev, &dns->resend);
-	if (dns->watches == NULL)
-		return;
-	next = ares_timeout(dns->channel, &most, &buffer);
-	ev_timer_set(&dns->resend, (double)next->tv_sec + (double)next->tv_usec / 1e6, 0.);
-	ev_timer_start(ev, &dns->resend);
+	if (told.then_found != NULL)
+		told.then_found(told.arg, found);
+	else
+		told.then_addrs(told.arg, found->err, found->addrs, found->count);
 }
 
 static void
-resend_cb(struct ev_loop *ev, ev_timer *watcher, int revents)
+tell_answer(struct tr_dns_query *query, struct tr_dns_answer *answer)
 {
-	struct tr_dns *dns = watcher->data;
+	void (*then)(void *, struct tr_dns_answer *) = query->then_answer;
+	void *arg = query->arg;
 
-	ares_process_fd(dns->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-	rearm(dns);
+	tr_dns_answer_ref(answer);
+	settle(query);
+	then(arg, answer);
+	tr_dns_answer_unref(answer);
 }
 
 static void
-io_cb(struct ev_loop *ev, ev_io *io, int revents)
+add_addrs(struct tr_sockaddr *addrs, size_t *count, const struct tr_dns_answer *answer, enum tr_dns_type type)
 {
-	struct tr_dns *dns = ((struct watch *)io->data)->dns;
-	ares_socket_t fd = io->fd; /* the watch may go inside */
+	for (uint32_t i = 0; answer != NULL && i < answer->count; i++) {
+		struct tr_sockaddr *addr = &addrs[(*count)++];
 
-	ares_process_fd(
-		dns->channel, revents & EV_READ ? fd : ARES_SOCKET_BAD, revents & EV_WRITE ? fd : ARES_SOCKET_BAD);
-	rearm(dns);
-}
+		if (type == TR_DNS_A) {
+			struct sockaddr_in *in = (struct sockaddr_in *)&addr->ss;
 
-static void
-socket_state(void *arg, ares_socket_t fd, int readable, int writable)
-{
-	struct tr_dns *dns = arg;
-	struct ev_loop *ev = tr_loop_ev(dns->loop);
-	struct watch **at = &dns->watches, *watch;
+			in->sin_family = AF_INET;
+			in->sin_addr = answer->records[i].v4;
+			addr->len = sizeof *in;
+		} else {
+			struct sockaddr_in6 *in = (struct sockaddr_in6 *)&addr->ss;
 
-	while (*at != NULL && (*at)->io.fd != fd)
-		at = &(*at)->next;
-	watch = *at;
-	if (!readable && !writable) {
-		if (watch == NULL)
-			return;
-		ev_io_stop(ev, &watch->io);
-		*at = watch->next;
-		free(watch);
-		return;
-	}
-	if (watch == NULL) {
-		watch = calloc(1, sizeof *watch);
-		if (watch == NULL) { /* the query runs into its time-out */
-			tr_log(TR_LEVEL_ERROR, "dns", "out of memory");
-			return;
-		}
-		watch->dns = dns;
-		watch->next = dns->watches;
-		dns->watches = watch;
-		ev_io_init(&watch->io, io_cb, fd, 0);
-		watch->io.data = watch;
-	}
-	ev_io_stop(ev, &watch->io);
-	ev_io_set(&watch->io, fd, (readable ? EV_READ : 0) | (writable ? EV_WRITE : 0));
-	ev_io_start(ev, &watch->io);
-}
-
-/* --- queries ------------------------------------------------------------------------------------------------ */
-
-static int
-err_of(int status)
-{
-	switch (status) {
-	case ARES_SUCCESS:
-		return TR_OK;
-	case ARES_ENOTFOUND:
-	case ARES_ENODATA:
-	case ARES_EBADNAME:
-		return TR_ENOENT;
-	case ARES_ETIMEOUT:
-		return TR_ETIMEDOUT;
-	case ARES_ENOMEM:
-		return TR_ENOMEM;
-	default:
-		return TR_EPROTO;
-	}
-}
-
-static void
-answer_addrs(struct tr_dns_query *query, int status, const struct ares_addrinfo *info)
-{
-	struct tr_sockaddr *addrs = NULL;
-	size_t count = 0;
-	int err = err_of(status);
-
-	if (err == TR_OK) {
-		for (struct ares_addrinfo_node *node = info->nodes; node != NULL; node = node->ai_next)
-			count++;
-		addrs = calloc(count > 0 ? count : 1, sizeof *addrs);
-		if (addrs == NULL)
-			err = TR_ENOMEM;
-		else if (count == 0)
-			err = TR_ENOENT;
-		count = 0;
-		for (struct ares_addrinfo_node *node = info->nodes; err == TR_OK && node != NULL;
-			node = node->ai_next) {
-			if (node->ai_addrlen > sizeof addrs->ss)
-				continue;
-			memcpy(&addrs[count].ss, node->ai_addr, node->ai_addrlen);
-			addrs[count++].len = (socklen_t)node->ai_addrlen;
+			in->sin6_family = AF_INET6;
+			in->sin6_addr = answer->records[i].v6;
+			addr->len = sizeof *in;
 		}
 	}
-	answer(query, err, addrs, err == TR_OK ? count : 0);
+}
+
+static void
+finish_addrs(struct tr_dns_query *query)
+{
+	struct tr_dns_found found = {.status = TR_DNS_OK, .secure = true};
+	struct tr_sockaddr *addrs;
+	size_t most = 1;
+
+	for (int i = 0; i < query->parts; i++)
+		most += query->answers[i] != NULL ? query->answers[i]->count : 0;
+	addrs = calloc(most, sizeof *addrs);
+	for (int i = 0; i < query->parts && addrs != NULL; i++) {
+		const struct tr_dns_answer *answer = query->answers[i];
+
+		if (answer == NULL) {
+			found.err = TR_ENOMEM;
+			continue;
+		}
+		add_addrs(addrs, &found.count, answer, query->types[i]);
+		found.secure = found.secure && answer->secure;
+	}
+	found.addrs = addrs;
+	if (addrs == NULL || (found.count == 0 && found.err == TR_ENOMEM)) {
+		found = (struct tr_dns_found){TR_DNS_FAILED, TR_ENOMEM, "out of memory", false, NULL, 0};
+	} else if (found.count > 0) {
+		found.err = TR_OK;
+	} else {
+		const struct tr_dns_answer *worst = query->answers[0];
+
+		/* a failure may hide addresses; no data in one family says more than no such name in the other */
+		for (int i = 1; i < query->parts; i++) {
+			if (query->answers[i]->status == TR_DNS_FAILED ||
+				(worst->status == TR_DNS_NXDOMAIN && query->answers[i]->status == TR_DNS_NODATA))
+				worst = query->answers[i];
+		}
+		found.status = worst->status;
+		found.err = worst->err;
+		found.why = worst->status == TR_DNS_NODATA ? "no address of that name" : worst->why;
+	}
+	tell_found(query, &found);
 	free(addrs);
 }
 
-static void
-answered(void *arg, int status, int timeouts, struct ares_addrinfo *info)
-{
-	struct tr_dns_query *query = arg;
+static void ask_part(struct tr_dns_query *query, enum tr_dns_type type);
 
-	query->asked = false;
-	if (query->asking) {
-		query->status = status;
-		query->info = info;
+static void
+all_answered(struct tr_defer *later)
+{
+	struct tr_dns_query *query = tr_container_of(later, struct tr_dns_query, later);
+
+	if (query->kind == ASKS_LITERAL) {
+		struct tr_sockaddr literal = query->literal; /* the query goes before its owner is told */
+		struct tr_dns_found found = {.status = TR_DNS_OK, .addrs = &literal, .count = 1};
+
+		tell_found(query, &found);
+	} else if (query->kind == ASKS_RECORDS) {
+		tell_answer(query, query->answers[0]);
+	} else if (query->parts == 1 && (query->answers[0] == NULL || query->answers[0]->count == 0) &&
+		   (query->strategy == TR_IP_V4_THEN_V6 || query->strategy == TR_IP_V6_THEN_V4)) {
+		query->pending = 1;
+		ask_part(query, query->types[0] == TR_DNS_A ? TR_DNS_AAAA : TR_DNS_A);
+	} else {
+		finish_addrs(query);
+	}
+}
+
+static void
+query_answered(struct wait *wait, struct tr_dns_answer *answer)
+{
+	struct tr_dns_query *query = wait->query;
+
+	query->answers[wait->part] = answer;
+	if (--query->pending == 0)
+		tr_loop_defer(query->dns->loop, &query->later, all_answered);
+}
+
+/* One more part of the query; `pending` counts it already. */
+static void
+ask_part(struct tr_dns_query *query, enum tr_dns_type type)
+{
+	struct tr_dns *dns = query->dns;
+	struct wait *wait = &query->waits[query->parts];
+	struct tr_dns_answer *answer;
+	struct flight *flight;
+	bool fresh = false;
+
+	wait->query = query;
+	wait->part = query->parts;
+	query->types[query->parts++] = type;
+	if (!query->is_name) {
+		query_answered(wait, tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "not a domain name"));
 		return;
 	}
-	if (query->then == NULL)
-		free_query(query);
-	else if (query->dns->freeing)
-		settle(query);
-	else
-		answer_addrs(query, status, info);
-	if (info != NULL)
-		ares_freeaddrinfo(info);
-}
-
-static void
-answer_held(struct tr_defer *later)
-{
-	struct tr_dns_query *query = tr_container_of(later, struct tr_dns_query, later);
-	struct ares_addrinfo *info = query->info;
-
-	query->info = NULL;
-	answer_addrs(query, query->status, info);
-	if (info != NULL)
-		ares_freeaddrinfo(info);
-}
-
-static void
-answer_literal(struct tr_defer *later)
-{
-	struct tr_dns_query *query = tr_container_of(later, struct tr_dns_query, later);
-	struct tr_sockaddr literal = query->literal; /* answer() frees the query */
-
-	answer(query, TR_OK, &literal, 1);
+	answer = tr_dns_cache_get(query->resolver->cache, type, query->name, tr_mono_ns());
+	tr_metric_add(answer != NULL ? dns->resolvers->hits : dns->resolvers->misses, 1);
+	if (answer != NULL) {
+		query_answered(wait, answer);
+		return;
+	}
+	for (flight = dns->flights; flight != NULL; flight = flight->next) {
+		if (flight->type == type && flight->resolver == query->resolver &&
+			strcmp(flight->name, query->name) == 0)
+			break;
+	}
+	if (flight == NULL) {
+		flight = calloc(1, sizeof *flight + strlen(query->name) + 1);
+		if (flight == NULL) {
+			query_answered(wait, NULL);
+			return;
+		}
+		flight->dns = dns;
+		flight->resolver = tr_resolver_ref(query->resolver);
+		flight->type = type;
+		memcpy(flight->name, query->name, strlen(query->name) + 1);
+		flight->next = dns->flights;
+		flight->prev = &dns->flights;
+		if (flight->next != NULL)
+			flight->next->prev = &flight->next;
+		dns->flights = flight;
+		fresh = true;
+	}
+	wait->next = flight->waits;
+	wait->prev = &flight->waits;
+	if (wait->next != NULL)
+		wait->next->prev = &wait->next;
+	flight->waits = wait;
+	if (fresh)
+		flight_go(flight);
 }
 
 static void
 timed_out(struct tr_timer *timer)
 {
-	answer(tr_container_of(timer, struct tr_dns_query, timeout), TR_ETIMEDOUT, NULL, 0);
+	struct tr_dns_query *query = tr_container_of(timer, struct tr_dns_query, timeout);
+	static const struct tr_dns_found found = {TR_DNS_FAILED, TR_ETIMEDOUT, "timed out", false, NULL, 0};
+	struct tr_dns_answer *answer;
+
+	tr_metric_add(query->dns->resolvers->failures, 1);
+	if (query->kind != ASKS_RECORDS) {
+		tell_found(query, &found);
+		return;
+	}
+	answer = tr_dns_answer_new(TR_DNS_FAILED, TR_ETIMEDOUT, "timed out");
+	tell_answer(query, answer);
+	tr_dns_answer_unref(answer);
 }
 
-struct tr_dns_query *
-tr_dns_addr(struct tr_dns *dns, const char *name, int64_t timeout_ns,
-	void (*then)(void *arg, int err, const struct tr_sockaddr *addrs, size_t count), void *arg)
+static struct tr_dns_query *
+query_new(struct tr_dns *dns, struct tr_resolver *resolver, const char *name, int64_t timeout_ns, void *arg)
 {
-	/* NOSORT: sorting opens a socket per address; the caller orders them by its own rules. */
-	static const struct ares_addrinfo_hints hints = {
-		.ai_flags = ARES_AI_NOSORT, .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-	struct tr_dns_query *query = calloc(1, sizeof *query);
-	struct tr_str text = tr_str(name);
+	char normal[TR_DNS_NAME_MAX];
+	bool is_name = tr_dns_name_normal(tr_str(name), normal) == TR_OK;
+	struct tr_dns_query *query = calloc(1, sizeof *query + (is_name ? strlen(normal) : 0) + 1);
 
 	if (query == NULL)
 		return NULL;
+	query->is_name = is_name;
+	if (is_name)
+		memcpy(query->name, normal, strlen(normal) + 1);
 	query->dns = dns;
-	query->then = then;
+	query->resolver = resolver != NULL ? tr_resolver_ref(resolver) : tr_resolvers_get(dns->resolvers, NULL);
 	query->arg = arg;
 	query->next = dns->queries;
 	query->prev = &dns->queries;
@@ -274,37 +496,98 @@ tr_dns_addr(struct tr_dns *dns, const char *name, int64_t timeout_ns,
 		query->next->prev = &query->next;
 	dns->queries = query;
 	tr_hold_take();
-	if (text.len > 2 && text.data[0] == '[' && text.data[text.len - 1] == ']') /* [192.0.2.1], [2001:db8::1] */
+	tr_timer_start(tr_loop_wheel(dns->loop), &query->timeout, timeout_ns, timed_out);
+	return query;
+}
+
+struct tr_dns_query *
+tr_dns_ask(struct tr_dns *dns, struct tr_resolver *resolver, const char *name, enum tr_dns_type type,
+	int64_t timeout_ns, void (*then)(void *arg, struct tr_dns_answer *answer), void *arg)
+{
+	struct tr_dns_query *query = query_new(dns, resolver, name, timeout_ns, arg);
+
+	if (query == NULL)
+		return NULL;
+	query->kind = ASKS_RECORDS;
+	query->then_answer = then;
+	query->pending = 1;
+	ask_part(query, type);
+	return query;
+}
+
+/* "192.0.2.1", "::1", and both in brackets, with "IPv6:" or without. */
+static bool
+is_literal(const char *name, struct tr_sockaddr *out)
+{
+	struct tr_str text = tr_str(name);
+
+	if (text.len > 2 && text.data[0] == '[' && text.data[text.len - 1] == ']')
 		text = (struct tr_str){text.data + 1, text.len - 2};
 	if (text.len > 5 && tr_str_ieq((struct tr_str){text.data, 5}, TR_STR("IPv6:")))
 		text = (struct tr_str){text.data + 5, text.len - 5};
-	if (text.len > 0 && text.data[0] != '/' && tr_sockaddr_parse(text, 1, &query->literal) == TR_OK &&
-		tr_sockaddr_port(&query->literal) == 1) {
-		tr_sockaddr_set_port(&query->literal, 0);
-		tr_loop_defer(dns->loop, &query->later, answer_literal);
+	if (text.len == 0 || text.data[0] == '/' || tr_sockaddr_parse(text, 1, out) != TR_OK ||
+		tr_sockaddr_port(out) != 1)
+		return false;
+	tr_sockaddr_set_port(out, 0);
+	return true;
+}
+
+static struct tr_dns_query *
+ask_addrs(struct tr_dns *dns, struct tr_resolver *resolver, const char *name, const enum tr_ip_strategy *strategy,
+	int64_t timeout_ns, void (*then_found)(void *arg, const struct tr_dns_found *found),
+	void (*then_addrs)(void *arg, int err, const struct tr_sockaddr *addrs, size_t count), void *arg)
+{
+	struct tr_dns_query *query = query_new(dns, resolver, name, timeout_ns, arg);
+
+	if (query == NULL)
+		return NULL;
+	query->then_found = then_found;
+	query->then_addrs = then_addrs;
+	query->strategy = strategy != NULL ? *strategy : query->resolver->strategy;
+	if (is_literal(name, &query->literal)) {
+		query->kind = ASKS_LITERAL;
+		tr_loop_defer(dns->loop, &query->later, all_answered);
 		return query;
 	}
-	tr_timer_start(tr_loop_wheel(dns->loop), &query->timeout, timeout_ns, timed_out);
-	query->asking = query->asked = true;
-	ares_getaddrinfo(dns->channel, name, NULL, &hints, answered, query);
-	query->asking = false;
-	if (!query->asked) /* from /etc/hosts, or a bad name: the caller must have the query's address first */
-		tr_loop_defer(dns->loop, &query->later, answer_held);
-	rearm(dns);
+	query->kind = ASKS_ADDRS;
+	if (query->strategy == TR_IP_V4_AND_V6) {
+		query->pending = 2;
+		ask_part(query, TR_DNS_A);
+		ask_part(query, TR_DNS_AAAA);
+	} else {
+		query->pending = 1;
+		ask_part(query, query->strategy == TR_IP_V4_ONLY || query->strategy == TR_IP_V4_THEN_V6 ? TR_DNS_A
+													: TR_DNS_AAAA);
+	}
 	return query;
+}
+
+struct tr_dns_query *
+tr_dns_addrs(struct tr_dns *dns, struct tr_resolver *resolver, const char *name, const enum tr_ip_strategy *strategy,
+	int64_t timeout_ns, void (*then)(void *arg, const struct tr_dns_found *found), void *arg)
+{
+	return ask_addrs(dns, resolver, name, strategy, timeout_ns, then, NULL, arg);
+}
+
+struct tr_dns_query *
+tr_dns_addr(struct tr_dns *dns, const char *name, int64_t timeout_ns,
+	void (*then)(void *arg, int err, const struct tr_sockaddr *addrs, size_t count), void *arg)
+{
+	return ask_addrs(dns, NULL, name, NULL, timeout_ns, NULL, then, arg);
 }
 
 void
 tr_dns_cancel(struct tr_dns_query *query)
 {
-	if (query != NULL && query->then != NULL)
+	if (query != NULL)
 		settle(query);
 }
 
+/* --- life --------------------------------------------------------------------------------------------------- */
+
 int
-tr_dns_new(struct tr_loop *loop, struct tr_dns **out)
+tr_dns_new_shared(struct tr_loop *loop, struct tr_resolvers *resolvers, struct tr_dns **out)
 {
-	struct ares_options options = {.timeout = TRY_MS, .tries = TRIES, .sock_state_cb = socket_state};
 	struct tr_dns *dns = calloc(1, sizeof *dns);
 	int status;
 
@@ -313,23 +596,28 @@ tr_dns_new(struct tr_loop *loop, struct tr_dns **out)
 		return TR_ENOMEM;
 	status = ares_library_init(ARES_LIB_INIT_ALL);
 	if (status != ARES_SUCCESS) {
-		free(dns);
-		return err_of(status);
-	}
-	dns->loop = loop;
-	options.sock_state_cb_data = dns;
-	status = ares_init_options(
-		&dns->channel, &options, ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
-	if (status != ARES_SUCCESS) {
-		tr_log(TR_LEVEL_ERROR, "dns", "the resolver cannot be set up: %s", ares_strerror(status));
-		ares_library_cleanup();
+		tr_log(TR_LEVEL_ERROR, "dns", "c-ares cannot be used: %s", ares_strerror(status));
 		free(dns);
 		return status == ARES_ENOMEM ? TR_ENOMEM : TR_EIO;
 	}
-	ev_timer_init(&dns->resend, resend_cb, 0., 0.);
-	dns->resend.data = dns;
+	dns->loop = loop;
+	dns->resolvers = tr_resolvers_ref(resolvers);
 	*out = dns;
 	return TR_OK;
+}
+
+int
+tr_dns_new(struct tr_loop *loop, struct tr_dns **out)
+{
+	struct tr_resolvers *resolvers;
+	int err = tr_resolvers_new(&resolvers);
+
+	*out = NULL;
+	if (err != TR_OK)
+		return err;
+	err = tr_dns_new_shared(loop, resolvers, out);
+	tr_resolvers_unref(resolvers);
+	return err;
 }
 
 void
@@ -337,12 +625,38 @@ tr_dns_free(struct tr_dns *dns)
 {
 	if (dns == NULL)
 		return;
+	while (dns->mx_line.all != NULL)
+		tr_mx_cancel(dns->mx_line.all);
 	dns->freeing = true;
-	ares_destroy(dns->channel); /* gives back all queries and sockets */
-	while (dns->queries != NULL)
-		/* literals that were not yet told. NOLINTNEXTLINE(clang-analyzer-unix.Malloc): they leave the list */
+	while (dns->queries != NULL) /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): they leave the list */
 		settle(dns->queries);
-	ev_timer_stop(tr_loop_ev(dns->loop), &dns->resend);
+	while (dns->channels != NULL) {
+		struct channel *channel = dns->channels;
+
+		dns->channels = channel->next;
+		tr_dns_channel_free(channel->channel); /* its flights end */
+		tr_resolver_unref(channel->resolver);
+		free(channel);
+	}
+	tr_resolvers_unref(dns->resolvers);
 	ares_library_cleanup();
 	free(dns);
+}
+
+struct tr_loop *
+tr_dns_loop(const struct tr_dns *dns)
+{
+	return dns->loop;
+}
+
+struct tr_resolvers *
+tr_dns_resolvers(const struct tr_dns *dns)
+{
+	return dns->resolvers;
+}
+
+struct tr_mx_line *
+tr_dns_mx_line(struct tr_dns *dns)
+{
+	return &dns->mx_line;
 }
