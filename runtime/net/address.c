@@ -143,50 +143,6 @@ tr_sockaddr_set_port(struct tr_sockaddr *addr, uint16_t port)
 
 /* --- blocks ---------------------------------------------------------------------------------------------- */
 
-int
-tr_cidr_parse(struct tr_str text, struct tr_cidr *out, char *hint)
-{
-	const char *slash = text.len > 0 ? memchr(text.data, '/', text.len) : NULL;
-	struct tr_str host = {text.data, slash != NULL ? (size_t)(slash - text.data) : text.len};
-	struct tr_sockaddr addr;
-	bool clean = true;
-	int max, bits;
-
-	if (hint != NULL)
-		hint[0] = '\0';
-	if (!parse_ip(host, 0, &addr))
-		return TR_EINVAL;
-	memset(out, 0, sizeof *out);
-	if (addr.ss.ss_family == AF_INET) {
-		out->family = 4;
-		memcpy(out->addr, &((struct sockaddr_in *)&addr.ss)->sin_addr, 4);
-	} else {
-		out->family = 6;
-		memcpy(out->addr, &((struct sockaddr_in6 *)&addr.ss)->sin6_addr, 16);
-	}
-	max = out->family == 4 ? 32 : 128;
-	bits = slash == NULL ? max : parse_port((struct tr_str){slash + 1, text.len - host.len - 1});
-	if (bits < 0 || bits > max)
-		return TR_EINVAL;
-	out->bits = (uint8_t)bits;
-	for (int i = 0; i < max / 8; i++) {
-		int kept = bits - i * 8;
-		uint8_t mask = kept >= 8 ? 255 : kept <= 0 ? 0 : (uint8_t)(255 << (8 - kept));
-
-		clean = clean && (out->addr[i] & ~mask) == 0;
-		out->addr[i] &= mask;
-	}
-	if (clean)
-		return TR_OK;
-	if (hint != NULL) {
-		char ip[INET6_ADDRSTRLEN];
-
-		inet_ntop(out->family == 4 ? AF_INET : AF_INET6, out->addr, ip, sizeof ip);
-		snprintf(hint, 64, "%s/%d", ip, bits);
-	}
-	return TR_EINVAL;
-}
-
 bool
 tr_cidr_contains(const struct tr_cidr *cidr, const struct tr_sockaddr *addr)
 {

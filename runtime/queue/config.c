@@ -68,6 +68,8 @@ tr_queue_config_protocol_differs(const struct tr_queue_config *a, const struct t
 	return false;
 }
 
+const char *const tr_path_prohibited[] = {"127.0.0.0/8", "::1", "0.0.0.0", "::", NULL};
+
 struct tr_path_config *
 tr_path_config_new(bool hook)
 {
@@ -91,6 +93,14 @@ tr_path_config_new(bool hook)
 	config->smtp_port = 25;
 	config->enable_pipelining = true;
 	config->enable_rset = true;
+	config->prohibited_hosts = calloc(TR_COUNT(tr_path_prohibited), sizeof *config->prohibited_hosts);
+	if (config->prohibited_hosts == NULL) {
+		free(config);
+		return NULL;
+	}
+	for (size_t i = 0; tr_path_prohibited[i] != NULL; i++)
+		tr_cidr_parse(
+			tr_str(tr_path_prohibited[i]), &config->prohibited_hosts[config->prohibited_count++], NULL);
 	config->connection_limit_local = hook;
 	if (hook) /* "local:1000/s": a hook that nobody configured must not depend on a shared backend */
 		config->connection_rate = (struct tr_rate_spec){1000, 1000, TR_NS_PER_S, true, false};
@@ -129,6 +139,8 @@ tr_path_config_unref(struct tr_path_config *config)
 	free_rates(config->selection_rates, config->selection_rate_count);
 	free(config->provider);
 	free(config->ehlo_domain);
+	free(config->prohibited_hosts);
+	free(config->skip_hosts);
 	free(config);
 }
 

@@ -6,7 +6,7 @@
 
 #include <stdatomic.h>
 
-#include "base/buf.h"
+#include "base/cidr.h"
 #include "shaping/gate.h"
 #include "shaping/spec.h"
 
@@ -68,8 +68,13 @@ struct tr_path_config {
 	char *provider, *ehlo_domain;
 	uint16_t smtp_port;
 	bool enable_pipelining, enable_rset, use_lmtp, ignore_8bit_checks;
+	bool prohibited_given; /* by the policy: then they hold for an mx_list, too */
+	uint8_t ip_strategy;   /* of ip_lookup_strategy: enum tr_ip_strategy of runtime/net, the same order */
+	struct tr_cidr *prohibited_hosts, *skip_hosts;
+	uint32_t prohibited_count, skip_count;
 	struct tr_gate_rules gate;
 };
+extern const char *const tr_path_prohibited[];        /* default of prohibited_hosts; ends with NULL */
 struct tr_path_config *tr_path_config_new(bool hook); /* mail defaults, or the log_hook class */
 struct tr_path_config *tr_path_config_ref(struct tr_path_config *config);
 void tr_path_config_unref(struct tr_path_config *config);

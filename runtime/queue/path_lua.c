@@ -76,9 +76,9 @@ static const struct path_key {
 	{{"allow_smtp_auth_plain_without_tls", 'b', false}, LATER},
 	{{"allow_smtp_auth_plain_without_valid_certificate", 'b', false}, LATER},
 	{{"ehlo_domain", 's', false}, NOW},
-	{{"ip_lookup_strategy", 's', false}, LATER},
-	{{"prohibited_hosts", 't', false}, LATER},
-	{{"skip_hosts", 't', false}, LATER},
+	{{"ip_lookup_strategy", 's', false}, NOW},
+	{{"prohibited_hosts", 't', false}, NOW},
+	{{"skip_hosts", 't', false}, NOW},
 };
 
 /* Values of options that are a choice. */
@@ -204,6 +204,57 @@ read_rates(lua_State *L, int idx, const char *key, struct tr_named_rate **rates,
 	lua_pop(L, 1);
 }
 
+/* --- blocks of addresses ------------------------------------------------------------------------------------ */
+
+/* False: the option was not given. */
+static bool
+read_blocks(lua_State *L, int idx, const char *key, struct tr_cidr **blocks, uint32_t *number)
+{
+	uint32_t count;
+	char hint[64];
+
+	lua_getfield(L, idx, key);
+	if (lua_isnil(L, -1)) {
+		lua_pop(L, 1);
+		return false;
+	}
+	if (!lua_istable(L, -1))
+		luaL_error(L, FUNCTION ": %s: a list of addresses is expected, got %s", key, luaL_typename(L, -1));
+	count = (uint32_t)lua_objlen(L, -1);
+	free(*blocks);
+	*number = 0;
+	*blocks = calloc(count > 0 ? count : 1, sizeof **blocks);
+	if (*blocks == NULL)
+		luaL_error(L, "out of memory");
+	for (uint32_t i = 0; i < count; i++) {
+		struct tr_str text = {NULL, 0};
+
+		lua_rawgeti(L, -1, (int)i + 1);
+		if (lua_type(L, -1) == LUA_TSTRING)
+			text.data = lua_tolstring(L, -1, &text.len);
+		if (text.data == NULL || tr_cidr_parse(text, &(*blocks)[i], hint) != TR_OK)
+			luaL_error(L,
+				FUNCTION ": %s[%d]: an address or a block such as '10.0.0.0/8' is expected, got %s%s%s",
+				key, (int)i + 1, text.data != NULL ? text.data : luaL_typename(L, -1),
+				text.data != NULL && hint[0] != '\0' ? "; did you mean " : "",
+				text.data != NULL ? hint : "");
+		lua_pop(L, 1);
+		*number = i + 1;
+	}
+	lua_pop(L, 1);
+	return true;
+}
+
+static void
+read_hosts(lua_State *L, int idx, struct tr_path_config *config)
+{
+	config->prohibited_given =
+		read_blocks(L, idx, "prohibited_hosts", &config->prohibited_hosts, &config->prohibited_count);
+	read_blocks(L, idx, "skip_hosts", &config->skip_hosts, &config->skip_count);
+	config->ip_strategy =
+		(uint8_t)config_opt_enum(L, idx, FUNCTION, "ip_lookup_strategy", ip_strategies, config->ip_strategy);
+}
+
 /* --- the options ---------------------------------------------------------------------------------------------- */
 
 static void
@@ -284,6 +335,7 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 	config->enable_rset = tr_opt_bool(L, idx, "enable_rset", config->enable_rset);
 	config->use_lmtp = tr_opt_bool(L, idx, "use_lmtp", config->use_lmtp);
 	config->ignore_8bit_checks = tr_opt_bool(L, idx, "ignore_8bit_checks", config->ignore_8bit_checks);
+	read_hosts(L, idx, config);
 }
 
 /* What was not given, in the view on the stack. */
@@ -318,6 +370,15 @@ path_defaults(lua_State *L, const struct tr_path_config *config)
 	config_default_bool(L, "enable_rset", config->enable_rset);
 	config_default_bool(L, "use_lmtp", config->use_lmtp);
 	config_default_bool(L, "ignore_8bit_checks", config->ignore_8bit_checks);
+	config_default_text(L, "ip_lookup_strategy", ip_strategies[config->ip_strategy]);
+	if (config_view_lacks(L, "prohibited_hosts")) {
+		lua_newtable(L);
+		for (int i = 0; tr_path_prohibited[i] != NULL; i++) {
+			lua_pushstring(L, tr_path_prohibited[i]);
+			lua_rawseti(L, -2, i + 1);
+		}
+		lua_setfield(L, -2, "prohibited_hosts");
+	}
 }
 
 int
