@@ -1,0 +1,581 @@
+/* The client for plain http on loopback: the life of its connections. What it shares with libcurl is in http_test.c. */
+#include <sched.h>
+
+#include "base/diag.h"
+#include "http_peer.h"
+
+#define CLOSE_2 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
+static void
+expect_ok(struct fixture *fix, enum tr_http_method method, const char *body)
+{
+	struct tr_http_call call;
+
+	run(fix, &call, method, fix->url, body);
+	if (call.err != TR_OK)
+		fail_msg("%.*s", (int)call.error.len, call.error.data);
+	assert_int_equal(call.status, 200);
+	assert_text(&call.content, "ok");
+	tr_http_call_fini(&call);
+}
+
+static void
+wait_for(_Atomic int *count, int least)
+{
+	while (atomic_load(count) < least)
+		sched_yield();
+}
+
+static void
+begin(struct fixture *fix, struct tr_http_call *call, const char *url, const char *body, int *done)
+{
+	memset(call, 0, sizeof *call);
+	call->client = fix->client;
+	call->method = TR_HTTP_POST;
+	call->url = url;
+	call->body = tr_str(body);
+	call->done = call_done;
+	call->owner = done;
+	*done = 0;
+	assert_int_equal(tr_http_start(fix->http, call), TR_OK);
+}
+
+/* --- which connections carry a second request ------------------------------------------------------------ */
+
+struct reuse_case {
+	const char *name;
+	struct script first;
+	int connections; /* after two requests */
+};
+
+static const struct reuse_case reuse_cases[] = {
+	{"kept", {"RWRWH", {OK_2, OK_2}}, 1},
+	{"kept after chunks",
+		{"RWRWH", {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n", OK_2}},
+		1},
+	{"kept after 100", {"RWRWH", {"HTTP/1.1 100 Continue\r\n\r\n" OK_2, OK_2}}, 1},
+	{"kept after byte by byte", {"RBRWH", {OK_2, OK_2}}, 1},
+	{"HTTP/1.0", {"RWH", {"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"}}, 2},
+	{"HTTP/1.0 keep-alive",
+		{"RWRWH", {"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", OK_2}}, 1},
+	{"connection: close", {"RWH", {CLOSE_2}}, 2},
+	{"up to the end", {"RWC", {"HTTP/1.1 200 OK\r\n\r\nok"}}, 2},
+	{"bytes behind the answer", {"RWH", {OK_2 "HTTP/1.1 200"}}, 2},
+	{"bare LF", {"RWH", {"HTTP/1.1 200 OK\nContent-Length: 2\n\nok"}}, 2},
+	{"length and chunks",
+		{"RWH", {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: "
+			 "chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"}},
+		2},
+};
+
+static void
+uses_good_connections_again(void **state)
+{
+	for (size_t i = 0; i < TR_COUNT(reuse_cases); i++) {
+		const struct reuse_case *one = &reuse_cases[i];
+		struct script scripts[2] = {one->first, {"RWH", {OK_2}}};
+		struct fixture fix;
+
+		set_up(&fix, scripts, 2, &plain);
+		expect_ok(&fix, TR_HTTP_POST, "first");
+		expect_ok(&fix, TR_HTTP_POST, "second");
+		if (fix.server.connections != one->connections)
+			fail_msg("%s: %d connections", one->name, fix.server.connections);
+		tear_down(&fix);
+	}
+}
+
+static void
+closes_an_idle_connection_that_talks(void **state)
+{
+	static const struct script scripts[] = {{"RWRWE", {OK_2, OK_2 OK_2}}, {"RWH", {OK_2}}};
+	struct fixture fix;
+
+	set_up(&fix, scripts, 2, &plain);
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, "x"); /* the answer that nobody asked for is not taken for this one's */
+	assert_int_equal(fix.server.connections, 2);
+	wait_for(&fix.server.closed, 1);
+	tear_down(&fix);
+}
+
+/* The loop has not looked since: it is asked of the socket. */
+static void
+sees_a_closed_connection_without_a_turn(void **state)
+{
+	static const char *const ends[] = {"RWC", "RWX"};
+
+	for (size_t i = 0; i < TR_COUNT(ends); i++) {
+		const struct script scripts[] = {{ends[i], {OK_2}}, {"RWH", {OK_2}}};
+		struct fixture fix;
+		int64_t until_ns;
+
+		set_up(&fix, scripts, 2, &plain);
+		expect_ok(&fix, TR_HTTP_POST, "x");
+		wait_for(&fix.server.closed, 1);
+		until_ns = tr_mono_ns() + TR_NS_PER_MS; /* what was seen before does not count any more */
+		while (tr_mono_ns() < until_ns)
+			sched_yield();
+		expect_ok(&fix, TR_HTTP_POST, "x");
+		assert_int_equal(fix.server.connections, 2);
+		tear_down(&fix);
+	}
+}
+
+static void
+closes_idle_connections_in_time(void **state)
+{
+	static const struct script scripts[] = {{"RWE", {OK_2}}, {"RWH", {OK_2}}};
+	struct tr_http_settings settings = plain;
+	struct fixture fix;
+
+	tr_clock_virtual(1700000000 * TR_NS_PER_S);
+	settings.idle_ns = 5 * TR_NS_PER_S;
+	set_up(&fix, scripts, 2, &settings);
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	tr_loop_advance(fix.loop, 4 * TR_NS_PER_S);
+	assert_int_equal(fix.server.closed, 0);
+	tr_loop_advance(fix.loop, 2 * TR_NS_PER_S);
+	wait_for(&fix.server.closed, 1);
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	tear_down(&fix);
+	tr_clock_real();
+}
+
+static void
+a_client_does_not_use_what_is_idle_too_long_for_it(void **state)
+{
+	static const struct script scripts[] = {{"RWRWH", {OK_2, OK_2}}};
+	struct tr_http_settings hasty = plain;
+	struct tr_http_client *patient;
+	struct tr_http_call call;
+	struct fixture fix;
+	int done;
+
+	tr_clock_virtual(1700000000 * TR_NS_PER_S);
+	hasty.idle_ns = TR_NS_PER_S;
+	set_up(&fix, scripts, 1, &plain);
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	tr_loop_advance(fix.loop, 2 * TR_NS_PER_S);
+	patient = fix.client;
+	assert_int_equal(tr_http_client_new(fix.http, &hasty, &fix.client), TR_OK);
+	begin(&fix, &call, fix.url, "hasty", &done); /* on a connection of its own, which the server leaves waiting */
+	for (int i = 0; i < 10; i++)
+		tr_loop_turn(fix.loop);
+	tr_http_cancel(&call);
+	tr_http_call_fini(&call);
+	tr_http_client_unref(fix.client);
+	fix.client = patient;
+	expect_ok(&fix, TR_HTTP_POST, "patient");
+	assert_non_null(strstr(fix.server.seen[1], "patient"));
+	assert_int_equal(fix.server.connections, 1);
+	tear_down(&fix);
+	tr_clock_real();
+}
+
+enum { MANY = 300, KEPT = 256 };
+
+static int
+ended_by_client(struct server *server)
+{
+	int count = 0;
+	char byte;
+
+	for (int i = 0; i < MANY; i++)
+		count += recv(server->held[i], &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	return count;
+}
+
+static void
+keeps_a_bounded_number_of_idle_connections(void **state)
+{
+	static struct script scripts[MANY];
+	static struct tr_http_call calls[MANY];
+	static int done[MANY];
+	struct fixture fix;
+
+	for (int i = 0; i < MANY; i++)
+		scripts[i] = (struct script){"RWH", {OK_2}};
+	set_up(&fix, scripts, MANY, &plain);
+	for (int i = 0; i < MANY; i++)
+		begin(&fix, &calls[i], fix.url, "x", &done[i]);
+	assert_int_equal(tr_http_in_flight(fix.http), MANY);
+	for (int i = 0; i < MANY; i++) {
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done[i], 20 * TR_NS_PER_S));
+		assert_int_equal(calls[i].status, 200);
+		tr_http_call_fini(&calls[i]);
+	}
+	wait_for(&fix.server.held_count, MANY);
+	while (ended_by_client(&fix.server) < MANY - KEPT)
+		sched_yield();
+	assert_int_equal(ended_by_client(&fix.server), MANY - KEPT);
+	tear_down(&fix);
+}
+
+/* --- the end of a connection within a request ------------------------------------------------------------ */
+
+static void
+takes_an_answer_that_comes_before_the_body_was_sent(void **state)
+{
+	static const struct script scripts[] = {
+		{"rWH", {"HTTP/1.1 413 x\r\nContent-Length: 2\r\n\r\nno"}}, {"RWH", {OK_2}}};
+	size_t len = 30000000; /* more than the kernel takes */
+	char *body = malloc(len + 1);
+	struct tr_http_call call;
+	struct fixture fix;
+
+	memset(body, 'x', len);
+	body[len] = '\0';
+	set_up(&fix, scripts, 2, &plain);
+	run(&fix, &call, TR_HTTP_POST, fix.url, body);
+	assert_int_equal(call.err, TR_OK);
+	assert_int_equal(call.status, 413);
+	assert_text(&call.content, "no");
+	tr_http_call_fini(&call);
+	expect_ok(&fix, TR_HTTP_POST, "x");
+	assert_int_equal(fix.server.connections, 2);
+	tear_down(&fix);
+	free(body);
+}
+
+static void
+sends_a_body_that_the_kernel_takes_in_pieces(void **state)
+{
+	static const struct script scripts[] = {{"RWRWH", {OK_2, OK_2}}};
+	char *body = malloc(20000001);
+	struct fixture fix;
+
+	memset(body, 'x', 20000000);
+	body[20000000] = '\0';
+	set_up(&fix, scripts, 1, &plain);
+	expect_ok(&fix, TR_HTTP_POST, body);
+	expect_ok(&fix, TR_HTTP_PUT, body);
+	assert_int_equal(fix.server.connections, 1);
+	tear_down(&fix);
+	free(body);
+}
+
+static void
+reads_a_long_answer(void **state)
+{
+	static char text[500100];
+	static const struct script scripts[] = {{"RWRWH", {text, OK_2}}};
+	struct tr_http_call call;
+	struct fixture fix;
+	int head = sprintf(text, "HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n");
+
+	memset(text + head, 'y', 500000);
+	set_up(&fix, scripts, 1, &plain);
+	run(&fix, &call, TR_HTTP_GET, fix.url, "");
+	assert_int_equal(call.err, TR_OK);
+	assert_int_equal(call.content.len, 500000);
+	assert_memory_equal(call.content.data, text + head, 500000);
+	tr_http_call_fini(&call);
+	expect_ok(&fix, TR_HTTP_GET, "");
+	assert_int_equal(fix.server.connections, 1);
+	tear_down(&fix);
+}
+
+struct end_case {
+	const char *name;
+	struct script script;
+	const char *cause;
+};
+
+static const struct end_case end_cases[] = {
+	{"reset within the head", {"RWX", {"HTTP/1.1 200 OK\r\nA: b"}}, ""},
+	{"closed within the head", {"RWC", {"HTTP/1.1 200 OK\r\nA: b\r\n"}}, "partial"},
+	{"closed within a body", {"RWC", {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"}}, "5 bytes remaining"},
+	{"closed between chunks", {"RWC", {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"}},
+		"outstanding"},
+	{"closed within the trailer", {"RWC", {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n"}},
+		"outstanding"},
+	{"closed after 100", {"RWC", {"HTTP/1.1 100 Continue\r\n\r\n"}}, "partial"},
+};
+
+/* On a fresh connection and on one that was used before: something was answered, so nothing is sent again. */
+static void
+names_an_early_end(void **state)
+{
+	for (size_t i = 0; i < 2 * TR_COUNT(end_cases); i++) {
+		const struct end_case *one = &end_cases[i / 2];
+		struct script script = one->script;
+		char steps[16];
+		struct tr_http_call call;
+		struct fixture fix;
+
+		if (i % 2 == 1) {
+			snprintf(steps, sizeof steps, "RW%s", one->script.steps);
+			script = (struct script){steps, {OK_2, one->script.texts[0]}};
+		}
+		set_up(&fix, &script, 1, &plain);
+		if (i % 2 == 1)
+			expect_ok(&fix, TR_HTTP_GET, "");
+		run(&fix, &call, TR_HTTP_GET, fix.url, "");
+		if (call.err != TR_ECLOSED)
+			fail_msg(
+				"%s: %s, %.*s", one->name, tr_err_name(call.err), (int)call.error.len, call.error.data);
+		assert_int_equal(call.status, 0);
+		assert_has(&call.error, one->cause);
+		tr_http_call_fini(&call);
+		assert_int_equal(fix.server.connections, 1);
+		tear_down(&fix);
+	}
+}
+
+static void
+ends_at_its_deadline_while_the_body_waits(void **state)
+{
+	static const struct script scripts[] = {{"H", {NULL}}};
+	struct tr_http_settings settings = plain;
+	char *body = malloc(30000001);
+	struct tr_http_call call;
+	struct fixture fix;
+
+	memset(body, 'x', 30000000);
+	body[30000000] = '\0';
+	settings.timeout_ns = 50 * TR_NS_PER_MS;
+	set_up(&fix, scripts, 1, &settings);
+	run(&fix, &call, TR_HTTP_POST, fix.url, body);
+	assert_int_equal(call.err, TR_ETIMEDOUT);
+	assert_has(&call.error, "timed out after 0.05 s");
+	tr_http_call_fini(&call);
+	tear_down(&fix);
+	free(body);
+}
+
+/* Before it is connected, before a name is found, after a failure that was not yet told. */
+static void
+can_be_cancelled_early(void **state)
+{
+	static const struct script scripts[] = {{"RWH", {OK_2}}};
+	struct tr_http_call call;
+	struct fixture fix;
+	char url[64];
+	int done;
+
+	set_up(&fix, NULL, 0, &plain);
+	snprintf(url, sizeof url, "http://localhost:%d/in", fix.server.port);
+	begin(&fix, &call, fix.url, "x", &done);
+	tr_http_cancel(&call);
+	begin(&fix, &call, url, "x", &done);
+	tr_http_cancel(&call);
+	begin(&fix, &call, "http://255.255.255.255:1/", "x", &done);
+	tr_http_cancel(&call);
+	tr_loop_turn(fix.loop);
+	assert_int_equal(done, 0);
+	tr_http_call_fini(&call);
+	tear_down(&fix);
+
+	set_up(&fix, scripts, 1, &plain); /* freed while they are under way */
+	begin(&fix, &call, url, "x", &done);
+	tr_http_free(fix.http);
+	assert_int_equal(done, 0);
+	tr_http_call_fini(&call);
+	tr_http_client_unref(fix.client);
+	stop_server(&fix.server);
+	tr_loop_free(fix.loop);
+	assert_int_equal(tr_hold_count(), 0);
+}
+
+/* --- places ---------------------------------------------------------------------------------------------- */
+
+static void
+finds_a_name(void **state)
+{
+	static const struct script scripts[] = {{"RWRWH", {OK_2, OK_2}}};
+	struct fixture fix;
+	char host[64];
+
+	set_up(&fix, scripts, 1, &plain);
+	snprintf(fix.url, sizeof fix.url, "http://localhost:%d", fix.server.port);
+	snprintf(host, sizeof host, "GET / HTTP/1.1\r\nHost: localhost:%d\r\nAccept: */*\r\n\r\n", fix.server.port);
+	expect_ok(&fix, TR_HTTP_GET, ""); /* also where ::1, at which nobody listens, comes first */
+	expect_ok(&fix, TR_HTTP_GET, "");
+	assert_int_equal(fix.server.connections, 1);
+	assert_string_equal(fix.server.seen[1], host);
+	tear_down(&fix);
+}
+
+static void
+leaves_a_name_that_is_not_found_to_libcurl(void **state)
+{
+	struct tr_http_call call;
+	struct fixture fix;
+	char url[128];
+
+	memset(url, 'a', sizeof url); /* no label may be so long: the network is not asked */
+	memcpy(url, "http://", 7);
+	strcpy(url + 107, "/x");
+	set_up(&fix, NULL, 0, &plain);
+	run(&fix, &call, TR_HTTP_POST, url, "x");
+	assert_int_equal(call.err, TR_ENOENT);
+	assert_has(&call.error, "resolve host");
+	tr_http_call_fini(&call);
+	tear_down(&fix);
+}
+
+static void
+gives_https_to_libcurl(void **state)
+{
+	char text[200];
+	struct script scripts[] = {{"RWH", {text}}, {"rC", {NULL}}};
+	struct tr_http_call call;
+	struct fixture fix;
+
+	set_up(&fix, scripts, 2, &plain);
+	snprintf(text, sizeof text, "HTTP/1.1 307 x\r\nLocation: https://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n",
+		fix.server.port);
+	run(&fix, &call, TR_HTTP_POST, fix.url, "x"); /* who does not speak TLS at the other end */
+	assert_int_not_equal(call.err, TR_OK);
+	assert_true(call.redirecting);
+	assert_has(&call.error, "SSL");
+	assert_int_equal(fix.server.connections, 2);
+	tr_http_call_fini(&call);
+	tear_down(&fix);
+}
+
+static void
+gives_headers_with_rules_of_their_own_to_libcurl(void **state)
+{
+	static const struct script scripts[] = {{"RWH", {OK_2}}};
+	static const struct tr_str headers[] = {
+		{"Host", 4}, {"virtual.example", 15}, {"Accept", 6}, {"text/plain", 10}};
+	struct tr_http_call call = {0};
+	struct fixture fix;
+	int done = 0;
+
+	set_up(&fix, scripts, 1, &plain);
+	call = (struct tr_http_call){.client = fix.client,
+		.url = fix.url,
+		.headers = headers,
+		.header_count = 2,
+		.done = call_done,
+		.owner = &done};
+	assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_int_equal(call.status, 200);
+	assert_string_equal(
+		fix.server.seen[0], "GET /in HTTP/1.1\r\nHost: virtual.example\r\nAccept: text/plain\r\n\r\n");
+	tr_http_call_fini(&call);
+	tear_down(&fix);
+}
+
+/* One head for all calls of an id, whatever changes beside it. */
+static void
+keeps_the_head_of_an_id(void **state)
+{
+	static const struct script scripts[] = {{"RWRWRWRWH", {OK_2, OK_2, OK_2, OK_2}}};
+	static const struct tr_str a[] = {{"Content-Type", 12}, {"a/a", 3}}, b[] = {{"Accept", 6}, {"b/b", 3}};
+	static const struct {
+		enum tr_http_method method;
+		const struct tr_str *headers;
+		uint64_t id;
+		const char *path, *body, *expected;
+	} steps[] = {
+		{TR_HTTP_POST, a, 1, "/1", "0123456789",
+			"POST /1 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
+			"Content-Length: 10\r\n\r\n0123456789"},
+		{TR_HTTP_POST, a, 1, "/1", "",
+			"POST /1 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
+			"Content-Length: 0\r\n\r\n"},
+		{TR_HTTP_PUT, a, 1, "/2?x=y", "z",
+			"PUT /2?x=y HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
+			"Content-Length: 1\r\n\r\nz"},
+		{TR_HTTP_PUT, b, 2, "/2?x=y", "z",
+			"PUT /2?x=y HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: b/b\r\nContent-Length: "
+			"1\r\n\r\nz"},
+	};
+	struct tr_http_settings settings = plain;
+	struct fixture fix;
+
+	settings.user_agent = "me";
+	set_up(&fix, scripts, 1, &settings);
+	for (size_t i = 0; i < TR_COUNT(steps); i++) {
+		struct tr_http_call call = {0};
+		char url[100], host[32], expected[400];
+		int done = 0;
+
+		snprintf(host, sizeof host, "127.0.0.1:%d", fix.server.port);
+		snprintf(url, sizeof url, "http://%s%s", host, steps[i].path);
+		snprintf(expected, sizeof expected, steps[i].expected, host);
+		call = (struct tr_http_call){.client = fix.client,
+			.method = steps[i].method,
+			.url = url,
+			.headers = steps[i].headers,
+			.header_count = 1,
+			.headers_id = steps[i].id,
+			.body = tr_str(steps[i].body),
+			.done = call_done,
+			.owner = &done};
+		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+		assert_int_equal(call.status, 200);
+		assert_string_equal(fix.server.seen[i], expected);
+		tr_http_call_fini(&call);
+	}
+	assert_int_equal(fix.server.connections, 1);
+	tear_down(&fix);
+}
+
+/* --- trace ------------------------------------------------------------------------------------------------ */
+
+static char traced[8192];
+
+static void
+keep_trace(void *arg, enum tr_level level, const char *target, const char *text)
+{
+	if (strcmp(target, "http") == 0 && strlen(traced) + strlen(text) + 2 < sizeof traced)
+		strcat(strcat(traced, text), "\n");
+}
+
+static void
+traces_what_goes_over_the_wire(void **state)
+{
+	static const struct script scripts[] = {{"RWH", {OK_2}}};
+	struct tr_http_settings settings = plain;
+	struct fixture fix;
+
+	settings.verbose = true;
+	traced[0] = '\0';
+	assert_int_equal(tr_log_filter("trace"), TR_OK);
+	tr_log_sink(keep_trace, NULL);
+	set_up(&fix, scripts, 1, &settings);
+	expect_ok(&fix, TR_HTTP_POST, "payload");
+	tear_down(&fix);
+	tr_log_sink(NULL, NULL);
+	assert_int_equal(tr_log_filter("info"), TR_OK);
+	assert_non_null(strstr(traced, "bytes: POST /in HTTP/1.1..Host: "));
+	assert_non_null(strstr(traced, " > body 7 bytes: payload\n"));
+	assert_non_null(strstr(traced, " < 40 bytes: HTTP/1.1 200 OK..Content-Length: 2....ok\n"));
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(uses_good_connections_again),
+		cmocka_unit_test(closes_an_idle_connection_that_talks),
+		cmocka_unit_test(sees_a_closed_connection_without_a_turn),
+		cmocka_unit_test(closes_idle_connections_in_time),
+		cmocka_unit_test(a_client_does_not_use_what_is_idle_too_long_for_it),
+		cmocka_unit_test(keeps_a_bounded_number_of_idle_connections),
+		cmocka_unit_test(takes_an_answer_that_comes_before_the_body_was_sent),
+		cmocka_unit_test(sends_a_body_that_the_kernel_takes_in_pieces),
+		cmocka_unit_test(reads_a_long_answer),
+		cmocka_unit_test(names_an_early_end),
+		cmocka_unit_test(ends_at_its_deadline_while_the_body_waits),
+		cmocka_unit_test(can_be_cancelled_early),
+		cmocka_unit_test(finds_a_name),
+		cmocka_unit_test(leaves_a_name_that_is_not_found_to_libcurl),
+		cmocka_unit_test(gives_https_to_libcurl),
+		cmocka_unit_test(gives_headers_with_rules_of_their_own_to_libcurl),
+		cmocka_unit_test(keeps_the_head_of_an_id),
+		cmocka_unit_test(traces_what_goes_over_the_wire),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	unsetenv("TAILRACE_HTTP");
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
