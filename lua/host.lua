@@ -511,6 +511,11 @@ function entry.script(path, ...)
   return call(chunk, ...)
 end
 
+--- A function as a task of its own: c.spawn.
+function entry.spawned(fn)
+  pass(fn())
+end
+
 -- Modules of lua/ with names that a policy may well use for its own: `require` does not see them.
 local hidden = {}
 local PUBLIC = { kumo = true, retry_after = true }

@@ -31,8 +31,10 @@ local MODULES = {
   { module = 'api', needs = 'tr.http_server', field = 'api' },
   { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },
   { module = 'kumo.kafka', needs = 'tr.kafka', field = 'kafka' },
+  { module = 'kumo.shaping', needs = 'tr.toml', field = 'shaping' },
+  { module = 'kumo.explain', needs = 'tr.toml', merge = true },
 }
-local OWN = { 'serde', 'string', 'time', 'domain_map', 'cidr', 'memoize', 'secrets', 'tuning' }
+local OWN = { 'serde', 'string', 'time', 'domain_map', 'cidr', 'memoize', 'secrets', 'tuning', 'tasks' }
 
 local function merge(into, from)
   for name, value in pairs(from) do

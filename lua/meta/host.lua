@@ -209,3 +209,35 @@ function c.memo_put(cache, key, value, is_error, ttl_s) end
 
 ---@return number epoch  the new one
 function c.epoch_bump() end
+
+---@return number
+function c.epoch() end
+
+--- Changes with every change of the board: texts under names, which all workers share.
+---@return number
+function c.board_version() end
+
+---@param name string
+---@return string? text
+---@return number version  0: there is none
+function c.board_get(name) end
+
+--- Sets a text if its version is still this one.
+---@param name string
+---@param version number
+---@param text string
+---@return boolean swapped
+function c.board_swap(name, version, text) end
+
+--- Counts an event; how many of the last `limit` ones of the key lie within the window that ends now.
+---@param key string
+---@param limit integer    1 to 10,000
+---@param window_s number
+---@param now_s number
+---@return integer
+function c.tally(key, limit, window_s, now_s) end
+
+--- Starts a task in this state. Errors are logged.
+---@param fn fun()
+---@param event string     for the traceback
+function c.spawn(fn, event) end

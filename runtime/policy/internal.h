@@ -84,6 +84,7 @@ extern char tr_park_key, tr_cancel_key; /* addresses: what a park yields, what a
 void tr_library_push(struct tr_host *host);
 /* frozen.c, timelib.c: add their functions to the table on top of the stack. */
 void tr_frozen_library(lua_State *L);
+void tr_board_library(lua_State *L);
 void tr_time_library(lua_State *L);
 /* error.c: text with traceback, event and ids of the error on top of task->L. Keeps the stack. */
 void tr_error_text(struct tr_task *task, struct tr_buf *out);

@@ -440,6 +440,7 @@ tr_library_push(struct tr_host *host)
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	tr_frozen_library(L);
+	tr_board_library(L);
 	tr_time_library(L);
 	lua_pushlightuserdata(L, &tr_park_key);
 	lua_setfield(L, -2, "PARK");
