@@ -166,6 +166,16 @@ local function collect(s, config, left)
   end
 end
 
+--- Asks until there is an answer: each time it waits for a moment, a token or what another node says.
+local function ask(s, question)
+  while true do
+    local answer = question(s)
+    if answer ~= nil then
+      return answer
+    end
+  end
+end
+
 --- Runs one session to its end. Raises only if something in here is broken: its messages then go back to their queues.
 ---@async
 function session.run(s)
@@ -179,7 +189,7 @@ function session.run(s)
     local count = conn ~= nil and s:next(want, min(least, want), max_bytes)
     if not count then
       s:settle()
-      if not collect(s, config, left) then
+      if not ask(s, s.extend) or not collect(s, config, left) then
         break
       end
       count = s:count()
@@ -194,10 +204,14 @@ function session.run(s)
         conn = result or false
         s:connected()
       end
-      s:phase 'DeliveringMessage'
+      if ask(s, s.pace) then
+        s:phase 'DeliveringMessage'
+      else
+        count = 0
+      end
     end
     left = left - count
-    if not protocol.send(conn, s, config) then
+    if count > 0 and not protocol.send(conn, s, config) then
       break
     end
   end

@@ -17,7 +17,7 @@ function session.is_utf8(text) end
 ---@return number seconds  monotonic
 function session.now_s() end
 
----@alias tr.session.Phase 'Starting'|'Idle'|'AccumulatingBatch'|'AttemptingConnection'|'DeliveringMessage'|'Closing'
+---@alias tr.session.Phase 'Starting'|'Idle'|'AccumulatingBatch'|'AttemptingConnection'|'DeliveringMessage'|'Closing'|'Throttled'
 
 ---@class tr.session.Config
 ---@field protocol 'custom_lua'|'smtp'
@@ -43,6 +43,16 @@ function Session:wait(seconds) end
 ---@async
 ---@return boolean
 function Session:settle() end
+
+--- One token of each message rate for what is in hand.
+---@async
+---@return boolean? go  false: it was given back; nil: after a wait, ask again
+function Session:pace() end
+
+--- Leases that are shared with other nodes live on.
+---@async
+---@return boolean? go  false: one is lost, the connection must end; nil: after a wait, ask again
+function Session:extend() end
 
 --- Adds to what is in hand.
 ---@param max integer >= 1

@@ -19,7 +19,8 @@ struct hand {
 	uint32_t count;
 	struct tr_task *task;      /* while it waits or runs */
 	struct tr_ticket ticket;   /* of the wait in take/wait/settle */
-	bool waiting;              /* parked in wait or settle */
+	bool waiting;              /* parked in wait, settle, pace or extend */
+	bool asks;                 /* in the last two: it asks again, so it is told nothing */
 	struct tr_timer timeout;   /* of that wait */
 	struct tr_timer watchdog;  /* of the phase */
 	bool aborted;              /* by the watchdog */
@@ -143,6 +144,12 @@ push_worked(lua_State *L, void *arg)
 	return 1;
 }
 
+static int
+push_nothing(lua_State *L, void *arg)
+{
+	return 0;
+}
+
 static void
 end_wait(struct hand *hand, bool worked)
 {
@@ -153,7 +160,7 @@ end_wait(struct hand *hand, bool worked)
 	if (hand->session != NULL)
 		tr_session_unwait(hand->session);
 	struct tr_ticket ticket = hand->ticket;
-	tr_task_wake(&ticket, push_worked, worked ? hand : NULL, false);
+	tr_task_wake(&ticket, hand->asks ? push_nothing : push_worked, worked ? hand : NULL, false);
 }
 
 static void
@@ -194,6 +201,7 @@ park(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
 	struct tr_task *task = tr_task_check(L);
 
 	hand->waiting = true;
+	hand->asks = false;
 	tr_timer_start(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout, wait_ns, wait_timed_out);
 	tr_task_describe_text(task, what, "");
 	return tr_task_park(task, L, wait_cancelled, hand, &hand->ticket);
@@ -228,7 +236,7 @@ l_settle(lua_State *L)
 
 /* --- phase and its watchdog ------------------------------------------------------------------------- */
 
-enum { PHASE_IDLE = 1, PHASE_ACCUMULATING = 2, PHASE_DELIVERING = 4 }; /* indices into phases */
+enum { PHASE_IDLE = 1, PHASE_ACCUMULATING = 2, PHASE_DELIVERING = 4, PHASE_THROTTLED = 6 }; /* indices into phases */
 
 static const char *const phases[] = {
 	"Starting",
@@ -237,15 +245,23 @@ static const char *const phases[] = {
 	"AttemptingConnection",
 	"DeliveringMessage",
 	"Closing",
+	"Throttled",
 	NULL,
 };
 
 static int64_t
 watchdog_due_ns(const struct hand *hand)
 {
-	int64_t limit_ns = hand->session->path->watchdog_timeout_ns;
+	const struct tr_path_config *path = hand->session->path;
+	int64_t limit_ns = path->watchdog_timeout_ns;
 
-	return hand->session->phase_at_ns + (limit_ns == 0 ? 600 * TR_NS_PER_S : limit_ns);
+	if (limit_ns == 0 && hand->session->queue->protocol == TR_PROTO_SMTP)
+		limit_ns = tr_max_i64(60 * TR_NS_PER_S,
+			2 * tr_max_i64(tr_max_i64(path->mail_from_timeout_ns, path->rcpt_to_timeout_ns),
+				    tr_max_i64(path->data_timeout_ns, path->data_dot_timeout_ns)));
+	else if (limit_ns == 0)
+		limit_ns = 600 * TR_NS_PER_S;
+	return hand->session->phase_at_ns + limit_ns;
 }
 
 /* Phases change all the time, so the timer is left where it stands, and looks at the phase when it fires. */
@@ -273,7 +289,7 @@ set_phase(struct hand *hand, int phase)
 {
 	hand->session->phase = phases[phase];
 	hand->session->phase_at_ns = tr_mono_ns();
-	if (phase == PHASE_IDLE || phase == PHASE_ACCUMULATING)
+	if (phase == PHASE_IDLE || phase == PHASE_ACCUMULATING || phase == PHASE_THROTTLED)
 		tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->watchdog);
 	else if (!tr_timer_running(&hand->watchdog))
 		tr_timer_start_at(tr_loop_wheel(tr_host_loop(hand->host)), &hand->watchdog, watchdog_due_ns(hand),
@@ -288,6 +304,75 @@ l_phase(lua_State *L)
 
 	set_phase(hand, luaL_checkoption(L, 2, NULL, phases));
 	return 0;
+}
+
+/* --- rates and leases ------------------------------------------------------------------------------ */
+
+static int
+park_asking(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
+{
+	struct tr_task *task = tr_task_check(L);
+
+	set_phase(hand, PHASE_THROTTLED);
+	hand->waiting = true;
+	hand->asks = true;
+	tr_timer_start(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout,
+		tr_min_i64(wait_ns, 86400 * TR_NS_PER_S), wait_timed_out);
+	tr_task_describe_text(task, what, "");
+	return tr_task_park(task, L, wait_cancelled, hand, &hand->ticket);
+}
+
+static void
+report_unasked(struct hand *hand, const char *error)
+{
+	uint32_t count = hand->count;
+	struct tr_buf content = {0};
+
+	tr_buf_addf(&content, "KumoMTA internal: the message rate cannot be asked: %s", error);
+	struct tr_outcome outcome = {
+		.kind = TR_OUT_TRANSIENT,
+		.retry_after_ns = -1,
+		.response = {.code = 400, .content = {content.data, content.len}},
+		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
+	};
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, &outcome);
+	tr_buf_free(&content);
+}
+
+/* session:pace() -> true: what is in hand may be sent; false: it is not in hand any more; nothing, after a wait: ask
+ * again. */
+static int
+l_pace(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	const char *error;
+	int64_t wait_ns;
+	enum tr_go go = tr_session_pace(hand->session, &wait_ns, &error);
+
+	if (go == TR_GO_WAIT)
+		return park_asking(L, hand, wait_ns, "a message rate");
+	if (go == TR_GO_BACK)
+		give_back(hand, "MessageRateThrottle");
+	else if (go == TR_GO_FAIL)
+		report_unasked(hand, error);
+	lua_pushboolean(L, go == TR_GO);
+	return 1;
+}
+
+/* session:extend() -> true: the connection may go on; false: a lease of it is lost; nothing, after a wait: ask again.
+ */
+static int
+l_extend(lua_State *L)
+{
+	struct hand *hand = check(L, 1);
+	int64_t wait_ns;
+	enum tr_go go = tr_session_extend(hand->session, &wait_ns);
+
+	if (go == TR_GO_WAIT)
+		return park_asking(L, hand, wait_ns, "leases of the connection");
+	lua_pushboolean(L, go == TR_GO);
+	return 1;
 }
 
 /* --- taking --------------------------------------------------------------------------------------- */
@@ -336,7 +421,7 @@ l_next(lua_State *L)
 	lua_Integer max = lua_tointeger(L, 2);
 	enum tr_take why;
 
-	if (tr_session_must_settle(hand->session) || hand->count > 0 || max < 1 ||
+	if (tr_session_must_settle(hand->session) || tr_session_is_paced(hand->session) || hand->count > 0 || max < 1 ||
 		take(hand, (uint32_t)max, (uint64_t)lua_tonumber(L, 4), &why) < (uint32_t)lua_tointeger(L, 3))
 		return 0;
 	set_phase(hand, PHASE_DELIVERING);
@@ -451,6 +536,16 @@ l_delivered(lua_State *L)
 }
 
 void
+tr_session_lua_report(lua_State *L, int idx, const struct tr_outcome *outcome)
+{
+	struct hand *hand = check(L, idx);
+	uint32_t count = hand->count;
+
+	if (count > 0)
+		tr_session_report(hand->session, let_go(hand), count, outcome);
+}
+
+void
 tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes)
 {
 	struct hand *hand = check(L, idx);
@@ -557,6 +652,8 @@ tr_session_lua_register(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"wait", l_wait},
 		{"settle", l_settle},
+		{"pace", l_pace},
+		{"extend", l_extend},
 		{"take", l_take},
 		{"next", l_next},
 		{"delivered", l_delivered},

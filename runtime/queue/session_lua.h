@@ -15,6 +15,8 @@ void tr_session_lua_cancel(struct tr_session *session);
  * over. */
 struct tr_session *tr_session_lua_check(lua_State *L, int idx);
 struct tr_message *tr_session_lua_hand(lua_State *L, int idx);
+/* One outcome for all in hand; nothing is in hand any more. */
+void tr_session_lua_report(lua_State *L, int idx, const struct tr_outcome *outcome);
 /* Reports outcomes per recipient of the one message in hand; it is in hand no more. */
 void tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes);
 /* Calls fn(arg) when the session ends, however it does (a cancelled one runs no more Lua); one per session, NULL:
