@@ -80,25 +80,55 @@ function invoke.invoke_get_egress_path_config(routing_domain, egress_source, sit
   return config
 end
 
---- The pool `unspecified` and the source of that name are built in: there are no others yet.
----@param name? string
----@return table<string, any>
-function invoke.invoke_get_egress_pool(name)
-  text('kumo.invoke_get_egress_pool: name', name, true)
-  if name ~= nil and name ~= 'unspecified' then
-    error('kumo.invoke_get_egress_pool: pools are not supported by Tailrace yet', 2)
+--- What an event answers for a name, by way of the process-wide cache: its answers live for their ttl, errors for a minute.
+local function through_cache(event, name, cached, cache, maker)
+  local found, err = cached(name)
+  if found then
+    return found
+  elseif err then
+    error(err, 3)
+  elseif not host.has_handler(event) then
+    error(("there is no handler: kumo.on('%s', function(name) ... end)"):format(event), 3)
   end
-  return { name = 'unspecified', ttl = '1m', entries = { { name = 'unspecified', weight = 1 } } }
+  local ok, object = pcall(host.dispatch, event, name)
+  if ok then
+    found = cache(name, object, ('%s returned %s; the object of kumo.%s{...} is expected'):format(event, type(object), maker))
+    if found then
+      return found
+    end
+    object = ('%s returned %s; the object of kumo.%s{...} is expected'):format(event, type(object), maker)
+  else
+    cache(name, nil, tostring(object))
+  end
+  error(object, 3)
 end
 
+--- The definition of a source, as queues see it: a plain table, durations as text.
+---@async
 ---@param name string
 ---@return table<string, any>
 function invoke.invoke_get_egress_source(name)
   text('kumo.invoke_get_egress_source: name', name)
-  if name ~= 'unspecified' then
-    error('kumo.invoke_get_egress_source: sources are not supported by Tailrace yet', 2)
+  if name == 'unspecified' then
+    return { name = 'unspecified', ttl = '1m' }
   end
-  return { name = 'unspecified', ttl = '1m' }
+  return (through_cache('get_egress_source', name, queue.cached_source, queue.cache_source, 'make_egress_source'))
+end
+
+--- The definition of a pool, as queues see it; every source that it names must resolve.
+---@async
+---@param name? string  nil: `unspecified`
+---@return table<string, any>
+function invoke.invoke_get_egress_pool(name)
+  text('kumo.invoke_get_egress_pool: name', name, true)
+  if name == nil or name == 'unspecified' then
+    return { name = 'unspecified', ttl = '1m', entries = { { name = 'unspecified', weight = 1 } } }
+  end
+  local pool = through_cache('get_egress_pool', name, queue.cached_pool, queue.cache_pool, 'make_egress_pool')
+  for _, entry in ipairs(pool.entries) do
+    invoke.invoke_get_egress_source(entry.name)
+  end
+  return pool
 end
 
 return invoke

@@ -294,7 +294,7 @@ l_path_gc(lua_State *L)
 }
 
 void
-tr_queue_config_register(lua_State *L)
+config_register_type(lua_State *L, const char *type, lua_CFunction gc)
 {
 	static const luaL_Reg shared[] = {
 		{"__index", l_index},
@@ -304,13 +304,16 @@ tr_queue_config_register(lua_State *L)
 		{NULL, NULL},
 	};
 
-	luaL_newmetatable(L, QUEUE_TYPE);
+	luaL_newmetatable(L, type);
 	luaL_setfuncs(L, shared, 0);
-	lua_pushcfunction(L, l_queue_gc);
+	lua_pushcfunction(L, gc);
 	lua_setfield(L, -2, "__gc");
-	luaL_newmetatable(L, PATH_TYPE);
-	luaL_setfuncs(L, shared, 0);
-	lua_pushcfunction(L, l_path_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 2);
+	lua_pop(L, 1);
+}
+
+void
+tr_queue_config_register(lua_State *L)
+{
+	config_register_type(L, QUEUE_TYPE, l_queue_gc);
+	config_register_type(L, PATH_TYPE, l_path_gc);
 }

@@ -13,6 +13,7 @@ enum { ENV_VIEW = 1, ENV_GIVEN };
 struct config_box {
 	void *config;
 };
+void config_register_type(lua_State *L, const char *type, lua_CFunction gc); /* the metatable: a read-only view */
 struct config_box *config_new_box(lua_State *L, const char *type); /* pushed; config NULL */
 
 /* Once a process and option: it is checked, and has no effect. */

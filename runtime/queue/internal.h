@@ -11,8 +11,8 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "queue/lane.h"
 #include "queue/queue.h"
-#include "queue/source.h"
 
 #define LOAD_MAX 512        /* messages in one load */
 #define JUDGE_MAX 256       /* messages in one load that only ends or moves them */
@@ -52,48 +52,7 @@ void slot_wheel_step(struct slot_wheel *wheel, int64_t offset_ms);
 /* Takes all of a bucket (level, index) out as a list by stub->next; TR_NO_SLOT: empty. */
 uint32_t slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index);
 
-/* --- lists of messages and of slots -------------------------------------------------------------------- */
-struct message_list {
-	struct tr_message *head, **end; /* end NULL: empty */
-	uint32_t count;
-};
-static inline void
-list_add(struct message_list *list, struct tr_message *message)
-{
-	message->next = NULL;
-	if (list->head == NULL)
-		list->head = message;
-	else
-		*list->end = message;
-	list->end = &message->next;
-	list->count++;
-}
-static inline struct tr_message *
-list_pop(struct message_list *list)
-{
-	struct tr_message *message = list->head;
-
-	if (message != NULL) {
-		list->head = message->next;
-		message->next = NULL;
-		list->count--;
-	}
-	return message;
-}
-static inline void
-list_append(struct message_list *list, struct message_list *more)
-{
-	if (more->head == NULL)
-		return;
-	if (list->head == NULL)
-		list->head = more->head;
-	else
-		*list->end = more->head;
-	list->end = more->end;
-	list->count += more->count;
-	*more = (struct message_list){NULL, NULL, 0};
-}
-
+/* --- lists of slots -------------------------------------------------------------------- */
 struct slot_list { /* by stub->next */
 	uint32_t head, tail, count;
 };
@@ -113,63 +72,6 @@ struct resolve_waiter {
 	void (*then)(void *arg, const char *error);
 	void *arg;
 	char *error;
-};
-
-/* --- sources and pools (source.c) -------------------------------------------------------------------------- */
-#define NAMED_BUCKETS 256
-struct named { /* an entry of the cache; engine->source_lock */
-	struct tr_engine *engine;
-	struct named *next;
-	char *name;
-	char *error;              /* of the last answer; NULL: it was good */
-	int64_t until_ns;         /* monotonic; then policy is asked again */
-	bool asking;              /* policy has it */
-	struct tr_sched *waiters; /* by pool_next: to be told of the answer */
-};
-struct tr_source {
-	struct named named;                 /* first */
-	_Atomic uint32_t refs;              /* lanes and ready queues */
-	struct tr_source_config *config;    /* the last good one; NULL: none yet */
-	_Atomic int64_t suspended_until_ns; /* monotonic; any thread */
-	int64_t *failed_at_ns;              /* the last `failures` of at most failures_cap, a ring */
-	uint32_t failures_cap, failures_at, failures;
-};
-struct tr_pool {
-	struct named named; /* first */
-	_Atomic uint32_t refs;
-	struct tr_pool_config *config;
-};
-int sources_init(struct tr_engine *engine);
-void sources_free(struct tr_engine *engine);
-void sources_housekeeping(struct tr_engine *engine);
-struct tr_source *source_get(struct tr_engine *engine, struct tr_str name); /* referenced; NULL: no memory */
-struct tr_source *source_ref(struct tr_source *source);                     /* NULL is fine, here and below */
-void source_unref(struct tr_source *source);
-/* home: looks for the pool of sched->pending; sched_pool_known() is called with what came of it, at once or later. */
-void pool_resolve(struct tr_sched *sched);
-void sched_pool_known(struct tr_sched *sched, struct tr_pool_config *pool, const char *error);
-
-/* --- lanes (route.c, select.c) -------------------------------------------------------------------------------- */
-/* Where the round robin stands: contract egress-path.md section 2. */
-struct lane_turn {
-	uint32_t index, weight, gcd, most;
-};
-/* The way of a scheduled queue to one of its ready queues: one for each source of its pool. */
-enum lane_out { LANE_IN, LANE_FULL, LANE_THROTTLED, LANE_SUSPENDED }; /* why it is no candidate now */
-struct lane {
-	struct tr_sched *sched;
-	/* home */
-	struct tr_ready *ready;     /* referenced; NULL: none yet */
-	struct tr_source *source;   /* referenced; NULL: `unspecified` */
-	uint32_t weight;            /* >= 1 */
-	uint32_t held;              /* places reserved for fresh ones */
-	uint32_t coming;            /* the same for those of the load under way */
-	enum lane_out out;          /* during one pump */
-	struct message_list picked; /* the same */
-	/* ready->lock */
-	struct lane *next; /* in its line for room */
-	bool waiting;
-	uint32_t granted;
 };
 
 struct tr_sched {
@@ -200,6 +102,7 @@ struct tr_sched {
 	char *site;                            /* of an SMTP queue without mx_list; NULL: not known or not needed */
 	char *site_error;                      /* why it is not known: text of records; NULL: no failure */
 	int64_t site_until_ns;                 /* the one or the other holds until then */
+	_Atomic bool site_stale;               /* not even until then; any */
 	struct tr_sched *active_next;
 	struct slot_list line;
 	int64_t line_expiry_ms; /* wall; nothing in the line expires before; INT64_MAX: nothing */
@@ -337,13 +240,13 @@ struct tr_ready {
 	_Atomic uint32_t denied; /* 401, 403, 404 in a row; an alarm from gate_failures on */
 	bool gate_alarm;
 	struct tr_metric *alarm_metric; /* NULL until the first */
-	char gate_text[160]; /* of the last failure */
-	bool gate_told;          /* the log says that it is closed */
-	uint32_t gate_untold;    /* closings since the last line about one */
-	int64_t gate_told_at_ns; /* that line */
-	int64_t gate_shut_at_ns; /* first closing since it was open */
-	bool probe_coming;       /* a session was opened or woken for the probe */
-	uint32_t failures;       /* connection failures in a row */
+	char gate_text[160];            /* of the last failure */
+	bool gate_told;                 /* the log says that it is closed */
+	uint32_t gate_untold;           /* closings since the last line about one */
+	int64_t gate_told_at_ns;        /* that line */
+	int64_t gate_shut_at_ns;        /* first closing since it was open */
+	bool probe_coming;              /* a session was opened or woken for the probe */
+	uint32_t failures;              /* connection failures in a row */
 	uint32_t sessions, idle;
 	int64_t open_after_ns; /* sessions that fail at once: not before */
 	struct session *all;   /* every session */
@@ -365,16 +268,6 @@ ready_metric(struct tr_ready *ready, enum ready_metric metric, int64_t n)
 	tr_metric_add(ready->metrics[1][metric], n);
 }
 int ready_route(struct tr_sched *sched); /* home of sched: finds or makes the lanes' ready queues; TR_OK or TR_ENOMEM */
-/* home: the lanes of a pool, of which the reference is taken over. TR_OK, or TR_ENOMEM: the old ones stay. */
-int lanes_set(struct tr_sched *sched, struct tr_pool_config *pool);
-struct lane *lane_pick(struct tr_sched *sched); /* the next candidate in turn; NULL: none is LANE_IN */
-/* One lane may be more than a way: nothing goes there now, or not as much as there is room. */
-bool lane_is_special(const struct lane *lane);
-void lanes_pump(struct tr_sched *sched);   /* fresh ones on, and loads; for what the short way cannot do */
-void lanes_refuse(struct tr_sched *sched); /* the same for an empty pool */
-/* Whether a queue that is not in use holds no place and waits for none. */
-bool lanes_idle(struct tr_sched *sched);
-void lanes_release(struct tr_sched *sched); /* out of the lines, and what is held is given back */
 static inline bool
 lanes_hold(const struct tr_sched *sched)
 {
@@ -384,8 +277,6 @@ lanes_hold(const struct tr_sched *sched)
 		held = sched->lanes[i].held > 0;
 	return held;
 }
-bool lanes_stale(const struct tr_sched *sched); /* to be routed (anew) */
-void lanes_drop(struct tr_sched *sched);        /* home: out of the lines, places given back, no ready queue any more */
 /* home, in site.c: may it be routed? False while its site is looked up, and when there is none: then its messages are
  * on the way to judge_message(), which fails them. */
 bool site_known(struct tr_sched *sched);
@@ -463,11 +354,11 @@ enum permit_answer permit_ask(struct session *session);
 bool permit_pending(const struct session *session);
 void permit_end(struct session *session);   /* own: a question is cancelled, leases go back */
 void permit_unwait(struct tr_ready *ready); /* home: does not wait for a place any more */
-/* Home: the set in which a place was free for this queue, or NULL; then permit_settle() says whether a session was opened
- * for it. */
+/* Home: the set in which a place was free for this queue, or NULL; then permit_settle() says whether a session was
+ * opened for it. */
 struct tr_lease_set *permit_told(struct tr_ready *ready);
 void permit_settle(struct tr_ready *ready, struct tr_lease_set *set, bool opened);
-void pace_end(struct session *session);                    /* own: a question is cancelled, slots go back */
+void pace_end(struct session *session); /* own: a question is cancelled, slots go back */
 void releases_free(struct tr_worker *worker);
 void session_unidle_locked(struct session *session);
 void session_uncount_locked(struct session *session);

@@ -9,6 +9,7 @@
 #include "message/message_lua.h"
 #include "queue/config_lua.h"
 #include "queue/session_lua.h"
+#include "queue/source_lua.h"
 
 static struct tr_host *
 host_of(struct tr_worker *worker)
@@ -409,6 +410,7 @@ tr_queue_lua_ops(struct tr_queue_ops *ops)
 	ops->rebind = rebind_message;
 	ops->enumerated = enumerated;
 	ops->has_handler = has_handler;
+	tr_source_lua_ops(ops);
 }
 
 /* --- module ------------------------------------------------------------------------------------------------ */
@@ -466,6 +468,7 @@ luaopen_tr_queue(lua_State *L)
 	lua_newtable(L);
 	luaL_setfuncs(L, kumo, 0);
 	lua_setfield(L, -2, "kumo");
+	tr_source_lua_register(L);
 	return 1;
 }
 
