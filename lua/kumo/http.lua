@@ -2,6 +2,7 @@
 --- of the interface: clients, requests, responses.
 --- Source: contract of the reference's `kumo.http`; RFC 9110, RFC 7578 (multipart), WHATWG URL (form encoding).
 local core = require 'tr.http'
+local websocket = require 'tr.websocket'
 
 ---@class kumo.http
 local http = {}
@@ -57,10 +58,6 @@ function http.build_url(base, params)
   local more = encode_pairs(params, 'build_url: params')
   local joint = query ~= '' and more ~= '' and '&' or ''
   return front .. '?' .. query .. joint .. more .. fragment
-end
-
-function http.connect_websocket()
-  error('kumo.http.connect_websocket: not supported by Tailrace yet', 2)
 end
 
 -- Header map ------------------------------------------------------------------------------------------------------
@@ -316,6 +313,29 @@ function request:send()
     error(message, 0)
   end
   return answer
+end
+
+-- Websockets ------------------------------------------------------------------------------------------------------
+
+---@class (exact) kumo.http.WebsocketOptions  ours
+---@field timeout? number|string        until it is open, of a close, and of a send that the peer does not take; default 60 s
+---@field ping_interval? number|string  a peer that was silent for as long gets a ping, and must answer within as long; default 30 s
+---@field max_message_bytes? integer    a longer message ends the connection; default 16 MiB
+
+--- Connects and performs the upgrade. Raises when that fails; the text of an answer other than 101 holds, for example,
+--- "HTTP error: 404 Not Found".
+---@async
+---@param url string  ws:// or wss://
+---@param options? kumo.http.WebsocketOptions
+---@return tr.websocket.Stream stream
+---@return kumo.http.Response response
+function http.connect_websocket(url, options)
+  local stream = websocket.new(check_string(url, 'connect_websocket: URL'), options)
+  local status, head = websocket.opened(stream)
+  if not status then
+    error(head, 0)
+  end
+  return stream, setmetatable({ _status = status, _head = head, _body = '' }, response)
 end
 
 -- Client ----------------------------------------------------------------------------------------------------------

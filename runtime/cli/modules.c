@@ -12,6 +12,7 @@
 #include "transport/http_lua.h"
 #include "transport/kafka_lua.h"
 #include "transport/smtp_client_lua.h"
+#include "transport/websocket_lua.h"
 
 const struct tr_module tr_modules[] = {
 	{"tr.bytes", luaopen_tr_bytes},
@@ -28,6 +29,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.http_server", luaopen_tr_http_server},
 	{"tr.smtp_server", luaopen_tr_smtp_server},
 	{"tr.smtp_client", luaopen_tr_smtp_client},
+	{"tr.websocket", luaopen_tr_websocket},
 	{"tr.testing", luaopen_tr_testing},
 	{NULL, NULL},
 };

@@ -263,6 +263,11 @@ tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy)
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, multi);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, multi);
+	/* OpenSSL's own names, which its programs obey and libcurl does not. */
+	if (getenv("SSL_CERT_FILE") != NULL)
+		curl_easy_setopt(easy, CURLOPT_CAINFO, getenv("SSL_CERT_FILE"));
+	if (getenv("SSL_CERT_DIR") != NULL)
+		curl_easy_setopt(easy, CURLOPT_CAPATH, getenv("SSL_CERT_DIR"));
 }
 
 int

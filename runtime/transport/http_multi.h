@@ -17,7 +17,8 @@ int tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(v
 	void *arg, struct tr_http_multi **out);
 void tr_http_multi_free(struct tr_http_multi *multi); /* closes all connections; no handle may be in it */
 
-/* Makes the handle's connections known to the multi; once, before its first use. */
+/* Makes the handle's connections known to the multi, and the certificates that SSL_CERT_FILE and SSL_CERT_DIR name
+ * known to the handle; once, before its first use. */
 void tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy);
 int tr_http_multi_add(struct tr_http_multi *multi, CURL *easy); /* TR_OK, TR_ENOMEM */
 void tr_http_multi_remove(struct tr_http_multi *multi, CURL *easy);

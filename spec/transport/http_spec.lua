@@ -205,7 +205,6 @@ describe('kumo.http', function()
   it('names what it does not support', function()
     local request = kumo.http.build_client({}):get 'http://127.0.0.1:1/'
     assert.is_truthy(error_of(request.aws_sign_v4, request, {}):find 'not supported by Tailrace yet')
-    assert.is_truthy(error_of(kumo.http.connect_websocket, 'ws://h/'):find 'not supported by Tailrace yet')
   end)
 end)
 
