@@ -77,7 +77,9 @@ function values.why_not(key, value)
   -- the key is named by the finding itself
   text = text:gsub("^field '" .. key .. "': ", ''):gsub('^' .. key .. ' = ', ''):gsub('^' .. key .. ':? ', '')
   text = text:gsub(', got %a+$', '')
-  if type(value) ~= 'table' and not text:find(tostring(value), 1, true) then
+  local plain = tostring(value)
+  local said = text:find("'" .. plain .. "'", 1, true) or type(value) == 'number' and text:find(plain, 1, true)
+  if type(value) ~= 'table' and not said then
     text = text .. ', got ' .. values.show(value)
   end
   return text
