@@ -24,8 +24,9 @@ struct tr_queue_config {
 	int64_t retry_interval_ns, max_retry_interval_ns; /* 0: no cap */
 	int64_t max_age_ns, reap_interval_ns, refresh_interval_ns;
 	bool refresh_on_epoch;
-	char *egress_pool; /* NULL: "unspecified" */
-	char *provider;    /* NULL: none */
+	char *egress_pool;                /* NULL: "unspecified" */
+	char *provider;                   /* NULL: none */
+	struct tr_rate_spec message_rate; /* of the queue; quantity 0: none */
 	enum tr_protocol protocol;
 	char *constructor; /* TR_PROTO_LUA */
 	uint32_t batch_size, min_batch_size;

@@ -98,6 +98,8 @@ struct tr_sched {
 	/* home */
 	bool resolving, active, parks, drains; /* parks: log records may not be sent; drains: protocol is null */
 	bool told_full;                        /* ready_full was counted for this stretch */
+	bool rate_waits;                       /* some have no token of max_message_rate */
+	struct sched_rate *rate;               /* rate.c; NULL: no max_message_rate */
 	bool site_asking;                      /* site.c */
 	char *site;                            /* of an SMTP queue without mx_list; NULL: not known or not needed */
 	char *site_error;                      /* why it is not known: text of records; NULL: no failure */
@@ -155,6 +157,12 @@ void sched_return(struct tr_worker *worker, struct slot_list *slots, bool front)
 void sched_spill(
 	struct tr_sched *sched, struct message_list *list, bool front); /* memory is freed, stubs wait in the line */
 void sched_retry_in(struct tr_sched *sched, int64_t delay_ns);
+void rate_set(struct tr_sched *sched);  /* home: as the configuration says */
+void rate_drop(struct tr_sched *sched); /* home: none */
+/* Tokens for up to `want` messages; if fewer are given the queue is pumped again in time. sched->rate is not NULL. */
+uint32_t rate_take(struct tr_sched *sched, uint32_t want);
+void rate_give_back(struct tr_sched *sched, uint32_t count); /* tokens of messages that did not go */
+void rate_admit(struct tr_sched *sched);                     /* incoming ones without a token go to the line */
 void line_add(struct tr_sched *sched, uint32_t slot, bool front);
 uint32_t line_pop(struct tr_sched *sched);
 void line_remove(struct tr_sched *sched, uint32_t slot);

@@ -26,7 +26,6 @@ l_make_queue_config(lua_State *L)
 		"TimerWheel", "SkipList", "SingletonTimerWheel", "SingletonTimerWheelV2", NULL};
 	const char *function = "kumo.make_queue_config";
 	struct tr_queue_config *config;
-	struct tr_rate_spec rate;
 	struct config_box *box;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -50,8 +49,7 @@ l_make_queue_config(lua_State *L)
 	config_opt_enum(L, 1, function, "strategy", wheels, 2); /* checked: there is one wheel here, at 1 ms */
 	config->egress_pool = config_copy_string(L, 1, "egress_pool");
 	config->provider = config_copy_string(L, 1, "provider_name");
-	if (config_opt_rate(L, 1, function, "max_message_rate", &rate))
-		config_warn_once(function, "max_message_rate");
+	config_opt_rate(L, 1, function, "max_message_rate", &config->message_rate);
 	config_read_protocol(L, 1, config);
 
 	config_push_view(L, 1, queue_keys, TR_COUNT(queue_keys), sizeof queue_keys[0]);

@@ -143,6 +143,7 @@ sched_free(struct tr_sched *sched)
 			ready_unref(sched->lanes[i].ready);
 		source_unref(sched->lanes[i].source);
 	}
+	rate_drop(sched);
 	tr_pool_config_unref(sched->pool);
 	tr_queue_config_unref(sched->pending);
 	if (sched->lanes != &sched->only)
@@ -433,6 +434,8 @@ sched_pump(struct tr_sched *sched)
 		ready_reserve(lane, 0); /* to be told when the answer is there */
 		return;
 	}
+	if (sched->rate != NULL)
+		rate_admit(sched);
 	judge_incoming(sched);
 	if (state == READY_ERROR) { /* contract/events.md section 6: transient, then asked again */
 		sched_spill(sched, &sched->fresh, true);
@@ -451,6 +454,7 @@ sched_pump(struct tr_sched *sched)
 			if (!sched->told_full)
 				ready_metric(ready, M_READY_FULL, 1);
 			sched->told_full = true;
+			rate_give_back(sched, sched->fresh.count);
 			sched_spill(sched, &sched->fresh, true);
 		} else if (sched->line.count == 0) {
 			sched->told_full = false;
@@ -464,9 +468,16 @@ sched_pump(struct tr_sched *sched)
 
 		if (places == 0)
 			sched->told_full = atomic_load(&ready->state) == READY_OK;
+		if (sched->rate != NULL && places > 0) {
+			uint32_t allowed = rate_take(sched, places);
+
+			ready_release(ready, places - allowed);
+			places = allowed;
+		}
 		lane->coming = places;
 		if (places > 0 && !load_start(sched, places)) {
 			lane->coming = 0;
+			rate_give_back(sched, places);
 			ready_release(ready, places);
 		}
 	}
@@ -481,7 +492,7 @@ sched_spill(struct tr_sched *sched, struct message_list *list, bool front)
 	struct outcome_op *save = NULL, *tell = NULL;
 	struct slot_list slots = SLOT_LIST_EMPTY;
 	struct tr_message *message;
-	bool full = sched->told_full && !stopping(engine);
+	bool full = (sched->told_full || sched->rate_waits) && !stopping(engine);
 	uint32_t moved = 0, saved = 0;
 
 	while ((message = list_pop(list)) != NULL) {
@@ -489,7 +500,8 @@ sched_spill(struct tr_sched *sched, struct message_list *list, bool front)
 		 * only swell a hook's backlog */
 		if (full && !(message->flags & TR_MSG_LOG_RECORD) && message->owner_data == sched &&
 			engine->ops.emit != NULL && (tell != NULL || (tell = op_new(sched->home)) != NULL)) {
-			static const char *const reasons[] = {"Received", "ReadyQueueWasFull", NULL};
+			const char *const reasons[] = {
+				"Received", sched->told_full ? "ReadyQueueWasFull" : "MessageRateThrottle", NULL};
 
 			emit_delayed(tell, message, reasons, tr_wall_ms());
 		}

@@ -354,6 +354,7 @@ choose(struct tr_sched *sched, uint64_t weight, int64_t now_ns)
 		}
 	}
 	sched->told_full = full || (sched->told_full && sched->line.count > 0);
+	rate_give_back(sched, back.count);
 	if (back.count > 0)
 		sched_spill(sched, &back, true);
 	fail_all(sched, &failed,
@@ -396,7 +397,7 @@ lanes_pump(struct tr_sched *sched)
 {
 	int64_t now_ns = tr_mono_ns();
 	uint64_t weight;
-	uint32_t want;
+	uint32_t places;
 
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
 		struct lane *lane = &sched->lanes[i];
@@ -408,24 +409,29 @@ lanes_pump(struct tr_sched *sched)
 		ready_reserve(lane, 0); /* to be told when the answer is there */
 		return;
 	}
+	if (sched->rate != NULL)
+		rate_admit(sched);
 	judge_incoming(sched);
 	weight = look_at_lanes(sched, now_ns);
 	choose(sched, weight, now_ns);
 	if (sched->line.count == 0 || sched->loading || sched->hooking.count > 0 || now_ns < sched->blocked_until_ns)
 		return;
-	want = reserve(sched, sched->line.count < LOAD_MAX ? sched->line.count : LOAD_MAX, weight, now_ns);
-	if (want == 0) {
+	places = reserve(sched, sched->line.count < LOAD_MAX ? sched->line.count : LOAD_MAX, weight, now_ns);
+	if (places == 0) {
 		sched->told_full = weight > 0;
 		return;
 	}
-	if (load_start(sched, want))
+	if (sched->rate != NULL)
+		places = rate_take(sched, places);
+	if (places > 0 && load_start(sched, places))
 		return;
+	rate_give_back(sched, places);
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
 		struct lane *lane = &sched->lanes[i];
-		uint32_t places = lane->coming;
+		uint32_t coming = lane->coming;
 
 		lane->coming = 0;
-		ready_release(lane->ready, places);
+		ready_release(lane->ready, coming);
 	}
 }
 

@@ -610,6 +610,88 @@ an_error_of_the_path_is_a_failed_attempt(void **state)
 	rig_fini(&rig);
 }
 
+/* --- max_message_rate of a queue --------------------------------------------------------------------------------- */
+
+static const char *rate_text;
+
+static void
+with_rate(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	assert_int_equal(tr_rate_spec_parse(tr_str(rate_text), &config->message_rate, &(const char *){NULL}), TR_OK);
+	config->retry_interval_ns = 10 * MINUTE_NS;
+}
+
+static uint64_t moments[4096]; /* ms at which messages were sent */
+static uint32_t moment_count;
+
+static int64_t
+timed(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	for (uint32_t i = 0; i < session->held_count && moment_count < TR_COUNT(moments); i++)
+		moments[moment_count++] = (uint64_t)tr_mono_ns() / TR_NS_PER_MS;
+	return 0;
+}
+
+/* Puts `count`, and checks that in no 100 ms more than `window` are sent, and how many in 10 s. */
+static void
+keeps_rate(const char *text, uint32_t count, uint32_t window, uint32_t in_10_s)
+{
+	struct rig rig;
+	uint64_t begin_ms;
+	uint32_t sent;
+
+	begin(&rig);
+	rate_text = text;
+	moment_count = 0;
+	rig.queue_config = with_rate;
+	rig.send = timed;
+	for (uint32_t i = 0; i < count; i++)
+		rig_put(&rig, "x.example", i);
+	begin_ms = (uint64_t)tr_mono_ns() / TR_NS_PER_MS;
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	sent = (uint32_t)rig.sent;
+	for (uint32_t i = 0; i + window < moment_count; i++)
+		assert_true(moments[i + window] - moments[i] >= 95);
+	if (sent < in_10_s * 99 / 100 || sent > in_10_s * 101 / 100 + 1)
+		fail_msg("%s: %u sent in 10 s, not %u", text, sent, in_10_s);
+	assert_true(begin_ms <= moments[0]);
+	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
+	assert_true(rig.events[TR_EV_DELAYED] <= count);
+	assert_int_equal(rig_figures(&rig).timers, 0); /* they wait in the line */
+	rig_run(&rig, HOUR_NS);
+	assert_int_equal(rig.sent, count);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
+static void
+a_queue_keeps_its_message_rate(void **state)
+{
+	keeps_rate("100/s,max_burst=1", 2000, 12, 1000);
+	keeps_rate("20/s,max_burst=5", 600, 8, 205);
+	keeps_rate("local:2/s", 100, 3, 22);
+	keeps_rate("60/min,max_burst=1", 50, 2, 11);
+}
+
+static void
+a_rate_that_goes_lets_them_all_go(void **state)
+{
+	struct rig rig;
+
+	begin(&rig);
+	rate_text = "1/min,max_burst=1";
+	rig.queue_config = with_rate;
+	rig.send = timed;
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, 30 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	rig.queue_config = NULL;
+	rig_run(&rig, 90 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 100);
+	rig_fini(&rig);
+}
+
 int
 main(void)
 {
@@ -630,6 +712,8 @@ main(void)
 		cmocka_unit_test(a_refresh_takes_the_new_pool_and_an_error_keeps_the_old),
 		cmocka_unit_test(a_refresh_while_the_line_moves_loses_nothing),
 		cmocka_unit_test(an_error_of_the_path_is_a_failed_attempt),
+		cmocka_unit_test(a_queue_keeps_its_message_rate),
+		cmocka_unit_test(a_rate_that_goes_lets_them_all_go),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
