@@ -70,7 +70,8 @@ local function send_all(conn, s)
   return (conn:send_batch(s:batch()))
 end
 
---- How one protocol connects and sends. connect(s, config) -> connection, raises. send(conn, s, config) reports the
+--- How one protocol connects and sends. connect(s, config) -> connection, raises; nil: there is nothing to connect to, and
+--- it has reported that for all in hand. send(conn, s, config) reports the
 --- outcome of all in hand and returns true if the connection can go on. close(conn).
 local protocols = {}
 
@@ -201,10 +202,17 @@ function session.run(s)
           s:report('transient', 400, INTERNAL .. one_line(result))
           break
         end
+        if result == nil then -- nothing to connect to: what was in hand has its outcome
+          break
+        end
         conn = result or false
         s:connected()
       end
       if ask(s, s.pace) then
+        if count < want then -- what came while it waited goes along
+          s:take(want - count, max_bytes)
+          count = s:count()
+        end
         s:phase 'DeliveringMessage'
       else
         count = 0

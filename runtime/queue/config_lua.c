@@ -79,7 +79,9 @@ config_read_limit(lua_State *L, const char *function, const char *what, struct t
 	if (lua_istable(L, -1)) {
 		static const struct tr_key keys[] = {{"limit", '*', true}, {"force_local", 'b', false}};
 
-		tr_check_options(L, lua_gettop(L), what, keys, TR_COUNT(keys));
+		lua_pushfstring(L, "%s: %s", function, what);
+		tr_check_options(L, lua_gettop(L) - 1, lua_tostring(L, -1), keys, TR_COUNT(keys));
+		lua_pop(L, 1);
 		local = tr_opt_bool(L, lua_gettop(L), "force_local", false);
 		lua_getfield(L, -1, "limit");
 		lua_replace(L, -2);
