@@ -240,6 +240,31 @@ asks_again_when_no_connection_is_left(void **state)
 	tear_down(&fix);
 }
 
+/* The place has moved while an old connection still lives. */
+static void
+asks_again_when_the_kept_address_refuses(void **state)
+{
+	static const char *const addresses[] = {"127.0.0.1", NULL}, *const others[] = {"127.0.0.2", NULL};
+	static const struct script scripts[] = {{"RE", {NULL}}};
+	struct tr_http_call slow = {0};
+	struct fixture fix;
+	int done = 0;
+
+	start(&fix, scripts, 1, addresses);
+	slow = (struct tr_http_call){.client = fix.client, .url = fix.url, .done = call_done, .owner = &done};
+	assert_int_equal(tr_http_start(fix.http, &slow), TR_OK);
+	while (atomic_load(&fix.server.requests) < 1)
+		tr_loop_turn(fix.loop);
+	shutdown(fix.server.fd, SHUT_RDWR);
+	answer = others;
+	expect(&fix, TR_EREFUSED, "refused");
+	assert_int_equal(queries, 2);
+	assert_int_equal(done, 0);
+	tr_http_cancel(&slow);
+	tr_http_call_fini(&slow);
+	tear_down(&fix);
+}
+
 static void
 can_be_cancelled_at_each_step(void **state)
 {
@@ -274,6 +299,7 @@ main(void)
 		cmocka_unit_test(ends_at_the_deadline_while_all_hang),
 		cmocka_unit_test(names_the_last_refusal),
 		cmocka_unit_test(asks_again_when_no_connection_is_left),
+		cmocka_unit_test(asks_again_when_the_kept_address_refuses),
 		cmocka_unit_test(can_be_cancelled_at_each_step),
 	};
 

@@ -466,7 +466,7 @@ gives_headers_with_rules_of_their_own_to_libcurl(void **state)
 static void
 keeps_the_head_of_an_id(void **state)
 {
-	static const struct script scripts[] = {{"RWRWRWRWH", {OK_2, OK_2, OK_2, OK_2}}};
+	static const struct script scripts[] = {{"RWRWRWRWRWRWH", {OK_2, OK_2, OK_2, OK_2, OK_2, OK_2}}};
 	static const struct tr_str a[] = {{"Content-Type", 12}, {"a/a", 3}}, b[] = {{"Accept", 6}, {"b/b", 3}};
 	static const struct {
 		enum tr_http_method method;
@@ -483,9 +483,12 @@ keeps_the_head_of_an_id(void **state)
 		{TR_HTTP_PUT, a, 1, "/2?x=y", "z",
 			"PUT /2?x=y HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
 			"Content-Length: 1\r\n\r\nz"},
-		{TR_HTTP_PUT, b, 2, "/2?x=y", "z",
-			"PUT /2?x=y HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: b/b\r\nContent-Length: "
-			"1\r\n\r\nz"},
+		{TR_HTTP_PUT, a, 1, "/3", "z",
+			"PUT /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
+			"Content-Length: 1\r\n\r\nz"},
+		{TR_HTTP_GET, a, 1, "/3", "z",
+			"GET /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n\r\n"},
+		{TR_HTTP_GET, b, 2, "/3", "z", "GET /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: b/b\r\n\r\n"},
 	};
 	struct tr_http_settings settings = plain;
 	struct fixture fix;
@@ -517,6 +520,45 @@ keeps_the_head_of_an_id(void **state)
 	}
 	assert_int_equal(fix.server.connections, 1);
 	tear_down(&fix);
+}
+
+/* What a redirect leaves out is there again in the next call of the id. */
+static void
+a_redirect_changes_no_later_head(void **state)
+{
+	static const struct script second[] = {{"RWRWH", {OK_2, OK_2}}};
+	static const struct tr_str headers[] = {{"Authorization", 13}, {"Bearer x", 8}};
+	char text[200];
+	struct script scripts[] = {{"RWRWH", {text, text}}};
+	struct server other;
+	struct fixture fix;
+
+	start_server(&other, second, 1);
+	snprintf(text, sizeof text, "HTTP/1.1 307 x\r\nLocation: http://127.0.0.1:%d/in\r\nContent-Length: 0\r\n\r\n",
+		other.port);
+	set_up(&fix, scripts, 1, &plain);
+	for (int i = 0; i < 2; i++) {
+		struct tr_http_call call = {0};
+		int done = 0;
+
+		call = (struct tr_http_call){.client = fix.client,
+			.method = TR_HTTP_POST,
+			.url = fix.url,
+			.headers = headers,
+			.header_count = 1,
+			.headers_id = 7,
+			.body = TR_STR("x"),
+			.done = call_done,
+			.owner = &done};
+		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+		assert_int_equal(call.status, 200);
+		assert_non_null(strstr(fix.server.seen[i], "\r\nAuthorization: Bearer x\r\n"));
+		assert_null(strstr(other.seen[i], "Authorization"));
+		tr_http_call_fini(&call);
+	}
+	tear_down(&fix);
+	stop_server(&other);
 }
 
 /* --- trace ------------------------------------------------------------------------------------------------ */
@@ -572,6 +614,7 @@ main(void)
 		cmocka_unit_test(gives_https_to_libcurl),
 		cmocka_unit_test(gives_headers_with_rules_of_their_own_to_libcurl),
 		cmocka_unit_test(keeps_the_head_of_an_id),
+		cmocka_unit_test(a_redirect_changes_no_later_head),
 		cmocka_unit_test(traces_what_goes_over_the_wire),
 	};
 

@@ -28,7 +28,7 @@
  * ends by closing. */
 struct script {
 	const char *steps;
-	const char *texts[4];
+	const char *texts[6];
 };
 
 struct server {
