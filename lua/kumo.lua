@@ -13,7 +13,7 @@ local c = host.c
 local kumo = {}
 
 local BINDINGS = {
-  'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.dns', 'tr.redis',
+  'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.redis',
   'tr.http_server', 'tr.smtp_server',
 } -- stylua: ignore
 local MODULES = {
@@ -27,6 +27,7 @@ local MODULES = {
   { module = 'session', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
+  { module = 'kumo.dns', needs = 'tr.dns', field = 'dns' },
   { module = 'http_server', needs = 'tr.http_server' },
   { module = 'api', needs = 'tr.http_server', field = 'api' },
   { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },

@@ -28,18 +28,33 @@ local function rewrite(conn, s)
   end
 end
 
+local GIVE_UP = 100 -- messages at once: a null MX may have met a long queue
+
+--- There is nothing to connect to: what is in hand gets its outcome, and all of the ready queue if it is true of all.
+local function give_up(conn, s)
+  while conn:give_up(s) do
+    s:settle()
+    if s:take(GIVE_UP) == 0 then
+      return
+    end
+  end
+end
+
 session.add_protocol('smtp', {
   connect = function(s)
-    local conn, err = smtp.new(s)
-    if not conn then
-      error(err, 0)
+    local conn = smtp.new(s)
+    local ok, why = conn:connect(s)
+    if ok then
+      return conn
     end
-    local ok, why = conn:connect()
-    if not ok then
-      conn:close()
+    if not why then
+      give_up(conn, s)
+    end
+    conn:close()
+    if why then
       error(why, 0)
     end
-    return conn
+    return nil
   end,
 
   send = function(conn, s)

@@ -91,7 +91,7 @@ tr_cmd_lua(int argc, char **argv)
 		.modules = tr_modules,
 		.handler_limit_ns = 3600 * TR_NS_PER_S, /* a script may compute for long */
 	};
-	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host) == TR_OK &&
+	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host, NULL) == TR_OK &&
 		tr_shaping_new(&shaping) == TR_OK) {
 		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
 		run(host, &script);

@@ -5,6 +5,7 @@
 #include "ingress/run_lua.h"
 #include "ingress/smtp_server_lua.h"
 #include "message/message_lua.h"
+#include "net/dns_lua.h"
 #include "policy/library.h"
 #include "queue/queue_lua.h"
 #include "record/record_lua.h"
@@ -24,6 +25,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.session", luaopen_tr_session},
 	{"tr.record", luaopen_tr_record},
 	{"tr.run", luaopen_tr_run},
+	{"tr.dns", luaopen_tr_dns},
 	{"tr.http", luaopen_tr_http},
 	{"tr.kafka", luaopen_tr_kafka},
 	{"tr.http_server", luaopen_tr_http_server},

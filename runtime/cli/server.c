@@ -131,7 +131,7 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 	config.loop = parts->loop;
 	err = tr_host_new(&config, &parts->host);
 	if (err == TR_OK)
-		err = tr_transports_init(&parts->transports, parts->loop, parts->host);
+		err = tr_transports_init(&parts->transports, parts->loop, parts->host, server->resolvers);
 	if (err != TR_OK) {
 		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err),
 			server->share_dir);
@@ -278,6 +278,7 @@ start_engine(struct tr_server *server, char **error)
 	for (uint32_t i = 0; i < server->workers; i++)
 		loops[i] = server->worker[i].loop;
 	tr_queue_lua_ops(&server->ops);
+	server->ops.resolve_site = tr_server_resolve_site;
 	server->ops.emit = emit;
 	server->ops.decide = decide;
 	server->ops.decide_room = decide_room;
@@ -319,6 +320,8 @@ boot(struct tr_server *server, char **error)
 
 	if (err == TR_OK)
 		err = tr_shaping_new(&server->shaping);
+	if (err == TR_OK)
+		err = tr_resolvers_new(&server->resolvers);
 	if (err != TR_OK)
 		return err;
 	for (uint32_t i = 0; i < server->workers; i++) {
@@ -415,6 +418,7 @@ dispose(struct tr_server *server)
 	tr_shaping_free(server->shaping);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_transports_fini(&server->worker[i].transports);
+	tr_resolvers_unref(server->resolvers);
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_loop_free(server->worker[i].loop);
 	free(server->policy);

@@ -24,6 +24,7 @@ struct tr_server {
 	uint64_t seed, segment_bytes;
 	bool jit;
 	struct tr_worker_parts *worker;
+	struct tr_resolvers *resolvers; /* of all workers */
 	struct tr_recorder *recorder;
 	struct tr_record_ops record_ops;
 	struct tr_spool *spool;
@@ -38,6 +39,8 @@ struct tr_server {
 	struct tr_timer poll;
 };
 
+/* site.c: struct tr_queue_ops.resolve_site; arg is the server. */
+void tr_server_resolve_site(void *arg, struct tr_worker *worker, struct tr_sched *sched);
 /* Ends and joins the threads of workers 1 and up. */
 void tr_server_stop_workers(struct tr_server *server);
 

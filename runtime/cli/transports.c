@@ -5,12 +5,14 @@
 #include "transport/kafka.h"
 
 int
-tr_transports_init(struct tr_transports *transports, struct tr_loop *loop, struct tr_host *host)
+tr_transports_init(
+	struct tr_transports *transports, struct tr_loop *loop, struct tr_host *host, struct tr_resolvers *resolvers)
 {
 	int err = tr_http_new(loop, &transports->http);
 
 	if (err == TR_OK)
-		err = tr_dns_new(loop, &transports->dns);
+		err = resolvers != NULL ? tr_dns_new_shared(loop, resolvers, &transports->dns)
+					: tr_dns_new(loop, &transports->dns);
 	if (err == TR_OK)
 		err = tr_kafka_new(loop, &transports->kafka);
 	if (err != TR_OK)

@@ -6,6 +6,7 @@
 
 struct tr_http;
 struct tr_dns;
+struct tr_resolvers;
 struct tr_kafka;
 
 struct tr_transports {
@@ -14,8 +15,10 @@ struct tr_transports {
 	struct tr_kafka *kafka;
 };
 
-/* Makes them and gives them to the host. TR_OK or TR_ENOMEM; then fini is due all the same. */
-int tr_transports_init(struct tr_transports *transports, struct tr_loop *loop, struct tr_host *host);
+/* Makes them and gives them to the host. resolvers: those of all workers; NULL: of its own. TR_OK or TR_ENOMEM; then fini
+ * is due all the same. */
+int tr_transports_init(
+	struct tr_transports *transports, struct tr_loop *loop, struct tr_host *host, struct tr_resolvers *resolvers);
 /* After the host is freed, before the loop is. Zeroed is fine. */
 void tr_transports_fini(struct tr_transports *transports);
 

@@ -144,6 +144,8 @@ void tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config,
 /* The answer to resolve_site, on the home worker: the site, or NULL with what the records of its messages say
  * ("KumoMTA internal: ..."). Asked again after until_ns (monotonic). */
 void tr_sched_site(struct tr_sched *sched, const char *site, int64_t until_ns, const char *error);
+/* What a queue knows of its site is not true any more: it is asked again before the next message goes on. Any thread. */
+void tr_queue_forget_site(struct tr_worker *worker, struct tr_str queue);
 struct tr_str tr_ready_name(const struct tr_ready *ready);
 struct tr_str tr_ready_site(const struct tr_ready *ready);
 struct tr_str tr_ready_source(const struct tr_ready *ready);
@@ -226,7 +228,8 @@ struct tr_outcome {
 	bool gate_at_once;               /* closes the gate now */
 	bool gate_counts; /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
 	const char
-		*reason; /* for TR_OUT_REQUEUE: insert context, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
+		*reason; /* insert context: of TR_OUT_TRANSIENT what stands before "LoggedTransientFailure", of
+			  * TR_OUT_REQUEUE all of it, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
 			  * record tells `response`; without, they wait where they were, and there is no record */
 };
 /* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need

@@ -137,6 +137,10 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 			.reasons = {"LoggedTransientFailure"},
 			.response = outcome->response};
 
+		if (outcome->reason != NULL) {
+			spec.reasons[0] = outcome->reason;
+			spec.reasons[1] = "LoggedTransientFailure";
+		}
 		pub->transient += list.count;
 		ready_metric(ready, M_TRANSFAIL, units);
 		op_retry(op, &list, &spec);

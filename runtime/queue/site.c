@@ -35,6 +35,9 @@ site_known(struct tr_sched *sched)
 {
 	if (!site_needed(sched))
 		return true;
+	if (atomic_load_explicit(&sched->site_stale, memory_order_relaxed) &&
+		atomic_exchange(&sched->site_stale, false))
+		sched->site_until_ns = 0;
 	if (!sched->site_asking && tr_mono_ns() >= sched->site_until_ns)
 		ask(sched); /* may be answered at once */
 	if (sched->site_asking) {
@@ -73,5 +76,16 @@ tr_sched_site(struct tr_sched *sched, const char *site, int64_t until_ns, const 
 		sched->site_until_ns = tr_mono_ns() + TR_NS_PER_S;
 	}
 	sched_activate(sched);
+	sched_count(sched, -1);
+}
+
+void
+tr_queue_forget_site(struct tr_worker *worker, struct tr_str queue)
+{
+	struct tr_sched *sched = sched_find(worker->engine, queue);
+
+	if (sched == NULL)
+		return;
+	atomic_store(&sched->site_stale, true);
 	sched_count(sched, -1);
 }

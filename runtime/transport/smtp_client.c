@@ -182,6 +182,7 @@ tr_smtpc_new(struct tr_loop *loop, struct tr_dns *dns, const struct tr_smtpc_con
 
 		host->name = strdup(config->hosts[smtp->host_count].name);
 		host->port = config->hosts[smtp->host_count].port;
+		host->addr = config->hosts[smtp->host_count].addr;
 		if (host->name == NULL)
 			goto fail;
 	}

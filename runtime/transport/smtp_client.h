@@ -12,8 +12,9 @@
 #include "net/stream.h"
 
 struct tr_smtpc_host {
-	const char *name; /* host name or literal address, also with brackets */
-	uint16_t port;    /* 0: that of the configuration */
+	const char *name;        /* host name or literal address, also with brackets */
+	uint16_t port;           /* 0: that of the configuration */
+	struct tr_sockaddr addr; /* where it is, without its port; len 0: the name is looked up */
 };
 
 /* All times in nanoseconds, > 0. */

@@ -50,6 +50,7 @@ struct smtp_rcpt {
 struct smtp_host {
 	char *name;
 	uint16_t port;
+	struct tr_sockaddr addr; /* len 0: not known */
 };
 
 struct tr_smtpc {

@@ -5,19 +5,25 @@
 
 #include "policy/policy.h"
 #include "queue/session_lua.h"
-#include "transport/smtp_client.h"
+#include "transport/smtp_plan.h"
 
 #define CONN_TYPE "tr.smtp.connection"
 #define FEW 8 /* recipients whose outcomes need no memory of their own */
 
 /* On the C heap: it outlives the userdata while a task is parked on it. */
 struct conn {
-	struct tr_smtpc *smtp;
-	struct tr_session *session; /* that has it; NULL: it has ended */
-	struct tr_ticket ticket;    /* of the operation under way */
-	bool busy;                  /* an operation is under way, and holds the connection */
-	bool orphan;                /* the userdata is gone */
-	uint32_t rcpt_count;        /* of the message that was sent last; 0: no results to report */
+	struct tr_smtpc *smtp;     /* NULL: where to connect to is not known yet */
+	struct tr_smtp_plan *plan; /* under way */
+	struct tr_host *host;
+	struct tr_session *session;     /* that has it; NULL: it has ended */
+	struct tr_ticket ticket;        /* of the operation under way */
+	bool busy;                      /* an operation is under way, and holds the connection */
+	bool orphan;                    /* the userdata is gone */
+	uint32_t rcpt_count;            /* of the message that was sent last; 0: no results to report */
+	enum tr_smtp_plan_kind verdict; /* why there is nothing to connect to; TR_PLAN_READY: there is */
+	struct tr_buf text;             /* of the verdict */
+	char *domain;                   /* whose MX are looked up */
+	struct tr_smtpc_host *hosts;    /* of the mx_list, for the plan */
 };
 
 struct box {
@@ -39,8 +45,21 @@ conn_free(struct conn *conn)
 {
 	if (conn->session != NULL)
 		tr_session_lua_on_end(conn->session, NULL, NULL);
+	tr_smtp_plan_cancel(conn->plan);
 	tr_smtpc_free(conn->smtp);
+	tr_buf_free(&conn->text);
+	free(conn->domain);
+	free(conn->hosts);
 	free(conn);
+}
+
+static void
+stop(struct conn *conn)
+{
+	tr_smtp_plan_cancel(conn->plan);
+	conn->plan = NULL;
+	if (conn->smtp != NULL)
+		tr_smtpc_cancel(conn->smtp);
 }
 
 /* Also of a session that was cancelled while its connection was idle: the peer is not kept until Lua collects. */
@@ -51,16 +70,16 @@ session_ended(void *arg)
 
 	conn->session = NULL;
 	if (!conn->busy)
-		tr_smtpc_cancel(conn->smtp);
+		stop(conn);
 }
 
 /* --- making ------------------------------------------------------------------------------------------- */
 
+/* The connection object for hosts that are known now. TR_OK or TR_ENOMEM. */
 static int
-new_conn(lua_State *L, struct tr_session *session, const struct tr_smtpc_host *hosts, size_t count)
+make_client(struct conn *conn, const struct tr_smtpc_host *hosts, size_t count)
 {
-	const struct tr_path_config *path = session->path;
-	struct box *box = lua_newuserdata(L, sizeof *box);
+	const struct tr_path_config *path = conn->session->path;
 	char system_name[256] = "localhost";
 	struct tr_smtpc_config config = {
 		.connect_timeout_ns = path->connect_timeout_ns,
@@ -82,52 +101,34 @@ new_conn(lua_State *L, struct tr_session *session, const struct tr_smtpc_host *h
 		.host_count = count,
 	};
 
-	box->conn = NULL;
-	luaL_getmetatable(L, CONN_TYPE);
-	lua_setmetatable(L, -2);
 	if (config.ehlo_name == NULL) {
 		gethostname(system_name, sizeof system_name - 1);
 		system_name[sizeof system_name - 1] = '\0';
 		config.ehlo_name = system_name;
 	}
-	box->conn = calloc(1, sizeof *box->conn);
-	if (box->conn == NULL || tr_smtpc_new(tr_host_loop(tr_host_of(L)), tr_service(L, TR_SERVICE_DNS), &config,
-					 &box->conn->smtp) != TR_OK) {
-		free(box->conn);
-		box->conn = NULL;
-		return luaL_error(L, "smtp: out of memory");
-	}
-	box->conn->session = session;
-	tr_session_lua_on_end(session, session_ended, box->conn);
-	return 1;
+	return tr_smtpc_new(
+		tr_host_loop(conn->host), tr_host_service(conn->host, TR_SERVICE_DNS), &config, &conn->smtp);
 }
 
-/* new(session) -> connection | nil, message. The candidates: the queue's mx_list, or the domain literal of its routing
- * domain. */
+/* new(session) -> connection. */
 static int
 l_new(lua_State *L)
 {
 	struct tr_session *session = tr_session_lua_check(L, 1);
-	const struct tr_queue_config *queue = session->queue;
-	struct tr_str domain = tr_ready_routing_domain(session->ready);
-	struct tr_smtpc_host *hosts;
-	char literal[64];
+	struct box *box = lua_newuserdata(L, sizeof *box);
 
+	box->conn = NULL;
+	luaL_getmetatable(L, CONN_TYPE);
+	lua_setmetatable(L, -2);
 	if (tr_service(L, TR_SERVICE_DNS) == NULL)
 		return luaL_error(L, "smtp: no resolver in this program");
-	if (queue->mx_count == 0) {
-		if (tr_smtpc_domain_literal(domain, literal))
-			return new_conn(L, session, &(struct tr_smtpc_host){.name = literal}, 1);
-		return tr_push_error(L, TR_ENOENT,
-			"failed to connect to any candidate hosts: %.*s: MX look-ups are not available in this "
-			"version; name the next hop in get_queue_config: protocol = { smtp = { mx_list = { 'HOST:PORT' "
-			"} } }",
-			(int)domain.len, domain.data);
-	}
-	hosts = lua_newuserdata(L, queue->mx_count * sizeof *hosts);
-	for (uint32_t i = 0; i < queue->mx_count; i++)
-		hosts[i] = (struct tr_smtpc_host){.name = queue->mx_list[i].host, .port = queue->mx_list[i].port};
-	return new_conn(L, session, hosts, queue->mx_count);
+	box->conn = calloc(1, sizeof *box->conn);
+	if (box->conn == NULL)
+		return luaL_error(L, "smtp: out of memory");
+	box->conn->host = tr_host_of(L);
+	box->conn->session = session;
+	tr_session_lua_on_end(session, session_ended, box->conn);
+	return 1;
 }
 
 /* --- waiting -------------------------------------------------------------------------------------------- */
@@ -147,7 +148,11 @@ push_connected(lua_State *L, void *arg)
 		return 1;
 	}
 	lua_pushnil(L);
-	lua_pushfstring(L, "failed to connect to any candidate hosts: %s", tr_smtpc_error(ending->conn->smtp));
+	if (ending->conn->verdict != TR_PLAN_READY)
+		lua_pushboolean(L, false);
+	else
+		lua_pushfstring(L, "failed to connect to any candidate hosts: %s",
+			ending->conn->smtp != NULL ? tr_smtpc_error(ending->conn->smtp) : "out of memory");
 	return 2;
 }
 
@@ -198,7 +203,7 @@ cancelled(void *op)
 
 	conn->busy = false;
 	conn->rcpt_count = 0;
-	tr_smtpc_cancel(conn->smtp);
+	stop(conn);
 	if (conn->orphan)
 		conn_free(conn);
 }
@@ -207,21 +212,134 @@ static int
 park(lua_State *L, struct conn *conn, struct tr_task *task)
 {
 	conn->busy = true;
-	tr_task_describe(task, "smtp: %s", tr_smtpc_waits_for(conn->smtp));
+	tr_task_describe(
+		task, "smtp: %s", conn->smtp != NULL ? tr_smtpc_waits_for(conn->smtp) : "the look-up of the hosts");
 	return tr_task_park(task, L, cancelled, conn, &conn->ticket);
 }
 
-/* connection:connect() -> true | nil, message. Tries the candidates in order. */
+static double
+random_of(void *arg)
+{
+	struct conn *conn = arg;
+
+	return conn->session != NULL ? tr_worker_random(conn->session->worker) : 0;
+}
+
+static void
+planned(void *arg, const struct tr_smtp_plan_result *result)
+{
+	struct conn *conn = arg;
+
+	conn->plan = NULL;
+	conn->verdict = result->kind;
+	if (result->kind != TR_PLAN_READY) {
+		tr_buf_addz(&conn->text, result->text);
+		wake(conn, push_connected, TR_ECLOSED);
+	} else if (conn->session == NULL || make_client(conn, result->hosts, result->host_count) != TR_OK) {
+		wake(conn, push_connected, TR_ENOMEM);
+	} else {
+		tr_smtpc_connect(conn->smtp, connect_done, conn);
+	}
+}
+
+/* Of the message in hand: all that wait in the ready queue have its site. */
+static struct tr_str
+domain_of(const struct tr_session *session, const struct tr_message *message)
+{
+	struct tr_queue_name name = {0};
+
+	if (message == NULL || message->queue == NULL)
+		return tr_ready_routing_domain(session->ready);
+	tr_queue_name_parse(tr_str(message->queue), &name);
+	return name.has_routing ? name.routing_domain : name.domain;
+}
+
+/* connection:connect(session) -> true | nil, message | nil, false: there is nothing to connect to, see give_up(). The
+ * candidates are the queue's mx_list, or the MX of the domain of the message in hand; they are tried in order. */
 static int
 l_connect(lua_State *L)
 {
 	struct conn *conn = check(L);
+	struct tr_session *session = tr_session_lua_check(L, 2);
+	struct tr_message *message = tr_session_lua_hand(L, 2);
 	struct tr_task *task = tr_task_check(L);
+	const struct tr_queue_config *queue = session->queue;
+	const struct tr_path_config *path = session->path;
+	struct tr_str domain = domain_of(session, message), site = tr_ready_site(session->ready);
+	bool by_mx = queue->mx_count == 0;
+	struct tr_smtp_plan_config config = {
+		.strategy = (enum tr_ip_strategy)path->ip_strategy,
+		.skip = path->skip_hosts,
+		.skip_count = path->skip_count,
+		.timeout_ns = path->connect_timeout_ns,
+		.random = random_of,
+		.random_arg = conn,
+	};
 
-	if (conn->busy)
+	if (conn->busy || conn->smtp != NULL || conn->domain != NULL || conn->hosts != NULL)
 		return luaL_error(L, "the connection is in use");
-	tr_smtpc_connect(conn->smtp, connect_done, conn);
+	if (by_mx ||
+		path->prohibited_given) { /* who writes an mx_list means its hosts, unless the path says otherwise */
+		config.prohibited = path->prohibited_hosts;
+		config.prohibited_count = path->prohibited_count;
+	}
+	if (by_mx) {
+		conn->domain = strndup(domain.data != NULL ? domain.data : "", domain.len);
+		config.domain = conn->domain;
+		config.site = site.data; /* NUL-terminated, as all names of ready queues */
+	} else {
+		conn->hosts = calloc(queue->mx_count, sizeof *conn->hosts);
+		for (uint32_t i = 0; conn->hosts != NULL && i < queue->mx_count; i++)
+			conn->hosts[i] =
+				(struct tr_smtpc_host){.name = queue->mx_list[i].host, .port = queue->mx_list[i].port};
+		config.hosts = conn->hosts;
+		config.host_count = queue->mx_count;
+	}
+	if (conn->domain != NULL || conn->hosts != NULL)
+		conn->plan = tr_smtp_plan_start(tr_host_service(conn->host, TR_SERVICE_DNS), &config, planned, conn);
+	if (conn->plan == NULL)
+		return luaL_error(L, "smtp: out of memory");
 	return park(L, conn, task);
+}
+
+/* connection:give_up(session) -> whether the same is true of all that wait in the ready queue. Ends or gives back what
+ * is in hand, as connect() has found. Contract: smtp.md sections 3.1 and 3.5. */
+static int
+l_give_up(lua_State *L)
+{
+	static const struct {
+		enum tr_outcome_kind kind;
+		int code;
+		int enhanced[3];
+		const char *reason;
+	} verdicts[] = {
+		[TR_PLAN_MOVED] = {TR_OUT_REQUEUE, 451, {4, 4, 4}, "ReadyQueueWasReaped"},
+		[TR_PLAN_UNKNOWN] = {TR_OUT_TRANSIENT, 451, {4, 4, 4}, NULL},
+		[TR_PLAN_NULL_MX] = {TR_OUT_BOUNCED, 556, {5, 1, 10}, "FailedDueToNullMx"},
+		[TR_PLAN_NO_HOSTS] = {TR_OUT_TRANSIENT, 451, {4, 4, 4}, "MxResolvedToZeroHosts"},
+		[TR_PLAN_PROHIBITED] = {TR_OUT_BOUNCED, 550, {5, 4, 4}, "MxWasProhibited"},
+		[TR_PLAN_SKIPPED] = {TR_OUT_TRANSIENT, 451, {4, 4, 4}, "MxWasSkipped"},
+	};
+	struct conn *conn = check(L);
+	struct tr_session *session = tr_session_lua_check(L, 2);
+	struct tr_message *message = tr_session_lua_hand(L, 2);
+	struct tr_outcome outcome = {.delivery_protocol = TR_STR("ESMTP"), .retry_after_ns = -1};
+
+	if (conn->verdict == TR_PLAN_READY || conn->text.data == NULL)
+		return luaL_error(L, "the connection has hosts");
+	outcome.kind = verdicts[conn->verdict].kind;
+	outcome.response.code = verdicts[conn->verdict].code;
+	memcpy(outcome.response.enhanced, verdicts[conn->verdict].enhanced, sizeof outcome.response.enhanced);
+	outcome.response.content = (struct tr_str){conn->text.data, conn->text.len};
+	outcome.reason = verdicts[conn->verdict].reason;
+	if (conn->verdict == TR_PLAN_MOVED) {
+		outcome.retry_after_ns = 1; /* to its line, and on to the new site at once */
+		if (message != NULL && message->queue != NULL)
+			tr_queue_forget_site(session->worker, tr_str(message->queue));
+	}
+	tr_session_lua_report(L, 2, &outcome);
+	lua_pushboolean(L, conn->verdict > TR_PLAN_UNKNOWN);
+	return 1;
 }
 
 /* connection:send(session) -> true: the message in hand has results; false: the connection was lost before it was
@@ -233,8 +351,8 @@ l_send(lua_State *L)
 	struct tr_message *message = tr_session_lua_hand(L, 2);
 	struct tr_task *task = tr_task_check(L);
 
-	if (conn->busy)
-		return luaL_error(L, "the connection is in use");
+	if (conn->busy || conn->smtp == NULL)
+		return luaL_error(L, conn->busy ? "the connection is in use" : "the connection is not open");
 	if (message == NULL)
 		return luaL_error(L, "no message in hand");
 	conn->rcpt_count = message->rcpt_count;
@@ -370,7 +488,8 @@ l_close(lua_State *L)
 	if (conn->busy)
 		return luaL_error(L, "the connection is in use");
 	box->conn = NULL;
-	tr_smtpc_close(conn->smtp);
+	if (conn->smtp != NULL)
+		tr_smtpc_close(conn->smtp);
 	conn_free(conn);
 	return 0;
 }
@@ -395,8 +514,9 @@ int
 luaopen_tr_smtp_client(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"new", l_new}, {NULL, NULL}};
-	static const luaL_Reg methods[] = {{"connect", l_connect}, {"send", l_send}, {"refusal", l_refusal},
-		{"rewrite", l_rewrite}, {"queue", l_queue}, {"report", l_report}, {"close", l_close}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {{"connect", l_connect}, {"give_up", l_give_up}, {"send", l_send},
+		{"refusal", l_refusal}, {"rewrite", l_rewrite}, {"queue", l_queue}, {"report", l_report},
+		{"close", l_close}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);
 	lua_pushcfunction(L, l_gc);

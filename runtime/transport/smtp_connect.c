@@ -57,23 +57,30 @@ connected(void *arg, struct tr_stream *stream, int err, int errnum)
 }
 
 static void
-resolved(void *arg, int err, const struct tr_sockaddr *addrs, size_t count)
+take_addrs(struct tr_smtpc *smtp, const struct tr_sockaddr *addrs, size_t count)
 {
-	struct tr_smtpc *smtp = arg;
 	uint16_t port = smtp->hosts[smtp->host_at - 1].port;
 
-	smtp->query = NULL;
-	if (err != TR_OK || count == 0) {
-		tr_smtpc_candidate_failed(smtp, "%s",
-			err == TR_ENOENT || err == TR_OK ? "no address of that name" : "the name look-up failed");
-		return;
-	}
 	smtp->addr_count = count < TR_SMTPC_ADDRS_MAX ? count : TR_SMTPC_ADDRS_MAX;
+	smtp->addr_at = 0;
 	for (size_t i = 0; i < smtp->addr_count; i++) {
 		smtp->addrs[i] = addrs[i];
 		tr_sockaddr_set_port(&smtp->addrs[i], port != 0 ? port : smtp->config.port);
 	}
 	tr_smtpc_connect_next(smtp);
+}
+
+static void
+resolved(void *arg, int err, const struct tr_sockaddr *addrs, size_t count)
+{
+	struct tr_smtpc *smtp = arg;
+
+	smtp->query = NULL;
+	if (err != TR_OK || count == 0)
+		tr_smtpc_candidate_failed(smtp, "%s",
+			err == TR_ENOENT || err == TR_OK ? "no address of that name" : "the name look-up failed");
+	else
+		take_addrs(smtp, addrs, count);
 }
 
 /* The next address of this host, or the next host, or the end. */
@@ -90,8 +97,14 @@ tr_smtpc_connect_next(struct tr_smtpc *smtp)
 		if (smtp->connecting != NULL)
 			return;
 	} else if (smtp->host_at < smtp->host_count) {
-		smtp->host = smtp->hosts[smtp->host_at++].name;
+		const struct smtp_host *host = &smtp->hosts[smtp->host_at++];
+
+		smtp->host = host->name;
 		smtp->addr_count = smtp->addr_at = 0;
+		if (host->addr.len > 0) {
+			take_addrs(smtp, &host->addr, 1);
+			return;
+		}
 		smtp->step = SMTP_RESOLVE;
 		smtp->query = tr_dns_addr(smtp->dns, smtp->host, smtp->config.connect_timeout_ns, resolved, smtp);
 		if (smtp->query != NULL)
