@@ -16,12 +16,13 @@ local HOOK_CLASS = {
   max_ready = 10000,
   idle_timeout = '1m',
   system_shutdown_timeout = '30s',
+  gate_failures = 5,
 }
 
 ---@class kumo.Explained.Value
 ---@field key string          elements of a map: OPTION.NAME
 ---@field value any
----@field from 'file'|'policy'|'log_hook'|'default'
+---@field from 'file'|'helper'|'policy'|'log_hook'|'default'
 ---@field file? string
 ---@field line? integer
 ---@field section? string
@@ -120,6 +121,8 @@ local function collect(view, told, shown, is_hook)
     if where and equal(value, of_files) then
       row.from, row.file, row.line, row.section = 'file', where.file, where.line, where.section
       row.overrode = c.array(where.overrode)
+    elseif not where and key == 'refresh_strategy' and value == 'Epoch' and host.shaping_live then
+      row.from = 'helper'
     elseif equal(value, default) and not where then
       row.from = 'default'
       if is_hook and HOOK_CLASS[key] ~= nil then
@@ -166,7 +169,12 @@ end
 
 -- --- for people ----------------------------------------------------------------------------------------
 
-local FROM = { policy = 'set by the policy', log_hook = 'default of log hooks', default = 'default' }
+local FROM = {
+  policy = 'set by the policy',
+  helper = 'set by policy-extras.shaping',
+  log_hook = 'default of log hooks',
+  default = 'default',
+}
 
 local function written(value)
   if type(value) == 'table' then

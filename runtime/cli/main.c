@@ -15,6 +15,7 @@ static const struct command {
 	{"sink", "HTTP and SMTP endpoint that counts, records, refuses and stalls as told", tr_cmd_sink},
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
 	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
+	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
 	{"help", "this text, or the text of one command", cmd_help},
 	{"version", "print the version", cmd_version},

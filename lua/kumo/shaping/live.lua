@@ -14,7 +14,7 @@ local MAX_PATHS = 100000 -- that are kept made; then all are made again
 local SETTLE_S = 1 -- a file that still changes is being written
 local MX_INTERVAL_S = 300 -- the sites of domains may move
 local MX_RETRY_S = 60 -- while a look-up has failed
-local NOTE = 'shaping.text:' -- name on the board of a remote file
+local NOTE = 'shaping.text:' -- names on the board: what worker 0 has read last and found good
 
 ---@class kumo.shaping.Live
 ---@field package _paths string[]
@@ -41,11 +41,40 @@ local function log_findings(found)
   end
 end
 
+-- Worker 0 reads the files, the others take what it has found good: all have the same, and nobody reads what is wrong.
+local function is_reader()
+  return c.worker == 0
+end
+
+local function share(texts)
+  for path, text in pairs(texts) do
+    local old, version = c.board_get(NOTE .. path)
+    if old ~= text then
+      c.board_swap(NOTE .. path, version, text)
+    end
+  end
+end
+
+-- The texts that worker 0 has found good; nil: it has not read them all yet.
+local function shared_texts(self)
+  local texts = {}
+  for _, path in ipairs(self._paths) do
+    texts[path] = c.board_get(NOTE .. path)
+    if not texts[path] then
+      return nil
+    end
+  end
+  return texts
+end
+
 local function adopt(self, made, found)
   self._data, self._findings = made, found
   self._cache, self._count = {}, 0
-  self._epoch = c.epoch()
+  self._epoch, self._board = c.epoch(), c.board_version()
   self._mx_at = c.mono()
+  if is_reader() then
+    share(made.texts)
+  end
 end
 
 -- The first load; others wait for it.
@@ -54,15 +83,18 @@ local function load(self)
     if self._loading then
       self._loading:wait()
     else
-      self._loading = c.latch()
-      local found = findings.new()
-      local ok, made = host.try(data.build, self._paths, self._options, found)
-      self._loading:open()
+      local latch, found = c.latch(), findings.new()
+      self._loading = latch
+      local texts = not is_reader() and shared_texts(self) or nil
+      local ok, made = host.try(data.build, self._paths, self._options, found, texts)
       self._loading = nil
+      latch:open()
       if not ok then
         error(made, 0)
       end
-      log_findings(found)
+      if is_reader() then
+        log_findings(found)
+      end
       if found:has_fatal() then
         error('shaping: ' .. table.concat(found:texts 'Error', '\n  '), 0)
       end
@@ -71,12 +103,10 @@ local function load(self)
   end
 end
 
--- One worker fetches; the others take what it has got.
-local function share(path, text)
-  local old, version = c.board_get(NOTE .. path)
-  if old ~= text then
-    c.board_swap(NOTE .. path, version, text)
-  end
+--- Loads the data if it is not there yet.
+---@async
+function live:load()
+  load(self)
 end
 
 -- The texts of all files; nil for one that cannot be read.
@@ -85,15 +115,11 @@ local function read_all(self, with_remote)
   for _, path in ipairs(self._paths) do
     if not files.is_remote(path) then
       texts[path], message[path] = files.text(path, self._options)
-    elseif with_remote and not self._options.skip_remote then
-      texts[path], message[path] = files.text(path, self._options)
-      if texts[path] then
-        share(path, texts[path])
-      else
-        texts[path] = self._data.texts[path]
-      end
     else
-      texts[path] = c.board_get(NOTE .. path) or self._data.texts[path]
+      if with_remote and not self._options.skip_remote then
+        texts[path] = files.text(path, self._options)
+      end
+      texts[path] = texts[path] or self._data.texts[path]
     end
   end
   return texts, message
@@ -125,7 +151,11 @@ local function check_vanished(self, texts, message, found)
   end
 end
 
+-- Takes other texts, unless they are wrong: then nothing changes, and the findings are told once.
 local function rebuild(self, texts, message)
+  if self._refused and not differs(self, texts, self._refused) then
+    return false, c.array {}
+  end
   local found = findings.new()
   check_vanished(self, texts, message or {}, found)
   local made
@@ -140,6 +170,10 @@ local function rebuild(self, texts, message)
   end
   self._refused = nil
   adopt(self, made, found)
+  if is_reader() then
+    require('kumo').bump_config_epoch()
+    self._epoch = c.epoch()
+  end
   return true
 end
 
@@ -167,60 +201,67 @@ end
 
 --- Reads the files again if they have changed. What is wrong is logged, and nothing changes.
 ---@async
----@param now? boolean   also files that have changed within the last second, and remote ones
+---@param now? boolean   also files that have changed within the last second
 ---@return boolean changed   the data is new
 ---@return string[]? errors  why it is not
 function live:refresh(now)
   load(self)
   local texts, message = read_all(self, true)
   local changed = differs(self, texts, self._data.texts)
-  if changed and self._refused and not differs(self, texts, self._refused) then
-    return false, c.array {} -- told already
-  elseif changed and not now then
+  if changed and not now then
     c.sleep(SETTLE_S)
     local again
     again, message = read_all(self, false)
+    for _, path in ipairs(self._paths) do
+      if files.is_remote(path) then
+        again[path] = texts[path]
+      end
+    end
     if differs(self, again, texts) then
       return false -- somebody is writing: the next look will find the end
     end
   end
-  if not changed and not mx_moved(self) then
+  if not changed then
     self._refused = nil
-    return false
+    if not mx_moved(self) then
+      return false
+    end
   end
-  local good, errors = rebuild(self, texts, message)
-  if not good then
-    return false, errors
-  end
-  require('kumo').bump_config_epoch()
-  self._epoch = c.epoch()
-  return true
+  return rebuild(self, texts, message)
 end
 
---- Looks at the files for ever. For a task of its own.
+--- Loads the data, and looks at the files for ever. For a task of its own.
 ---@async
 ---@param interval_s number
 function live:watch(interval_s)
   while true do
-    c.sleep(interval_s)
     local ok, err = pcall(self.refresh, self)
     if not ok then
       c.log('error', 'shaping: ' .. tostring(err))
     end
+    c.sleep(interval_s)
   end
 end
 
---- The data of this moment. Another worker has seen a change if the epoch has moved.
+--- The data of this moment. A new epoch or what another worker has read may have changed it.
 ---@async
 ---@return kumo.shaping.Data
 function live:data()
   load(self)
-  local epoch = c.epoch()
-  if epoch ~= self._epoch then
-    self._epoch = epoch
-    local texts, message = read_all(self, false)
-    if differs(self, texts, self._data.texts) and not (self._refused and not differs(self, texts, self._refused)) then
-      rebuild(self, texts, message)
+  if is_reader() then
+    local epoch = c.epoch()
+    if epoch ~= self._epoch then
+      self._epoch = epoch
+      local texts, message = read_all(self, false)
+      if differs(self, texts, self._data.texts) then
+        rebuild(self, texts, message)
+      end
+    end
+  elseif c.board_version() ~= self._board then
+    self._board = c.board_version()
+    local texts = shared_texts(self)
+    if texts and differs(self, texts, self._data.texts) then
+      rebuild(self, texts)
     end
   end
   return self._data
@@ -257,9 +298,9 @@ end
 ---@async
 ---@return kumo.EgressPathConfig
 function live:path(domain, source, site)
-  if c.epoch() ~= self._epoch or overlay.version() ~= self._overlay then
+  if c.epoch() ~= self._epoch or c.board_version() ~= self._board or overlay.version() ~= self._overlay then
     self:data()
-    self._overlay = overlay.version()
+    self._epoch, self._board, self._overlay = c.epoch(), c.board_version(), overlay.version()
     self._cache, self._count = {}, 0
   end
   local by_source = self._cache[domain]

@@ -1,0 +1,349 @@
+-- policy-extras.shaping in a whole runtime: the hook's defaults, changed files, automation, explain.
+local helper = require 'helper'
+local kumo = require 'kumo'
+local testing = require 'tr.testing'
+
+--- Mail goes to a connection of the policy, which answers what `answer` says.
+local POLICY = [[
+local kumo = require 'kumo'
+local shaping = require 'policy-extras.shaping'
+sent, answer = {}, function() return 'ok' end
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config {
+    retry_interval = '1m', max_retry_interval = '1m', protocol = { custom_lua = { constructor = 'make.peer' } },
+  }
+end)
+kumo.on('make.peer', function()
+  local conn = {}
+  function conn:send(msg)
+    sent[#sent + 1] = os.time()
+    return answer(msg)
+  end
+  function conn:close() end
+  return conn
+end)
+helper = shaping:setup_with_automation(OPTIONS)
+kumo.on('get_egress_path_config', helper.get_egress_path_config)
+function path(domain, source)
+  return helper.get_egress_path_config(domain, source or 'unspecified', domain, true)
+end
+]]
+
+describe('policy-extras.shaping', function()
+  local dir, rt
+
+  local function write(text, name)
+    return helper.write(dir .. '/' .. (name or 'shaping.toml'), text)
+  end
+
+  --- Starts the policy with a file; options as Lua text.
+  local function start(text, options)
+    dir = dir or helper.dir()
+    write(text)
+    helper.write(
+      dir .. '/policy.lua',
+      ('DIR = %q\nOPTIONS = { no_default_files = true, extra_files = { DIR .. "/shaping.toml" }, %s }\n'):format(dir, options or '')
+        .. POLICY
+    )
+    rt = testing.start { policy = dir .. '/policy.lua', seed = 7 }
+    return rt
+  end
+
+  after_each(function()
+    if rt then
+      assert.is_true((rt:stop(1)))
+      rt = nil
+    end
+    dir = nil
+    kumo.shaping._clear_actions()
+    helper.cleanup()
+  end)
+
+  local function value(key, domain, source)
+    return rt:eval(('return path(%q, %q)[%q]'):format(domain, source or 'unspecified', key))
+  end
+
+  describe('at the start', function()
+    it('answers for paths from the files, refreshed by epoch', function()
+      start '[default]\nmax_ready = 7\n["d.test"]\nmx_rollup = false\nmax_ready = 8\n'
+      assert.are.equal(7, value('max_ready', 'x.test'))
+      assert.are.equal(8, value('max_ready', 'd.test'))
+      assert.are.equal('Epoch', value('refresh_strategy', 'd.test'))
+    end)
+
+    it('keeps a refresh strategy of the files', function()
+      start '[default]\nrefresh_strategy = "Ttl"\n'
+      assert.are.equal('Ttl', value('refresh_strategy', 'x.test'))
+    end)
+
+    it('does not start with files that cannot be used, and says all of it', function()
+      local ok, err = pcall(start, '[default]\nmax_redy = 7\nidle_timeout = "x"\n')
+      assert.is_false(ok)
+      assert.truthy(tostring(err):find("shaping.toml:2: [default] max_redy: there is no such option", 1, true), err)
+      assert.truthy(tostring(err):find('shaping.toml:3: [default] idle_timeout', 1, true), err)
+    end)
+
+    it('gives a fresh table to those who want to change it', function()
+      start '[default]\nmax_ready = 7\n'
+      assert.are.equal(7, rt:eval "path('x.test').max_ready = 9; return path('x.test').max_ready")
+    end)
+
+    it('has the shipped file before the others', function()
+      dir = helper.dir()
+      write '[default]\nmax_ready = 7\n'
+      helper.write(dir .. '/policy.lua', ('DIR = %q\nOPTIONS = { extra_files = { DIR .. "/shaping.toml" } }\n'):format(dir) .. POLICY)
+      rt = testing.start { policy = dir .. '/policy.lua' }
+      assert.are.equal('100/s', value('max_message_rate', 'x.test'))
+      assert.are.equal(7, value('max_ready', 'x.test'))
+      assert.is_nil(value('max_message_rate', 'x.log_hook'))
+    end)
+
+    for _, case in ipairs {
+      { "shaping:setup '/x.toml'", "a list of files is expected, got string: write shaping:setup { '/x.toml' }" },
+      { 'shaping:setup_with_automation { extra_files = "x" }', "field 'extra_files': a list or table expected" },
+      { 'shaping:setup {} shaping:setup {}', 'it has been called already' },
+    } do
+      it('refuses ' .. case[1], function()
+        dir = helper.dir()
+        helper.write(dir .. '/policy.lua', "local shaping = require 'policy-extras.shaping'\n" .. case[1] .. '\n')
+        local ok, err = pcall(testing.start, { policy = dir .. '/policy.lua' })
+        assert.is_false(ok)
+        assert.truthy(tostring(err):find(case[2], 1, true), err)
+      end)
+    end
+  end)
+
+  describe('when a file changes', function()
+    it('the paths follow within a minute', function()
+      start '[default]\nmax_ready = 7\n'
+      write '[default]\nmax_ready = 8\n'
+      assert.are.equal(7, value('max_ready', 'x.test'))
+      rt:advance(60)
+      assert.are.equal(8, value('max_ready', 'x.test'))
+    end)
+
+    for name, bad in pairs {
+      ['half written'] = '[default]\nmax_ready = ',
+      ['with a mistake'] = '[default]\nmax_ready = 8\nmax_redy = 1\n',
+      ['empty'] = '',
+      ['gone'] = false,
+    } do
+      it(('and is %s, what was there stays in force'):format(name), function()
+        start '[default]\nmax_ready = 7\n'
+        if bad then
+          write(bad)
+        else
+          os.remove(dir .. '/shaping.toml')
+        end
+        rt:advance(120)
+        assert.are.equal(7, value('max_ready', 'x.test'))
+        rt:eval "require 'kumo'.bump_config_epoch()"
+        assert.are.equal(7, value('max_ready', 'x.test'))
+        write '[default]\nmax_ready = 9\n' -- repaired
+        rt:advance(120)
+        assert.are.equal(9, value('max_ready', 'x.test'))
+      end)
+    end
+
+    it('the path object follows, too', function()
+      start '[default]\nmax_ready = 7\n'
+      local CODE = "return helper.get_egress_path_config('x.test', 'unspecified', 'x.test').max_ready"
+      assert.are.equal(7, rt:eval(CODE))
+      write '[default]\nmax_ready = 8\n'
+      rt:advance(60)
+      assert.are.equal(8, rt:eval(CODE))
+    end)
+  end)
+
+  describe('automation', function()
+    local RULE = '[[default.automation]]\nregex = "busy"\nduration = "10m"\n'
+    local BUSY = "answer = function() require 'kumo'.reject(451, '4.7.1 too busy') end"
+
+    it('sets an option for a while, without a second daemon', function()
+      start('[default]\nmax_ready = 7\n' .. RULE .. 'action = {SetConfig = {name = "max_ready", value = 3}}\n')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(3, value('max_ready', 'd.test'))
+      assert.are.equal(7, value('max_ready', 'other.test'))
+      assert.are.equal(7, value('max_ready', 'd.test', 'another source'))
+      local active = rt:eval "return require 'kumo'.shaping.active_actions()"
+      assert.are.equal(1, #active)
+      assert.are.equal('SetConfig', active[1].action)
+      assert.are.equal('d.test', active[1].domain)
+      assert.are.equal('451 4.7.1 too busy', active[1].response)
+      assert.truthy(active[1].file:find 'shaping.toml$')
+      rt:eval "answer = function() return 'ok' end"
+      rt:advance(700)
+      assert.are.equal(7, value('max_ready', 'd.test'))
+      assert.are.same({}, rt:eval "return require 'kumo'.shaping.active_actions()")
+    end)
+
+    it('does nothing for other answers, and for deliveries', function()
+      start('[default]\nmax_ready = 7\n' .. RULE .. 'action = {SetConfig = {name = "max_ready", value = 3}}\n')
+      rt:receive { to = 'a@d.test' }
+      rt:eval "answer = function() require 'kumo'.reject(451, 'no') end"
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(2, rt:eval 'return #sent')
+      assert.are.same({}, rt:eval "return require 'kumo'.shaping.active_actions()")
+    end)
+
+    it('can be turned off', function()
+      start('[default]\nmax_ready = 7\n' .. RULE .. 'action = {SetConfig = {name = "max_ready", value = 3}}\n', 'automation = false')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(7, value('max_ready', 'd.test'))
+    end)
+
+    it('waits for a threshold', function()
+      start('[default]\n' .. RULE .. 'trigger = {Threshold = "3/h"}\naction = {SetDomainConfig = {name = "max_ready", value = 3}}\n')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      for tries = 1, 3 do
+        while rt:eval 'return #sent' < tries do
+          rt:advance(5)
+        end
+        assert.are.equal(tries, rt:eval 'return #sent')
+        assert.are.equal(tries == 3 and 3 or nil, value('max_ready', 'd.test'))
+      end
+    end)
+
+    it('suspends the ready queue until the time is over', function()
+      start('[default]\n' .. RULE .. 'action = "Suspend"\n')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(1, rt:eval 'return #sent')
+      local list = rt:eval "return require 'kumo'.api.admin.suspend_ready_q.list()"
+      assert.are.equal(1, #list)
+      assert.are.equal('unspecified->d.test@lua:make.peer', list[1].name)
+      assert.truthy(list[1].reason:find('automation rule .*shaping.toml:2: 451 4.7.1 too busy %(rule_hash=%x+%)'), list[1].reason)
+      rt:eval "answer = function() return 'ok' end"
+      rt:advance(500)
+      assert.are.equal(1, rt:eval 'return #sent')
+      rt:advance(300)
+      assert.are.equal(2, rt:eval 'return #sent')
+    end)
+
+    it('bounces what is for the domain', function()
+      start('[default]\n' .. RULE .. 'action = "Bounce"\n')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(200)
+      assert.are.equal(1, rt:eval 'return #sent')
+      assert.are.equal(1, rt:ledger().mail.bounced)
+    end)
+
+    it('suspends a tenant, if there is one', function()
+      start('[default]\n' .. RULE .. 'action = ["SuspendTenant", "SuspendCampaign"]\n')
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.same({}, rt:eval "return require 'kumo'.api.admin.suspend.list()")
+      rt:receive { to = 'a@d.test', meta = { tenant = 't', campaign = 'c' } }
+      rt:advance(5)
+      local list = rt:eval "return require 'kumo'.api.admin.suspend.list()"
+      table.sort(list, function(a, b) return (a.campaign or '') < (b.campaign or '') end)
+      assert.are.same({ 't', 't', 'c', 'd.test' }, { list[1].tenant, list[2].tenant, list[2].campaign, list[1].domain })
+      assert.is_nil(list[1].campaign)
+    end)
+  end)
+
+  it('is explained: each value with its line', function()
+    start '[default]\nmax_ready = 7\n["d.test"]\nmx_rollup = false\nmax_ready = 8\n'
+    local result = rt:eval [[
+      local out
+      local kumo = require 'kumo'
+      local result = kumo.explain('d.test', { source = 's' })
+      return result
+    ]]
+    assert.are.equal('s->d.test@lua:make.peer', result.ready_queue)
+    local by_key = {}
+    for _, row in ipairs(result.values) do
+      by_key[row.key] = row
+    end
+    assert.are.equal(8, by_key.max_ready.value)
+    assert.are.equal(5, by_key.max_ready.line)
+    assert.are.equal('["d.test"]', by_key.max_ready.section)
+    assert.are.same({ { value = 7, file = dir .. '/shaping.toml', line = 2, section = '[default]' } }, by_key.max_ready.overrode)
+    assert.are.equal('helper', by_key.refresh_strategy.from)
+    assert.are.equal('default', by_key.idle_timeout.from)
+    assert.truthy(result.text:find('max_ready = 8 ', 1, true))
+  end)
+end)
+
+describe('tailrace explain', function()
+  after_each(helper.cleanup)
+
+  local POLICY_OF_HOOK = [[
+  local kumo = require 'kumo'
+  local log_hooks = require 'policy-extras.log_hooks'
+  local shaping = require 'policy-extras.shaping'
+  log_hooks:new_json { name = 'webhook', url = 'http://127.0.0.1:9/log' }
+  kumo.on('init', function()
+    kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+    kumo.define_spool { name = 'data', path = DIR .. '/data' }
+    kumo.start_http_listener { listen = '127.0.0.1:0' }
+  end)
+  local get = shaping:setup { DIR .. '/shaping.toml' }
+  kumo.on('get_egress_path_config', function(domain, source, site)
+    local params = get(domain, source, site, true)
+    params.max_ready = 77
+    return kumo.make_egress_path(params)
+  end)
+  ]]
+
+  local function explain(text, args)
+    local dir = helper.dir()
+    helper.write(dir .. '/shaping.toml', text)
+    helper.write(dir .. '/policy.lua', ('DIR = %q\n'):format(dir) .. POLICY_OF_HOOK)
+    local output, status = helper.sh(
+      ('%s explain %s --policy %s'):format(helper.quote(helper.TAILRACE), args, helper.quote(dir .. '/policy.lua'))
+    )
+    return output, status, dir
+  end
+
+  it('prints values, lines, names, and what the policy changed, and opens nothing', function()
+    local output, status, dir = explain('["webhook.log_hook"]\nconnection_limit = 3\nmax_ready = 5\n', 'webhook.log_hook')
+    assert.are.equal(0, status, output)
+    local compact = output:gsub(' +', ' ')
+    for _, line in ipairs {
+      'protocol lua, constructor make.webhook.log_hook\n',
+      'ready queue unspecified->webhook.log_hook@lua:make.webhook.log_hook\n',
+      ('connection_limit = 3 %s/shaping.toml:2 ["webhook.log_hook"]\n'):format(dir),
+      'max_ready = 77 set by the policy\n',
+      ('overrode 5 %s/shaping.toml:3 ["webhook.log_hook"]\n'):format(dir),
+      'max_deliveries_per_connection = 8192 default of log hooks\n',
+    } do
+      assert.truthy(compact:find(line, 1, true), line .. 'is not in\n' .. compact)
+    end
+    assert.is_nil(helper.read(dir .. '/meta/nodeid'))
+  end)
+
+  it('prints JSON', function()
+    local output, status = explain('["webhook.log_hook"]\nconnection_limit = 3\n', 'webhook.log_hook --json')
+    assert.are.equal(0, status)
+    assert.are.equal('webhook.log_hook', kumo.serde.json_parse(output).site)
+  end)
+
+  it('fails with the findings of a wrong file', function()
+    local output, status = explain('[default]\nmax_redy = 3\n', 'webhook.log_hook')
+    assert.are.equal(78, status)
+    assert.truthy(output:find('shaping.toml:2: [default] max_redy: there is no such option', 1, true), output)
+  end)
+
+  it('names what is wrong with the call', function()
+    local output, status = helper.sh(helper.quote(helper.TAILRACE) .. ' explain')
+    assert.are.equal(64, status)
+    assert.truthy(output:find('one DOMAIN is required', 1, true))
+    output, status = helper.sh(helper.quote(helper.TAILRACE) .. ' explain x.test --policy /nowhere')
+    assert.are.equal(78, status)
+    assert.truthy(output:find('cannot be read', 1, true))
+  end)
+end)
