@@ -10,8 +10,10 @@
 #include "queue/queue_lua.h"
 #include "record/record_lua.h"
 #include "shaping/throttle_lua.h"
+#include "transport/amqp_lua.h"
 #include "transport/http_lua.h"
 #include "transport/kafka_lua.h"
+#include "transport/redis_lua.h"
 #include "transport/smtp_client_lua.h"
 #include "transport/websocket_lua.h"
 
@@ -27,10 +29,12 @@ const struct tr_module tr_modules[] = {
 	{"tr.run", luaopen_tr_run},
 	{"tr.dns", luaopen_tr_dns},
 	{"tr.http", luaopen_tr_http},
+	{"tr.amqp", luaopen_tr_amqp},
 	{"tr.kafka", luaopen_tr_kafka},
 	{"tr.http_server", luaopen_tr_http_server},
 	{"tr.smtp_server", luaopen_tr_smtp_server},
 	{"tr.smtp_client", luaopen_tr_smtp_client},
+	{"tr.redis", luaopen_tr_redis},
 	{"tr.websocket", luaopen_tr_websocket},
 	{"tr.testing", luaopen_tr_testing},
 	{NULL, NULL},

@@ -1,6 +1,7 @@
 #include "cli/transports.h"
 
 #include "net/dns.h"
+#include "transport/amqp.h"
 #include "transport/http.h"
 #include "transport/kafka.h"
 
@@ -14,11 +15,14 @@ tr_transports_init(
 		err = resolvers != NULL ? tr_dns_new_shared(loop, resolvers, &transports->dns)
 					: tr_dns_new(loop, &transports->dns);
 	if (err == TR_OK)
+		err = tr_amqp_new(loop, &transports->amqp);
+	if (err == TR_OK)
 		err = tr_kafka_new(loop, &transports->kafka);
 	if (err != TR_OK)
 		return err;
 	tr_host_set_service(host, TR_SERVICE_HTTP, transports->http);
 	tr_host_set_service(host, TR_SERVICE_DNS, transports->dns);
+	tr_host_set_service(host, TR_SERVICE_AMQP, transports->amqp);
 	tr_host_set_service(host, TR_SERVICE_KAFKA, transports->kafka);
 	return TR_OK;
 }
@@ -28,6 +32,7 @@ tr_transports_fini(struct tr_transports *transports)
 {
 	tr_http_free(transports->http);
 	tr_dns_free(transports->dns);
+	tr_amqp_free(transports->amqp);
 	tr_kafka_free(transports->kafka);
 	*transports = (struct tr_transports){0};
 }

@@ -37,6 +37,7 @@ enum tr_service_id {
 	TR_SERVICE_SMTP,
 	TR_SERVICE_RUN, /* struct tr_run of runtime/cli: what init has configured */
 	TR_SERVICE_DNS,
+	TR_SERVICE_AMQP,  /* struct tr_amqp of runtime/transport */
 	TR_SERVICE_KAFKA, /* struct tr_kafka of runtime/transport */
 	TR_SERVICE_SHAPING, /* struct tr_shaping of runtime/shaping */
 	TR_SERVICES,

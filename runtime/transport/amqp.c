@@ -1,0 +1,565 @@
+#include "transport/amqp_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+
+#define WINDOW_MAX 1000                /* messages that a connection takes at once */
+#define WINDOW_BYTES (8 * 1024 * 1024) /* unless a single call has more */
+#define END_S 5                        /* for the threads to end */
+#define GRACE_NS (500 * TR_NS_PER_MS)  /* for a thread to see its own deadline before we cut its socket */
+
+/* --- pools -------------------------------------------------------------------------------------------------- */
+
+static void
+add_part(struct tr_buf *out, struct tr_str text)
+{
+	tr_buf_addf(out, "%zd:", text.data != NULL ? (ssize_t)text.len : (ssize_t)-1);
+	tr_buf_add_str(out, text);
+}
+
+/* The settings as one text: equal texts, one pool. */
+static char *
+identify(const struct tr_amqp_settings *settings)
+{
+	struct tr_buf out = {0};
+
+	for (uint32_t i = 0; i < settings->host_count; i++) {
+		add_part(&out, settings->hosts[i].name);
+		tr_buf_addf(&out, "%u,", settings->hosts[i].port);
+	}
+	add_part(&out, settings->username);
+	add_part(&out, settings->password);
+	add_part(&out, settings->vhost);
+	add_part(&out, settings->connection_name);
+	add_part(&out, settings->ca_file);
+	add_part(&out, settings->cert_file);
+	add_part(&out, settings->key_file);
+	tr_buf_addf(&out, "%u,%d,%u,%lld,%lld,%lld,%lld", settings->heartbeat_s, settings->tls, settings->pool_size,
+		(long long)settings->connect_timeout_ns, (long long)settings->wait_timeout_ns,
+		(long long)settings->publish_timeout_ns, (long long)settings->idle_timeout_ns);
+	tr_buf_addc(&out, '\0');
+	if (out.failed)
+		tr_buf_free(&out);
+	return out.data;
+}
+
+/* Copies a text with a NUL behind it. */
+static struct tr_str
+keep(char **at, struct tr_str text)
+{
+	struct tr_str kept = {NULL, text.len};
+
+	if (text.data == NULL)
+		return kept;
+	memcpy(*at, text.data, text.len);
+	(*at)[text.len] = '\0';
+	kept.data = *at;
+	*at += text.len + 1;
+	return kept;
+}
+
+static bool
+keep_all(struct tr_amqp_pool *pool, const struct tr_amqp_settings *from)
+{
+	struct tr_amqp_settings *to = &pool->settings;
+	struct tr_str *texts[] = {&to->username, &to->password, &to->vhost, &to->connection_name, &to->ca_file,
+		&to->cert_file, &to->key_file};
+	size_t size = 0;
+	char *at;
+
+	*to = *from;
+	for (uint32_t i = 0; i < to->host_count; i++)
+		size += to->hosts[i].name.len + 1;
+	for (size_t i = 0; i < TR_COUNT(texts); i++)
+		size += texts[i]->len + 1;
+	at = pool->texts = malloc(size);
+	if (at == NULL)
+		return false;
+	for (uint32_t i = 0; i < to->host_count; i++)
+		to->hosts[i].name = keep(&at, to->hosts[i].name);
+	for (size_t i = 0; i < TR_COUNT(texts); i++)
+		*texts[i] = keep(&at, *texts[i]);
+	return true;
+}
+
+int
+tr_amqp_pool(struct tr_amqp *amqp, const struct tr_amqp_settings *settings, struct tr_amqp_pool **out)
+{
+	char *id = identify(settings);
+	struct tr_amqp_pool *pool;
+
+	*out = NULL;
+	if (id == NULL)
+		return TR_ENOMEM;
+	for (pool = amqp->pools; pool != NULL && strcmp(pool->id, id) != 0; pool = pool->next)
+		;
+	if (pool != NULL) {
+		free(id);
+		*out = pool;
+		return TR_OK;
+	}
+	pool = calloc(1, sizeof *pool);
+	if (pool == NULL || !keep_all(pool, settings)) {
+		free(pool);
+		free(id);
+		return TR_ENOMEM;
+	}
+	pool->amqp = amqp;
+	pool->id = id;
+	pool->line_end = &pool->line;
+	pool->next = amqp->pools;
+	amqp->pools = pool;
+	*out = pool;
+	return TR_OK;
+}
+
+/* --- calls -------------------------------------------------------------------------------------------------- */
+
+static struct tr_amqp_batch *
+batch_of(struct tr_amqp_call *call)
+{
+	return (struct tr_amqp_batch *)call;
+}
+
+struct tr_amqp_call *
+tr_amqp_call_new(struct tr_amqp_pool *pool, uint32_t count)
+{
+	struct tr_amqp_batch *batch = calloc(1, sizeof *batch + count * sizeof batch->slots[0]);
+
+	if (batch == NULL)
+		return NULL;
+	batch->pub.count = count;
+	batch->pool = pool;
+	init_amqp_pool(&batch->memory, 4096);
+	return &batch->pub;
+}
+
+amqp_pool_t *
+tr_amqp_call_pool(struct tr_amqp_call *call)
+{
+	return &batch_of(call)->memory;
+}
+
+amqp_bytes_t
+tr_amqp_call_text(struct tr_amqp_call *call, struct tr_str text)
+{
+	amqp_bytes_t copy = {text.len, NULL};
+
+	copy.bytes = amqp_pool_alloc(&batch_of(call)->memory, text.len + 1);
+	if (copy.bytes == NULL)
+		return amqp_empty_bytes;
+	if (text.len > 0)
+		memcpy(copy.bytes, text.data, text.len);
+	return copy;
+}
+
+int
+tr_amqp_call_add(struct tr_amqp_call *call, const struct tr_amqp_message *message)
+{
+	struct tr_amqp_batch *batch = batch_of(call);
+	struct tr_amqp_slot *slot = &batch->slots[batch->added];
+
+	slot->exchange = tr_amqp_call_text(call, message->exchange);
+	slot->routing_key = tr_amqp_call_text(call, message->routing_key);
+	slot->properties = message->properties;
+	slot->mandatory = message->mandatory;
+	slot->immediate = message->immediate;
+	slot->probe = message->probe;
+	if (message->bytes != NULL) {
+		tr_bytes_share(&slot->payload, message->bytes);
+	} else if (message->payload.len > 0) {
+		struct tr_blob *blob = tr_blob_new(message->payload.data, message->payload.len);
+
+		if (blob == NULL)
+			return TR_ENOMEM;
+		tr_bytes_set(&slot->payload, blob);
+	}
+	batch->added++;
+	return slot->exchange.bytes != NULL && slot->routing_key.bytes != NULL ? TR_OK : TR_ENOMEM;
+}
+
+void
+tr_amqp_call_result(const struct tr_amqp_call *call, uint32_t index, struct tr_amqp_result *out)
+{
+	const struct tr_amqp_slot *slot = &((const struct tr_amqp_batch *)call)->slots[index];
+
+	*out = (struct tr_amqp_result){slot->status, slot->err, slot->reply_code, slot->permanent,
+		{slot->text.bytes != NULL ? slot->text.bytes : "", slot->text.len}};
+}
+
+void
+tr_amqp_call_free(struct tr_amqp_call *call)
+{
+	struct tr_amqp_batch *batch = batch_of(call);
+
+	for (uint32_t i = 0; i < batch->added; i++)
+		tr_bytes_fini(&batch->slots[i].payload);
+	empty_amqp_pool(&batch->memory);
+	free(batch);
+}
+
+static void
+batch_unlink(struct tr_amqp_batch *batch)
+{
+	if (batch->prev == NULL)
+		return;
+	*batch->prev = batch->next;
+	if (batch->next != NULL)
+		batch->next->prev = batch->prev;
+	batch->prev = NULL;
+	tr_timer_stop(tr_loop_wheel(batch->pool->amqp->loop), &batch->timer);
+	if (batch->held)
+		tr_hold_drop();
+	batch->held = false;
+}
+
+/* lock held */
+static bool
+leave_line(struct tr_amqp_batch *batch)
+{
+	struct tr_amqp_pool *pool = batch->pool;
+
+	for (struct tr_amqp_batch **at = &pool->line; *at != NULL; at = &(*at)->line_next) {
+		if (*at != batch)
+			continue;
+		*at = batch->line_next;
+		if (*at == NULL)
+			pool->line_end = at;
+		return true;
+	}
+	return false;
+}
+
+/* lock held */
+static void
+add_done(struct tr_amqp *amqp, struct tr_amqp_batch *batch)
+{
+	batch->stage = TR_AMQP_DONE;
+	batch->taker = NULL;
+	batch->line_next = NULL;
+	*amqp->done_end = batch;
+	amqp->done_end = &batch->line_next;
+}
+
+static void
+wake(int fd)
+{
+	static const uint64_t one = 1;
+
+	/* an eventfd is full only after 2^64 wakes that nobody saw */
+	if (write(fd, &one, sizeof one) < 0)
+		tr_log(TR_LEVEL_ERROR, "amqp", "eventfd: %s", strerror(errno));
+}
+
+void
+tr_amqp_give_back(struct tr_amqp *amqp, struct tr_amqp_batch *window)
+{
+	bool first;
+
+	pthread_mutex_lock(&amqp->lock);
+	first = amqp->done == NULL;
+	while (window != NULL) {
+		struct tr_amqp_batch *next = window->line_next;
+
+		add_done(amqp, window);
+		window = next;
+	}
+	pthread_mutex_unlock(&amqp->lock);
+	if (first)
+		wake(amqp->fd);
+}
+
+struct tr_amqp_batch *
+tr_amqp_take(struct tr_amqp_connection *connection)
+{
+	struct tr_amqp_pool *pool = connection->pool;
+	struct tr_amqp_batch *window = NULL, **end = &window, *batch;
+	bool probe = false;
+	amqp_bytes_t exchange = amqp_empty_bytes;
+	uint32_t messages = 0;
+	size_t bytes = 0;
+
+	/* one exchange a window: a broker closes the channel of who names one that is not there */
+	while ((batch = pool->line) != NULL) {
+		const struct tr_amqp_slot *slot = &batch->slots[0];
+
+		for (uint32_t i = 0; i < batch->pub.count; i++)
+			bytes += batch->slots[i].payload.len;
+		if (window == NULL)
+			exchange = slot->exchange;
+		else if (probe || slot->probe || slot->exchange.len != exchange.len ||
+			 messages + batch->pub.count > WINDOW_MAX || bytes > WINDOW_BYTES ||
+			 memcmp(slot->exchange.bytes, exchange.bytes, exchange.len) != 0)
+			break;
+		pool->line = batch->line_next;
+		if (pool->line == NULL)
+			pool->line_end = &pool->line;
+		messages += batch->pub.count;
+		probe = slot->probe;
+		batch->line_next = NULL;
+		batch->stage = TR_AMQP_TAKEN;
+		batch->taker = connection;
+		*end = batch;
+		end = &batch->line_next;
+	}
+	return window;
+}
+
+/* --- deadlines ---------------------------------------------------------------------------------------------- */
+
+static void
+fail_all(struct tr_amqp_batch *batch, int err, const char *text)
+{
+	for (uint32_t i = 0; i < batch->pub.count; i++) {
+		struct tr_amqp_slot *slot = &batch->slots[i];
+
+		slot->told = true;
+		slot->status = TR_AMQP_FAILED;
+		slot->err = err;
+		slot->text = (amqp_bytes_t){strlen(text), (void *)text}; /* a literal */
+	}
+}
+
+/* A thread that hangs in its socket, which rabbitmq-c cannot bound, gets out of it when that is cut. */
+static void
+taken_too_long(struct tr_timer *timer)
+{
+	struct tr_amqp_batch *batch = tr_container_of(timer, struct tr_amqp_batch, timer);
+	struct tr_amqp *amqp = batch->pool->amqp;
+
+	pthread_mutex_lock(&amqp->lock);
+	if (batch->stage == TR_AMQP_TAKEN)
+		tr_amqp_connection_interrupt(batch->taker);
+	pthread_mutex_unlock(&amqp->lock);
+}
+
+static void
+waited_too_long(struct tr_timer *timer)
+{
+	struct tr_amqp_batch *batch = tr_container_of(timer, struct tr_amqp_batch, timer);
+	struct tr_amqp *amqp = batch->pool->amqp;
+	const struct tr_amqp_settings *settings = &batch->pool->settings;
+	bool first = false, failed = false;
+
+	pthread_mutex_lock(&amqp->lock);
+	if (batch->stage == TR_AMQP_WAITING && leave_line(batch)) {
+		fail_all(batch, TR_ETIMEDOUT, "deadline has elapsed: no connection became free within wait_timeout");
+		failed = true;
+		first = amqp->done == NULL;
+		add_done(amqp, batch);
+	}
+	pthread_mutex_unlock(&amqp->lock);
+	if (first)
+		wake(amqp->fd);
+	if (!failed)
+		tr_timer_start(tr_loop_wheel(amqp->loop), timer,
+			settings->connect_timeout_ns * settings->host_count + settings->publish_timeout_ns + GRACE_NS,
+			taken_too_long);
+}
+
+/* --- start, end ---------------------------------------------------------------------------------------------- */
+
+void
+tr_amqp_call_start(struct tr_amqp_call *call)
+{
+	struct tr_amqp_batch *batch = batch_of(call);
+	struct tr_amqp_pool *pool = batch->pool;
+	struct tr_amqp *amqp = pool->amqp;
+	int wake_fd = -1, err = TR_OK;
+
+	batch->next = amqp->calls;
+	batch->prev = &amqp->calls;
+	if (amqp->calls != NULL)
+		amqp->calls->prev = &batch->next;
+	amqp->calls = batch;
+	batch->held = true;
+	tr_hold_take(); /* brokers live in real time */
+	tr_timer_start(tr_loop_wheel(amqp->loop), &batch->timer, pool->settings.wait_timeout_ns, waited_too_long);
+	pthread_mutex_lock(&amqp->lock);
+	batch->stage = TR_AMQP_WAITING;
+	batch->line_next = NULL;
+	*pool->line_end = batch;
+	pool->line_end = &batch->line_next;
+	if (pool->idle != NULL) {
+		struct tr_amqp_connection *connection = pool->idle;
+
+		pool->idle = connection->idle_next;
+		connection->is_idle = false;
+		wake_fd = connection->wake_fd;
+	} else if (pool->connections < pool->settings.pool_size) {
+		err = tr_amqp_connection_start(pool);
+		if (err != TR_OK && pool->connections == 0 && leave_line(batch)) { /* else another will take it */
+			fail_all(batch, err, "a thread for the connection cannot be started");
+			if (amqp->done == NULL)
+				wake(amqp->fd);
+			add_done(amqp, batch);
+		}
+	}
+	if (wake_fd >= 0)
+		wake(wake_fd); /* under the lock: afterwards the connection may be gone */
+	pthread_mutex_unlock(&amqp->lock);
+}
+
+void
+tr_amqp_call_cancel(struct tr_amqp_call *call)
+{
+	struct tr_amqp_batch *batch = batch_of(call);
+	struct tr_amqp *amqp = batch->pool != NULL ? batch->pool->amqp : NULL;
+	bool taken = false;
+
+	if (amqp != NULL) { /* else tr_amqp_free() has given it up */
+		pthread_mutex_lock(&amqp->lock);
+		if (batch->stage == TR_AMQP_WAITING)
+			leave_line(batch);
+		taken = batch->stage == TR_AMQP_TAKEN || batch->stage == TR_AMQP_DONE;
+		pthread_mutex_unlock(&amqp->lock);
+	}
+	if (!taken) {
+		if (amqp != NULL)
+			batch_unlink(batch);
+		tr_amqp_call_free(call);
+		return;
+	}
+	batch->cancelled = true; /* freed when it comes back */
+	if (batch->held)
+		tr_hold_drop();
+	batch->held = false;
+}
+
+static void
+count(struct tr_amqp *amqp, const struct tr_amqp_batch *batch)
+{
+	uint32_t acked = 0;
+
+	for (uint32_t i = 0; i < batch->pub.count; i++)
+		acked += batch->slots[i].status == TR_AMQP_ACKED;
+	tr_metric_add(amqp->published, acked);
+	tr_metric_add(amqp->refused, batch->pub.count - acked);
+}
+
+static void
+readable(struct ev_loop *ev, ev_io *watcher, int revents)
+{
+	struct tr_amqp *amqp = tr_container_of(watcher, struct tr_amqp, readable);
+	struct tr_amqp_batch *batch;
+	uint64_t seen;
+
+	if (read(amqp->fd, &seen, sizeof seen) < 0 && errno != EAGAIN)
+		tr_log(TR_LEVEL_ERROR, "amqp", "eventfd: %s", strerror(errno));
+	for (;;) { /* one by one: done() may cancel the next */
+		pthread_mutex_lock(&amqp->lock);
+		batch = amqp->done;
+		if (batch != NULL) {
+			amqp->done = batch->line_next;
+			if (amqp->done == NULL)
+				amqp->done_end = &amqp->done;
+			batch->stage = TR_AMQP_BUILDING; /* in no list */
+		}
+		pthread_mutex_unlock(&amqp->lock);
+		if (batch == NULL)
+			return;
+		batch_unlink(batch);
+		count(amqp, batch);
+		if (batch->cancelled)
+			tr_amqp_call_free(&batch->pub);
+		else
+			batch->pub.done(&batch->pub);
+	}
+}
+
+int
+tr_amqp_new(struct tr_loop *loop, struct tr_amqp **out)
+{
+	static const char messages[] = "messages that were published over AMQP", opened[] = "AMQP connections opened";
+	struct tr_amqp *amqp = calloc(1, sizeof *amqp);
+
+	*out = amqp;
+	if (amqp == NULL)
+		return TR_ENOMEM;
+	amqp->loop = loop;
+	amqp->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (amqp->fd < 0) {
+		free(amqp);
+		*out = NULL;
+		return TR_EIO;
+	}
+	amqp->done_end = &amqp->done;
+	pthread_mutex_init(&amqp->lock, NULL);
+	pthread_cond_init(&amqp->ended, NULL);
+	amqp->published = tr_metric_get(TR_COUNTER, "amqp_messages", messages, "result", "confirmed", NULL);
+	amqp->refused = tr_metric_get(TR_COUNTER, "amqp_messages", messages, "result", "failed", NULL);
+	amqp->connects = tr_metric_get(TR_COUNTER, "amqp_connections", opened, NULL);
+	ev_io_init(&amqp->readable, readable, amqp->fd, EV_READ);
+	ev_io_start(tr_loop_ev(loop), &amqp->readable);
+	return TR_OK;
+}
+
+/* Waits for the threads; false: some hang, and what they use must stay. */
+static bool
+await_threads(struct tr_amqp *amqp)
+{
+	struct timespec until;
+	bool ended;
+
+	clock_gettime(CLOCK_REALTIME, &until); /* real threads, also under the virtual clock */
+	until.tv_sec += END_S;
+	pthread_mutex_lock(&amqp->lock);
+	amqp->ending = true;
+	for (struct tr_amqp_connection *each = amqp->connections; each != NULL; each = each->next) {
+		tr_amqp_connection_interrupt(each);
+		wake(each->wake_fd);
+	}
+	while (amqp->connections != NULL) {
+		if (pthread_cond_timedwait(&amqp->ended, &amqp->lock, &until) != 0)
+			break;
+	}
+	ended = amqp->connections == NULL;
+	pthread_mutex_unlock(&amqp->lock);
+	if (!ended)
+		tr_log(TR_LEVEL_WARN, "amqp", "connections did not end within %d s", END_S);
+	return ended;
+}
+
+void
+tr_amqp_free(struct tr_amqp *amqp)
+{
+	bool ended;
+
+	if (amqp == NULL)
+		return;
+	ev_io_stop(tr_loop_ev(amqp->loop), &amqp->readable);
+	ended = await_threads(amqp);
+	while (amqp->calls != NULL) {
+		struct tr_amqp_batch *batch = amqp->calls;
+
+		batch_unlink(batch);
+		if (ended)
+			batch->pool = NULL; /* its owner may still cancel it */
+		if (batch->cancelled && ended)
+			tr_amqp_call_free(&batch->pub);
+	}
+	if (!ended)
+		return; /* a thread that hangs uses it */
+	while (amqp->pools != NULL) {
+		struct tr_amqp_pool *pool = amqp->pools;
+
+		amqp->pools = pool->next;
+		free(pool->id);
+		free(pool->texts);
+		free(pool);
+	}
+	close(amqp->fd);
+	pthread_mutex_destroy(&amqp->lock);
+	pthread_cond_destroy(&amqp->ended);
+	tr_metric_unref(amqp->published);
+	tr_metric_unref(amqp->refused);
+	tr_metric_unref(amqp->connects);
+	free(amqp);
+}

@@ -1,0 +1,112 @@
+/* Shared by amqp.c (the loop's side) and amqp_connection.c (the threads). */
+#ifndef TR_AMQP_INTERNAL_H
+#define TR_AMQP_INTERNAL_H
+
+#include <ev.h>
+#include <pthread.h>
+
+#include "base/metrics.h"
+#include "transport/amqp.h"
+
+#define TR_AMQP_CHANNEL 1
+
+struct tr_amqp_slot { /* one message of a call */
+	amqp_bytes_t exchange, routing_key;
+	amqp_basic_properties_t properties;
+	struct tr_bytes payload;
+	bool mandatory, immediate, probe;
+	/* the answer */
+	bool told;
+	enum tr_amqp_status status;
+	int err;
+	uint16_t reply_code;
+	bool permanent;
+	amqp_bytes_t text;
+};
+
+enum tr_amqp_stage { TR_AMQP_BUILDING, TR_AMQP_WAITING, TR_AMQP_TAKEN, TR_AMQP_DONE };
+struct tr_amqp_batch {           /* a call with its messages */
+	struct tr_amqp_call pub; /* first */
+	struct tr_amqp_pool *pool;
+	struct tr_amqp_batch *next, **prev; /* loop: all that were started */
+	struct tr_amqp_batch *line_next;    /* lock: waiting, or done */
+	enum tr_amqp_stage stage;           /* lock */
+	struct tr_amqp_connection *taker;   /* lock; while TAKEN */
+	bool cancelled, held;               /* loop */
+	struct tr_timer timer;
+	uint32_t added;
+	amqp_pool_t memory; /* texts, tables; the thread's while TAKEN */
+	struct tr_amqp_slot slots[];
+};
+
+struct tr_amqp_pool {
+	struct tr_amqp *amqp;
+	struct tr_amqp_pool *next;
+	char *id;                         /* the settings, canonical */
+	struct tr_amqp_settings settings; /* texts are NUL-terminated, in `texts` */
+	char *texts;
+	/* lock */
+	struct tr_amqp_batch *line, **line_end;
+	uint32_t connections;
+	struct tr_amqp_connection *idle;
+	uint32_t good_host;
+};
+
+struct tr_amqp_connection {
+	struct tr_amqp_pool *pool;
+	struct tr_amqp_connection *next, **prev; /* lock: all */
+	struct tr_amqp_connection *idle_next;    /* lock */
+	bool is_idle;                            /* lock */
+	int fd;                                  /* lock: its socket, -1: none; others may only shut it down */
+	int wake_fd;                             /* an eventfd: there is work, or the end */
+	/* its thread's */
+	amqp_connection_state_t state; /* NULL: not connected */
+	uint64_t tag;                  /* of the last message published on the channel */
+	bool blocked;                  /* by the broker: its memory or disk is short */
+	char why[256];                 /* of the last failure */
+	int why_err;
+	uint16_t why_code;
+	char peer[300]; /* host:port */
+};
+
+struct tr_amqp {
+	struct tr_loop *loop;
+	struct tr_amqp_pool *pools;
+	struct tr_amqp_batch *calls;
+	int fd; /* an eventfd: something is done */
+	ev_io readable;
+	struct tr_metric *published, *refused, *connects;
+	pthread_mutex_t lock;
+	pthread_cond_t ended; /* a thread has */
+	struct tr_amqp_connection *connections;
+	struct tr_amqp_batch *done, **done_end;
+	bool ending;
+};
+
+/* amqp_connection.c: starts a connection's thread; the lock is held. TR_OK or an error. */
+int tr_amqp_connection_start(struct tr_amqp_pool *pool);
+/* lock held: takes what is waiting as a window of one exchange; NULL: nothing. Linked by line_next. */
+struct tr_amqp_batch *tr_amqp_take(struct tr_amqp_connection *connection);
+/* The thread gives back a window whose slots are all told. */
+void tr_amqp_give_back(struct tr_amqp *amqp, struct tr_amqp_batch *window);
+/* lock held: its thread blocks in the socket no longer. */
+void tr_amqp_connection_interrupt(struct tr_amqp_connection *connection);
+
+/* --- the threads' own ------------------------------------------------------------------------------------- */
+
+/* Real time, ns, monotonic: these threads wait for real sockets, and a hold is out meanwhile. */
+int64_t tr_amqp_real_ns(void);
+struct timeval tr_amqp_timeval(int64_t ns); /* 0 for what is negative */
+/* What failed, for those whose messages it hits. */
+void tr_amqp_why(struct tr_amqp_connection *connection, int err, uint16_t code, const char *fmt, ...) TR_PRINTF(4, 5);
+void tr_amqp_why_status(struct tr_amqp_connection *connection, const char *what, int status); /* of rabbitmq-c */
+void tr_amqp_why_reply(struct tr_amqp_connection *connection, const char *what, amqp_rpc_reply_t reply);
+bool tr_amqp_connect(struct tr_amqp_connection *connection); /* to one of the hosts; false: see why */
+void tr_amqp_disconnect(struct tr_amqp_connection *connection);
+void tr_amqp_close(struct tr_amqp_connection *connection); /* with a goodbye of at most 1 s */
+/* amqp_window.c: publishes all of a window and tells each of its slots. */
+void tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *first);
+/* Between two windows: heartbeats, and what a broker says to an idle client. */
+void tr_amqp_look_after(struct tr_amqp_connection *connection);
+
+#endif

@@ -1,0 +1,117 @@
+--- A RabbitMQ broker of a spec: on free ports of loopback, in a directory of its own. Needs rabbitmq-server, amqp-tools
+--- and luasocket of Debian.
+local helper = require 'helper'
+local socket = require 'socket'
+
+local rabbitmq = {}
+
+local SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server' -- not the wrapper, which changes the user
+
+---@class spec.rabbitmq
+---@field port integer
+---@field connection table for kumo.amqp
+local broker = {}
+broker.__index = broker
+
+local function free_port()
+  local listener = assert(socket.bind('127.0.0.1', 0))
+  local _, port = listener:getsockname()
+  listener:close()
+  return tonumber(port)
+end
+
+--- Starts a broker and waits until it takes connections. `config`: more lines of rabbitmq.conf.
+---@return spec.rabbitmq
+function rabbitmq.start(config)
+  local dir = helper.dir()
+  local self = setmetatable({ dir = dir, port = free_port() }, broker)
+  helper.write(dir .. '/rabbitmq.conf', ('log.console = true\nlog.console.level = warning\nlog.file = false\n%s\n'):format(
+    config or ''))
+  helper.write(dir .. '/plugins', '[].\n')
+  self.env = {
+    HOME = dir,
+    RABBITMQ_NODENAME = ('spec%d@localhost'):format(self.port),
+    RABBITMQ_NODE_IP_ADDRESS = '127.0.0.1',
+    RABBITMQ_NODE_PORT = self.port,
+    RABBITMQ_DIST_PORT = free_port(),
+    ERL_EPMD_PORT = free_port(),
+    ERL_EPMD_ADDRESS = '127.0.0.1',
+    RABBITMQ_MNESIA_BASE = dir .. '/mnesia',
+    RABBITMQ_LOG_BASE = dir .. '/log',
+    RABBITMQ_ENABLED_PLUGINS_FILE = dir .. '/plugins',
+    RABBITMQ_CONFIG_FILE = dir .. '/rabbitmq',
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS = '+S 1',
+  }
+  self.connection = { host = '127.0.0.1', port = self.port }
+  self:restart()
+  return self
+end
+
+function broker:restart()
+  self.process = helper.start(SERVER, self.env)
+  helper.wait_for('the broker', function()
+    assert(not self.process:status(), self.process:output() .. self.process:log())
+    local probe = socket.connect('127.0.0.1', self.port)
+    if probe then
+      probe:close()
+    end
+    return probe
+  end, 120)
+end
+
+--- The broker's own process: the one that the script has started.
+local function beam(self)
+  return (helper.sh(("pgrep -f '[b]eam.*-epmd_port %d '"):format(self.env.ERL_EPMD_PORT)):match '%d+')
+end
+
+--- Ends it as a crash would.
+function broker:kill()
+  os.execute(('kill -KILL %s 2>/dev/null'):format(beam(self) or ''))
+  self.process:signal 'KILL'
+  self.process:wait()
+end
+
+--- SIGSTOP and SIGCONT: a peer that hangs.
+function broker:hang(yes)
+  os.execute(('kill -%s %s'):format(yes and 'STOP' or 'CONT', beam(self)))
+end
+
+--- Ends it for good, with its name server.
+function broker:stop()
+  if not self.process:status() then
+    self:kill()
+  end
+  helper.wait_for("the end of the broker's name server", function() -- it refuses while it still sees the node
+    return os.execute(('ERL_EPMD_PORT=%d epmd -kill >/dev/null 2>&1'):format(self.env.ERL_EPMD_PORT)) == 0
+  end)
+end
+
+local function tool(self, name, args)
+  local text, status = helper.sh(('amqp-%s -u amqp://127.0.0.1:%d %s'):format(name, self.port, args))
+  return text, status
+end
+
+--- Makes a durable queue.
+function broker:declare(queue)
+  local text, status = tool(self, 'declare-queue', ('-d -q %s'):format(queue))
+  assert(status == 0, text)
+end
+
+--- Takes a message out of the queue; nil when it is empty.
+function broker:get(queue)
+  local text, status = tool(self, 'get', ('-q %s'):format(queue))
+  return status == 0 and text or nil
+end
+
+--- Takes `count` messages out of the queue, each a line.
+function broker:take(queue, count)
+  local text, status = tool(self, 'consume', ("-q %s -c %d -p 100 -- sh -c 'cat; echo'"):format(queue, count))
+  assert(status == 0, text)
+  local lines = {}
+  for line in text:gmatch '[^\n]+' do
+    lines[#lines + 1] = line
+  end
+  return lines
+end
+
+return rabbitmq

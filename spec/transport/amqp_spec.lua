@@ -1,0 +1,193 @@
+-- kumo.amqp against a real RabbitMQ. Source: contract amqp.md.
+local helper = require 'helper'
+local kumo = require 'kumo'
+local rabbitmq = require 'rabbitmq'
+
+local function raised(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert.is_false(ok)
+  return tostring(err)
+end
+
+describe('kumo.amqp', function()
+  local broker
+
+  setup(function()
+    broker = rabbitmq.start 'max_message_size = 100000'
+    broker:declare 'events'
+  end)
+
+  teardown(function()
+    broker:stop()
+    helper.cleanup()
+  end)
+
+  local function connection(more)
+    local out = { host = '127.0.0.1', port = broker.port }
+    for name, value in pairs(more or {}) do
+      out[name] = value
+    end
+    return out
+  end
+
+  local function message(more)
+    local out = { connection = connection(), routing_key = 'events', payload = 'hello' }
+    for name, value in pairs(more or {}) do
+      out[name] = value
+    end
+    return out
+  end
+
+  it('publishes and returns nothing once it is confirmed', function()
+    assert.are.equal(0, select('#', kumo.amqp.basic_publish(message {
+      payload = 'first\0\255',
+      content_type = 'application/json',
+      message_id = 'e1',
+      delivery_mode = 2,
+      priority = 1,
+      timestamp = 1700000000,
+      headers = { attempt = 1, ratio = 0.5, yes = true, name = 'x', list = { 1, 'two' }, nested = { a = 'b' } },
+    })))
+    assert.are.equal('first\0\255', broker:get 'events')
+    local msg = kumo.make_message('a@example.com', 'b@example.com', 'Subject: x\r\n\r\nbody\r\n')
+    kumo.amqp.basic_publish(message { payload = msg })
+    assert.are.equal(msg:get_data(), broker:get 'events')
+  end)
+
+  it('raises when a mandatory message cannot be routed', function()
+    assert.matches('^returned by the broker: 312 NO_ROUTE',
+      raised(kumo.amqp.basic_publish, message { routing_key = 'nowhere', mandatory = true }))
+    kumo.amqp.basic_publish(message { routing_key = 'nowhere' }) -- confirmed, and gone
+  end)
+
+  it('tells which of a batch failed, in one window', function()
+    local list = {}
+    for i = 1, 300 do
+      list[i] = { routing_key = i % 100 == 0 and 'nowhere' or 'events', payload = tostring(i), mandatory = true }
+    end
+    local failed = kumo.amqp.publish_batch(connection(), list)
+    local indexes = {}
+    for i, failure in ipairs(failed) do
+      indexes[i] = failure.index
+      assert.are.equal('Returned', failure.status)
+      assert.are.equal(312, failure.reply_code)
+    end
+    assert.are.same({ 100, 200, 300 }, indexes)
+    local got = broker:take('events', 297)
+    assert.are.equal('1', got[1])
+    assert.are.equal('299', got[297])
+    assert.are.same({}, kumo.amqp.publish_batch(connection(), {}))
+  end)
+
+  it('finds the message that the broker refuses, and others flow', function()
+    local list = {}
+    for i = 1, 5 do
+      list[i] = { routing_key = 'events', payload = i == 3 and ('x'):rep(200000) or tostring(i) }
+    end
+    local failed = kumo.amqp.publish_batch(connection(), list)
+    assert.are.equal(1, #failed)
+    assert.are.equal(3, failed[1].index)
+    assert.is_true(failed[1].permanent)
+    assert.matches('406 PRECONDITION_FAILED', failed[1].text)
+    local seen = {}
+    for body in function() return broker:get 'events' end do -- those before the refusal may be there twice
+      seen[body] = true
+    end
+    assert.are.same({ ['1'] = true, ['2'] = true, ['4'] = true, ['5'] = true }, seen)
+  end)
+
+  it('raises for an exchange that is not there, and the next call works', function()
+    assert.matches("404 NOT_FOUND.*no exchange 'missing'",
+      raised(kumo.amqp.basic_publish, message { exchange = 'missing' }))
+    kumo.amqp.basic_publish(message { payload = 'after' })
+    assert.are.equal('after', broker:get 'events')
+  end)
+
+  it('raises for what cannot be connected', function()
+    assert.matches('connection refused',
+      raised(kumo.amqp.basic_publish, message { connection = { host = '127.0.0.1', port = 1 } }))
+    assert.matches('403 ACCESS_REFUSED',
+      raised(kumo.amqp.basic_publish, message { connection = connection { password = 'wrong' } }))
+    assert.matches('login to 127.0.0.1:%d+: .*not_there',
+      raised(kumo.amqp.basic_publish, message { connection = connection { vhost = 'not_there' } }))
+    assert.matches('login to', raised(kumo.amqp.basic_publish,
+      message { connection = connection { enable_tls = true, connect_timeout = '5s' } }):gsub('connect to', 'login to'))
+  end)
+
+  it('fails over to the next host', function()
+    kumo.amqp.basic_publish(message { payload = 'over',
+      connection = { hosts = { '127.0.0.1:1', '127.0.0.1:' .. broker.port } } })
+    assert.are.equal('over', broker:get 'events')
+  end)
+
+  it('takes credentials from key sources', function()
+    kumo.amqp.basic_publish(message { connection = connection {
+      username = { key_data = 'guest' }, password = { key_data = 'guest\n' } } })
+    assert.are.equal('hello', broker:get 'events')
+  end)
+
+  it('checks what it is given', function()
+    for expected, params in pairs {
+      ["unknown field 'routing'.*routing_key"] = message { routing = 'x' },
+      ['routing_key: string expected'] = { connection = connection(), payload = 'x' },
+      ['payload: string expected, got nothing'] = { connection = connection(), routing_key = 'x' },
+      ['payload: string expected, got boolean'] = message { payload = true },
+      ['host expected'] = { connection = {}, routing_key = 'x', payload = 'x' },
+      ["unknown field 'hostname'.*host"] = { connection = { hostname = 'x' }, routing_key = 'x', payload = 'x' },
+      ['connection: table expected, got string'] = { connection = 'amqp://x', routing_key = 'x', payload = 'x' },
+      ['Either both client_cert and client_private_key must be specified, or neither'] = message {
+        connection = connection { enable_tls = true, client_cert = '/x' },
+      },
+      ['message_id: at most 255 bytes, got 300'] = message { message_id = ('x'):rep(300) },
+      ['delivery_mode: 0 to 255'] = message { delivery_mode = 256 },
+      ['headers: strings, numbers, booleans and tables of them expected, got function'] = message { headers = { a = print } },
+      ['port from 1 to 65535'] = message { connection = connection { port = 70000 } },
+    } do
+      assert.matches(expected, raised(kumo.amqp.basic_publish, params))
+    end
+  end)
+
+  it('has the deprecated client', function()
+    local client = kumo.amqp.build_client(('amqp://guest:guest@127.0.0.1:%d/%%2f?heartbeat=10'):format(broker.port))
+    local confirm = client:publish { routing_key = 'events', payload = 'old', properties = { message_id = 'm' } }
+    assert.are.same({ status = 'Ack' }, confirm:wait())
+    assert.matches('confirmation already taken!?', raised(confirm.wait, confirm), 1, true)
+    local result = client:publish_with_timeout({ routing_key = 'nowhere', payload = 'x', options = { mandatory = true } }, 5000)
+    assert.are.equal(312, result.reply_code)
+    client:close()
+    assert.matches('was closed', raised(client.close, client))
+    assert.are.equal('old', broker:get 'events')
+    assert.matches('connection refused', raised(kumo.amqp.build_client, 'amqp://127.0.0.1:1'))
+    assert.matches('amqp:// or amqps:// expected', raised(kumo.amqp.build_client, 'http://127.0.0.1'))
+  end)
+
+  it('gives up on a broker that hangs, and goes on when it is back', function()
+    local hung = connection { publish_timeout = '500ms', connect_timeout = '2s' }
+    kumo.amqp.basic_publish(message { connection = hung, payload = 'before' })
+    broker:hang(true)
+    local err = raised(kumo.amqp.basic_publish, message { connection = hung, payload = 'meanwhile' })
+    broker:hang(false)
+    assert.matches('deadline has elapsed', err)
+    helper.wait_for('the broker', function()
+      return (pcall(kumo.amqp.basic_publish, message { connection = hung, payload = 'again' }))
+    end)
+    local seen = {}
+    helper.wait_for('the message', function()
+      local got = broker:get 'events'
+      seen[got or ''] = true
+      return got == 'again'
+    end)
+    assert.is_true(seen.before)
+  end)
+
+  it('says so when a killed broker takes a connection with it, and connects again', function()
+    kumo.amqp.basic_publish(message { delivery_mode = 2, payload = 'kept' })
+    broker:kill()
+    assert.matches('connect', raised(kumo.amqp.basic_publish, message()))
+    broker:restart()
+    helper.wait_for('a publish', function()
+      return (pcall(kumo.amqp.basic_publish, message { payload = 'new' }))
+    end)
+    assert.are.equal('kept', broker:get 'events') -- it was confirmed, so the broker has it on its disk
+  end)
+end)
