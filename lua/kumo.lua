@@ -221,7 +221,7 @@ local UNSUPPORTED = {}
 for name in
   ([[
   aaa acme apply_supplemental_trace_header compute_egress_path_config_constraints compute_queue_config_constraints
-  configure_accounting_db_path configure_redis_throttles counter_series crypto dkim dmarc dns eval_config_monitor_globs
+  configure_accounting_db_path counter_series crypto dkim dmarc dns eval_config_monitor_globs
   file_type format_egress_path_config_constraints format_egress_path_config_toml format_queue_config_toml fs
   generate_rfc3464_message jsonl kafka amqp http mimepart mpsc nats prometheus_metrics regex_set_map secrets shaping smtp
   spawn_task spawn_thread_pool spf suspend_delivery_when_spool_unhealthy xfer api make_message inject_message

@@ -419,8 +419,11 @@ dispose(struct tr_server *server)
 	for (uint32_t i = 0; i < server->workers; i++)
 		tr_transports_fini(&server->worker[i].transports);
 	tr_resolvers_unref(server->resolvers);
-	for (uint32_t i = 0; i < server->workers; i++)
+	for (uint32_t i = 0; i < server->workers; i++) {
+		if (server->worker[i].loop != NULL)
+			tr_loop_turn(server->worker[i].loop); /* closed streams are freed at the end of a turn */
 		tr_loop_free(server->worker[i].loop);
+	}
 	free(server->policy);
 	free(server->share_dir);
 	free(server->user);

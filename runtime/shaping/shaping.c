@@ -30,6 +30,9 @@ tr_shaping_free(struct tr_shaping *shaping)
 {
 	if (shaping == NULL)
 		return;
+	const struct tr_shaping_backend *backend = tr_shaping_backend(shaping);
+	if (backend != NULL && backend->free != NULL)
+		backend->free(backend->arg);
 	table_fini(&shaping->throttles, free);
 	table_fini(&shaping->leases, lease_set_destroy);
 	free(shaping);

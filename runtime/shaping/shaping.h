@@ -13,8 +13,7 @@ struct tr_shaping_backend;
 int tr_shaping_new(struct tr_shaping **out);      /* TR_OK, TR_ENOMEM */
 void tr_shaping_free(struct tr_shaping *shaping); /* after all users; NULL is fine */
 
-/* Before the loops run, once. From then on every spec without "local:" is shared. The backend is freed by its maker
- * after the shaping object. */
+/* Before the loops run, once. From then on every spec without "local:" is shared. Taken: tr_shaping_free() frees it. */
 void tr_shaping_set_backend(struct tr_shaping *shaping, const struct tr_shaping_backend *backend);
 const struct tr_shaping_backend *tr_shaping_backend(const struct tr_shaping *shaping); /* NULL: none */
 
@@ -35,6 +34,8 @@ struct tr_throttle *tr_throttle_ref(struct tr_throttle *throttle);
 void tr_throttle_unref(struct tr_throttle *throttle);
 struct tr_str tr_throttle_key(const struct tr_throttle *throttle);
 const struct tr_rate_spec *tr_throttle_spec(const struct tr_throttle *throttle);
+/* Microseconds between two tokens, rounded as the throttles of this process do: so that a backend decides alike. */
+double tr_rate_interval_us(const struct tr_rate_spec *spec);
 /* True if it is decided by the backend: then only tr_shared_* may be used. */
 bool tr_throttle_is_shared(const struct tr_throttle *throttle);
 
@@ -116,6 +117,7 @@ struct tr_shaping_backend {
 	 * come. The loop is that of the calling thread. */
 	int (*start)(void *arg, struct tr_loop *loop, struct tr_shared_op *op);
 	void (*cancel)(void *arg, struct tr_shared_op *op); /* then() is not called; a granted lease is released */
+	void (*free)(void *arg);                            /* operations under way are forgotten */
 	bool fallback_local; /* on failure the caller decides by the local algorithm instead of holding */
 };
 /* A lease of a shared set is counted here, too: after a granted ACQUIRE tr_lease_acquire(set, UINT64_MAX), and

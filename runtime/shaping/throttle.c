@@ -49,6 +49,28 @@ struct seed {
 	const struct tr_rate_spec *spec;
 };
 
+/* The shift of its units. */
+static uint8_t
+measure(const struct tr_rate_spec *spec, int64_t *interval, int64_t *tolerance)
+{
+	*interval = interval_of(spec, FINE_SHIFT);
+	*tolerance = span(spec->burst, *interval);
+	if (*tolerance < SPAN_MAX)
+		return FINE_SHIFT;
+	*interval = interval_of(spec, 0);
+	*tolerance = span(spec->burst, *interval);
+	return 0;
+}
+
+double
+tr_rate_interval_us(const struct tr_rate_spec *spec)
+{
+	int64_t interval, tolerance;
+	uint8_t shift = measure(spec, &interval, &tolerance);
+
+	return (double)interval / (double)(1 << shift) / 1e3;
+}
+
 static struct named *
 make(struct tr_str key, const void *arg)
 {
@@ -62,14 +84,7 @@ make(struct tr_str key, const void *arg)
 	memset(throttle, 0, sizeof *throttle);
 	throttle->shaping = seed->shaping;
 	throttle->spec = *spec;
-	throttle->shift = FINE_SHIFT;
-	throttle->interval = interval_of(spec, FINE_SHIFT);
-	throttle->tolerance = span(spec->burst, throttle->interval);
-	if (throttle->tolerance >= SPAN_MAX) {
-		throttle->shift = 0;
-		throttle->interval = interval_of(spec, 0);
-		throttle->tolerance = span(spec->burst, throttle->interval);
-	}
+	throttle->shift = measure(spec, &throttle->interval, &throttle->tolerance);
 	memcpy(throttle->key, key.data, key.len);
 	throttle->key[key.len] = '\0';
 	throttle->named.key = throttle->key;
