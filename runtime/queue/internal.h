@@ -234,6 +234,7 @@ struct tr_ready {
 	struct tr_lease_waiter lease_waiter; /* for a place in lease_set */
 	struct tr_lease_set *lease_set;      /* referenced, and then so is this queue; NULL: waits for none */
 	_Atomic bool lease_told;             /* there is one; home has not heard of it yet */
+	struct tr_lease_set *lease_turn;     /* referenced: a place is kept for the next session; NULL: none */
 	char *error;                         /* of the path, as policy said; NULL: none */
 	int64_t error_until_ns;
 	struct message_list messages;
@@ -362,10 +363,9 @@ enum permit_answer permit_ask(struct session *session);
 bool permit_pending(const struct session *session);
 void permit_end(struct session *session);   /* own: a question is cancelled, leases go back */
 void permit_unwait(struct tr_ready *ready); /* home: does not wait for a place any more */
-/* Home: the set in which a place was free for this queue, or NULL; then permit_settle() says whether a session was
- * opened for it. */
-struct tr_lease_set *permit_told(struct tr_ready *ready);
-void permit_settle(struct tr_ready *ready, struct tr_lease_set *set, bool opened);
+/* Home: true if a place was free that this queue waited for; then permit_settle() says whether a session was opened. */
+bool permit_told(struct tr_ready *ready);
+void permit_settle(struct tr_ready *ready, bool opened);
 void pace_end(struct session *session); /* own: a question is cancelled, slots go back */
 void releases_free(struct tr_worker *worker);
 void session_unidle_locked(struct session *session);

@@ -8,14 +8,14 @@
 
 #define SHARED_RETRY_NS TR_NS_PER_S        /* other nodes do not tell when they give a lease back */
 #define BACKEND_RETRY_NS (3 * TR_NS_PER_S) /* it failed */
-#define TURN_NS (2 * TR_NS_PER_MS)
-#define EXTEND_NS TR_NS_PER_S /* a lease lives many minutes: an extension a second is enough */
+#define EXTEND_NS TR_NS_PER_S              /* a lease lives many minutes: an extension a second is enough */
 
 struct permit {
 	struct session *session;
 	struct ready_limits *limits; /* referenced */
 	uint32_t held;               /* the first so many leases */
 	uint32_t extending;          /* index of the lease under way */
+	struct tr_lease_set *turn;   /* referenced: a place of it is kept for this session; NULL: none */
 	bool rated;                  /* a token of the connection rate was taken */
 	bool asking;                 /* op is under way */
 	bool lost;
@@ -31,6 +31,17 @@ struct release {
 	struct tr_lease_set *set;
 	struct tr_shared_op op;
 };
+
+/* A place that was kept for this session is not needed. */
+static void
+decline(struct tr_lease_set **turn)
+{
+	if (*turn == NULL)
+		return;
+	tr_lease_decline(*turn);
+	tr_lease_set_unref(*turn);
+	*turn = NULL;
+}
 
 /* --- giving back ------------------------------------------------------------------------------------------ */
 
@@ -111,22 +122,14 @@ void
 permit_end(struct session *session)
 {
 	struct permit *permit = session->permit;
-	bool awaited = false;
 
 	if (permit == NULL)
 		return;
 	session->permit = NULL;
 	if (permit->asking)
 		tr_shared_cancel(permit->limits->shaping, &permit->op);
-	for (uint32_t i = 0; i < permit->held && !awaited; i++)
-		awaited = tr_lease_is_awaited(permit->limits->leases[i].set);
-	if (awaited) { /* this queue would be here again before the one that waits has heard of the free place */
-		pthread_mutex_lock(&session->pub.ready->lock);
-		session->pub.ready->permit_after_ns =
-			tr_max_i64(session->pub.ready->permit_after_ns, tr_mono_ns() + TURN_NS);
-		pthread_mutex_unlock(&session->pub.ready->lock);
-	}
 	release_all(permit);
+	decline(&permit->turn);
 	limits_unref(permit->limits);
 	free(permit);
 }
@@ -155,19 +158,21 @@ hinder_locked(struct tr_ready *ready, enum hindrance why, struct tr_str what)
 	snprintf(ready->hindered_by, sizeof ready->hindered_by, "%.*s", (int)what.len, what.data);
 }
 
-/* Waits for a place in the set. False: one is free already. The set's lock is taken under the ready queue's, here
- * alone, and told() takes neither. */
-static bool
+/* Waits for a place in the set, if it does not wait already and none is free. The set's lock is taken under the ready
+ * queue's, here and in permit_unwait() alone, and told() takes neither. */
+static void
 wait_locked(struct tr_ready *ready, struct tr_lease_set *set, uint64_t limit)
 {
 	if (ready->lease_set != NULL)
-		return true; /* told before */
+		return;
 	ready->lease_waiter.told = told;
-	if (!tr_lease_wait(set, limit, &ready->lease_waiter))
-		return false;
+	ready->lease_waiter.promise = !tr_lease_set_is_shared(set); /* other nodes keep no place for this one */
+	if (!tr_lease_wait(set, limit, &ready->lease_waiter)) {
+		ready_kick(ready); /* a place is free by now */
+		return;
+	}
 	ready->lease_set = tr_lease_set_ref(set);
 	atomic_fetch_add_explicit(&ready->refs, 1, memory_order_relaxed);
-	return true;
 }
 
 static enum permit_answer
@@ -176,6 +181,7 @@ refuse(struct permit *permit, enum hindrance why, struct tr_str what, int64_t af
 	struct tr_ready *ready = permit->session->pub.ready;
 
 	release_all(permit);
+	decline(&permit->turn);
 	if (permit->rated && !tr_throttle_is_shared(permit->limits->connection))
 		tr_throttle_give_back(permit->limits->connection, tr_mono_ns());
 	permit->rated = false;
@@ -208,45 +214,65 @@ refuse_lease(struct permit *permit, const struct ready_lease *lease, int64_t ret
 void
 permit_unwait(struct tr_ready *ready)
 {
-	struct tr_lease_set *set;
+	struct tr_lease_set *set, *turn;
+	bool promised;
 
 	pthread_mutex_lock(&ready->lock);
 	set = ready->lease_set;
+	turn = ready->lease_turn;
 	if (set != NULL)
 		tr_lease_unwait(set, &ready->lease_waiter);
-	ready->lease_set = NULL;
+	ready->lease_set = ready->lease_turn = NULL;
+	promised = ready->lease_waiter.promise;
 	pthread_mutex_unlock(&ready->lock);
+	decline(&turn);
 	if (set == NULL)
 		return;
-	if (atomic_exchange(&ready->lease_told, false))
-		tr_lease_tell(set); /* it was this one's turn */
+	if (atomic_exchange(&ready->lease_told, false)) { /* it was this one's turn */
+		if (promised)
+			tr_lease_decline(set);
+		else
+			tr_lease_tell(set);
+	}
 	tr_lease_set_unref(set);
 	ready_unref(ready);
 }
 
-struct tr_lease_set *
+bool
 permit_told(struct tr_ready *ready)
 {
-	struct tr_lease_set *set;
+	struct tr_lease_set *before;
 
 	if (!atomic_exchange(&ready->lease_told, false))
-		return NULL;
+		return false;
 	pthread_mutex_lock(&ready->lock);
-	set = ready->lease_set;
+	before = ready->lease_turn;
+	ready->lease_turn = ready->lease_set;
 	ready->lease_set = NULL;
 	ready->permit_after_ns = 0;
+	if (!ready->lease_waiter.promise) { /* only a reason to ask again */
+		struct tr_lease_set *set = ready->lease_turn;
+
+		ready->lease_turn = NULL;
+		tr_lease_set_unref(set);
+	}
 	pthread_mutex_unlock(&ready->lock);
-	return set;
+	decline(&before);
+	return true;
 }
 
 void
-permit_settle(struct tr_ready *ready, struct tr_lease_set *set, bool opened)
+permit_settle(struct tr_ready *ready, bool opened)
 {
-	if (set == NULL)
-		return;
-	if (!opened)
-		tr_lease_tell(set);
-	tr_lease_set_unref(set);
+	struct tr_lease_set *turn = NULL;
+
+	if (!opened) {
+		pthread_mutex_lock(&ready->lock);
+		turn = ready->lease_turn;
+		ready->lease_turn = NULL;
+		pthread_mutex_unlock(&ready->lock);
+	}
+	decline(&turn);
 	ready_unref(ready);
 }
 
@@ -301,6 +327,19 @@ check_rate(struct permit *permit)
 	return PERMIT_GRANTED;
 }
 
+static bool
+acquire(struct permit *permit, const struct ready_lease *lease)
+{
+	bool got;
+
+	if (permit->turn != lease->set)
+		return tr_lease_acquire(lease->set, lease->limit);
+	got = tr_lease_claim(lease->set, lease->limit);
+	tr_lease_set_unref(permit->turn);
+	permit->turn = NULL;
+	return got;
+}
+
 static enum permit_answer
 take_on(struct permit *permit)
 {
@@ -319,10 +358,11 @@ take_on(struct permit *permit)
 			if (!falls_back(permit))
 				return fail(permit);
 		}
-		if (!tr_lease_acquire(lease->set, lease->limit))
+		if (!acquire(permit, lease))
 			return refuse_lease(permit, lease, 0);
 		permit->held++;
 	}
+	decline(&permit->turn); /* of a set that the path does not name any more */
 	if (limits->connection != NULL && !permit->rated) {
 		if (start(permit, TR_SHARED_THROTTLE, tr_throttle_key(limits->connection)))
 			return PERMIT_LATER;
@@ -363,21 +403,27 @@ enum permit_answer
 permit_ask(struct session *session)
 {
 	struct tr_ready *ready = session->pub.ready;
+	struct tr_lease_set *turn;
 	struct ready_limits *limits;
 	struct permit *permit;
 
 	pthread_mutex_lock(&ready->lock);
 	limits = limits_ref(ready->limits);
+	turn = ready->lease_turn;
+	ready->lease_turn = NULL;
 	pthread_mutex_unlock(&ready->lock);
 	if (limits == NULL || (limits->lease_count == 0 && limits->connection == NULL)) {
 		limits_unref(limits);
+		decline(&turn);
 		return PERMIT_GRANTED;
 	}
 	permit = calloc(1, sizeof *permit);
 	if (permit == NULL) {
 		limits_unref(limits);
+		decline(&turn);
 		return PERMIT_REFUSED;
 	}
+	permit->turn = turn;
 	permit->session = session;
 	permit->limits = limits;
 	permit->extended_at_ns = tr_mono_ns();

@@ -296,7 +296,7 @@ ready_replace(struct tr_ready *ready, struct tr_worker *worker)
 static void
 look_after(struct tr_ready *ready)
 {
-	struct tr_lease_set *told = permit_told(ready);
+	bool told = permit_told(ready);
 	struct tr_sched *chain;
 	int64_t now_ns = tr_mono_ns();
 
@@ -312,7 +312,9 @@ look_after(struct tr_ready *ready)
 	chain = ready_grant_locked(ready);
 	pthread_mutex_unlock(&ready->lock);
 	ready_kick_chain(chain);
-	permit_settle(ready, told, ready_balance(ready, ready->home));
+	bool opened = ready_balance(ready, ready->home);
+	if (told)
+		permit_settle(ready, opened);
 }
 
 static void

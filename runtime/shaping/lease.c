@@ -8,8 +8,9 @@ struct tr_lease_set {
 	struct named named;
 	const struct tr_shaping *shaping;
 	_Atomic uint64_t held;
-	_Atomic uint32_t waiting; /* in the list; written under the lock */
-	pthread_mutex_t lock;     /* guards the list; told() runs under it */
+	_Atomic uint32_t waiting;  /* in the list; written under the lock */
+	_Atomic uint32_t promised; /* places kept for those who were told */
+	pthread_mutex_t lock;      /* guards the list; told() runs under it */
 	struct tr_lease_waiter *first, **last;
 	char key[];
 };
@@ -86,14 +87,8 @@ tr_lease_set_count(const struct tr_lease_set *set)
 	return atomic_load_explicit(&set->held, memory_order_relaxed);
 }
 
-bool
-tr_lease_is_awaited(const struct tr_lease_set *set)
-{
-	return atomic_load(&set->waiting) > 0;
-}
-
-bool
-tr_lease_acquire(struct tr_lease_set *set, uint64_t limit)
+static bool
+acquire(struct tr_lease_set *set, uint64_t limit)
 {
 	uint64_t held = atomic_load_explicit(&set->held, memory_order_relaxed);
 
@@ -102,6 +97,15 @@ tr_lease_acquire(struct tr_lease_set *set, uint64_t limit)
 			return false;
 	} while (!atomic_compare_exchange_weak(&set->held, &held, held + 1));
 	return true;
+}
+
+bool
+tr_lease_acquire(struct tr_lease_set *set, uint64_t limit)
+{
+	/* while a place is kept for somebody the others stand in line, though there may be more: so they take turns */
+	if (limit != UINT64_MAX && atomic_load(&set->promised) > 0)
+		return false;
+	return acquire(set, limit);
 }
 
 static void
@@ -122,10 +126,12 @@ tr_lease_tell(struct tr_lease_set *set)
 	if (atomic_load(&set->waiting) == 0)
 		return;
 	pthread_mutex_lock(&set->lock);
-	uint64_t held = atomic_load(&set->held);
+	uint64_t held = atomic_load(&set->held) + atomic_load(&set->promised);
 	for (struct tr_lease_waiter *waiter = set->first; waiter != NULL; waiter = waiter->next) {
 		if (held < waiter->limit) { /* one who could not take it would leave the others asleep */
 			take_out(set, waiter);
+			if (waiter->promise)
+				atomic_fetch_add(&set->promised, 1);
 			waiter->told(waiter);
 			break;
 		}
@@ -136,9 +142,27 @@ tr_lease_tell(struct tr_lease_set *set)
 void
 tr_lease_release(struct tr_lease_set *set)
 {
-	/* Sequentially consistent with `waiting` in tr_lease_wait(): either the waiter sees the free place, or the
-	 * waiter is seen here. */
+	/* Sequentially consistent with `waiting` in tr_lease_wait(): either the waiter sees the free place (or that
+	 * nothing is promised any more), or the waiter is seen here. */
 	atomic_fetch_sub(&set->held, 1);
+	tr_lease_tell(set);
+}
+
+bool
+tr_lease_claim(struct tr_lease_set *set, uint64_t limit)
+{
+	bool got;
+
+	atomic_fetch_sub(&set->promised, 1);
+	got = acquire(set, limit);
+	tr_lease_tell(set);
+	return got;
+}
+
+void
+tr_lease_decline(struct tr_lease_set *set)
+{
+	atomic_fetch_sub(&set->promised, 1);
 	tr_lease_tell(set);
 }
 
@@ -157,7 +181,7 @@ tr_lease_wait(struct tr_lease_set *set, uint64_t limit, struct tr_lease_waiter *
 		atomic_fetch_add(&set->waiting, 1);
 	}
 	waiter->limit = limit;
-	full = atomic_load(&set->held) >= limit;
+	full = atomic_load(&set->promised) > 0 || atomic_load(&set->held) >= limit;
 	if (!full)
 		take_out(set, waiter);
 	pthread_mutex_unlock(&set->lock);

@@ -77,6 +77,7 @@ struct tr_lease_waiter {
 	struct tr_lease_waiter *next, **prev;
 	uint64_t limit; /* the set's: of tr_lease_wait() */
 	bool queued;
+	bool promise; /* the place is kept for it: it must tr_lease_claim() or tr_lease_decline() it */
 	void (*told)(struct tr_lease_waiter *waiter); /* must not call the set: its lock is held */
 };
 /* False if a place is free already (nothing is registered). Told is the first who could take a place by its own limit.
@@ -84,7 +85,9 @@ struct tr_lease_waiter {
 bool tr_lease_wait(struct tr_lease_set *set, uint64_t limit, struct tr_lease_waiter *waiter);
 /* After it told() does not run any more. */
 void tr_lease_unwait(struct tr_lease_set *set, struct tr_lease_waiter *waiter);
-bool tr_lease_is_awaited(const struct tr_lease_set *set); /* somebody waits */
+/* Of a waiter with a promise, once it was told: as acquire, or not. Both pass on what is left. */
+bool tr_lease_claim(struct tr_lease_set *set, uint64_t limit);
+void tr_lease_decline(struct tr_lease_set *set);
 /* Who was told and takes no place after all passes it on. Does nothing if none is free. */
 void tr_lease_tell(struct tr_lease_set *set);
 
