@@ -468,6 +468,21 @@ function host.has_handler(name)
   return handlers[name] ~= nil
 end
 
+--- The list of an event's handlers in order; not to be changed.
+function host.handlers_of(name)
+  return handlers[name] or {}
+end
+
+--- Names of all events and constructors that have a handler.
+function host.handler_names()
+  local names = {}
+  for name in raw_pairs(handlers) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  return names
+end
+
 -- The number of returned values decides, not nil: `return nil` ends the chain.
 local function after(list, i, args, ...)
   local fn = list[i + 1]

@@ -24,6 +24,7 @@ local MODULES = {
   { module = 'message', needs = 'tr.message' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
   { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },
+  { module = 'kumo.hook_check', needs = 'tr.record', merge = true },
   { module = 'session', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },

@@ -1,3 +1,4 @@
+#include "cli/hook_check.h"
 #include "cli/server.h"
 
 #include <errno.h>
@@ -338,6 +339,8 @@ boot(struct tr_server *server, char **error)
 		err = fire(host, "pre_init", error);
 	if (err == TR_OK)
 		err = fire(host, "init", error);
+	if (err == TR_OK)
+		err = tr_check_hooks(host, error);
 	server->run.configuring = false;
 	for (uint32_t i = 1; err == TR_OK && i < server->workers; i++) {
 		tr_loop_enter(server->worker[i].loop);

@@ -20,7 +20,9 @@ kumo.on('should_enqueue_log_record', function(msg, name)
 end)
 function act(msg) return 'ok' end
 kumo.on('get_queue_config', function(domain, tenant, campaign, routing_domain)
-  note('queue', domain, tenant or false, campaign or false, routing_domain or false)
+  if not domain:find '^all' then -- the names that are asked for at load, on behalf of the hook
+    note('queue', domain, tenant or false, campaign or false, routing_domain or false)
+  end
   local options = { protocol = { custom_lua = { constructor = 'make.it', batch_size = config.batch_size,
     max_batch_latency = config.latency, min_batch_size = config.min } }, retry_interval = '1m', provider_name = 'prov' }
   for key, value in pairs(config.queue or {}) do options[key] = value end
