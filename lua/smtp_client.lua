@@ -47,11 +47,14 @@ session.add_protocol('smtp', {
     if ok then
       return conn
     end
+    local suspended = why and conn:source_suspended(s, why)
     if not why then
       give_up(conn, s)
+    elseif suspended then -- untried: for another source
+      s:requeue 'SourceIsUnhealthyAndSuspended'
     end
     conn:close()
-    if why then
+    if why and not suspended then
       error(why, 0)
     end
     return nil

@@ -21,6 +21,12 @@ function smtp.new(session) end
 ---@return string? err   what was wrong with each
 function connection:connect() end
 
+--- Whether the source is left alone now, after a connect that failed for its address or its proxy.
+---@param session tr.session
+---@param text string  what connect() gave
+---@return boolean
+function connection:source_suspended(session, text) end
+
 --- Sends the session's message in hand to all its recipients.
 ---@async
 ---@param session userdata

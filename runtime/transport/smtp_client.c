@@ -28,7 +28,7 @@ tr_smtpc_drop(struct tr_smtpc *smtp)
 {
 	tr_dns_cancel(smtp->query);
 	smtp->query = NULL;
-	tr_connect_cancel(smtp->connecting);
+	tr_dial_cancel(smtp->connecting);
 	smtp->connecting = NULL;
 	if (smtp->stream != NULL)
 		tr_stream_abort(smtp->stream);
@@ -245,7 +245,14 @@ tr_smtpc_connect(struct tr_smtpc *smtp, tr_smtpc_done_fn *done, void *arg)
 	smtp->done = done;
 	smtp->done_arg = arg;
 	tr_buf_clear(&smtp->error);
+	smtp->trouble = TR_DIAL_TARGET;
 	tr_smtpc_connect_next(smtp);
+}
+
+enum tr_dial_trouble
+tr_smtpc_trouble(const struct tr_smtpc *smtp)
+{
+	return smtp->trouble;
 }
 
 bool

@@ -10,6 +10,7 @@
 #include "message/message.h"
 #include "net/dns.h"
 #include "net/stream.h"
+#include "transport/dial.h"
 
 struct tr_smtpc_host {
 	const char *name;        /* host name or literal address, also with brackets */
@@ -24,6 +25,8 @@ struct tr_smtpc_config {
 	uint32_t max_recipients_per_batch; /* RCPTs of a transaction, >= 1 */
 	uint16_t port;                     /* for hosts that name none */
 	bool enable_pipelining, enable_rset, use_lmtp, ignore_8bit_checks;
+	uint16_t remote_port;              /* goes before every other port; 0: none */
+	struct tr_dial_config dial;        /* source address and proxy; its strings are borrowed for good */
 	const char *ehlo_name;             /* what we call ourselves */
 	const struct tr_smtpc_host *hosts; /* candidates in order; each may have several addresses */
 	size_t host_count;
@@ -71,6 +74,8 @@ void tr_smtpc_rewrite(struct tr_smtpc *smtp, uint32_t index, int code);
 const char *tr_smtpc_peer_name(const struct tr_smtpc *smtp); /* host as configured */
 const char *tr_smtpc_peer_addr(const struct tr_smtpc *smtp); /* ip:port */
 const char *tr_smtpc_local_addr(const struct tr_smtpc *smtp);
+/* Why the last connect failed, if it was for the source address or its proxy; TR_DIAL_TARGET: it was not. */
+enum tr_dial_trouble tr_smtpc_trouble(const struct tr_smtpc *smtp);
 /* What it waits for, for reports: "RCPT TO reply of mx.test". Owned by smtp, until the next call. */
 const char *tr_smtpc_waits_for(struct tr_smtpc *smtp);
 

@@ -63,7 +63,8 @@ struct tr_smtpc {
 	struct tr_sockaddr addrs[TR_SMTPC_ADDRS_MAX];
 	size_t addr_count, addr_at;
 	struct tr_dns_query *query;
-	struct tr_connect *connecting;
+	struct tr_dial *connecting;
+	enum tr_dial_trouble trouble;
 	struct tr_stream *stream; /* NULL: no connection */
 	enum smtp_step step;
 	struct tr_smtpc_offers offers;

@@ -15,15 +15,16 @@ struct conn {
 	struct tr_smtpc *smtp;     /* NULL: where to connect to is not known yet */
 	struct tr_smtp_plan *plan; /* under way */
 	struct tr_host *host;
-	struct tr_session *session;     /* that has it; NULL: it has ended */
-	struct tr_ticket ticket;        /* of the operation under way */
-	bool busy;                      /* an operation is under way, and holds the connection */
-	bool orphan;                    /* the userdata is gone */
-	uint32_t rcpt_count;            /* of the message that was sent last; 0: no results to report */
-	enum tr_smtp_plan_kind verdict; /* why there is nothing to connect to; TR_PLAN_READY: there is */
-	struct tr_buf text;             /* of the verdict */
-	char *domain;                   /* whose MX are looked up */
-	struct tr_smtpc_host *hosts;    /* of the mx_list, for the plan */
+	struct tr_session *session;      /* that has it; NULL: it has ended */
+	struct tr_source_config *source; /* referenced; NULL: `unspecified` */
+	struct tr_ticket ticket;         /* of the operation under way */
+	bool busy;                       /* an operation is under way, and holds the connection */
+	bool orphan;                     /* the userdata is gone */
+	uint32_t rcpt_count;             /* of the message that was sent last; 0: no results to report */
+	enum tr_smtp_plan_kind verdict;  /* why there is nothing to connect to; TR_PLAN_READY: there is */
+	struct tr_buf text;              /* of the verdict */
+	char *domain;                    /* whose MX are looked up */
+	struct tr_smtpc_host *hosts;     /* of the mx_list, for the plan */
 };
 
 struct box {
@@ -47,6 +48,7 @@ conn_free(struct conn *conn)
 		tr_session_lua_on_end(conn->session, NULL, NULL);
 	tr_smtp_plan_cancel(conn->plan);
 	tr_smtpc_free(conn->smtp);
+	tr_source_config_unref(conn->source);
 	tr_buf_free(&conn->text);
 	free(conn->domain);
 	free(conn->hosts);
@@ -75,6 +77,30 @@ session_ended(void *arg)
 
 /* --- making ------------------------------------------------------------------------------------------- */
 
+/* Addresses were checked when the source was made. */
+static void
+use_source(const struct tr_source_config *source, struct tr_smtpc_config *config)
+{
+	struct tr_dial_config *dial = &config->dial;
+
+	if (config->ehlo_name == NULL)
+		config->ehlo_name = source->ehlo_domain;
+	config->remote_port = source->remote_port;
+	if (source->source_address != NULL)
+		tr_dial_address(source->source_address, &dial->source);
+	if (source->ha_proxy_server != NULL) {
+		dial->kind = TR_PROXY_HAPROXY;
+		dial->server = source->ha_proxy_server;
+		tr_dial_address(source->ha_proxy_source_address, &dial->proxy_source);
+	} else if (source->socks5_proxy_server != NULL) {
+		dial->kind = TR_PROXY_SOCKS5;
+		dial->server = source->socks5_proxy_server;
+		tr_dial_address(source->socks5_proxy_source_address, &dial->proxy_source);
+		dial->username = source->socks5_proxy_username;
+		dial->password = source->socks5_proxy_password;
+	}
+}
+
 /* The connection object for hosts that are known now. TR_OK or TR_ENOMEM. */
 static int
 make_client(struct conn *conn, const struct tr_smtpc_host *hosts, size_t count)
@@ -101,6 +127,9 @@ make_client(struct conn *conn, const struct tr_smtpc_host *hosts, size_t count)
 		.host_count = count,
 	};
 
+	conn->source = tr_ready_source_config(conn->session->ready);
+	if (conn->source != NULL)
+		use_source(conn->source, &config);
 	if (config.ehlo_name == NULL) {
 		gethostname(system_name, sizeof system_name - 1);
 		system_name[sizeof system_name - 1] = '\0';
@@ -300,6 +329,22 @@ l_connect(lua_State *L)
 	if (conn->plan == NULL)
 		return luaL_error(L, "smtp: out of memory");
 	return park(L, conn, task);
+}
+
+/* connection:source_suspended(session, text) -> whether the source is left alone now, after a connect that failed for
+ * its address or its proxy. What is in hand is then for other sources. */
+static int
+l_source_suspended(lua_State *L)
+{
+	struct conn *conn = check(L);
+	struct tr_session *session = tr_session_lua_check(L, 2);
+	enum tr_dial_trouble trouble = conn->smtp != NULL ? tr_smtpc_trouble(conn->smtp) : TR_DIAL_TARGET;
+
+	lua_pushboolean(L,
+		trouble != TR_DIAL_TARGET && tr_ready_source_failed(session->ready,
+						     trouble == TR_DIAL_PROXY ? TR_SOURCE_PROXY : TR_SOURCE_UNPLUMBED,
+						     luaL_checkstring(L, 3)));
+	return 1;
 }
 
 /* connection:give_up(session) -> whether the same is true of all that wait in the ready queue. Ends or gives back what
@@ -514,9 +559,9 @@ int
 luaopen_tr_smtp_client(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"new", l_new}, {NULL, NULL}};
-	static const luaL_Reg methods[] = {{"connect", l_connect}, {"give_up", l_give_up}, {"send", l_send},
-		{"refusal", l_refusal}, {"rewrite", l_rewrite}, {"queue", l_queue}, {"report", l_report},
-		{"close", l_close}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {{"connect", l_connect}, {"give_up", l_give_up},
+		{"source_suspended", l_source_suspended}, {"send", l_send}, {"refusal", l_refusal},
+		{"rewrite", l_rewrite}, {"queue", l_queue}, {"report", l_report}, {"close", l_close}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);
 	lua_pushcfunction(L, l_gc);

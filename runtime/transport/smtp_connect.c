@@ -36,24 +36,25 @@ tr_smtpc_candidate_failed(struct tr_smtpc *smtp, const char *fmt, ...)
 }
 
 static void
-connected(void *arg, struct tr_stream *stream, int err, int errnum)
+connected(void *arg, const struct tr_dial_result *result)
 {
 	struct tr_smtpc *smtp = arg;
 
 	smtp->connecting = NULL;
-	if (err == TR_OK) {
+	if (result->stream != NULL) {
 		smtp->step = SMTP_BANNER;
-		tr_smtpc_attach(smtp, stream);
-		tr_stream_deadline(stream, smtp->config.banner_timeout_ns);
+		tr_smtpc_attach(smtp, result->stream);
+		tr_stream_deadline(result->stream, smtp->config.banner_timeout_ns);
+		if (tr_stream_input(result->stream)->len > 0)
+			tr_stream_resume(result->stream); /* a proxy's answer and the banner may come together */
 		return;
 	}
-	if (err == TR_EREFUSED)
-		tr_smtpc_candidate_failed(smtp, "connection refused");
-	else if (err == TR_ETIMEDOUT)
-		tr_smtpc_candidate_failed(smtp, "timed out connecting");
-	else
-		tr_smtpc_candidate_failed(
-			smtp, "cannot connect: %s", errnum != 0 ? strerrordesc_np(errnum) : tr_err_text(err));
+	smtp->trouble = result->trouble;
+	if (result->trouble != TR_DIAL_TARGET) { /* true of all candidates */
+		smtp->host_at = smtp->host_count;
+		smtp->addr_at = smtp->addr_count;
+	}
+	tr_smtpc_candidate_failed(smtp, "%s", result->text);
 }
 
 static void
@@ -61,11 +62,16 @@ take_addrs(struct tr_smtpc *smtp, const struct tr_sockaddr *addrs, size_t count)
 {
 	uint16_t port = smtp->hosts[smtp->host_at - 1].port;
 
+	if (smtp->config.remote_port != 0)
+		port = smtp->config.remote_port;
+	else if (port == 0)
+		port = smtp->config.port;
+
 	smtp->addr_count = count < TR_SMTPC_ADDRS_MAX ? count : TR_SMTPC_ADDRS_MAX;
 	smtp->addr_at = 0;
 	for (size_t i = 0; i < smtp->addr_count; i++) {
 		smtp->addrs[i] = addrs[i];
-		tr_sockaddr_set_port(&smtp->addrs[i], port != 0 ? port : smtp->config.port);
+		tr_sockaddr_set_port(&smtp->addrs[i], port);
 	}
 	tr_smtpc_connect_next(smtp);
 }
@@ -92,8 +98,8 @@ tr_smtpc_connect_next(struct tr_smtpc *smtp)
 
 		tr_sockaddr_text(addr, true, smtp->peer_addr);
 		smtp->step = SMTP_CONNECT;
-		smtp->connecting =
-			tr_stream_connect(smtp->loop, addr, NULL, smtp->config.connect_timeout_ns, connected, smtp);
+		smtp->config.dial.timeout_ns = smtp->config.connect_timeout_ns;
+		smtp->connecting = tr_dial_start(smtp->loop, smtp->dns, &smtp->config.dial, addr, connected, smtp);
 		if (smtp->connecting != NULL)
 			return;
 	} else if (smtp->host_at < smtp->host_count) {
@@ -123,7 +129,9 @@ tr_smtpc_connect_next(struct tr_smtpc *smtp)
 static void
 ready(struct tr_smtpc *smtp)
 {
-	tr_sockaddr_text(tr_stream_local(smtp->stream), true, smtp->local_addr);
+	tr_sockaddr_text(smtp->config.dial.kind != TR_PROXY_NONE ? &smtp->config.dial.proxy_source
+								 : tr_stream_local(smtp->stream),
+		true, smtp->local_addr);
 	smtp->transactions = 0;
 	smtp->spoiled = smtp->unusable = false;
 	smtp->step = SMTP_IDLE;
