@@ -173,6 +173,25 @@ if has_toml then
     return toml.parse(read(path, 'toml_load'), 'toml_load: ' .. path, 2)
   end
 
+  --- Ours: reads TOML or JSON with the line of each value, for errors that name it. `.toml` and `.json` decide; another name
+  --- is tried as both. Raises with FILE:LINE.
+  ---@param path string
+  ---@return table value
+  ---@return tr.toml.Places places   by key: the line of a plain value, or the places of a table; [0] is its own line
+  function serde.load_with_places(path)
+    if type(path) ~= 'string' then
+      error('load_with_places: path: string expected, got ' .. type(path), 2)
+    end
+    local findings = host.internal 'kumo.shaping.findings'
+    local found = findings.new()
+    local file = host.internal('kumo.shaping.files').read(path, { local_load = 'Error', remote_load = 'Error' }, found)
+    local errors = found:texts 'Error'
+    if #errors > 0 then
+      error(table.concat(errors, '\n'), 2)
+    end
+    return file.data, file.places
+  end
+
   local STYLES = {
     toml_encode = {},
     toml_encode_pretty = { pretty = true },
