@@ -26,6 +26,8 @@ local MODULES = {
   { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },
   { module = 'kumo.hook_check', needs = 'tr.record', merge = true },
   { module = 'session', needs = 'tr.session' },
+  { module = 'kumo.outcome', needs = 'tr.session', merge = true },
+  { module = 'custom_lua', needs = 'tr.session' },
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
   { module = 'kumo.dns', needs = 'tr.dns', field = 'dns' },

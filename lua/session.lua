@@ -4,130 +4,18 @@
 --- Source: contract events.md section 7, queues.md section 3; differences: docs/compatibility.md.
 local host = require 'tr.host'
 local queue = require 'tr.session'
-local retry_after = require 'retry_after'
+local error_text = require 'error_text'
 
 local session = {}
 
-local raw_xpcall, CANCELLED = host.raw_xpcall, host.CANCELLED
-local min, rawequal = math.min, rawequal
-
-local MAX_TEXT = 1024 -- bytes of an error text that go into a record
-local INTERNAL = 'KumoMTA internal: ' -- policies match on this prefix: contract log-record.md section 1
-
---- The text of an error value, which may be an object of the policy whose __tostring raises.
-local function text_of(err)
-  local ok, text = pcall(tostring, err)
-  return ok and text or 'an error object that cannot be shown'
-end
-
---- One line, no control bytes, bounded.
-local function one_line(text)
-  text = text_of(text):sub(1, 2 * MAX_TEXT):gsub('%s+', ' ')
-  if #text > MAX_TEXT then
-    text = text:sub(1, MAX_TEXT) .. '...'
-  end
-  return text
-end
-
-local TRACES_S = 60 -- at most one traceback a minute for a constructor: an outage is no news
-local traced, untold = {}, {} -- constructor -> when the last one was logged, failures since
-local trace -- of the error that keep_trace saw last
-
-local function keep_trace(err)
-  trace = type(err) == 'string' and debug.traceback('', 2) or nil
-  if trace and rawequal(err, host.inner_error) then
-    trace = trace .. '\nin a coroutine of the policy, ' .. host.inner_trace
-  end
-  return err
-end
-
---- Logs where an error of the policy was raised. What the network did has no place in a file, and is told by the record.
-local function tell_trace(s, config, err)
-  local now = queue.now_s()
-  local name = config.constructor
-  if not trace or not err:find '^[^\n]-:%d+: ' then
-    return
-  elseif traced[name] and now - traced[name] < TRACES_S then
-    untold[name] = (untold[name] or 0) + 1
-    return
-  end
-  host.c.log('error', ("%s%s\nin %s of '%s', %d in hand, the first is message %s%s"):format(
-    err:sub(1, MAX_TEXT), trace, config.batch_size == 1 and 'send' or 'send_batch', name, s:count(), s:message():id(),
-    untold[name] and (' (%d more failures since the last such line)'):format(untold[name]) or ''))
-  traced[name], untold[name] = now, nil
-end
-
---- A peer that refuses connections is down for all sessions: the gate need not wait for more proof.
-local function refused(err)
-  return text_of(err):sub(1, MAX_TEXT):lower():find('connection refused', 1, true) ~= nil
-end
-
--- Here and not where they are called: a closure for each message is garbage. No tail calls: see host.try_lua.
-local function send_one(conn, s)
-  return (conn:send(s:message()))
-end
-local function send_all(conn, s)
-  return (conn:send_batch(s:batch()))
-end
+local min = math.min
+local INTERNAL = error_text.INTERNAL
+local one_line, refused = error_text.one_line, error_text.is_refused
 
 --- How one protocol connects and sends. connect(s, config) -> connection, raises; nil: there is nothing to connect to, and
 --- it has reported that for all in hand. send(conn, s, config) reports the
 --- outcome of all in hand and returns true if the connection can go on. close(conn).
 local protocols = {}
-
-protocols.custom_lua = {
-  connect = function(s, config)
-    if not host.has_handler(config.constructor) then
-      error(("the constructor '%s' has no handler: kumo.on('%s', function(domain, tenant, campaign) ... end)"):format(
-        config.constructor, config.constructor), 0)
-    end
-    config.peer = 'Lua via ' .. config.constructor
-    config.send = config.batch_size == 1 and send_one or send_all
-    local conn = host.dispatch(config.constructor, s:feeding())
-    if type(conn) ~= 'table' and type(conn) ~= 'userdata' then
-      error(("the constructor '%s' returned %s, not a connection object"):format(config.constructor, type(conn)), 0)
-    end
-    return conn
-  end,
-
-  send = function(conn, s, config)
-    local peer = config.peer
-    local ok, result = raw_xpcall(config.send, keep_trace, conn, s)
-    if ok then
-      if s:delivered(result, peer) then
-        return true
-      end
-      local got = type(result) == 'string' and 'a string that is not UTF-8' or type(result)
-      s:report('transient', 400, INTERNAL .. 'send must return a string, got ' .. got, nil, nil, 'counts')
-      return false
-    end
-    if rawequal(result, CANCELLED) then
-      error(CANCELLED, 0)
-    end
-    local code, message = queue.find_rejection(result)
-    if not code then
-      tell_trace(s, config, result)
-      s:report('transient', 400, INTERNAL .. one_line(result), nil, nil, refused(result) and 'at_once' or 'counts')
-      return false
-    end
-    if code >= 400 and code <= 499 then
-      s:report('transient', code, message, peer, retry_after.get(result), refused(message) and 'at_once' or 'counts')
-      return code ~= 421
-    end
-    s:report('bounced', code, message, peer)
-    return true
-  end,
-
-  close = function(conn)
-    if type(conn) ~= 'table' and type(conn) ~= 'userdata' then
-      return
-    end
-    local close = conn.close
-    if type(close) == 'function' then
-      close(conn)
-    end
-  end,
-}
 
 --- Fills the hand up to a batch. Returns true with something in hand, or false and why not ("idle", "gate", "close").
 local function collect(s, config, left)
@@ -227,12 +115,18 @@ function session.run(s)
     s:phase 'Closing'
     local ok, err = pcall(protocol.close, conn)
     if not ok then
-      host.c.log('error', 'close of ' .. (config.constructor or config.protocol) .. ': ' .. text_of(err))
+      host.c.log('error', 'close of ' .. (config.constructor or config.protocol) .. ': ' .. error_text.of(err))
     end
   end
 end
 
---- Built-in connections add themselves here (lua/smtp_client.lua).
+--- A token of each message rate for what is in hand. False: it was given back.
+---@async
+function session.pace(s)
+  return ask(s, s.pace)
+end
+
+--- Protocols add themselves here: lua/custom_lua.lua, lua/smtp_client.lua.
 function session.add_protocol(name, protocol)
   protocols[name] = protocol
 end

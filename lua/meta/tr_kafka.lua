@@ -12,6 +12,7 @@ local core = {}
 ---@field headers? table<string, string> at most 64
 ---@field timeout? number|string how long it may wait for room in the producer's queue; default 60 s; no delivery timeout
 
+--- Metatable: tr.kafka.producer
 ---@class kumo.kafka.Producer
 local producer = {}
 

@@ -83,14 +83,23 @@ function Session:batch() end
 ---@return integer  messages in hand
 function Session:count() end
 
---- The outcome of all in hand.
+--- Puts all but the first `count` in hand away, for trying the parts of a batch one after the other.
+---@param count integer  1 to what is in hand less 1
+function Session:keep(count) end
+
+--- Takes up what was put away last, behind what is in hand.
+---@return integer count  in hand
+function Session:resume() end
+
+--- The outcome of what is in hand.
 ---@param kind 'delivered'|'bounced'|'transient'
 ---@param code integer
 ---@param text? string
 ---@param peer_name? string      nil: the record has no peer
 ---@param retry_after_s? number
 ---@param gate? 'counts'|'at_once'  nil: it says nothing about the endpoint
-function Session:report(kind, code, text, peer_name, retry_after_s, gate) end
+---@param count? integer      of the first so many; default: of all
+function Session:report(kind, code, text, peer_name, retry_after_s, gate, count) end
 
 --- Gives back all in hand without an attempt.
 ---@param reason 'DispatcherDrop'|'PeerClosedConnection'|'TooManyRecipients'

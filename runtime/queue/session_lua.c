@@ -1,6 +1,6 @@
 /* Binding of one session for lua/session.lua. The messages that a session has taken are "in hand" here, on the C side,
  * until their outcome is reported, so that a cancelled or failed task cannot lose them. */
-#include "queue/session_lua.h"
+#include "queue/session_hand_lua.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,33 +12,16 @@
 
 #define SESSION_TYPE "tr.session"
 
-struct hand {
-	struct tr_session *session; /* NULL: ended */
-	struct tr_host *host;
-	struct tr_message *list, **list_end; /* in hand */
-	uint32_t count;
-	struct tr_task *task;      /* while it waits or runs */
-	struct tr_ticket ticket;   /* of the wait in take/wait/settle */
-	bool waiting;              /* parked in wait, settle, pace or extend */
-	bool asks;                 /* in the last two: it asks again, so it is told nothing */
-	struct tr_timer timeout;   /* of that wait */
-	struct tr_timer watchdog;  /* of the phase */
-	bool aborted;              /* by the watchdog */
-	struct tr_defer waker;     /* wakes from inside queue code are put off */
-	void (*on_end)(void *arg); /* of a built-in connection; NULL: none */
-	void *on_end_arg;
-};
-
 struct box {
-	const void *mark;  /* its own type's: no other userdata holds this address */
-	struct hand *hand; /* NULL: ended */
+	const void *mark;     /* its own type's: no other userdata holds this address */
+	struct tr_hand *hand; /* NULL: ended */
 };
 
 static const char box_mark;
 
 /* Called for each step of each message: by the mark, as a metatable's name would be looked up and compared. */
-static struct hand *
-check(lua_State *L, int idx)
+struct tr_hand *
+tr_hand_check(lua_State *L, int idx)
 {
 	struct box *box = lua_type(L, idx) == LUA_TUSERDATA ? lua_touserdata(L, idx) : NULL;
 
@@ -54,51 +37,27 @@ check(lua_State *L, int idx)
 struct tr_session *
 tr_session_lua_check(lua_State *L, int idx)
 {
-	return check(L, idx)->session;
+	return tr_hand_check(L, idx)->session;
 }
 
 struct tr_message *
 tr_session_lua_hand(lua_State *L, int idx)
 {
-	return check(L, idx)->list;
-}
-
-static struct tr_message *
-let_go(struct hand *hand)
-{
-	struct tr_message *list = hand->list;
-
-	for (struct tr_message *message = list; message != NULL; message = message->next)
-		tr_message_revoke(message);
-	hand->list = NULL;
-	hand->list_end = &hand->list;
-	hand->count = 0;
-	return list;
+	return tr_hand_check(L, idx)->list;
 }
 
 void
 tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *arg)
 {
-	struct hand *hand = session->task;
+	struct tr_hand *hand = session->task;
 
 	hand->on_end = fn;
 	hand->on_end_arg = arg;
 }
 
-/* Gives back what is in hand: not tried, attempts stay. */
-static void
-give_back(struct hand *hand, const char *reason)
-{
-	uint32_t count = hand->count;
-	struct tr_outcome outcome = {.kind = TR_OUT_REQUEUE, .reason = reason, .retry_after_ns = -1};
-
-	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, &outcome);
-}
-
 /* The watchdog ended the task: whether the peer has it nobody knows. Attempts stay, and a while passes. */
 static void
-give_back_stuck(struct hand *hand)
+give_back_stuck(struct tr_hand *hand)
 {
 	uint32_t count = hand->count;
 	struct tr_outcome outcome = {
@@ -110,13 +69,13 @@ give_back_stuck(struct hand *hand)
 	};
 
 	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, &outcome);
+		tr_session_report(hand->session, tr_hand_let_go(hand), count, &outcome);
 }
 
 /* The session loop itself failed. The messages in hand may be why, so it counts as an attempt: else they would come
  * first again, for ever. */
 static void
-give_back_failed(struct hand *hand, const char *text)
+give_back_failed(struct tr_hand *hand, const char *text)
 {
 	uint32_t count = hand->count;
 	struct tr_buf content = {0};
@@ -131,7 +90,7 @@ give_back_failed(struct hand *hand, const char *text)
 		.response = {.code = 400, .content = {content.data, content.len}},
 		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
 	};
-	tr_session_report(hand->session, let_go(hand), count, &outcome);
+	tr_session_report(hand->session, tr_hand_let_go(hand), count, &outcome);
 	tr_buf_free(&content);
 }
 
@@ -151,7 +110,7 @@ push_nothing(lua_State *L, void *arg)
 }
 
 static void
-end_wait(struct hand *hand, bool worked)
+end_wait(struct tr_hand *hand, bool worked)
 {
 	if (!hand->waiting)
 		return;
@@ -166,13 +125,13 @@ end_wait(struct hand *hand, bool worked)
 static void
 wait_timed_out(struct tr_timer *timer)
 {
-	end_wait(tr_container_of(timer, struct hand, timeout), false);
+	end_wait(tr_container_of(timer, struct tr_hand, timeout), false);
 }
 
 static void
 wait_cancelled(void *op)
 {
-	struct hand *hand = op;
+	struct tr_hand *hand = op;
 
 	hand->waiting = false;
 	tr_timer_stop(tr_loop_wheel(tr_host_loop(hand->host)), &hand->timeout);
@@ -183,20 +142,20 @@ wait_cancelled(void *op)
 static void
 run_waker(struct tr_defer *defer)
 {
-	end_wait(tr_container_of(defer, struct hand, waker), true);
+	end_wait(tr_container_of(defer, struct tr_hand, waker), true);
 }
 
 void
 tr_session_lua_wake(struct tr_session *session)
 {
-	struct hand *hand = session->task;
+	struct tr_hand *hand = session->task;
 
 	if (hand != NULL && hand->waiting)
 		tr_loop_defer(tr_host_loop(hand->host), &hand->waker, run_waker);
 }
 
 static int
-park(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
+park(lua_State *L, struct tr_hand *hand, int64_t wait_ns, const char *what)
 {
 	struct tr_task *task = tr_task_check(L);
 
@@ -211,7 +170,7 @@ park(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
 static int
 l_wait(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	lua_Number seconds = luaL_checknumber(L, 2);
 
 	if (!tr_session_wait(hand->session)) {
@@ -225,7 +184,7 @@ l_wait(lua_State *L)
 static int
 l_settle(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 
 	if (!tr_session_wait_settled(hand->session)) {
 		lua_pushboolean(L, true);
@@ -250,7 +209,7 @@ static const char *const phases[] = {
 };
 
 static int64_t
-watchdog_due_ns(const struct hand *hand)
+watchdog_due_ns(const struct tr_hand *hand)
 {
 	const struct tr_path_config *path = hand->session->path;
 	int64_t limit_ns = path->watchdog_timeout_ns;
@@ -268,7 +227,7 @@ watchdog_due_ns(const struct hand *hand)
 static void
 watchdog_fired(struct tr_timer *timer)
 {
-	struct hand *hand = tr_container_of(timer, struct hand, watchdog);
+	struct tr_hand *hand = tr_container_of(timer, struct tr_hand, watchdog);
 
 	if (hand->session == NULL || hand->task == NULL)
 		return;
@@ -285,7 +244,7 @@ watchdog_fired(struct tr_timer *timer)
 }
 
 static void
-set_phase(struct hand *hand, int phase)
+set_phase(struct tr_hand *hand, int phase)
 {
 	hand->session->phase = phases[phase];
 	hand->session->phase_at_ns = tr_mono_ns();
@@ -300,7 +259,7 @@ set_phase(struct hand *hand, int phase)
 static int
 l_phase(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 
 	set_phase(hand, luaL_checkoption(L, 2, NULL, phases));
 	return 0;
@@ -309,7 +268,7 @@ l_phase(lua_State *L)
 /* --- rates and leases ------------------------------------------------------------------------------ */
 
 static int
-park_asking(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
+park_asking(lua_State *L, struct tr_hand *hand, int64_t wait_ns, const char *what)
 {
 	struct tr_task *task = tr_task_check(L);
 
@@ -323,7 +282,7 @@ park_asking(lua_State *L, struct hand *hand, int64_t wait_ns, const char *what)
 }
 
 static void
-report_unasked(struct hand *hand, const char *error)
+report_unasked(struct tr_hand *hand, const char *error)
 {
 	uint32_t count = hand->count;
 	struct tr_buf content = {0};
@@ -336,7 +295,7 @@ report_unasked(struct hand *hand, const char *error)
 		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
 	};
 	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, &outcome);
+		tr_session_report(hand->session, tr_hand_let_go(hand), count, &outcome);
 	tr_buf_free(&content);
 }
 
@@ -345,7 +304,7 @@ report_unasked(struct hand *hand, const char *error)
 static int
 l_pace(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	const char *error;
 	int64_t wait_ns;
 	enum tr_go go = tr_session_pace(hand->session, &wait_ns, &error);
@@ -353,7 +312,7 @@ l_pace(lua_State *L)
 	if (go == TR_GO_WAIT)
 		return park_asking(L, hand, wait_ns, "a message rate");
 	if (go == TR_GO_BACK)
-		give_back(hand, "MessageRateThrottle");
+		tr_hand_give_back(hand, "MessageRateThrottle");
 	else if (go == TR_GO_FAIL)
 		report_unasked(hand, error);
 	lua_pushboolean(L, go == TR_GO);
@@ -365,7 +324,7 @@ l_pace(lua_State *L)
 static int
 l_extend(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	int64_t wait_ns;
 	enum tr_go go = tr_session_extend(hand->session, &wait_ns);
 
@@ -378,7 +337,7 @@ l_extend(lua_State *L)
 /* --- taking --------------------------------------------------------------------------------------- */
 
 static uint32_t
-take(struct hand *hand, uint32_t max, uint64_t max_bytes, enum tr_take *why)
+take(struct tr_hand *hand, uint32_t max, uint64_t max_bytes, enum tr_take *why)
 {
 	struct tr_message *list = NULL;
 	uint32_t got = tr_session_take(hand->session, max, max_bytes, &list, why);
@@ -397,7 +356,7 @@ static int
 l_take(lua_State *L)
 {
 	static const char *const names[] = {"got", "empty", "gate", "close"};
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	lua_Integer max = luaL_checkinteger(L, 2);
 	lua_Number max_bytes = luaL_optnumber(L, 3, 0);
 	enum tr_take why = TR_TAKE_EMPTY;
@@ -417,7 +376,7 @@ l_take(lua_State *L)
 static int
 l_next(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	lua_Integer max = lua_tointeger(L, 2);
 	enum tr_take why;
 
@@ -433,7 +392,7 @@ l_next(lua_State *L)
 static int
 l_message(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 
 	if (hand->list == NULL)
 		return luaL_error(L, "no message in hand");
@@ -445,7 +404,7 @@ l_message(lua_State *L)
 static int
 l_batch(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	int i = 1;
 
 	lua_createtable(L, (int)hand->count, 0);
@@ -460,116 +419,8 @@ l_batch(lua_State *L)
 static int
 l_count(lua_State *L)
 {
-	lua_pushinteger(L, check(L, 1)->count);
+	lua_pushinteger(L, tr_hand_check(L, 1)->count);
 	return 1;
-}
-
-/* --- outcomes -------------------------------------------------------------------------------------- */
-
-static struct tr_str
-opt_str(lua_State *L, int idx)
-{
-	struct tr_str str = {NULL, 0};
-
-	if (!lua_isnoneornil(L, idx))
-		str.data = luaL_checklstring(L, idx, &str.len);
-	return str;
-}
-
-/* session:report(kind, code, text, peer_name, retry_after_s, gate) for all in hand. kind: "delivered", "bounced",
- * "transient"; peer_name nil: the record has no peer; gate: "counts", "at_once" or nil (says nothing of the
- * endpoint). */
-static int
-l_report(lua_State *L)
-{
-	static const char *const kinds[] = {"delivered", "bounced", "transient", NULL};
-	struct hand *hand = check(L, 1);
-	int kind = luaL_checkoption(L, 2, NULL, kinds);
-	const char *gate = luaL_optstring(L, 7, "");
-	struct tr_outcome outcome = {
-		.kind = (enum tr_outcome_kind)kind,
-		.response = {.code = (int)luaL_checkinteger(L, 3), .content = opt_str(L, 4)},
-		.peer_name = opt_str(L, 5),
-		.delivery_protocol = hand->session->queue->protocol == TR_PROTO_LUA ? TR_STR("Lua") : TR_STR("ESMTP"),
-		.retry_after_ns = lua_isnoneornil(L, 6) ? -1 : (int64_t)(luaL_checknumber(L, 6) * 1e9),
-		.gate_counts = gate[0] != '\0',
-		.gate_at_once = strcmp(gate, "at_once") == 0,
-	};
-	uint32_t count = hand->count;
-
-	outcome.has_peer = outcome.peer_name.data != NULL;
-	outcome.peer_addr = TR_STR("0.0.0.0");
-	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, &outcome);
-	return 0;
-}
-
-/* session:delivered(text, peer_name) -> true: as report('delivered', 200, text, peer_name, nil, 'counts'). False, and
- * nothing is done, if the text, which is a policy's, is no string or not UTF-8. */
-static int
-l_delivered(lua_State *L)
-{
-	struct hand *hand = check(L, 1);
-	struct tr_outcome outcome = {
-		.kind = TR_OUT_DELIVERED,
-		.response = {.code = 200},
-		.has_peer = true,
-		.peer_name = opt_str(L, 3),
-		.peer_addr = TR_STR("0.0.0.0"),
-		.delivery_protocol = TR_STR("Lua"),
-		.retry_after_ns = -1,
-		.gate_counts = true,
-	};
-	struct tr_str *text = &outcome.response.content;
-	uint32_t count = hand->count;
-
-	if (lua_isstring(L, 2))
-		text->data = lua_tolstring(L, 2, &text->len);
-	if (text->data == NULL || !tr_utf8_valid(*text)) {
-		lua_pushboolean(L, false);
-		return 1;
-	}
-	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, &outcome);
-	lua_pushboolean(L, true);
-	return 1;
-}
-
-void
-tr_session_lua_report(lua_State *L, int idx, const struct tr_outcome *outcome)
-{
-	struct hand *hand = check(L, idx);
-	uint32_t count = hand->count;
-
-	if (count > 0)
-		tr_session_report(hand->session, let_go(hand), count, outcome);
-}
-
-void
-tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes)
-{
-	struct hand *hand = check(L, idx);
-	struct tr_message *message = hand->list;
-
-	if (message == NULL)
-		return;
-	hand->list = message->next;
-	message->next = NULL;
-	if (--hand->count == 0)
-		hand->list_end = &hand->list;
-	tr_message_revoke(message);
-	tr_session_report_rcpts(hand->session, message, outcomes);
-}
-
-/* session:requeue(reason) gives back all in hand without an attempt. */
-static int
-l_requeue(lua_State *L)
-{
-	struct hand *hand = check(L, 1);
-	static const char *const reasons[] = {"DispatcherDrop", "PeerClosedConnection", "TooManyRecipients", NULL};
-
-	give_back(hand, reasons[luaL_checkoption(L, 2, NULL, reasons)]);
-	return 0;
 }
 
 /* --- state ------------------------------------------------------------------------------------------ */
@@ -577,7 +428,7 @@ l_requeue(lua_State *L)
 static int
 l_connected(lua_State *L)
 {
-	tr_session_connected(check(L, 1)->session);
+	tr_session_connected(tr_hand_check(L, 1)->session);
 	return 0;
 }
 
@@ -585,7 +436,7 @@ l_connected(lua_State *L)
 static int
 l_connect_failed(lua_State *L)
 {
-	tr_session_connect_failed(check(L, 1)->session, lua_toboolean(L, 2), tr_str(luaL_optstring(L, 3, "")));
+	tr_session_connect_failed(tr_hand_check(L, 1)->session, lua_toboolean(L, 2), tr_str(luaL_optstring(L, 3, "")));
 	return 0;
 }
 
@@ -602,7 +453,7 @@ push_part(lua_State *L, bool has, struct tr_str part)
 static int
 l_feeding(lua_State *L)
 {
-	struct hand *hand = check(L, 1);
+	struct tr_hand *hand = tr_hand_check(L, 1);
 	struct tr_buf name = {0};
 	struct tr_queue_name parts;
 
@@ -626,7 +477,7 @@ set_number(lua_State *L, const char *key, double value)
 static int
 l_config(lua_State *L)
 {
-	struct tr_session *session = check(L, 1)->session;
+	struct tr_session *session = tr_hand_check(L, 1)->session;
 	const struct tr_queue_config *queue = session->queue;
 	const struct tr_path_config *path = session->path;
 
@@ -656,12 +507,9 @@ tr_session_lua_register(lua_State *L)
 		{"extend", l_extend},
 		{"take", l_take},
 		{"next", l_next},
-		{"delivered", l_delivered},
 		{"message", l_message},
 		{"batch", l_batch},
 		{"count", l_count},
-		{"report", l_report},
-		{"requeue", l_requeue},
 		{"phase", l_phase},
 		{"connected", l_connected},
 		{"connect_failed", l_connect_failed},
@@ -673,6 +521,7 @@ tr_session_lua_register(lua_State *L)
 	luaL_newmetatable(L, SESSION_TYPE);
 	lua_newtable(L);
 	luaL_setfuncs(L, methods, 0);
+	luaL_setfuncs(L, tr_session_outcome_methods, 0);
 	lua_setfield(L, -2, "__index");
 	lua_pop(L, 1);
 }
@@ -682,7 +531,7 @@ tr_session_lua_register(lua_State *L)
 static int
 push_session(lua_State *L, void *arg)
 {
-	struct hand *hand = arg;
+	struct tr_hand *hand = arg;
 	struct box *box = lua_newuserdata(L, sizeof *box);
 
 	*box = (struct box){&box_mark, hand};
@@ -697,11 +546,13 @@ push_session(lua_State *L, void *arg)
 static void
 ended(void *arg, const struct tr_task_result *result)
 {
-	struct hand *hand = arg;
+	struct tr_hand *hand = arg;
 	struct tr_session *session = hand->session;
 	struct tr_wheel *wheel = tr_loop_wheel(tr_host_loop(hand->host));
 	lua_State *L = tr_host_state(hand->host);
 
+	while (tr_hand_resume(hand))
+		;
 	if (hand->aborted) {
 		give_back_stuck(hand);
 	} else if (result->status != TR_OK && result->status != TR_ECANCELED) {
@@ -710,7 +561,7 @@ ended(void *arg, const struct tr_task_result *result)
 		session->failed_itself = true;
 		give_back_failed(hand, result->text);
 	} else {
-		give_back(hand, "DispatcherDrop");
+		tr_hand_give_back(hand, "DispatcherDrop");
 	}
 	tr_timer_stop(wheel, &hand->timeout);
 	tr_timer_stop(wheel, &hand->watchdog);
@@ -735,7 +586,7 @@ ended(void *arg, const struct tr_task_result *result)
 int
 tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 {
-	struct hand *hand = calloc(1, sizeof *hand);
+	struct tr_hand *hand = calloc(1, sizeof *hand);
 	struct tr_task *task = NULL;
 	int err;
 
@@ -768,7 +619,7 @@ tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 void
 tr_session_lua_cancel(struct tr_session *session)
 {
-	struct hand *hand = session->task;
+	struct tr_hand *hand = session->task;
 
 	if (hand != NULL && hand->task != NULL)
 		tr_task_cancel(hand->task);
