@@ -202,7 +202,8 @@ static int
 l_requeue(lua_State *L)
 {
 	struct tr_hand *hand = tr_hand_check(L, 1);
-	static const char *const reasons[] = {"DispatcherDrop", "PeerClosedConnection", "TooManyRecipients", NULL};
+	static const char *const reasons[] = {
+		"DispatcherDrop", "PeerClosedConnection", "TooManyRecipients", "SourceIsUnhealthyAndSuspended", NULL};
 
 	tr_hand_give_back(hand, reasons[luaL_checkoption(L, 2, NULL, reasons)]);
 	return 0;
