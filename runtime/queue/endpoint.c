@@ -69,7 +69,7 @@ tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t re
 		snprintf(ready->gate_text, sizeof ready->gate_text, "%.*s", (int)text.len,
 			text.len > 0 ? text.data : "");
 	if (word == GATE_SUCCESS)
-		tr_gate_success(&ready->gate);
+		tr_gate_success(&ready->gate, tr_mono_ns());
 	else if (word == GATE_FAILURE &&
 		 tr_gate_failure(&ready->gate, &ready->path->gate, tr_mono_ns(), at_once, retry_after_ns, random))
 		wait_ns = ready->gate.opened_for_ns;

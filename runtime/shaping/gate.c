@@ -3,48 +3,89 @@
 #define PACE_FIRST_NS (100 * TR_NS_PER_MS) /* the second attempt after the probe */
 #define PACE_LAST_NS (TR_NS_PER_MS / 10)   /* a pace that no limit needs any more */
 #define PACE_MOST_NS (10 * TR_NS_PER_S)
-#define SLACK_NS (2 * TR_NS_PER_MS)   /* who waits for a start is woken by a timer of 1 ms */
-#define GROWTH (1 / 1.1)              /* of the interval, per success: eight times as fast after 22 of them */
-#define CAREFUL_GROWTH (1 / 1.002)    /* after a step back: a twentieth after 25 */
-#define STEP_BACK (1 / 0.6)           /* too many fail */
-#define TOO_MANY (65536 * 35 / 100)   /* more than one in seven has by chance */
+#define SETTLE_NS TR_NS_PER_S       /* at that pace for so long: there is no limit */
+#define SLACK_NS (2 * TR_NS_PER_MS) /* who waits for a start is woken by a timer of 1 ms */
+#define EVEN_NS (4 * TR_NS_PER_MS)  /* from this interval on that does not matter, and even spaces do */
+#define STEP 1.67                   /* of the interval, when nothing better is known */
+#define STEP_MOST 4.0
+#define SHARE 0.95                    /* of what got through at the pace that was too fast */
+#define TOO_MANY (65536 * 35 / 100)   /* failures: one in seven has fewer by chance */
 #define AFTER_STEP (65536 * 15 / 100) /* what counts as seen then */
 #define WEIGHT 16                     /* of what was seen before one attempt */
-#define STEPS_MAX 2                   /* that many bring no success: it closes */
+#define WINDOW 16                     /* successes whose rate is measured */
+#define WINDOW_MIN 8
+#define STEPS_MAX 2 /* that many steps bring no success: it closes */
 
 /* --- the pace of an opening gate -------------------------------------------------------------------------- */
 
 static void
 set_interval(struct tr_gate *gate, double ns)
 {
-	if (ns < PACE_LAST_NS) {
-		gate->interval_ns = 0;
-		gate->careful = false;
-	} else {
-		gate->interval_ns = ns > PACE_MOST_NS ? PACE_MOST_NS : (int64_t)ns;
-	}
+	gate->interval_ns = ns < PACE_LAST_NS ? PACE_LAST_NS : ns > PACE_MOST_NS ? PACE_MOST_NS : (int64_t)ns;
+}
+
+/* Per success. At first eight times as fast after 22 of them; after a step back it feels for the limit, which was near,
+ * and becomes quicker when it does not meet it. */
+static double
+growth(const struct tr_gate *gate)
+{
+	if (!gate->careful || gate->since > 300)
+		return 1 / 1.1;
+	return gate->since > 200 ? 1 / 1.02 : gate->since > 100 ? 1 / 1.005 : 1 / 1.002;
 }
 
 static void
-pace_success(struct tr_gate *gate)
+open_window(struct tr_gate *gate, int64_t now_ns)
+{
+	gate->window_at_ns = now_ns;
+	gate->window_good = 0;
+}
+
+static void
+pace_success(struct tr_gate *gate, int64_t now_ns)
 {
 	gate->failing -= gate->failing / WEIGHT;
 	gate->steps = 0;
 	if (gate->concurrent < UINT32_MAX)
 		gate->concurrent++;
-	set_interval(gate, (double)gate->interval_ns * (gate->careful ? CAREFUL_GROWTH : GROWTH));
+	if (gate->since < UINT32_MAX)
+		gate->since++;
+	if (++gate->window_good >= WINDOW) {
+		gate->seen_ns = (now_ns - gate->window_at_ns) / WINDOW;
+		open_window(gate, now_ns);
+	}
+	if (gate->interval_ns > PACE_LAST_NS) {
+		set_interval(gate, (double)gate->interval_ns * growth(gate));
+		gate->settled_at_ns = now_ns;
+	} else if (now_ns - gate->settled_at_ns >= SETTLE_NS) {
+		gate->interval_ns = 0;
+		gate->careful = false;
+	}
 }
 
+/* To nearly what has got through of late: a limit lets no more through however much is sent. */
 static void
-step_back(struct tr_gate *gate, int64_t now_ns, double factor)
+step_back(struct tr_gate *gate, int64_t now_ns)
 {
-	set_interval(gate, (double)gate->interval_ns * factor);
+	double interval = (double)gate->interval_ns, seen = (double)gate->seen_ns;
+
+	if (gate->window_good >= WINDOW_MIN) {
+		double now_seen = (double)(now_ns - gate->window_at_ns) / gate->window_good;
+
+		seen = seen > 0 && seen < now_seen ? seen : now_seen;
+	}
+	seen = seen > 0 ? seen / SHARE : interval * STEP;
+	seen = seen < interval * 1.05 ? interval * 1.05 : seen > interval * STEP_MOST ? interval * STEP_MOST : seen;
+	set_interval(gate, seen);
 	gate->careful = true;
 	gate->failing = AFTER_STEP;
 	gate->failures = 0;
+	gate->since = 0;
+	gate->seen_ns = 0;
 	gate->concurrent = gate->concurrent > 2 ? gate->concurrent / 2 : 1;
 	gate->next_at_ns = now_ns + gate->interval_ns;
 	gate->stepped_at_ns = now_ns;
+	open_window(gate, now_ns);
 }
 
 /* A failure while there is a pace. True: the gate must close. */
@@ -52,28 +93,29 @@ static bool
 pace_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns)
 {
 	gate->failing += (65536 - gate->failing) / WEIGHT;
-	if (gate->failures >= rules->failures_to_close) {
-		if (++gate->steps >= STEPS_MAX)
-			return true;
-		step_back(gate, now_ns, 2);
-	} else if (gate->failing > TOO_MANY) {
-		step_back(gate, now_ns, STEP_BACK);
-	}
+	if (gate->failures >= rules->failures_to_close && ++gate->steps >= STEPS_MAX)
+		return true;
+	if (gate->failures >= rules->failures_to_close || gate->failing > TOO_MANY)
+		step_back(gate, now_ns);
 	return false;
+}
+
+static int64_t
+slack(const struct tr_gate *gate)
+{
+	return gate->interval_ns < EVEN_NS ? SLACK_NS : 0;
 }
 
 uint32_t
 tr_gate_room(const struct tr_gate *gate, int64_t now_ns)
 {
-	int64_t ahead_ns = now_ns + SLACK_NS - gate->next_at_ns;
+	int64_t ahead_ns = now_ns + slack(gate) - gate->next_at_ns;
 
 	if (!tr_gate_is_paced(gate))
 		return gate->state == TR_GATE_OPEN ? UINT32_MAX : 0;
-	if (now_ns < gate->next_at_ns - SLACK_NS || ahead_ns < 0)
+	if (ahead_ns < 0)
 		return 0;
-	if (ahead_ns > SLACK_NS) /* what was not used is lost */
-		ahead_ns = SLACK_NS;
-	return (uint32_t)(ahead_ns / gate->interval_ns) + 1;
+	return (uint32_t)(tr_min_i64(ahead_ns, slack(gate)) / gate->interval_ns) + 1; /* what was not used is lost */
 }
 
 /* --- the gate ----------------------------------------------------------------------------------------------- */
@@ -86,7 +128,7 @@ tr_gate_enter(struct tr_gate *gate, int64_t now_ns, int64_t *wait_ns)
 	case TR_GATE_OPEN:
 		if (gate->interval_ns == 0)
 			return true;
-		if (now_ns + SLACK_NS < gate->next_at_ns) {
+		if (now_ns + slack(gate) < gate->next_at_ns) {
 			*wait_ns = gate->next_at_ns - now_ns;
 			return false;
 		}
@@ -107,7 +149,7 @@ tr_gate_enter(struct tr_gate *gate, int64_t now_ns, int64_t *wait_ns)
 }
 
 void
-tr_gate_success(struct tr_gate *gate)
+tr_gate_success(struct tr_gate *gate, int64_t now_ns)
 {
 	/* a send that began before the closing may still end well: what the peer asked for, or several failures
 	 * in a row, count for more, and the probe is not far */
@@ -121,9 +163,12 @@ tr_gate_success(struct tr_gate *gate)
 		gate->failing = 0;
 		gate->steps = 0;
 		gate->concurrent = 1;
+		gate->since = 0;
+		gate->seen_ns = 0;
 		gate->next_at_ns = 0; /* the next one at once: it has been answered */
+		open_window(gate, now_ns);
 	} else if (gate->interval_ns != 0) {
-		pace_success(gate);
+		pace_success(gate, now_ns);
 	}
 	gate->state = TR_GATE_OPEN;
 	gate->failures = 0;
@@ -168,7 +213,7 @@ tr_gate_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t
 	if (gate->state == TR_GATE_PROBING || at_once)
 		gate->interval_ns = 0; /* it is down, not in a hurry: the way back begins anew */
 	else if (gate->interval_ns != 0)
-		set_interval(gate, (double)gate->interval_ns * STEP_BACK);
+		set_interval(gate, (double)gate->interval_ns * STEP);
 	gate->careful = gate->interval_ns != 0;
 	gate->opened_for_ns = tr_max_i64(backoff(gate, rules, random), floor_ns);
 	gate->reopen_at_ns = now_ns + gate->opened_for_ns;

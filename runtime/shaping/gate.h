@@ -20,11 +20,16 @@ struct tr_gate {
 	/* the way back; of meaning when open */
 	int64_t interval_ns;   /* between the starts of two attempts; 0: no bound */
 	int64_t next_at_ns;    /* monotonic; no start before */
-	uint32_t concurrent;   /* so many attempts at once, while there is an interval */
-	uint32_t failing;      /* share of failures of late, in 1/65536 */
-	uint32_t steps;        /* steps back in a row without a success */
 	int64_t stepped_at_ns; /* what began before says nothing of the pace since */
-	bool careful;          /* it has stepped back: the pace grows slowly */
+	int64_t settled_at_ns; /* when the pace became as quick as any */
+	int64_t window_at_ns;  /* successes are counted since */
+	int64_t seen_ns;       /* between two of them in the window before; 0: not known */
+	uint32_t window_good;
+	uint32_t since;      /* successes since the last step back */
+	uint32_t concurrent; /* so many attempts at once, while there is an interval */
+	uint32_t failing;    /* share of failures of late, in 1/65536 */
+	uint32_t steps;      /* steps back in a row without a success */
+	bool careful;        /* it has stepped back: the pace grows slowly */
 };
 
 struct tr_gate_rules {
@@ -46,7 +51,7 @@ tr_gate_is_paced(const struct tr_gate *gate)
 }
 /* How many attempts tr_gate_enter() would let start now. */
 uint32_t tr_gate_room(const struct tr_gate *gate, int64_t now_ns);
-void tr_gate_success(struct tr_gate *gate);
+void tr_gate_success(struct tr_gate *gate, int64_t now_ns);
 /* A failed attempt. at_once: connection refused or the like closes now; retry_after_ns >= 0: the peer said
  * when, which closes now and is a floor of the wait; -1: it did not say. random in [0,1). Returns true if it closed. */
 bool tr_gate_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns, bool at_once,

@@ -18,7 +18,7 @@ closes_after_failures_in_a_row(void **state)
 
 	for (int i = 0; i < 4; i++)
 		assert_false(tr_gate_failure(&gate, &rules, 0, false, -1, 0.5));
-	tr_gate_success(&gate);
+	tr_gate_success(&gate, 0);
 	for (int i = 0; i < 4; i++)
 		assert_false(tr_gate_failure(&gate, &rules, 0, false, -1, 0.5));
 	assert_true(tr_gate_enter(&gate, 0, &wait_ns));
@@ -40,7 +40,7 @@ lets_one_probe_through(void **state)
 	assert_int_equal(wait_ns, INT64_MAX);
 	tr_gate_abandon(&gate);
 	assert_true(tr_gate_enter(&gate, TR_NS_PER_S, &wait_ns));
-	tr_gate_success(&gate);
+	tr_gate_success(&gate, 0);
 	assert_int_equal(gate.state, TR_GATE_OPEN);
 	assert_int_equal(gate.closings, 0);
 }
@@ -84,7 +84,7 @@ retry_after_is_a_floor_with_a_cap(void **state)
 	assert_int_equal(gate.reopen_at_ns, 120 * TR_NS_PER_S);
 	assert_false(tr_gate_failure(&gate, &rules, 0, false, INT64_C(1000000) * TR_NS_PER_S, 0.0));
 	assert_int_equal(gate.reopen_at_ns, 3600 * TR_NS_PER_S);
-	tr_gate_success(&gate); /* began before the closing */
+	tr_gate_success(&gate, 0); /* began before the closing */
 	assert_int_equal(gate.state, TR_GATE_CLOSED);
 }
 
