@@ -118,8 +118,8 @@ failure(int status)
 		return tr_dns_answer_new(TR_DNS_NODATA, TR_ENOENT, "no such record");
 	case ARES_ETIMEOUT:
 		return tr_dns_answer_new(TR_DNS_FAILED, TR_ETIMEDOUT, "no server answered in time");
-	case ARES_ECONNREFUSED:
-		return tr_dns_answer_new(TR_DNS_FAILED, TR_EREFUSED, "no server could be reached");
+	case ARES_ECONNREFUSED: /* c-ares says so of servers that answer SERVFAIL, too */
+		return tr_dns_answer_new(TR_DNS_FAILED, TR_EPROTO, "SERVFAIL, or no server can be reached");
 	case ARES_ESERVFAIL:
 		return tr_dns_answer_new(TR_DNS_FAILED, TR_EPROTO, "SERVFAIL");
 	case ARES_EREFUSED:

@@ -17,7 +17,7 @@ is_sound(const char *name, size_t len)
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)name[i];
 
-		if (c <= ' ' || c >= 0x7f || c == ':' || c == '@' || c == '\\' || c == '/')
+		if (c <= ' ' || c >= 0x7f || c == ':' || c == '@' || c == '\\' || c == '/' || c == '[' || c == ']')
 			return false;
 		label = c == '.' ? 0 : label + 1;
 		if (label > 63 || (c == '.' && (i == 0 || i + 1 == len || name[i - 1] == '.')))
