@@ -45,8 +45,10 @@ connected(void *arg, const struct tr_dial_result *result)
 		smtp->step = SMTP_BANNER;
 		tr_smtpc_attach(smtp, result->stream);
 		tr_stream_deadline(result->stream, smtp->config.banner_timeout_ns);
-		if (tr_stream_input(result->stream)->len > 0)
-			tr_stream_resume(result->stream); /* a proxy's answer and the banner may come together */
+		if (tr_stream_input(result->stream)->len > 0) { /* a proxy's answer and the banner came together */
+			tr_stream_pause(result->stream);
+			tr_stream_resume(result->stream);
+		}
 		return;
 	}
 	smtp->trouble = result->trouble;
