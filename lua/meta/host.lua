@@ -213,6 +213,9 @@ function c.epoch_bump() end
 ---@return number
 function c.epoch() end
 
+---@return number  another one after a new epoch or a change of the board
+function c.changes() end
+
 --- Changes with every change of the board: texts under names, which all workers share.
 ---@return number
 function c.board_version() end

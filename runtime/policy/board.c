@@ -109,7 +109,7 @@ l_swap(lua_State *L)
 
 /* --- counts ------------------------------------------------------------------------------------ */
 
-#define TALLIES 4096       /* of all keys; the one not used for longest goes first */
+#define TALLIES 4096     /* of all keys; the one not used for longest goes first */
 #define TALLY_MAX 10000u /* events that one key can remember: 80 KB */
 
 struct tally {
@@ -216,6 +216,16 @@ l_spawn(lua_State *L)
 	return 0;
 }
 
+/* changes() -> number: it is another one after a new epoch or a change of the board. */
+static int
+l_changes(lua_State *L)
+{
+	uint64_t board = atomic_load_explicit(&notes_version, memory_order_acquire);
+
+	lua_pushnumber(L, (lua_Number)(board + tr_config_epoch()));
+	return 1;
+}
+
 static int
 l_epoch(lua_State *L)
 {
@@ -234,6 +244,7 @@ tr_board_library(lua_State *L)
 		{"tally", l_tally},
 		{"spawn", l_spawn},
 		{"epoch", l_epoch},
+		{"changes", l_changes},
 		{NULL, NULL},
 	};
 

@@ -9,20 +9,21 @@
 #   http     our HTTP client beside a plain libcurl loop, no queue
 #   record   encoding a record
 #   throttle decisions of a throttle, and how true it is to its rate
+#   shaping  loading shaping files, resolving paths
 # Without names: all. Builds build/release first; BENCH_BUILD names another build directory, which is not built.
 # Peers that are not installed are left out: sh .ci/install bench installs them.
 set -eu
 cd "$(dirname "$0")/../.."
 here=spec/bench
 
-all='record throttle http spool hook batch workers relay backlog'
+all='record throttle shaping http spool hook batch workers relay backlog'
 names= quick=false rounds=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=true ;;
 	--rounds) rounds=${2:?--rounds N}; shift ;;
-	record | throttle | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
-	*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+	record | throttle | shaping | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
+	*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 	esac
 	shift
 done
@@ -60,6 +61,20 @@ bench_throttle() {
 	"$build/throttle_bench" local $($quick && echo 2 || echo 20)
 	printf '\nHow true they are, over %s s of real time, with a bucket that was empty at the start\n' $($quick && echo 2 || echo 10)
 	"$build/throttle_bench" accuracy $($quick && echo 2 || echo 10)
+	if command -v redis-server >/dev/null; then
+		printf '\nThrottles through Redis on a Unix socket, one worker beside a plain hiredis loop\n'
+		redis-server --port 0 --unixsocket "$dir/redis.sock" --save '' --dir "$dir" >/dev/null &
+		redis=$!
+		until [ -S "$dir/redis.sock" ]; do sleep 0.1; done
+		"$build/throttle_bench" redis "unix:$dir/redis.sock" $($quick && echo 30 || echo 200)
+		kill $redis
+		wait $redis || true
+	fi
+}
+
+bench_shaping() {
+	printf '\nShaping files: goals are 1 s for 10,000 sections and 1 us for a path that has been asked for\n'
+	"$build/tailrace" lua $here/shaping_bench.lua
 }
 
 bench_http() {

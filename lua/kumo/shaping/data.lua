@@ -84,14 +84,19 @@ local function merge_section(scope, one)
   scope.sections[#scope.sections + 1] = one
 end
 
+-- Most scopes are one section: it stands for itself until a second one comes.
 local function merge_into(map, name, one)
   local scope = map[name]
   if not scope then
-    scope = new_scope(one)
+    map[name] = one
+    return
+  elseif not scope.sections then
+    local first = scope
+    scope = new_scope(first)
     map[name] = scope
+    merge_section(scope, first)
   end
   merge_section(scope, one)
-  return scope
 end
 
 -- --- providers ------------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ end
 -- Domains of one site: said once a domain; different values of one option are said one by one.
 local function check_alias(found, options, scope, one)
   local other
-  for _, earlier in ipairs(scope.sections) do
+  for _, earlier in ipairs(scope.sections or { scope }) do
     if earlier.name ~= one.name then
       other = other or earlier
       for key, entry in pairs(one.params) do
@@ -314,21 +319,23 @@ function data.build(paths, options, found, texts)
   if not options.skip_dns then
     answers = mx.lookup_all(ask)
   end
-  local providers = {}
+  local providers, names, default = {}, {}, {}
   for _, one in ipairs(sections) do
     if one.kind == 'provider' then
       if not providers[one.name] then
-        self.providers[#self.providers + 1] = merge_into(providers, one.name, one)
-      else
-        merge_section(providers[one.name], one)
+        names[#names + 1] = one.name
       end
+      merge_into(providers, one.name, one)
     elseif one.kind == 'default' then
-      self.default = self.default or new_scope(one)
-      merge_section(self.default, one)
+      merge_into(default, 'default', one)
     else
       place_domain(self, found, options, one, answers[one.name])
     end
     pause()
+  end
+  self.default = default.default
+  for i, name in ipairs(names) do
+    self.providers[i] = providers[name]
   end
   for _, one in ipairs(sections) do
     if one.kind == 'domain' and not options.skip_dns then

@@ -298,15 +298,15 @@ end
 ---@async
 ---@return kumo.EgressPathConfig
 function live:path(domain, source, site)
-  if c.epoch() ~= self._epoch or c.board_version() ~= self._board or overlay.version() ~= self._overlay then
+  if c.changes() ~= self._changes then
     self:data()
-    self._epoch, self._board, self._overlay = c.epoch(), c.board_version(), overlay.version()
+    self._changes = c.changes()
     self._cache, self._count = {}, 0
   end
   local by_source = self._cache[domain]
   local by_site = by_source and by_source[source]
   local made = by_site and by_site[site]
-  if made and made.until_mono > c.mono() and made.until_s > c.wall() then
+  if made and made.until_mono > c.mono() then
     return made.path
   end
   local _, until_s = overlay.for_path(domain, source, site)
@@ -318,7 +318,7 @@ function live:path(domain, source, site)
   self._cache[domain] = by_source
   by_site = by_source[source] or {}
   by_source[source] = by_site
-  by_site[site] = { path = path, until_mono = c.mono() + self._ttl_s, until_s = until_s }
+  by_site[site] = { path = path, until_mono = c.mono() + math.min(self._ttl_s, until_s - c.wall()) }
   self._count = self._count + 1
   return path
 end

@@ -97,7 +97,7 @@ local function add_map(found, origin, key, value, places, maps)
   for _, name in ipairs(places[-1] or {}) do
     local line = line_of(places[name])
     if value[name] ~= nil then
-      local why = values.why_not(element, value[name])
+      local why = values.why_not(element, value[name]) or values.why_not(key, { [name] = value[name] })
       if why then
         found:fatal(place_of(origin, line, key .. '.' .. name), why, values.remedy(element))
       else

@@ -55,12 +55,44 @@ function values.show(value)
   return tostring(value)
 end
 
+local MAX_GOOD = 10000
+local good, good_count = {}, 0 -- key -> value -> true: what was right before; files say the same again and again
+
+-- Options that are judged together are always asked about.
+local function is_known_good(key, value)
+  return good[key] ~= nil and good[key][value] ~= nil and not key:find '^gate_'
+end
+
+local function remember(plain)
+  for key, value in pairs(plain) do
+    if type(value) ~= 'table' and not is_known_good(key, value) then
+      if good_count >= MAX_GOOD then
+        good, good_count = {}, 0
+      end
+      good[key] = good[key] or {}
+      good[key][value] = true
+      good_count = good_count + 1
+    end
+  end
+end
+
 ---@param plain table<string, any>
 ---@return boolean ok
 ---@return string? message
 function values.check(plain)
+  local known = true
+  for key, value in pairs(plain) do
+    if not is_known_good(key, value) then
+      known = false
+      break
+    end
+  end
+  if known then
+    return true
+  end
   local ok, err = pcall(make_egress_path, plain)
   if ok then
+    remember(plain)
     return true
   end
   local text = tostring(err):gsub(', while processing .*$', ''):gsub('^.-kumo%.make_egress_path: ', '')
