@@ -48,6 +48,7 @@ struct tr_event {
 	bool has_peer;
 	struct tr_str peer_name, peer_addr;
 	struct tr_str egress_pool, egress_source, source_address; /* .data NULL: null */
+	struct tr_str proxy_server, proxy_protocol;               /* of source_address; .data NULL: absent */
 	struct tr_str delivery_protocol;                          /* .data NULL: null */
 	struct tr_str provider;                                   /* .data NULL: absent */
 	struct tr_str tls_cipher, tls_protocol;                   /* .data NULL: absent */

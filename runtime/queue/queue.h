@@ -29,8 +29,8 @@ struct tr_queue_ops {
 	/* Find the site of an SMTP queue without mx_list (its mail exchangers); answer with tr_sched_site(), at once or
 	 * later. NULL: every domain is a site of its own. */
 	void (*resolve_site)(void *arg, struct tr_worker *worker, struct tr_sched *sched);
-	/* Ask policy for the definition of a pool or a source; answer with tr_pool_configured(), tr_source_configured(). NULL:
-	 * there are none. */
+	/* Ask policy for the definition of a pool or a source; answer with tr_pool_configured(),
+	 * tr_source_configured(). NULL: there are none. */
 	void (*resolve_pool)(void *arg, struct tr_worker *worker, struct tr_pool *pool);
 	void (*resolve_source)(void *arg, struct tr_worker *worker, struct tr_source *source);
 	/* Start a session (a Lua task) for `session`, which is ready to be used. TR_OK or an error (counted as a failed
@@ -89,6 +89,7 @@ struct tr_engine *tr_worker_engine(struct tr_worker *worker);
 struct tr_loop *tr_worker_loop(struct tr_worker *worker);
 uint32_t tr_worker_index(const struct tr_worker *worker);
 struct tr_spool *tr_engine_spool(struct tr_engine *engine);
+struct tr_dead_store *tr_engine_dead(struct tr_engine *engine); /* queue/dead.h */
 struct tr_shaping *tr_engine_shaping(struct tr_engine *engine);
 void tr_worker_set_data(struct tr_worker *worker, void *data); /* the host, for ops */
 void *tr_worker_data(const struct tr_worker *worker);
@@ -144,7 +145,8 @@ void tr_sched_configured(struct tr_sched *sched, struct tr_queue_config *config,
 /* The answer to resolve_site, on the home worker: the site, or NULL with what the records of its messages say
  * ("KumoMTA internal: ..."). Asked again after until_ns (monotonic). */
 void tr_sched_site(struct tr_sched *sched, const char *site, int64_t until_ns, const char *error);
-/* What a queue knows of its site is not true any more: it is asked again before the next message goes on. Any thread. */
+/* What a queue knows of its site is not true any more: it is asked again before the next message goes on. Any thread.
+ */
 void tr_queue_forget_site(struct tr_worker *worker, struct tr_str queue);
 struct tr_str tr_ready_name(const struct tr_ready *ready);
 struct tr_str tr_ready_site(const struct tr_ready *ready);
@@ -196,7 +198,8 @@ enum tr_go {
 	TR_GO_WAIT,
 	TR_GO_BACK, /* not now: what is in hand is given back untried, and the queue is closed until then */
 	TR_GO_GONE, /* a lease is lost: the session must end */
-	TR_GO_FAIL, /* the shared backend could not be asked: a transient failure of what is in hand; *error says more */
+	TR_GO_FAIL, /* the shared backend could not be asked: a transient failure of what is in hand; *error says more
+		     */
 };
 /* Must tr_session_pace() or tr_session_extend() be asked now? Cheap. */
 bool tr_session_is_paced(const struct tr_session *session);
@@ -223,14 +226,14 @@ struct tr_outcome {
 	struct tr_response response;
 	bool has_peer; /* peer_* below are known */
 	struct tr_str peer_name, peer_addr, source_address, tls_cipher, tls_protocol;
-	struct tr_str delivery_protocol; /* "Lua", "ESMTP" */
-	int64_t retry_after_ns;          /* -1: not said */
-	bool gate_at_once;               /* closes the gate now */
-	bool gate_counts; /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
-	const char
-		*reason; /* insert context: of TR_OUT_TRANSIENT what stands before "LoggedTransientFailure", of
-			  * TR_OUT_REQUEUE all of it, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
-			  * record tells `response`; without, they wait where they were, and there is no record */
+	struct tr_str proxy_server, proxy_protocol; /* .data NULL: none; "haproxy", "socks5" */
+	struct tr_str delivery_protocol;            /* "Lua", "ESMTP" */
+	int64_t retry_after_ns;                     /* -1: not said */
+	bool gate_at_once;                          /* closes the gate now */
+	bool gate_counts;   /* counts for or against the gate (a reject of one record by a healthy endpoint: false) */
+	const char *reason; /* insert context: of TR_OUT_TRANSIENT what stands before "LoggedTransientFailure", of
+			     * TR_OUT_REQUEUE all of it, e.g. "DispatcherDrop". With retry_after_ns > 0 a Delayed
+			     * record tells `response`; without, they wait where they were, and there is no record */
 };
 /* One outcome for `count` messages of this session; takes them. Records, ledger and the change follow; the session need
  * not wait. Whole message only. */
@@ -287,6 +290,10 @@ void tr_message_inspect(struct tr_worker *worker, const uint8_t id[16], bool wan
 	void (*then)(void *arg, struct tr_str json), void *arg);
 void tr_ready_inspect(
 	struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
+/* What holds back a scheduled queue, a ready queue or a message (32 hexadecimal digits), in plain words: JSON
+ * {"name":, "kind":"queue|ready|message", "holds":[{"kind":, "text":, "seconds":number or null}], "ready_queues":[...]},
+ * then(arg, json or NULL if unknown), at once or later. docs/shaping.md names the kinds. */
+void tr_why(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
 struct tr_queue_figures {
 	uint64_t scheds, readies, line, timers, ready, in_flight, undecided, parked, sessions;
 };

@@ -26,6 +26,8 @@ fill_event(struct tr_event *event, const struct session *session, const struct t
 		ready->queue->egress_pool != NULL ? tr_str(ready->queue->egress_pool) : TR_STR("unspecified");
 	event->egress_source = tr_str(ready->source);
 	event->source_address = outcome->source_address;
+	event->proxy_server = outcome->proxy_server;
+	event->proxy_protocol = outcome->proxy_protocol;
 	event->delivery_protocol = outcome->delivery_protocol;
 	event->provider =
 		session->pub.path->provider != NULL ? tr_str(session->pub.path->provider) : (struct tr_str){NULL, 0};
@@ -125,8 +127,12 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 
 		*(good ? &pub->delivered : &pub->failed) += list.count;
 		ready_metric(ready, good ? M_DELIVERED : M_FAIL, units);
-		while ((message = list_pop(&list)) != NULL)
-			op_end(op, message, good ? TR_COL_DELIVERED : TR_COL_BOUNCED, TR_REASON_NONE);
+		while ((message = list_pop(&list)) != NULL) {
+			if (good)
+				op_end(op, message, TR_COL_DELIVERED, TR_REASON_NONE);
+			else
+				op_die(op, message, TR_COL_BOUNCED, "rejected", &outcome->response);
+		}
 		op_submit(op);
 		break;
 	}

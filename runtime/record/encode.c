@@ -352,6 +352,12 @@ tr_record_encode(const struct tr_event *event, const char *nodeid, const char ev
 	if (event->source_address.data != NULL) {
 		PUT(out, "{\"address\":");
 		put_string(out, event->source_address);
+		if (event->proxy_server.data != NULL) {
+			PUT(out, ",\"server\":");
+			put_string(out, event->proxy_server);
+			PUT(out, ",\"protocol\":");
+			put_string(out, event->proxy_protocol);
+		}
 		PUT(out, "}");
 	} else {
 		PUT(out, "null");

@@ -431,6 +431,13 @@ fill_outcome(const struct conn *conn, uint32_t index, struct tr_outcome *out)
 		.gate_counts = result.kind == TR_SMTPC_DELIVERED || !result.said || result.code == 421,
 	};
 	tr_response_split_enhanced(&out->response);
+	if (conn->source != NULL && conn->source->ha_proxy_server != NULL) {
+		out->proxy_server = tr_str(conn->source->ha_proxy_server);
+		out->proxy_protocol = TR_STR("haproxy");
+	} else if (conn->source != NULL && conn->source->socks5_proxy_server != NULL) {
+		out->proxy_server = tr_str(conn->source->socks5_proxy_server);
+		out->proxy_protocol = TR_STR("socks5");
+	}
 }
 
 /* connection:refusal(index) -> line | false | nil: what the peer said to recipient `index` (from 1); false if it was
