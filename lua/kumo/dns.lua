@@ -86,6 +86,16 @@ end
 
 -- --- look-ups ----------------------------------------------------------------------------------------
 
+---@class kumo.dns.MailExchanger
+---@field domain_name string             "example.com."; a literal as it was asked for
+---@field hosts string[]                 by preference, then by name; "mx1.example.com."; { "." } takes no mail
+---@field by_pref table<integer, string[]>
+---@field site_name string               "(mx1|mx2).example.com"
+---@field is_mx boolean                  false: the domain itself is the host
+---@field is_domain_literal boolean
+---@field is_secure boolean              the resolver says that it has checked DNSSEC
+---@field mta_sts string                 always "None"
+
 --- The mail exchangers of a domain, in the order of delivery.
 ---@async
 ---@param domain string  "example.com", "[192.0.2.1]"

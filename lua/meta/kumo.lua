@@ -17,6 +17,7 @@ function kumo.get_event_registrars(event) end
 kumo.api = require 'api'
 kumo.cidr = require('kumo.cidr').cidr
 kumo.digest = require 'kumo.digest'
+kumo.dns = require 'kumo.dns'
 kumo.domain_map = require('kumo.domain_map').domain_map
 kumo.encode = require 'kumo.encode'
 kumo.http = require 'kumo.http'

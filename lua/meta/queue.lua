@@ -92,8 +92,11 @@ function kumo.make_queue_config(options) end
 ---@field smtp_port? integer                                      default 25
 ---@field ehlo_domain? string                                     default: the system's name
 ---@field ignore_8bit_checks? boolean                             default false
+---@field ip_lookup_strategy? 'Ipv4AndIpv6'|'Ipv4Only'|'Ipv6Only'|'Ipv6ThenIpv4'|'Ipv4ThenIpv6'  default Ipv4AndIpv6
+---@field prohibited_hosts? string[]  addresses and blocks; default { '127.0.0.0/8', '::1', '0.0.0.0', '::' }
+---@field skip_hosts? string[]        the same; default {}
 ---@field enable_tls? 'Opportunistic'|'OpportunisticInsecure'|'Required'|'RequiredInsecure'|'Disabled'  Required ones are refused: no TLS yet
----@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  checked, not acted on yet; so are those up to skip_hosts
+---@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  checked, not acted on yet; so are those up to allow_smtp_auth_plain_without_valid_certificate
 ---@field try_next_host_on_transport_error? boolean
 ---@field enable_mta_sts? boolean
 ---@field enable_dane? boolean
@@ -108,9 +111,6 @@ function kumo.make_queue_config(options) end
 ---@field smtp_auth_plain_password? kumo.KeySource
 ---@field allow_smtp_auth_plain_without_tls? boolean
 ---@field allow_smtp_auth_plain_without_valid_certificate? boolean
----@field ip_lookup_strategy? string
----@field prohibited_hosts? string[]
----@field skip_hosts? string[]
 ---@field dispatcher_wakeup_strategy? string                      accepted, without effect; so are those below
 ---@field maintainer_wakeup_strategy? string
 ---@field aggressive_connection_opening? boolean

@@ -8,18 +8,23 @@ local smtp = {}
 ---@class tr.smtp_client.Connection
 local connection = {}
 
---- Makes a connection object for the session: candidates are its queue's mx_list, or the domain literal of its routing
---- domain. Nothing is looked up or connected yet.
+--- Makes a connection object for the session. Nothing is looked up or connected yet.
 ---@param session userdata
----@return tr.smtp_client.Connection? connection
----@return string? err   no next hop is known
+---@return tr.smtp_client.Connection connection
 function smtp.new(session) end
 
---- Tries the candidates in order until one has greeted.
+--- Looks up where the message in hand may go (the queue's mx_list, or the MX of its domain), and tries these hosts in order
+--- until one has greeted.
 ---@async
+---@param session userdata
 ---@return true? ok
----@return string? err   what was wrong with each
-function connection:connect() end
+---@return string|false|nil err   what was wrong with each; false: there is no host at all, see give_up()
+function connection:connect(session) end
+
+--- Ends or gives back what is in hand, as connect() has found.
+---@param session userdata
+---@return boolean all   the same is true of all that wait in the ready queue
+function connection:give_up(session) end
 
 --- Whether the source is left alone now, after a connect that failed for its address or its proxy.
 ---@param session tr.session
