@@ -50,7 +50,7 @@ struct rig {
 	struct tr_pool_config *(*pool)(struct rig *rig, const char *name, const char **error);
 	struct tr_source_config *(*source)(struct rig *rig, const char *name, const char **error);
 	int64_t source_delay_ns; /* until its answer comes */
-	uint32_t pools_asked, sources_asked;
+	_Atomic uint32_t pools_asked, sources_asked;
 	const char *queue_error;
 	bool no_path, no_handler;
 	void (*requeue)(struct rig *rig, struct tr_message *message);

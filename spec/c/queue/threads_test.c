@@ -224,12 +224,74 @@ nothing_is_lost_by_a_stop_in_the_middle(void **state)
 	field_fini(&field);
 }
 
+static void
+pooled(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	small_batches(rig, name, config);
+	config->egress_pool = strdup(name[1] == '0' ? "other" : "many");
+	if (name[1] == '1')
+		config->message_rate = (struct tr_rate_spec){.quantity = 20000, .burst = 200, .period_ns = TR_NS_PER_S};
+}
+
+static struct tr_pool_config *
+three_sources(struct rig *rig, const char *name, const char **error)
+{
+	struct tr_pool_config *config = tr_pool_config_new(tr_str(name), 3);
+
+	for (uint32_t i = 0; i < 3; i++) {
+		config->entries[i].name = strdup(i == 0 ? "a" : i == 1 ? "b" : "c");
+		config->entries[i].weight = 3 - i;
+	}
+	return config;
+}
+
+static struct tr_source_config *
+weak_source(struct rig *rig, const char *name, const char **error)
+{
+	struct tr_source_config *config = tr_source_config_new(tr_str(name));
+
+	config->unplumbed = (struct tr_suspend_rule){3, TR_NS_PER_S, 5 * TR_NS_PER_MS};
+	return config;
+}
+
+/* Now and then a source is not there, as seen by any thread. */
+static int64_t
+sometimes_unplumbed(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	sometimes_fails(rig, session, outcome);
+	if (rig->calls % 50 == 0 && tr_ready_source_failed(session->session->ready, TR_SOURCE_UNPLUMBED, "test")) {
+		outcome->kind = TR_OUT_REQUEUE;
+		outcome->reason = "SourceIsUnhealthyAndSuspended";
+	}
+	return 0;
+}
+
+static void
+nothing_is_lost_between_sources(void **state)
+{
+	static struct field field;
+
+	field_init(&field);
+	field.rig.queue_config = pooled;
+	field.rig.pool = three_sources;
+	field.rig.source = weak_source;
+	field.rig.send = sometimes_unplumbed;
+	one_run(&field, true, all_sent, 100 * TR_NS_PER_S);
+	assert_int_equal(field.rig.sent, MESSAGES);
+	assert_int_equal(rig_check(&field.rig), 0);
+	assert_int_equal(field.rig.pools_asked, 2);
+	assert_int_equal(field.rig.sources_asked, 3);
+	close_run(&field.rig);
+	field_fini(&field);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_is_lost_between_workers),
 		cmocka_unit_test(nothing_is_lost_by_a_stop_in_the_middle),
+		cmocka_unit_test(nothing_is_lost_between_sources),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
