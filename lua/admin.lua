@@ -9,6 +9,7 @@ local http_error = host.internal 'http_error'
 local admin = {}
 
 local DEFAULT_DURATION_S = 300
+local MAX_DURATION_S = 3e9 -- what admin_add takes
 
 -- What a rule of each kind may say.
 local FIELDS = {
@@ -52,13 +53,13 @@ local function duration_s(rule)
     if not left_s then
       http_error.raise(422, 'expires: %s', err)
     end
-    return math.max(left_s, 0)
+    return math.min(math.max(left_s, 0), MAX_DURATION_S)
   elseif rule.duration == nil then
     return DEFAULT_DURATION_S
   end
   local ok, value = pcall(bytes.duration_s, rule.duration)
-  if not ok then
-    http_error.raise(422, '`duration` must be seconds or a text such as "5m"')
+  if not ok or value > MAX_DURATION_S then
+    http_error.raise(422, '`duration` must be seconds or a text such as "5m", at most 95 years')
   end
   return value
 end
@@ -130,6 +131,13 @@ end
 ---@param what 'sched'|'ready'|'message'
 function admin.inspect(what, name, limit, want_body)
   return core.inspect(what, name, limit, want_body)
+end
+
+--- What holds a scheduled queue, a ready queue or a message now, as JSON; nil when there is no such thing.
+---@async
+---@param name string
+function admin.why(name)
+  return core.inspect('why', name)
 end
 
 --- Changes which diagnostics are written.

@@ -6,6 +6,7 @@ local host = require 'tr.host'
 local c = host.c
 local http_error = host.internal 'http_error'
 local admin = host.internal 'admin'
+local dead = host.internal 'dead'
 local inject = host.internal 'inject'
 
 local AUTH_TTL_S = 60
@@ -251,6 +252,38 @@ local ROUTES = {
     'trusted',
     function(request)
       return 200, core.metrics('json', request.query.prefix or ''), JSON
+    end,
+  },
+  ['GET /api/admin/tailrace/why'] = { -- ours
+    'trusted',
+    function(request)
+      local name = request.query.name
+      if not name then
+        http_error.raise(400, 'missing field `name`: a queue, a ready queue or the id of a message')
+      end
+      local text = admin.why(name)
+      if not text then
+        http_error.raise(404, 'there is no queue and no message named %s', name)
+      end
+      return 200, text, JSON
+    end,
+  },
+  ['POST /api/admin/tailrace/dead/list'] = { -- ours, as the next two
+    'trusted',
+    function(request)
+      return 200, dead.list_json(json_body(request)), JSON
+    end,
+  },
+  ['POST /api/admin/tailrace/dead/replay'] = {
+    'trusted',
+    function(request)
+      return 200, host.c.json_encode(dead.replay(json_body(request))), JSON
+    end,
+  },
+  ['POST /api/admin/tailrace/dead/purge'] = {
+    'trusted',
+    function(request)
+      return 200, host.c.json_encode(dead.purge(json_body(request))), JSON
     end,
   },
   ['GET /api/tailrace/ledger'] = { -- ours

@@ -45,7 +45,7 @@ function core.admin_rebind(request) end
 function core.until_s(moment) end
 
 ---@async
----@param what 'sched'|'ready'|'message'
+---@param what 'sched'|'ready'|'message'|'why'
 ---@param name string  of a queue, or a message's id
 ---@param limit? integer
 ---@param want_body? boolean

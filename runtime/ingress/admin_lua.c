@@ -243,11 +243,11 @@ inspect_cancel(void *arg)
 	((struct inspect_op *)arg)->cancelled = true;
 }
 
-/* inspect("sched" | "ready" | "message", name or id, [limit], [want_body]) -> JSON | nil: there is none */
+/* inspect("sched" | "ready" | "message" | "why", name or id, [limit], [want_body]) -> JSON | nil: there is none */
 static int
 l_inspect(lua_State *L)
 {
-	static const char *const whats[] = {"sched", "ready", "message", NULL};
+	static const char *const whats[] = {"sched", "ready", "message", "why", NULL};
 	uint8_t id[16];
 	struct tr_task *task = tr_task_check(L);
 	struct tr_worker *worker = tr_service(L, TR_SERVICE_WORKER);
@@ -272,6 +272,8 @@ l_inspect(lua_State *L)
 			inspected, op);
 	else if (what == 1)
 		tr_ready_inspect(worker, name, inspected, op);
+	else if (what == 3)
+		tr_why(worker, name, inspected, op);
 	else
 		tr_message_inspect(worker, id, lua_toboolean(L, 4), inspected, op);
 	if (op->ended) {

@@ -191,6 +191,8 @@ struct ready_limits {
 int limits_new(const struct tr_ready *ready, const struct tr_path_config *path, struct ready_limits **out);
 struct ready_limits *limits_ref(struct ready_limits *limits); /* NULL is fine for both */
 void limits_unref(struct ready_limits *limits);
+/* Until the next token is there; 0: now. Takes none; of a shared one only this process' part is known. */
+int64_t limits_next_token_ns(struct tr_throttle *throttle, int64_t now_ns);
 /* Home of a scheduled queue that picks this source: takes a token of each selection rate, or none and false with the
  * time to the next. */
 bool ready_source_selection(struct tr_ready *ready, int64_t now_ns, int64_t *retry_after_ns);

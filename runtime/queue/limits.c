@@ -172,6 +172,17 @@ fail:
 	return TR_ENOMEM;
 }
 
+int64_t
+limits_next_token_ns(struct tr_throttle *throttle, int64_t now_ns)
+{
+	const struct tr_rate_spec *spec = tr_throttle_spec(throttle);
+	struct tr_throttle_result full;
+	double interval_ns = (double)spec->period_ns / (double)spec->quantity;
+
+	tr_throttle_check(throttle, now_ns, 0, &full);
+	return tr_max_i64(full.reset_after_ns - (int64_t)(interval_ns * (double)(spec->burst - 1)), 0);
+}
+
 bool
 ready_source_selection(struct tr_ready *ready, int64_t now_ns, int64_t *retry_after_ns)
 {

@@ -267,6 +267,7 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 	}
 	ready->resolving = false;
 	ready->resolved_at_ns = tr_mono_ns();
+	char *why = config == NULL ? strdup(error != NULL ? error : "no answer") : NULL;
 	pthread_mutex_lock(&ready->lock);
 	if (config != NULL) {
 		struct ready_limits *before = ready->limits;
@@ -304,14 +305,16 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 		if (atomic_load(&ready->state) != READY_REPLACED)
 			atomic_store(&ready->state, READY_ERROR);
 	}
+	char *old_error = ready->error;
+	ready->error = why;
+	why = old_error;
 	chain = ready_grant_locked(ready);
 	pthread_mutex_unlock(&ready->lock);
 	if (config == NULL)
 		tr_log(TR_LEVEL_ERROR, "queue", "%s: no path configuration%s: %s", ready->name,
 			ready->path != NULL ? ", the old one stays" : "", error != NULL ? error : "no answer");
 	ready_kick_chain(chain);
-	free(ready->error);
-	ready->error = config == NULL ? strdup(error != NULL ? error : "no answer") : NULL;
+	free(why);
 	if (config != NULL)
 		permit_unwait(ready);
 	limits_unref(limits);

@@ -1,0 +1,490 @@
+/* What holds a queue or a message now, for a person: tr_why(). Each thing that can hold is looked at where it is
+ * decided; nothing is kept for this. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/json.h"
+#include "queue/internal.h"
+
+#define LOOK_MAX 100000 /* stubs of the wheel that are looked at for the next due time */
+
+struct holds {
+	struct tr_buf *json;
+	bool any;
+};
+
+static void
+begin_holds(struct holds *holds, struct tr_buf *json)
+{
+	*holds = (struct holds){json, false};
+	tr_json_add_key(json, "holds");
+	tr_buf_addc(json, '[');
+}
+
+/* wait_ns -1: it is not known for how long. */
+static void __attribute__((format(printf, 4, 5)))
+add_hold(struct holds *holds, const char *kind, int64_t wait_ns, const char *format, ...)
+{
+	struct tr_buf *json = holds->json;
+	char text[600];
+	va_list args;
+	int len;
+
+	va_start(args, format);
+	len = vsnprintf(text, sizeof text, format, args);
+	va_end(args);
+	if (len < 0 || (size_t)len >= sizeof text)
+		len = (int)strlen(text);
+	if (holds->any)
+		tr_buf_addc(json, ',');
+	holds->any = true;
+	tr_buf_addz(json, "{\"kind\":");
+	tr_json_add_string(json, tr_str(kind));
+	tr_buf_addz(json, ",\"text\":");
+	tr_json_add_string(json, (struct tr_str){text, (size_t)len});
+	if (wait_ns >= 0)
+		tr_buf_addf(json, ",\"seconds\":%.3f}", (double)wait_ns / 1e9);
+	else
+		tr_buf_addz(json, ",\"seconds\":null}");
+}
+
+static void
+end_holds(struct holds *holds)
+{
+	tr_buf_addc(holds->json, ']');
+}
+
+static double
+seconds(int64_t ns)
+{
+	return (double)tr_max_i64(ns, 0) / 1e9;
+}
+
+/* --- ready queue: all under its lock ------------------------------------------------------------------------- */
+
+static void
+add_gate(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
+{
+	const struct tr_gate *gate = &ready->gate;
+
+	if (ready->path->gate.failures_to_close == 0)
+		return;
+	if (gate->state == TR_GATE_CLOSED)
+		add_hold(holds, "gate", tr_max_i64(gate->reopen_at_ns - now_ns, 0),
+			"the gate is closed for %.1f s more, after %u failures in a row; the last: %s",
+			seconds(gate->reopen_at_ns - now_ns), gate->failures,
+			ready->gate_text[0] != '\0' ? ready->gate_text : "(no text)");
+	else if (gate->state == TR_GATE_PROBING)
+		add_hold(holds, "gate", -1, "the gate is closed, and a probe is under way; the last failure: %s",
+			ready->gate_text[0] != '\0' ? ready->gate_text : "(no text)");
+	else if (tr_gate_is_paced(gate))
+		add_hold(holds, "gate", tr_max_i64(gate->next_at_ns - now_ns, 0),
+			"the gate opens bit by bit: an attempt every %.1f ms; %u under way of at most %u",
+			(double)gate->interval_ns / 1e6, ready->gate_under_way, gate->concurrent);
+	if (ready->gate_alarm)
+		add_hold(holds, "alarm", -1,
+			"the endpoint refuses everything (%u times in a row): its address or credentials need to be "
+			"put right: %s",
+			ready->denied, ready->gate_text);
+}
+
+static void
+add_rates(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
+{
+	uint32_t pacing = 0;
+
+	for (const struct session *session = ready->all; session != NULL; session = session->ready_next)
+		pacing += session->pacing;
+	if (ready->limits == NULL)
+		return;
+	for (uint32_t i = 0; i < ready->limits->message_count; i++) {
+		struct tr_throttle *throttle = ready->limits->messages[i];
+		struct tr_str key = tr_throttle_key(throttle);
+		int64_t wait_ns = limits_next_token_ns(throttle, now_ns);
+
+		if (tr_throttle_is_shared(throttle))
+			wait_ns = ready->paced_until_ns > now_ns ? ready->paced_until_ns - now_ns : 0;
+		if (wait_ns > 0)
+			add_hold(holds, "rate", wait_ns,
+				"message rate %.*s: the next token that nobody has taken is there in %.3f s; %u "
+				"connections wait for theirs",
+				(int)key.len, key.data, seconds(wait_ns), pacing);
+		else if (pacing > 0 && tr_throttle_is_shared(throttle))
+			add_hold(holds, "rate", -1, "message rate %.*s, shared with other nodes: %u connections wait",
+				(int)key.len, key.data, pacing);
+	}
+	if (ready->paced_until_ns > now_ns)
+		add_hold(holds, "rate", ready->paced_until_ns - now_ns,
+			"a message rate: nothing is sent for %.1f s more, longer than idle_timeout",
+			seconds(ready->paced_until_ns - now_ns));
+}
+
+static void
+add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
+{
+	int64_t after_ns = ready->permit_after_ns > now_ns ? ready->permit_after_ns - now_ns : -1;
+
+	if (ready->lease_set != NULL || after_ns >= 0) {
+		if (ready->hindrance == LEASES && ready->lease_set != NULL) {
+			struct tr_str name = tr_lease_set_name(ready->lease_set);
+
+			add_hold(holds, "connection_limit", after_ns,
+				"connection limit '%.*s' is used up: %llu of it are held in this process, this queue "
+				"holds %u",
+				(int)name.len, name.data, (unsigned long long)tr_lease_set_count(ready->lease_set),
+				ready->sessions);
+		} else if (ready->hindrance == CONNECTION_RATE) {
+			add_hold(holds, "connection_rate", after_ns,
+				"connection rate %s: the next one may open in %.3f s", ready->hindered_by,
+				seconds(after_ns));
+		} else if (ready->hindrance == BACKEND) {
+			add_hold(holds, "backend", after_ns, "the shared limits cannot be asked: %s",
+				ready->hindered_by);
+		}
+	}
+	if (ready->open_after_ns > now_ns)
+		add_hold(holds, "failed_connections", ready->open_after_ns - now_ns,
+			"connections ended at once; the next one opens in %.1f s",
+			seconds(ready->open_after_ns - now_ns));
+	if (ready->sessions >= ready->path->connection_limit && ready->idle == 0)
+		add_hold(holds, "connection_limit", -1, "all %u connections that connection_limit allows are busy",
+			ready->sessions);
+	if (ready->failures > 0)
+		add_hold(holds, "failed_connections", -1, "%u failures to connect in a row", ready->failures);
+}
+
+static void
+add_ready_holds(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
+{
+	int state = atomic_load(&ready->state);
+	int64_t until_ns = 0;
+
+	if (stopping(ready->engine))
+		add_hold(holds, "stopping", -1, "the process is stopping");
+	if (state == READY_RESOLVING)
+		add_hold(holds, "path", -1, "its path configuration is being asked for");
+	else if (state == READY_ERROR)
+		add_hold(holds, "path", tr_max_i64(ready->error_until_ns - now_ns, 0),
+			"get_egress_path_config failed (%s); it is asked again in %.0f s",
+			ready->error != NULL ? ready->error : "no answer", seconds(ready->error_until_ns - now_ns));
+	else if (state == READY_REPLACED)
+		add_hold(holds, "replaced", -1, "its protocol has changed: it ends, its messages go elsewhere");
+	if (ready->path == NULL)
+		return;
+	if (atomic_load(&ready->suspended) && admin_ready_suspended(ready->engine, ready->name, &until_ns))
+		add_hold(holds, "suspension", tr_max_i64(until_ns - now_ns, 0),
+			"an administrator has suspended this ready queue for %.0f s more", seconds(until_ns - now_ns));
+	until_ns = tr_ready_source_suspended_until(ready);
+	if (until_ns > now_ns)
+		add_hold(holds, "suspension", until_ns - now_ns, "the source %s is suspended for %.0f s more",
+			ready->source, seconds(until_ns - now_ns));
+	add_gate(holds, ready, now_ns);
+	add_rates(holds, ready, now_ns);
+	add_connections(holds, ready, now_ns);
+	if (ready->messages.count + ready->reserved >= ready->path->max_ready)
+		add_hold(holds, "ready_full", -1, "the ready queue is full: max_ready = %u; the others wait in line",
+			ready->path->max_ready);
+	if (tr_spool_pressure(ready->engine->spool))
+		add_hold(holds, "spool", -1, "too much waits to be written to the spool");
+}
+
+static void
+add_ready(struct tr_buf *json, struct tr_ready *ready)
+{
+	struct holds holds;
+	int64_t now_ns = tr_mono_ns();
+
+	pthread_mutex_lock(&ready->lock);
+	tr_buf_addz(json, "{\"name\":");
+	tr_json_add_string(json, tr_str(ready->name));
+	tr_buf_addf(json, ",\"kind\":\"ready\",\"ready\":%u,\"connections\":%u,\"idle\":%u,\"connection_limit\":%u,",
+		ready->messages.count, ready->sessions, ready->idle,
+		ready->path != NULL ? ready->path->connection_limit : 0);
+	begin_holds(&holds, json);
+	add_ready_holds(&holds, ready, now_ns);
+	end_holds(&holds);
+	tr_buf_addc(json, '}');
+	pthread_mutex_unlock(&ready->lock);
+}
+
+/* --- scheduled queue, at home -------------------------------------------------------------------------------- */
+
+/* The earliest due time of its messages that wait for one; INT64_MAX: none was found. */
+static int64_t
+next_due_ms(const struct tr_sched *sched)
+{
+	struct tr_spool *spool = sched->engine->spool;
+	const struct slot_wheel *wheel = &sched->home->wheel;
+	int64_t due_ms = INT64_MAX;
+	uint32_t looked = 0;
+
+	for (uint32_t at = 0; at < SLOT_LEVELS * SLOT_BUCKETS && looked < LOOK_MAX; at++) {
+		uint32_t slot = wheel->head[at / SLOT_BUCKETS][at % SLOT_BUCKETS];
+
+		for (; slot != TR_NO_SLOT && looked < LOOK_MAX; slot = tr_spool_stub(spool, slot)->next, looked++)
+			if (tr_spool_stub(spool, slot)->queue == sched->index)
+				due_ms = tr_min_i64(due_ms, tr_stub_due_ms(tr_spool_stub(spool, slot)));
+	}
+	return due_ms;
+}
+
+static void
+add_sched_holds(struct holds *holds, struct tr_sched *sched)
+{
+	int64_t now_ns = tr_mono_ns(), until_ns = 0;
+	int64_t timers = atomic_load_explicit(&sched->waiting, memory_order_relaxed) - sched->line.count;
+	struct admin_verdict verdict = {0};
+
+	if (admin_check(sched->engine, TR_ADMIN_SUSPEND, sched, &verdict, 0, &until_ns))
+		add_hold(holds, "suspension", tr_max_i64(until_ns - now_ns, 0),
+			"an administrator has suspended this queue for %.0f s more: %s", seconds(until_ns - now_ns),
+			verdict.reason);
+	if (sched->config == NULL && sched->error != NULL)
+		add_hold(holds, "configuration", tr_max_i64(sched->error_until_ns - now_ns, 0),
+			"it has no configuration (%s); it is asked again in %.0f s", sched->error,
+			seconds(sched->error_until_ns - now_ns));
+	else if (sched->resolving)
+		add_hold(holds, "configuration", -1, "its configuration is being asked for%s",
+			sched->pending != NULL ? ": its pool" : "");
+	if (sched->no_sources)
+		add_hold(holds, "source", -1, "its pool '%s' has no source",
+			sched->config != NULL && sched->config->egress_pool != NULL ? sched->config->egress_pool
+										    : "unspecified");
+	if (sched->site_asking)
+		add_hold(holds, "site", -1, "its mail exchangers are being looked up");
+	if (sched->site_error != NULL)
+		add_hold(holds, "site", tr_max_i64(sched->site_until_ns - now_ns, 0), "%s", sched->site_error);
+	if (sched->parks)
+		add_hold(holds, "policy", -1,
+			"log records are parked: nothing here may send them (is the constructor's handler gone?)");
+	if (sched->rate_waits)
+		add_hold(holds, "rate", -1, "max_message_rate of the queue lets no more go now");
+	if (sched->hooking.count > 0)
+		add_hold(holds, "policy", -1, "throttle_insert_ready_queue runs for the first of %u messages",
+			sched->hooking.count);
+	if (sched->blocked_until_ns > now_ns)
+		add_hold(holds, "spool", sched->blocked_until_ns - now_ns, "the spool could not be read");
+	if (timers > 0) {
+		int64_t due_ms = next_due_ms(sched), wait_ns = -1;
+		char when[32] = "later";
+
+		if (due_ms != INT64_MAX) {
+			tr_rfc3339(due_ms * TR_NS_PER_MS, when);
+			wait_ns = tr_max_i64((due_ms - tr_wall_ms()) * TR_NS_PER_MS, 0);
+		}
+		add_hold(holds, "due", wait_ns, "%lld messages wait for their time, the next is due %s%s",
+			(long long)timers, due_ms != INT64_MAX ? "at " : "", when);
+	}
+}
+
+static void
+add_sched(struct tr_buf *json, struct tr_sched *sched)
+{
+	struct holds holds;
+	bool first = true;
+
+	tr_buf_addz(json, "{\"name\":");
+	tr_json_add_string(json, tr_str(sched->name));
+	tr_buf_addf(json, ",\"kind\":\"queue\",\"line\":%u,\"waiting\":%lld,", sched->line.count,
+		(long long)atomic_load_explicit(&sched->waiting, memory_order_relaxed));
+	begin_holds(&holds, json);
+	add_sched_holds(&holds, sched);
+	end_holds(&holds);
+	tr_buf_addz(json, ",\"ready_queues\":[");
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		if (sched->lanes[i].ready == NULL)
+			continue;
+		if (!first)
+			tr_buf_addc(json, ',');
+		first = false;
+		add_ready(json, sched->lanes[i].ready);
+	}
+	tr_buf_addz(json, "]}");
+}
+
+/* --- asking --------------------------------------------------------------------------------------------------------
+ */
+
+#define CANDIDATES_MAX 1024
+
+struct why {
+	struct tr_mail mail;
+	struct tr_load load;
+	struct tr_defer defer;
+	struct tr_worker *from;
+	struct tr_sched *sched; /* referenced */
+	bool found;
+	void (*then)(void *arg, struct tr_str json);
+	void *arg;
+	struct tr_buf json;
+	/* of a message */
+	bool message;
+	uint8_t id[16];
+	uint32_t *slots;
+	struct tr_message **messages;
+	int *status;
+};
+
+static void
+answer(struct why *why)
+{
+	struct tr_engine *engine = why->from->engine;
+
+	why->then(why->arg, why->found && !why->json.failed ? (struct tr_str){why->json.data, why->json.len}
+							    : (struct tr_str){NULL, 0});
+	if (why->sched != NULL)
+		sched_count(why->sched, -1);
+	for (uint32_t i = 0; why->messages != NULL && i < why->load.count; i++)
+		tr_message_free(why->messages[i]);
+	free(why->slots);
+	free(why->messages);
+	free(why->status);
+	tr_buf_free(&why->json);
+	free(why);
+	busy_drop(engine);
+}
+
+static void
+answer_arrived(struct tr_mail *mail)
+{
+	answer(tr_container_of(mail, struct why, mail));
+}
+
+static void
+answer_deferred(struct tr_defer *defer)
+{
+	answer(tr_container_of(defer, struct why, defer));
+}
+
+static void
+at_home(struct tr_mail *mail)
+{
+	struct why *why = tr_container_of(mail, struct why, mail);
+
+	why->found = true;
+	if (why->message)
+		tr_buf_addz(&why->json, ",\"queue\":");
+	add_sched(&why->json, why->sched);
+	if (why->message)
+		tr_buf_addc(&why->json, '}');
+	why->mail.fn = answer_arrived;
+	tr_loop_post(why->from->loop, &why->mail);
+}
+
+static void
+ask_home(struct why *why)
+{
+	why->mail.fn = at_home;
+	tr_loop_post(why->sched->home->loop, &why->mail);
+}
+
+/* One message: what its stub says, then its queue. */
+static void
+tell_message(struct why *why, const struct tr_message *message, uint32_t slot)
+{
+	struct tr_engine *engine = why->from->engine;
+	const struct tr_stub *stub = tr_spool_stub(engine->spool, slot);
+	int64_t wait_ms = tr_stub_due_ms(stub) - tr_wall_ms();
+	struct holds holds;
+	char id[33], when[32];
+
+	tr_uuid_hex(message->id, id);
+	tr_buf_addf(&why->json, "{\"name\":\"%s\",\"kind\":\"message\",\"attempts\":%u,", id,
+		(unsigned)tr_stub_attempts(stub));
+	begin_holds(&holds, &why->json);
+	if (message->flags & TR_MSG_POLICY_ERROR)
+		add_hold(&holds, "policy", -1,
+			"it is parked: the policy failed for it; it is decided again at the next start, when the "
+			"policy is mended");
+	else if (message->flags & TR_MSG_UNDECIDED)
+		add_hold(&holds, "policy", -1, "should_enqueue_log_record has not decided about it yet");
+	if (wait_ms > 0) {
+		tr_rfc3339(tr_stub_due_ms(stub) * TR_NS_PER_MS, when);
+		add_hold(&holds, "due", wait_ms * TR_NS_PER_MS, "it is due at %s, in %.1f s", when,
+			(double)wait_ms / 1e3);
+	}
+	end_holds(&holds);
+	if (stub->queue != NO_SCHED && !(message->flags & (TR_MSG_POLICY_ERROR | TR_MSG_UNDECIDED)) &&
+		message->queue != NULL)
+		why->sched = sched_find(engine, tr_str(message->queue));
+	if (why->sched != NULL) {
+		ask_home(why);
+		return;
+	}
+	tr_buf_addc(&why->json, '}');
+	why->found = true;
+	answer(why);
+}
+
+static void
+loaded(struct tr_load *load)
+{
+	struct why *why = tr_container_of(load, struct why, load);
+
+	for (uint32_t i = 0; i < load->count; i++) {
+		if (why->messages[i] != NULL && memcmp(why->messages[i]->id, why->id, sizeof why->id) == 0) {
+			tell_message(why, why->messages[i], why->slots[i]);
+			return;
+		}
+	}
+	answer(why);
+}
+
+/* False: there is no such message, or no memory. */
+static bool
+ask_message(struct why *why)
+{
+	struct tr_spool *spool = why->from->engine->spool;
+
+	why->slots = calloc(CANDIDATES_MAX, sizeof *why->slots);
+	why->messages = calloc(CANDIDATES_MAX, sizeof(struct tr_message *));
+	why->status = calloc(CANDIDATES_MAX, sizeof *why->status);
+	if (why->slots == NULL || why->messages == NULL || why->status == NULL)
+		return false;
+	why->message = true;
+	why->load.loop = why->from->loop;
+	why->load.done = loaded;
+	why->load.slots = why->slots;
+	why->load.messages = why->messages;
+	why->load.status = why->status;
+	why->load.envelope_only = true;
+	why->load.not_ours = true;
+	why->load.count = tr_spool_find(spool, tr_uuid1_wall_ns(why->id) / TR_NS_PER_MS, why->slots, CANDIDATES_MAX);
+	if (why->load.count == 0)
+		return false;
+	tr_spool_load(spool, &why->load);
+	return true;
+}
+
+void
+tr_why(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg)
+{
+	struct tr_engine *engine = worker->engine;
+	struct why *why = calloc(1, sizeof *why);
+	struct tr_ready *ready;
+
+	if (why == NULL || stopping(engine)) {
+		free(why);
+		then(arg, (struct tr_str){NULL, 0});
+		return;
+	}
+	why->from = worker;
+	why->then = then;
+	why->arg = arg;
+	busy_add(engine);
+	why->sched = sched_find(engine, name);
+	if (why->sched != NULL) {
+		ask_home(why);
+		return;
+	}
+	ready = ready_find(engine, name);
+	if (ready != NULL) {
+		add_ready(&why->json, ready);
+		ready_unref(ready);
+		why->found = true;
+	} else if (tr_uuid_from_hex(name, why->id) == TR_OK && ask_message(why)) {
+		return;
+	}
+	tr_loop_defer(worker->loop, &why->defer, answer_deferred);
+}
