@@ -75,7 +75,7 @@ good.hosts A 10.1.2.3
 ]], { zone = '$ORIGIN secure.test.\n@ MX 1 mx2.site.test.', secure = true } ]==]
 
 describe('mail by MX', function()
-  local dir, rt, sinks
+  local dir, rt
 
   local function start(settings)
     local text = ('DIR, PROHIBITED = %q, {}\n%s\n'):format(dir, settings or '')
@@ -91,7 +91,6 @@ describe('mail by MX', function()
     for _, addr in ipairs { ... } do
       local sink = helper.sink(('--smtp %s:%s --record %s/got-%s'):format(addr, port or 0, dir, addr))
       port = sink.smtp:match ':(%d+)$'
-      sinks[addr] = sink
     end
     return 'PORT = ' .. port .. '\n'
   end
@@ -115,7 +114,7 @@ describe('mail by MX', function()
   end
 
   before_each(function()
-    dir, sinks = helper.dir(), {}
+    dir = helper.dir()
   end)
   after_each(function()
     if rt then

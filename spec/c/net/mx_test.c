@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -239,6 +240,51 @@ freeing_forgets_them(void **state)
 	assert_int_equal(got.calls, 0);
 }
 
+/* A worker of its own: it looks up the same domains as the other, while the resolver is replaced. */
+static void *
+look_up_many(void *arg)
+{
+	struct tr_resolvers *resolvers = arg;
+	struct tr_loop *own_loop;
+	struct tr_dns *own;
+	long failed = 0;
+
+	if (tr_loop_new(&own_loop) != TR_OK || tr_dns_new_shared(own_loop, resolvers, &own) != TR_OK)
+		return (void *)1;
+	for (int i = 0; i < 2000; i++) {
+		static const char *const domains[] = {"ordered.test", "null.test", "gone.test", "alias.test"};
+		struct got got = {0};
+
+		if (tr_mx_find(own, NULL, domains[i % 4], on_mx, &got) == NULL ||
+			!tr_loop_run_until(own_loop, is_answered, &got, LIMIT_NS) || got.mx == NULL ||
+			(got.mx->status == TR_DNS_OK) != (i % 4 != 2))
+			failed++;
+		tr_mx_unref(got.mx);
+	}
+	tr_dns_free(own);
+	tr_loop_free(own_loop);
+	return (void *)failed;
+}
+
+static void
+workers_share_resolvers(void **state)
+{
+	struct tr_resolvers *resolvers = tr_resolvers_ref(tr_dns_resolvers(dns));
+	pthread_t threads[2];
+	void *failed;
+
+	tr_clock_real();
+	for (size_t i = 0; i < TR_COUNT(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, look_up_many, resolvers), 0);
+	for (int i = 0; i < 20; i++)
+		use_zone(ZONE);
+	for (size_t i = 0; i < TR_COUNT(threads); i++) {
+		pthread_join(threads[i], &failed);
+		assert_null(failed);
+	}
+	tr_resolvers_unref(resolvers);
+}
+
 static void
 a_site_is_named_by_its_hosts(void **state)
 {
@@ -285,6 +331,7 @@ main(void)
 		TEST(answers_hold_for_their_time),
 		TEST(no_more_than_the_limit_are_under_way),
 		TEST(freeing_forgets_them),
+		TEST(workers_share_resolvers),
 		TEST(a_site_is_named_by_its_hosts),
 	};
 
