@@ -1,12 +1,15 @@
-/* HTTP/1.1 requests by libcurl on the worker's loop: one curl multi, one bounded connection cache and reused easy
- * handles a worker. No Lua. Own thread only. See docs/http-client.md.
+/* HTTP/1.1 requests on the worker's loop. Plain http is carried by http1.c, on sockets of our own; https, proxies and
+ * what is unusual by libcurl (http_curl.c), one curl multi a worker. Each has one bounded cache of connections a
+ * worker. Who carries a request is decided for each hop; both give the same answers, codes and texts, and the tests run
+ * on both: TAILRACE_HTTP=curl in the environment leaves all to libcurl. No Lua. Own thread only. See
+ * docs/http-client.md.
  *
  * Waiting: the deadline of a request is a timer in the worker's wheel; curl's own time-outs are off (connecting: a
- * backstop of a day). A request takes a hold until it is done, because it works on real descriptors.
+ * backstop). A request takes a hold until it is done, because it works on real descriptors.
  *
- * Sending twice: when a reused connection turns out dead, curl 7.88 sends the request again on a fresh one, also after
- * its bytes went out. We let it do so only while nothing was sent, or for GET; otherwise the request fails with
- * TR_ECLOSED and the caller decides. */
+ * Sending twice: when a reused connection turns out dead, the request is sent again on a fresh one only while nothing
+ * of it was sent, or for GET; otherwise it fails with TR_ECLOSED and the caller decides. (curl 7.88 by itself would
+ * also repeat what went out.) */
 #ifndef TR_HTTP_H
 #define TR_HTTP_H
 
@@ -14,7 +17,7 @@
 #include "base/loop.h"
 
 struct tr_http;        /* one a worker */
-struct tr_http_client; /* settings and idle handles; counted */
+struct tr_http_client; /* settings and idle flights; counted */
 
 int tr_http_new(struct tr_loop *loop, struct tr_http **out); /* TR_OK, TR_ENOMEM */
 /* Cancels what is under way without calling done(). No client may be used after it, but each may still be unreferenced.

@@ -158,6 +158,7 @@ idle_take(struct tr_http1_place *place, int64_t idle_ns)
 		return NULL;
 	now_ns = tr_mono_ns();
 	while ((conn = place->idle) != NULL) {
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is closed leaves the list */
 		int64_t idle_for_ns = now_ns - conn->idle_since_ns;
 
 		if (idle_for_ns < tr_min_i64(idle_ns, conn->idle_ns) && !is_stale(conn, idle_for_ns)) {
@@ -259,7 +260,6 @@ ended(struct tr_http1_conn *conn, int errnum)
 	enum tr_http1_state state = parser->state;
 	unsigned long long left = parser->left;
 	struct tr_http_flight *flight = abandon(conn);
-	int err = errnum == 0 || errnum == ECONNRESET || errnum == EPIPE ? TR_ECLOSED : tr_err_from_errno(errnum);
 
 	if (!heard && reused)
 		tr_http1_fail(flight, TR_ECLOSED, "connection closed before the answer, after the request was sent");
@@ -267,8 +267,8 @@ ended(struct tr_http1_conn *conn, int errnum)
 		tr_http1_fail(
 			flight, TR_ECLOSED, "Failed sending data to the peer: Send failure: %s", strerror(send_errnum));
 	else if (errnum != 0)
-		tr_http1_fail(
-			flight, err, "Failure when receiving data from the peer: Recv failure: %s", strerror(errnum));
+		tr_http1_fail(flight, TR_ECLOSED, "Failure when receiving data from the peer: Recv failure: %s",
+			strerror(errnum));
 	else if (!heard)
 		tr_http1_fail(
 			flight, TR_ECLOSED, "Server returned nothing (no headers, no data): Empty reply from server");
@@ -462,6 +462,7 @@ tr_http1_free(struct tr_http1 *http1)
 	if (http1 == NULL)
 		return;
 	while (http1->oldest != NULL)
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is closed leaves the list */
 		idle_close(http1->oldest);
 	tr_timer_stop(tr_loop_wheel(http1->loop), &http1->sweep);
 	tr_dns_free(http1->dns);

@@ -286,23 +286,25 @@ on_done(void *arg, CURL *easy, CURLcode code)
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &flight);
 	if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && flight->curl.truncated)) {
 		tr_http_flight_fail(flight, code);
-	} else {
-		curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
-		flight->call->status = (int)status;
-		if (status < 100) { /* curl says OK where a connection ended early */
-			flight->call->err = TR_EPROTO;
-			tr_buf_addz(&flight->call->error, "no HTTP answer");
-		} else if (tr_http_flight_redirects(flight)) {
-			curl_easy_getinfo(easy, CURLINFO_REDIRECT_URL, &location);
-			location =
-				location != NULL ? strdup(location) : NULL; /* curl's own goes with the next setopt */
-		}
-	}
-	tr_http_curl_stop(flight);
-	if (flight->call->err != TR_OK)
+		tr_http_curl_stop(flight);
 		tr_http_flight_failed(flight);
-	else
-		tr_http_flight_answered(flight, location);
+		return;
+	}
+	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
+	flight->call->status = (int)status;
+	if (status < 100) { /* curl says OK where a connection ended early */
+		flight->call->err = TR_EPROTO;
+		tr_buf_addz(&flight->call->error, "no HTTP answer");
+		tr_http_curl_stop(flight);
+		tr_http_flight_failed(flight);
+		return;
+	}
+	if (tr_http_flight_redirects(flight))
+		curl_easy_getinfo(easy, CURLINFO_REDIRECT_URL, &location);
+	if (location != NULL)
+		location = strdup(location); /* curl's own goes with the next setopt */
+	tr_http_curl_stop(flight);
+	tr_http_flight_answered(flight, location);
 }
 
 int

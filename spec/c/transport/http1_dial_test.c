@@ -85,7 +85,7 @@ fill(struct full *full, const char *address, int port)
 	assert_int_equal(listen(full->fd, 0), 0);
 	for (size_t i = 0; i < TR_COUNT(full->fillers); i++) {
 		full->fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-		connect(full->fillers[i], (struct sockaddr *)&addr, sizeof addr);
+		(void)connect(full->fillers[i], (struct sockaddr *)&addr, sizeof addr);
 	}
 }
 
