@@ -65,10 +65,10 @@ bench_throttle() {
 		printf '\nThrottles through Redis on a Unix socket, one worker beside a plain hiredis loop\n'
 		redis-server --port 0 --unixsocket "$dir/redis.sock" --save '' --dir "$dir" >/dev/null &
 		redis=$!
+		started $redis
 		until [ -S "$dir/redis.sock" ]; do sleep 0.1; done
 		"$build/throttle_bench" redis "unix:$dir/redis.sock" $($quick && echo 30 || echo 200)
-		kill $redis
-		wait $redis || true
+		end_process $redis
 	fi
 }
 

@@ -1,14 +1,18 @@
 /* Decisions of a throttle in this process, and how true it is to its rate.
  *   throttle_bench local [MILLIONS]   CPU ns a decision, by 1 and 2 threads on one key
- *   throttle_bench accuracy [SECONDS] real time: what two senders of one throttle send, and the fullest 100 ms */
+ *   throttle_bench accuracy [SECONDS] real time: what two senders of one throttle send, and the fullest 100 ms
+ *   throttle_bench redis URL [THOUSANDS] decisions a second through Redis, beside a plain hiredis loop that keeps as
+ *                                     many questions under way */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include <hiredis/hiredis.h>
+
 #include "base/clock.h"
-#include "shaping/shaping.h"
+#include "transport/redis_shaping.h"
 
 static struct tr_throttle *
 get(struct tr_shaping *shaping, const char *name, const char *text)
@@ -151,13 +155,15 @@ static void *
 send_all(void *arg)
 {
 	struct course *course = arg;
+	int64_t due_ns = course->start_ns, now_ns = due_ns;
 
 	for (;;) {
-		int64_t now_ns = tr_mono_ns(), wait_ns = tr_throttle_reserve(course->throttle, now_ns, INT64_MAX);
+		/* as of when it was due: what a sender oversleeps is not lost to the rate */
+		int64_t from_ns = now_ns - due_ns < 20 * TR_NS_PER_MS ? due_ns : now_ns;
 		uint64_t number;
 
-		if (wait_ns > 0)
-			sleep_until(now_ns + wait_ns);
+		due_ns = from_ns + tr_throttle_reserve(course->throttle, from_ns, INT64_MAX);
+		sleep_until(due_ns);
 		now_ns = tr_mono_ns();
 		if (now_ns >= course->end_ns)
 			return NULL;
@@ -233,6 +239,157 @@ accuracy(int seconds)
 	tr_shaping_free(shaping);
 }
 
+/* --- through Redis ------------------------------------------------------------------------------------- */
+
+static int64_t
+process_cpu_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+	return now.tv_sec * TR_NS_PER_S + now.tv_nsec;
+}
+
+/* The floor: the same script by the blocking API, `depth` questions under way. */
+static double
+plain(const struct tr_redis_settings *to, const struct tr_rate_spec *spec, int depth, uint64_t calls, double *cpu_us)
+{
+	struct redisContext *context = to->path != NULL ? redisConnectUnix(to->path) : redisConnect(to->host, to->port);
+	struct redisReply *reply;
+	uint64_t asked = 0, answered = 0;
+	char interval[40], sha[64];
+	int64_t start_ns, cpu_start_ns;
+
+	if (context == NULL || context->err != 0) {
+		fprintf(stderr, "no connection to Redis\n");
+		exit(1);
+	}
+	reply = redisCommand(context, "SCRIPT LOAD %s", tr_redis_throttle_script);
+	snprintf(sha, sizeof sha, "%s", reply->str);
+	freeReplyObject(reply);
+	snprintf(interval, sizeof interval, "%.17g", tr_rate_interval_us(spec));
+	start_ns = tr_mono_ns();
+	cpu_start_ns = process_cpu_ns();
+	while (answered < calls) {
+		while (asked < calls && asked - answered < (uint64_t)depth) {
+			redisAppendCommand(context, "EVALSHA %s 1 plain:1:1:1 %s %llu 1", sha, interval,
+				(unsigned long long)spec->burst);
+			asked++;
+		}
+		/* those that have come, without a wait for each */
+		for (uint64_t due = asked - answered > 1 ? (asked - answered) / 2 : 1; due > 0; due--, answered++) {
+			if (redisGetReply(context, (void **)&reply) != REDIS_OK) {
+				fprintf(stderr, "%s\n", context->errstr);
+				exit(1);
+			}
+			freeReplyObject(reply);
+		}
+	}
+	*cpu_us = (double)(process_cpu_ns() - cpu_start_ns) / 1e3 / (double)calls;
+	start_ns = tr_mono_ns() - start_ns;
+	redisFree(context);
+	return (double)calls / (double)start_ns * 1e9;
+}
+
+struct asker {
+	struct tr_shared_op op;
+	struct asking *all;
+};
+
+struct asking {
+	const struct tr_shaping_backend *backend;
+	struct tr_loop *loop;
+	uint64_t left, under_way, failed;
+};
+
+static void
+asked(struct tr_shared_op *op)
+{
+	struct asker *asker = tr_container_of(op, struct asker, op);
+	struct asking *all = asker->all;
+
+	all->under_way--;
+	all->failed += op->err != TR_OK;
+	if (all->left == 0)
+		return;
+	all->left--;
+	all->under_way++;
+	if (all->backend->start(all->backend->arg, all->loop, op) != TR_OK)
+		abort();
+}
+
+static bool
+all_answered(void *arg)
+{
+	return ((struct asking *)arg)->under_way == 0;
+}
+
+static double
+ours(struct tr_redis_shaping *shaping, struct tr_loop *loop, const struct tr_rate_spec *spec, int depth, uint64_t calls,
+	double *cpu_us)
+{
+	struct asker *askers = calloc((size_t)depth, sizeof *askers);
+	struct asking all = {.backend = tr_redis_shaping_backend(shaping), .loop = loop, .left = calls};
+	int64_t start_ns = tr_mono_ns(), cpu_start_ns = process_cpu_ns();
+
+	for (int i = 0; i < depth && all.left > 0; i++) {
+		askers[i].op = (struct tr_shared_op){.kind = TR_SHARED_THROTTLE,
+			.key = TR_STR("ours:1:1:1"),
+			.spec = spec,
+			.quantity = 1,
+			.then = asked};
+		askers[i].all = &all;
+		all.left--;
+		all.under_way++;
+		if (all.backend->start(all.backend->arg, loop, &askers[i].op) != TR_OK)
+			abort();
+	}
+	if (!tr_loop_run_until(loop, all_answered, &all, 300 * TR_NS_PER_S) || all.failed > 0) {
+		fprintf(stderr, "%llu decisions failed\n", (unsigned long long)all.failed);
+		exit(1);
+	}
+	start_ns = tr_mono_ns() - start_ns;
+	*cpu_us = (double)(process_cpu_ns() - cpu_start_ns) / 1e3 / (double)calls;
+	free(askers);
+	return (double)calls / (double)start_ns * 1e9;
+}
+
+static void
+through_redis(const char *url, uint64_t calls)
+{
+	static const int depths[] = {1, 10, 100, 1000};
+	struct tr_redis_settings settings;
+	struct tr_rate_spec spec;
+	struct tr_redis_shaping *shaping;
+	struct tr_loop *loop;
+	const char *why;
+
+	tr_rate_spec_parse(TR_STR("1,000,000/s"), &spec, &why);
+	if (tr_redis_parse_url(tr_str(url), &settings, &why) != TR_OK || tr_loop_new(&loop) != TR_OK) {
+		fprintf(stderr, "%s: %s\n", url, why);
+		exit(1);
+	}
+	settings.connect_timeout_ns = settings.wait_timeout_ns = settings.response_timeout_ns = 30 * TR_NS_PER_S;
+	tr_loop_enter(loop);
+	if (tr_redis_shaping_new(&settings, false, &shaping) != TR_OK)
+		abort();
+	printf("%-12s %16s %16s %8s %16s %16s\n", "under way", "plain, 1/s", "ours, 1/s", "ratio", "plain, CPU us",
+		"ours, CPU us");
+	for (size_t i = 0; i < TR_COUNT(depths); i++) {
+		uint64_t count = depths[i] == 1 ? calls / 10 : calls;
+		double plain_us, ours_us;
+		double plain_rate = plain(&settings, &spec, depths[i], count, &plain_us);
+		double ours_rate = ours(shaping, loop, &spec, depths[i], count, &ours_us);
+
+		printf("%-12d %16.0f %16.0f %8.2f %16.2f %16.2f\n", depths[i], plain_rate, ours_rate,
+			ours_rate / plain_rate, plain_us, ours_us);
+	}
+	tr_redis_shaping_free(shaping);
+	tr_loop_turn(loop);
+	tr_loop_free(loop);
+	tr_redis_free_settings(&settings);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -242,8 +399,10 @@ main(int argc, char **argv)
 		local((uint64_t)(number > 0 ? number : 20) * 1000000);
 	} else if (argc > 1 && strcmp(argv[1], "accuracy") == 0) {
 		accuracy(number > 0 ? (int)number : 10);
+	} else if (argc > 2 && strcmp(argv[1], "redis") == 0) {
+		through_redis(argv[2], (uint64_t)(argc > 3 ? atol(argv[3]) : 200) * 1000);
 	} else {
-		fputs("throttle_bench local [MILLIONS] | accuracy [SECONDS]\n", stderr);
+		fputs("throttle_bench local [MILLIONS] | accuracy [SECONDS] | redis URL [THOUSANDS]\n", stderr);
 		return 64;
 	}
 	return 0;
