@@ -33,7 +33,7 @@ tr_cmd_why(int argc, char **argv)
 	if (status == TR_ARGS_RUN && rest.count != 1)
 		status = tr_args_error(&args, "one QUEUE or MESSAGE is required");
 	if (status == TR_ARGS_RUN) {
-		tr_buf_addf(&script, "%s/why.lua", tr_share_dir());
+		tr_buf_addf(&script, "%s/lua/why.lua", tr_share_dir());
 		tr_buf_addc(&script, '\0');
 		char *call[] = {argv[0], script.data, (char *)admin, (char *)rest.items[0], json ? "json" : "text", NULL};
 
