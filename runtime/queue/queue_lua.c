@@ -1,5 +1,6 @@
 #include "queue/queue_lua.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,9 +60,7 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 	struct tr_queue_config *config;
 
 	if (result->status != TR_OK) {
-		tr_log(TR_LEVEL_ERROR, "queue", "get_queue_config for %.*s: %s", (int)tr_sched_name(sched).len,
-			tr_sched_name(sched).data, result->text);
-		tr_sched_configured(sched, NULL, result->text);
+		tr_sched_configured(sched, NULL, result->text); /* which logs it */
 		return;
 	}
 	if (result->count == 0) {
@@ -77,10 +76,7 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 			"for the next handler",
 			luaL_typename(result->L, -result->count));
 		tr_buf_addc(&text, '\0');
-		const char *error = text.failed ? "out of memory" : text.data;
-		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s", (int)tr_sched_name(sched).len, tr_sched_name(sched).data,
-			error);
-		tr_sched_configured(sched, NULL, error);
+		tr_sched_configured(sched, NULL, text.failed ? "out of memory" : text.data);
 		tr_buf_free(&text);
 		return;
 	}
@@ -124,16 +120,15 @@ path_config_ended(void *arg, const struct tr_task_result *result)
 	int first = -result->count;
 
 	if (result->status != TR_OK) {
-		tr_log(TR_LEVEL_ERROR, "queue", "get_egress_path_config for %.*s: %s", (int)tr_ready_name(ready).len,
-			tr_ready_name(ready).data, result->text);
-		tr_ready_configured(ready, NULL, result->text);
+		tr_ready_configured(ready, NULL, result->text); /* which logs it */
 		return;
 	}
 	config = result->count > 0 ? tr_path_config_at(result->L, first) : NULL;
 	if (config == NULL) {
-		const char *error = "get_egress_path_config must return the object of kumo.make_egress_path{...}";
-		tr_log(TR_LEVEL_ERROR, "queue", "%.*s: %s, got %s", (int)tr_ready_name(ready).len,
-			tr_ready_name(ready).data, error,
+		char error[160];
+
+		snprintf(error, sizeof error,
+			"get_egress_path_config must return the object of kumo.make_egress_path{...}, got %s",
 			result->count > 0 ? luaL_typename(result->L, first) : "no value");
 		tr_ready_configured(ready, NULL, error);
 		return;
@@ -161,7 +156,6 @@ resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 /* --- throttle_insert_ready_queue --------------------------------------------------------------------- */
 
 struct promotion {
-	const char *event; /* literal */
 	struct tr_message *message;
 	void (*then)(void *arg, const char *error);
 	void *then_arg;
@@ -181,8 +175,6 @@ promotion_ended(void *arg, const struct tr_task_result *result)
 
 	free(arg);
 	tr_message_revoke(promotion.message);
-	if (result->status != TR_OK)
-		tr_log(TR_LEVEL_ERROR, "queue", "%s: %s", promotion.event, result->text);
 	promotion.then(promotion.then_arg, result->status == TR_OK ? NULL : result->text);
 }
 
@@ -192,7 +184,7 @@ wants_promote(void *arg, struct tr_worker *worker)
 	return tr_event_handled(host_of(worker), ids.throttle_insert);
 }
 
-/* Fires an event that gets a message and answers nothing. */
+/* Fires an event that gets a message and answers nothing; who asked for it logs an error. */
 static void
 fire_for_message(struct tr_worker *worker, const char *event, struct tr_message *message,
 	void (*then)(void *then_arg, const char *error), void *then_arg)
@@ -205,7 +197,7 @@ fire_for_message(struct tr_worker *worker, const char *event, struct tr_message 
 		then(then_arg, "out of memory");
 		return;
 	}
-	*promotion = (struct promotion){event, message, then, then_arg};
+	*promotion = (struct promotion){message, then, then_arg};
 	if (tr_event_fire(host_of(worker), event, &call, NULL) != TR_OK) {
 		free(promotion);
 		then(then_arg, "out of memory");

@@ -597,7 +597,10 @@ tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 	hand->list_end = &hand->list;
 	session->task = hand;
 	struct tr_task_call call = {
-		.event = "session",
+		/* a policy's own connection is what its constructor does: named so where it hangs or raises */
+		.event = session->queue->protocol == TR_PROTO_LUA && session->queue->constructor != NULL
+				 ? session->queue->constructor
+				 : "session",
 		.entry = "session",
 		.push = push_session,
 		.push_arg = hand,

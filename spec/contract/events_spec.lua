@@ -115,6 +115,13 @@ describe('events of the message flow', function()
     assert.is_nil(reception.delivery_protocol)
   end)
 
+  it("names the constructor as the event while a session's code runs, in tracebacks, too", function()
+    start "function act() note('event', _KUMO_CURRENT_EVENT) error 'plain' end"
+    rt:receive { to = 'a@example.org' }
+    rt:advance(1)
+    assert.are.same({ { 'make.it' } }, calls 'event')
+  end)
+
   it('closes the session when it was idle', function()
     start()
     rt:receive { to = 'a@example.org' }
