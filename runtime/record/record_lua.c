@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "base/options.h"
 #include "message/message_lua.h"
 
@@ -122,9 +123,34 @@ dispose(void *arg, struct tr_worker *worker, const struct tr_message *message, c
 
 struct filter {
 	struct tr_message *message;
+	const char *event; /* the logger's */
 	void (*then)(void *arg, bool write);
 	void *then_arg;
 };
+
+static struct tr_metric *filter_failures; /* kept for the life of the process, so that the count is */
+static pthread_once_t filter_failures_once = PTHREAD_ONCE_INIT;
+
+static void
+make_filter_failures(void)
+{
+	filter_failures = tr_metric_get(TR_COUNTER, "tailrace_log_filter_failures_total",
+		"records that local logs lack because a filter raised, or was cut off by the stop", NULL);
+}
+
+/* Local logs are best effort, but what they lack is said and counted. */
+static void
+unfiltered(const char *event, int status, const char *text)
+{
+	pthread_once(&filter_failures_once, make_filter_failures);
+	tr_metric_add(filter_failures, 1);
+	if (status == TR_ECANCELED)
+		tr_log(TR_LEVEL_WARN, "record",
+			"a record is missing in a local log: its filter '%s' was cut off by the stop", event);
+	else
+		tr_log(TR_LEVEL_ERROR, "record", "a record is missing in a local log: its filter '%s': %s", event,
+			text);
+}
 
 static int
 push_filter(lua_State *L, void *arg)
@@ -140,7 +166,7 @@ filter_ended(void *arg, const struct tr_task_result *result)
 
 	free(arg);
 	if (result->status != TR_OK)
-		tr_log(TR_LEVEL_ERROR, "record", "the filter of a local log, so nothing is written: %s", result->text);
+		unfiltered(filter.event, result->status, result->text);
 	filter.then(filter.then_arg,
 		result->status == TR_OK && result->count > 0 && lua_toboolean(result->L, -result->count));
 }
@@ -153,12 +179,12 @@ run_filter(void *arg, struct tr_worker *worker, const struct tr_message *message
 	struct tr_task_call call = {.push = push_filter, .push_arg = filter, .end = filter_ended, .end_arg = filter};
 
 	if (filter != NULL) {
-		*filter = (struct filter){(struct tr_message *)message, then, then_arg};
+		*filter = (struct filter){(struct tr_message *)message, event, then, then_arg};
 		if (tr_event_fire(host_of(worker), event, &call, NULL) == TR_OK)
 			return;
 		free(filter);
 	}
-	tr_log(TR_LEVEL_ERROR, "record", "%s: out of memory, so nothing is written", event);
+	unfiltered(event, TR_ENOMEM, tr_err_text(TR_ENOMEM));
 	then(then_arg, false);
 }
 
