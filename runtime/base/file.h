@@ -47,7 +47,7 @@ int tr_file_slurp(const char *path, char **out, size_t *len);
 
 /* Limits as in contract/queues.md section 9: "10%" or bytes. */
 struct tr_space_limit {
-	double percent; /* 0: use bytes */
+	double percent; /* <= 0: use bytes */
 	uint64_t bytes;
 };
 bool tr_space_ok(const struct tr_space_limit *limit, uint64_t free_units, uint64_t total_units);

@@ -215,4 +215,13 @@ describe('POST /api/admin/rebind/v1', function()
       assert.are.equal(422, (call('post', '/api/admin/rebind/v1', body)))
     end
   end)
+
+  it('refuses rules that would last longer than clocks do', function()
+    for _, duration in ipairs { 1e300, 4e9, -1, '9999999999999 years' } do
+      local status = call('post', '/api/admin/bounce/v1', { reason = 'spec', domain = 'one.test', duration = duration })
+      assert.are.equal(422, status, tostring(duration))
+    end
+    local long = { reason = 'spec', domain = 'one.test', duration = '90y' }
+    assert.are.equal(200, (call('post', '/api/admin/bounce/v1', long)))
+  end)
 end)

@@ -1,6 +1,7 @@
 /* LD_PRELOAD: a disk that fails on command. While the file $TAILRACE_FAULT exists, operations on what lies in
  * $TAILRACE_FAULT_DIR fail as its text says: "ERRNO CALL...", with CALL one of write, sync, names (open to create,
- * rename, unlink, mkdir). E.g. "5 sync" or "28 write names" or "30 names". */
+ * rename, unlink, mkdir). E.g. "5 sync" or "28 write names" or "30 names". With the call `space`, whatever the number,
+ * the disk says that one unit in a thousand is free. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -57,6 +59,16 @@ fault_fd(int fd, const char *call)
 			return -1;      \
 		}                       \
 	} while (0)
+
+int
+statvfs(const char *path, struct statvfs *st)
+{
+	int result = REAL(statvfs)(path, st);
+
+	if (result == 0 && fault(path, "space") != 0)
+		st->f_bfree = st->f_bavail = st->f_blocks / 1000;
+	return result;
+}
 
 ssize_t
 pwritev(int fd, const struct iovec *iov, int count, off_t at)

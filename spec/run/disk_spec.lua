@@ -2,7 +2,6 @@
 -- runtime recovers alone, and nothing that was answered with 250 is lost.
 local durable = require 'run.durable'
 local helper = require 'helper'
-local kumo = require 'kumo'
 
 local SHIM
 
@@ -131,13 +130,15 @@ describe('a spool whose disk', function()
           return (durable.ledger(run).mail or {}).delivered and durable.ledger(run).mail.delivered > 20
         end)
         helper.write(dir .. '/fault', fault)
-        kumo.sleep(1.5) -- of trouble
         if fault ~= '30 names' then -- without new names the segment at hand is still good
+          run:line '(nothing new is taken)'
           assert.are.equal(0, inject(env, dir, '--count 3').accepted, run:log())
           assert.are.equal(503, http_status(env))
           assert.is_truthy(run:log():find 'nothing new is taken', run:log())
-        else
-          assert.are.equal(0, inject(env, dir, '--count 3 --size 400k').accepted, run:log())
+        else -- of body files only those that are open already can be written
+          helper.wait_for('a refusal', function()
+            return inject(env, dir, '--count 3 --size 400k').accepted == 0
+          end)
         end
         if killed then
           run:stop 'KILL'
@@ -158,6 +159,18 @@ describe('a spool whose disk', function()
         assert.are.equal(0, durable.body_files(dir .. '/spool/data'))
       end)
     end
+  end
+
+  for limit, accepted in pairs { ['0'] = true, ['0%'] = true, ['1%'] = false } do
+    it(('is almost full %s mail with min_free_space = %s'):format(accepted and 'takes' or 'refuses', limit), function()
+      local dir, env = durable.setup(nil, { TAILRACE_MIN_FREE = limit })
+      env.LD_PRELOAD, env.TAILRACE_FAULT, env.TAILRACE_FAULT_DIR = shim(), dir .. '/fault', dir .. '/spool'
+      env.ASAN_OPTIONS = 'verify_asan_link_order=0'
+      helper.write(dir .. '/fault', '1 space')
+      local run = durable.run(env)
+      assert.are.equal(accepted and 3 or 0, inject(env, dir, '--count 3').accepted, run:log())
+      finish(run, dir)
+    end)
   end
 
   it('cannot be written at the start is named, with status 78', function()

@@ -170,12 +170,10 @@ space_limits_are_kept(void **state)
 		uint64_t free_units, total_units;
 		bool ok;
 	} cases[] = {
-		{{10, 0}, 10, 100, true},
-		{{10, 0}, 9, 100, false},
+		{{10, 0}, 10, 100, true}, {{10, 0}, 9, 100, false},
 		{{10, 0}, 0, 0, true}, /* not counted by the file system */
-		{{0, 1000}, 1000, 100000, true},
-		{{0, 1000}, 999, 100000, false},
-		{{0, 0}, 0, 100, true},
+		{{0, 1000}, 1000, 100000, true}, {{0, 1000}, 999, 100000, false}, {{0, 0}, 0, 100, true},
+		{{-1, 0}, 0, 100, true}, /* none, and not "not given" */
 	};
 
 	for (size_t i = 0; i < TR_COUNT(cases); i++)
