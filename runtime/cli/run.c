@@ -34,6 +34,22 @@ watch(struct ev_loop *loop, ev_signal *watcher, int number, struct signals *sign
 	ev_unref(loop);
 }
 
+/* The last commit is under way: no signal must end the process before it, and without watchers they would. */
+static void
+unwatch(struct ev_loop *loop, struct signals *signals)
+{
+	ev_signal *const watchers[] = {&signals->term, &signals->intr, &signals->hup};
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	for (size_t i = 0; i < TR_COUNT(watchers); i++) {
+		ev_ref(loop);
+		ev_signal_stop(loop, watchers[i]);
+		signal(watchers[i]->signum, SIG_IGN);
+	}
+}
+
 static void
 raise_file_limit(void)
 {
@@ -118,12 +134,7 @@ tr_cmd_run(int argc, char **argv)
 	watch(loop, &signals.hup, SIGHUP, &signals);
 	tr_log(TR_LEVEL_INFO, "run", "initialization complete");
 	tr_server_run(signals.server);
-	ev_ref(loop);
-	ev_signal_stop(loop, &signals.term);
-	ev_ref(loop);
-	ev_signal_stop(loop, &signals.intr);
-	ev_ref(loop);
-	ev_signal_stop(loop, &signals.hup);
+	unwatch(loop, &signals);
 	status = tr_server_free(signals.server, &ledger) == TR_OK ? TR_EXIT_OK : TR_EXIT_FAILED;
 	tr_watchdog_stop();
 	if (print_ledger)

@@ -27,18 +27,24 @@ end
 describe('a stop', function()
   after_each(helper.cleanup)
 
-  local LOOP = "kumo.on('smtp_server_message_received', function(msg) if msg:recipient().user == 'loop' then while true do end end end)"
-  local SLEEP = "kumo.on('smtp_server_message_received', function(msg) if msg:recipient().user == 'sleep' then kumo.sleep(600) end end)"
+  local HANDLER = [[kumo.on('smtp_server_message_received', function(msg)
+    if msg:recipient().user == '%s' then
+      kumo.log_info 'the handler runs'
+      %s
+    end
+  end)]]
   for what, case in pairs {
     ['an endpoint and a next hop that never answer'] = { sink = '--hang', says = 'is cancelled while' },
-    ['a client in the middle of DATA'] = { text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<c@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n' },
+    ['a client in the middle of DATA'] = {
+      text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<c@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n',
+    },
     ['a handler that sleeps'] = {
-      extra = SLEEP,
+      extra = HANDLER:format('sleep', 'kumo.sleep(600)'),
       text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<sleep@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\n',
       says = 'still busy.-smtp_server_message_received',
     },
     ['a handler that never returns'] = {
-      extra = LOOP,
+      extra = HANDLER:format('loop', 'while true do end'),
       text = 'EHLO x\\r\\nMAIL FROM:<a@b.c>\\r\\nRCPT TO:<loop@d.e>\\r\\nDATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\n',
       says = 'policy.lua:%d+',
     },
@@ -52,13 +58,16 @@ describe('a stop', function()
         local sent = helper.inject(('--smtp %s --count 50 --ids %s/ids'):format(run.smtp, dir))
         assert.are.equal(50, sent.accepted)
         if case.text then
-          client(run, case.text)
-          kumo.sleep(0.5) -- nothing tells that the bytes have arrived
+          client(run, case.text):line '\n(354) '
+          if case.extra then
+            run:line '(the handler runs)'
+          end
         end
         local start = now()
         run:signal 'TERM'
         if twice then
-          kumo.sleep(0.5)
+          run:line '(stopping, at most)' -- after a handler that never returns was interrupted
+          start = now()
           run:signal 'TERM'
         end
         local status = run:wait(30)
@@ -79,6 +88,23 @@ describe('a stop', function()
       end)
     end
   end
+
+  it('says which record a local log lacks because its filter was cut off', function()
+    local dir, env = durable.setup()
+    local path = policy(dir, [[
+      kumo.on('pre_init', function()
+        kumo.configure_local_logs { log_dir = DIR .. '/logs', filter_event = 'slow_filter' }
+      end)
+      kumo.on('slow_filter', function()
+        kumo.log_info 'the filter runs'
+        kumo.sleep(600)
+      end)]])
+    local run = run_policy(path, env, '--stop-timeout 1')
+    helper.start(('%s inject --smtp %s --count 1'):format(helper.quote(helper.TAILRACE), run.smtp))
+    run:line '(the filter runs)'
+    assert.are.equal(0, run:stop('TERM', 30), run:log())
+    assert.is_truthy(run:log():find("missing in a local log: its filter 'slow_filter' was cut off by the stop", 1, true), run:log())
+  end)
 end)
 
 describe('a pause', function()
@@ -98,7 +124,11 @@ describe('a pause', function()
       return (durable.ledger(run).webhook or {}).delivered and durable.ledger(run).webhook.delivered > 50
     end)
     run:signal 'STOP'
-    kumo.sleep(5)
+    local port = (':%04X'):format(run.smtp:match ':(%d+)$')
+    helper.wait_for('clients that wait for it', function() -- bytes that were received and that it has not read
+      local _, waiting = helper.sh('cat /proc/net/tcp'):gsub('%d+: %x+' .. port .. ' %x+:%x+ 01 %x+:%x*[1-9A-F]%x* ', '')
+      return waiting >= 5
+    end)
     run:signal 'CONT'
     assert.are.equal(0, load:wait(60))
     durable.wait_empty(run)
@@ -125,7 +155,11 @@ describe('a hook that is not configured any more', function()
     assert.are.equal(0, run:stop())
     local without = helper.read(durable.POLICY):gsub('log_hooks:new_json %b{}', '')
     run = run_policy(helper.write(dir .. '/policy.lua', without), env)
-    kumo.sleep(3) -- would they go anywhere, it would be by now
+    -- new mail overtakes nothing: had they gone anywhere, it would have been before
+    assert.are.equal(1, helper.inject(('--smtp %s --count 1'):format(run.smtp)).accepted)
+    helper.wait_for('new mail', function()
+      return durable.ledger(run).mail.delivered == 31
+    end)
     assert.are.equal(60, durable.ledger(run).webhook.waiting)
     assert.are.equal(0, run:stop())
     assert.are.equal(60, tonumber(run:output():match 'webhook.-waiting%s+(%d+)'))
@@ -134,7 +168,7 @@ describe('a hook that is not configured any more', function()
     durable.wait_empty(run)
     assert.are.equal(0, run:stop())
     assert.are.same({}, (durable.lost(dir, durable.read_sink(dir))))
-    assert.are.equal(30, helper.summary(sink).smtp.messages)
+    assert.are.equal(31, helper.summary(sink).smtp.messages)
   end)
 end)
 
