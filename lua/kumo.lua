@@ -23,6 +23,7 @@ local MODULES = {
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
   { module = 'message', needs = 'tr.message' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
+  { module = 'kumo.constraints', needs = 'tr.queue', merge = true },
   { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },
   { module = 'kumo.hook_check', needs = 'tr.record', merge = true },
   { module = 'session', needs = 'tr.session' },
