@@ -1,6 +1,7 @@
 --- `kumo.api`: injection and administration from inside of a policy. Contract lua-modules.md, section "kumo.api".
 local host = require 'tr.host'
 local admin = host.internal 'admin'
+local dead = host.internal 'dead'
 local http_error = host.internal 'http_error'
 local inject = host.internal 'inject'
 
@@ -35,6 +36,11 @@ return {
   admin = {
     bounce = rules('bounce', 'bounce', 'bounce'),
     suspend = rules('suspend', 'suspend', 'suspend'),
+    dead_letters = { -- ours
+      list = plain('kumo.api.admin.dead_letters.list', dead.list),
+      replay = plain('kumo.api.admin.dead_letters.replay', dead.replay),
+      purge = plain('kumo.api.admin.dead_letters.purge', dead.purge),
+    },
     suspend_ready_q = rules('suspend_ready_q', 'suspend', 'suspend_ready'),
   },
 }

@@ -277,13 +277,13 @@ local ROUTES = {
   ['POST /api/admin/tailrace/dead/replay'] = {
     'trusted',
     function(request)
-      return 200, host.c.json_encode(dead.replay(json_body(request))), JSON
+      return 200, c.json_encode(dead.replay(json_body(request)), false), JSON
     end,
   },
   ['POST /api/admin/tailrace/dead/purge'] = {
     'trusted',
     function(request)
-      return 200, host.c.json_encode(dead.purge(json_body(request))), JSON
+      return 200, c.json_encode(dead.purge(json_body(request)), false), JSON
     end,
   },
   ['GET /api/tailrace/ledger'] = { -- ours

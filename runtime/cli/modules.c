@@ -7,6 +7,7 @@
 #include "message/message_lua.h"
 #include "net/dns_lua.h"
 #include "policy/library.h"
+#include "queue/dead_lua.h"
 #include "queue/queue_lua.h"
 #include "record/record_lua.h"
 #include "shaping/throttle_lua.h"
@@ -25,6 +26,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.shaping", luaopen_tr_shaping},
 	{"tr.queue", luaopen_tr_queue},
 	{"tr.session", luaopen_tr_session},
+	{"tr.dead", luaopen_tr_dead},
 	{"tr.record", luaopen_tr_record},
 	{"tr.run", luaopen_tr_run},
 	{"tr.dns", luaopen_tr_dns},

@@ -30,6 +30,7 @@ enum tr_message_flag {
 	TR_MSG_UNDECIDED = 1 << 1,    /* stored, should_enqueue_log_record not answered yet */
 	TR_MSG_POLICY_ERROR = 1 << 2, /* parked: the policy raised, or its hook is gone */
 	TR_MSG_DIRTY = 1 << 3,        /* envelope, meta or body changed since it was last stored; not stored */
+	TR_MSG_DEAD = 1 << 5,         /* a dead letter: waits for an operator, in no queue */
 	TR_MSG_TEMPLATE = 1 << 4,     /* log record whose body is a template's text: meta log_record holds the JSON */
 };
 

@@ -16,6 +16,7 @@ collect(void *arg)
 			tr_metric_set(sched->metric, atomic_load_explicit(&sched->waiting, memory_order_relaxed));
 		pthread_mutex_unlock(&worker->home_lock);
 	}
+	tr_metric_set(engine->dead_metric, (int64_t)tr_dead_count(engine->dead));
 	pthread_mutex_lock(&engine->ready_lock);
 	for (int pass = 0; pass < 2; pass++) { /* sums start from 0 */
 		for (uint32_t i = 0; i <= engine->ready_mask; i++) {
@@ -72,7 +73,7 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	pthread_mutex_init(&engine->index_lock, NULL);
 	pthread_mutex_init(&engine->ready_lock, NULL);
 	pthread_mutex_init(&engine->admin_lock, NULL);
-	if (sources_init(engine) != TR_OK)
+	if (sources_init(engine) != TR_OK || tr_dead_new(engine->spool, &engine->dead) != TR_OK)
 		goto fail;
 	engine->ready_mask = 1023;
 	engine->ready_buckets = calloc(engine->ready_mask + 1, sizeof *engine->ready_buckets);
@@ -90,6 +91,7 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	engine->suspension_metric = tr_metric_get(
 		TR_COUNTER, "source_suspensions", "times that a source was suspended because it did not work", NULL);
 	engine->sched_metrics[1] = tr_metric_get(TR_GAUGE, "scheduled_queue_count", "scheduled queues", NULL);
+	engine->dead_metric = tr_metric_get(TR_GAUGE, "dead_letters", "dead letters of all hooks", NULL);
 	tr_metrics_add_collector(collect, engine);
 	*out = engine;
 	return TR_OK;
@@ -140,6 +142,8 @@ tr_engine_free(struct tr_engine *engine)
 	tr_metric_unref(engine->sched_metrics[1]);
 	tr_metric_unref(engine->suspension_metric);
 	sources_free(engine);
+	tr_dead_free(engine->dead);
+	tr_metric_unref(engine->dead_metric);
 	tr_queue_config_unref(engine->fallback);
 	free(engine->index_free);
 	free(engine->ready_buckets);
@@ -178,6 +182,12 @@ tr_engine_spool(struct tr_engine *engine)
 	return engine->spool;
 }
 
+struct tr_dead_store *
+tr_engine_dead(struct tr_engine *engine)
+{
+	return engine->dead;
+}
+
 struct tr_shaping *
 tr_engine_shaping(struct tr_engine *engine)
 {
@@ -206,6 +216,10 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 
 	stub->order = 0;
 	stub->queue = NO_SCHED;
+	if (message->flags & TR_MSG_DEAD) {
+		tr_dead_add(engine->dead, message->slot);
+		return;
+	}
 	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. */
 	if (message->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR)) {
 		struct tr_worker *worker = &engine->workers[message->slot % engine->worker_count];

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "queue/dead.h"
 #include "queue/lane.h"
 #include "queue/queue.h"
 
@@ -393,6 +394,7 @@ struct outcome_op {
 	uint32_t count;            /* messages in it */
 	int64_t units;             /* of the next op_end(); 0: all of the message's */
 	struct message_list ended; /* freed once committed */
+	struct message_list dead;  /* dead letters: owner_data is the queue that they were in */
 	struct message_list kept;  /* their stubs go back to line or timers */
 	struct message_list moved; /* to another queue */
 	struct message_list parked;
@@ -409,6 +411,10 @@ struct outcome_op {
 void endpoint_outcome(struct session *session, const struct tr_outcome *outcome);
 struct outcome_op *op_new(struct tr_worker *worker); /* NULL: no memory */
 void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason);
+/* Ends a message that was refused for good or has expired: a log record becomes a dead letter if its hook keeps them,
+ * else the message goes to `column`. */
+void op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column, const char *reason,
+	const struct tr_response *response);
 void op_lost(struct outcome_op *op, uint32_t slot);
 void op_park(struct outcome_op *op, struct tr_message *message);
 void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */
@@ -584,6 +590,8 @@ struct stripe {
 struct tr_engine {
 	_Atomic uint32_t undecided_of[TR_ACCOUNTS_MAX]; /* records that wait undecided in the spool, by account */
 	struct tr_spool *spool;
+	struct tr_dead_store *dead;
+	struct tr_metric *dead_metric;
 	struct tr_queue_ops ops;
 	void *ops_arg;
 	struct tr_worker *workers;

@@ -128,9 +128,8 @@ judge_finish(struct judge *judge, const struct tr_ready *ready)
 			ready != NULL ? ready->name : NULL);
 	if (judge->broken.count > 0)
 		retry_all(judge, &judge->broken,
-			judge->no_site != NULL
-				? judge->no_site
-				: "KumoMTA internal: the path's configuration could not be resolved",
+			judge->no_site != NULL ? judge->no_site
+					       : "KumoMTA internal: the path's configuration could not be resolved",
 			"");
 }
 

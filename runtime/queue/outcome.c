@@ -71,7 +71,12 @@ settle_committed(struct outcome_op *op)
 	struct run run = {NULL, 0};
 	struct tr_message *message;
 
-	count_add(engine, IN_FLIGHT, -(int64_t)(op->ended.count + op->lost.count + op->moved.count));
+	count_add(engine, IN_FLIGHT, -(int64_t)(op->ended.count + op->dead.count + op->lost.count + op->moved.count));
+	while ((message = list_pop(&op->dead)) != NULL) {
+		run_add(&run, message->owner_data);
+		tr_dead_add(engine->dead, message->slot);
+		tr_message_free(message);
+	}
 	while ((message = list_pop(&op->ended)) != NULL) {
 		run_add(&run, sched_of(engine, message));
 		tr_message_free(message);
@@ -136,6 +141,10 @@ settle_refused(struct outcome_op *op, int status)
 		}
 		ready_return_to_lines(op->worker, &back, true);
 	}
+	while (op->dead.head != NULL) { /* their new slots are taken back, the old ones wait for a restart */
+		tr_message_free(list_pop(&op->dead));
+		count_move(engine, IN_FLIGHT, IN_PARKED, 1);
+	}
 	while (op->lost.count > 0) { /* unreadable and unrecorded: seen again after a restart */
 		slots_pop(engine->spool, &op->lost);
 		count_move(engine, IN_FLIGHT, IN_PARKED, 1);
@@ -199,6 +208,34 @@ op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	must(op, tr_change_done(&op->outbox.change, message->slot, column, reason,
 			 op->units > 0 ? op->units : message_units(message)));
 	list_add(&op->ended, message);
+}
+
+void
+op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column, const char *reason,
+	const struct tr_response *response)
+{
+	struct tr_engine *engine = op->worker->engine;
+	struct tr_sched *sched = sched_of(engine, message);
+	struct tr_buf line = {0};
+	int err = TR_ENOENT;
+
+	if (tr_dead_wanted(engine->dead, message)) {
+		tr_response_line(response, &line);
+		err = tr_dead_put(engine->dead, &op->outbox.change, message, reason,
+			(struct tr_str){line.len > 0 ? line.data : "", line.len});
+		tr_buf_free(&line);
+		if (err != TR_OK)
+			tr_log(TR_LEVEL_ERROR, "queue", "a log record in %s cannot be kept as a dead letter: %s",
+				message->queue, tr_err_text(err));
+	}
+	if (err != TR_OK) {
+		op_end(op, message, column, TR_REASON_NONE);
+		return;
+	}
+	op_count(op);
+	tr_message_revoke(message);
+	message->owner_data = sched;
+	list_add(&op->dead, message);
 }
 
 void
@@ -297,8 +334,8 @@ op_expire(struct outcome_op *op, struct tr_message *message, const char *site, i
 	event.site = tr_str(site);
 	event.response = (struct tr_response){551, {5, 4, 7}, {text.data, text.len}, {NULL, 0}};
 	tr_outbox_emit(&op->outbox, &event);
+	op_die(op, message, TR_COL_EXPIRED, "expired", &event.response);
 	tr_buf_free(&text);
-	op_end(op, message, TR_COL_EXPIRED, TR_REASON_NONE);
 }
 
 void
@@ -396,7 +433,7 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 		event.response = (struct tr_response){
 			reject_code, {0, 0, 0}, tr_str(reject_text != NULL ? reject_text : ""), {NULL, 0}};
 		tr_outbox_emit(&op->outbox, &event);
-		op_end(op, message, TR_COL_BOUNCED, TR_REASON_NONE);
+		op_die(op, message, TR_COL_BOUNCED, "rejected", &event.response);
 		return;
 	}
 	if (hooked && moved(op, message))

@@ -291,8 +291,8 @@ void tr_message_inspect(struct tr_worker *worker, const uint8_t id[16], bool wan
 void tr_ready_inspect(
 	struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
 /* What holds back a scheduled queue, a ready queue or a message (32 hexadecimal digits), in plain words: JSON
- * {"name":, "kind":"queue|ready|message", "holds":[{"kind":, "text":, "seconds":number or null}], "ready_queues":[...]},
- * then(arg, json or NULL if unknown), at once or later. docs/shaping.md names the kinds. */
+ * {"name":, "kind":"queue|ready|message", "holds":[{"kind":, "text":, "seconds":number or null}],
+ * "ready_queues":[...]}, then(arg, json or NULL if unknown), at once or later. docs/shaping.md names the kinds. */
 void tr_why(struct tr_worker *worker, struct tr_str name, void (*then)(void *arg, struct tr_str json), void *arg);
 struct tr_queue_figures {
 	uint64_t scheds, readies, line, timers, ready, in_flight, undecided, parked, sessions;

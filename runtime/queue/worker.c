@@ -201,8 +201,10 @@ housekeeping(struct tr_timer *timer)
 	sched_refresh_all(worker);
 	ready_housekeeping(worker);
 	admin_housekeeping(worker);
-	if (worker->index == 0)
+	if (worker->index == 0) {
 		sources_housekeeping(worker->engine);
+		tr_dead_trim(worker->engine->dead, worker->loop);
+	}
 	worker_decide(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
 }

@@ -29,9 +29,10 @@ enum tr_reason { /* of dropped and filtered */
 	TR_REASON_POLICY, /* should_enqueue_log_record said false, or nobody answered */
 	TR_REASON_ADMIN_BOUNCE,
 	TR_REASON_NULL_QUEUE,
-	TR_REASON_REMOVED, /* an operator's repair or purge */
-	TR_REASON_DAMAGED, /* the log's bytes were lost */
-	TR_REASON_UNWOUND, /* refused to the client after it was stored */
+	TR_REASON_REMOVED,    /* an operator's repair or purge */
+	TR_REASON_DAMAGED,    /* the log's bytes were lost */
+	TR_REASON_UNWOUND,    /* refused to the client after it was stored */
+	TR_REASON_DEAD_BOUND, /* the oldest of too many dead letters */
 	TR_REASONS,
 };
 const char *tr_reason_name(enum tr_reason reason);

@@ -1,0 +1,27 @@
+---@meta
+
+--- The binding behind lua/dead.lua (runtime/queue/dead_lua.c), which checks what it is given.
+---@class tr.dead
+local core = {}
+
+---@class tr.dead.Job
+---@field action 'look'|'replay'|'purge'
+---@field hook? string
+---@field ids? string[]      32 hexadecimal digits each
+---@field since_s? number    when it died, seconds since 1970
+---@field until_s? number
+---@field reason? string
+---@field after_seq? integer
+---@field limit? integer
+---@field payload? boolean   of look: with the record's text
+
+--- Goes through the letters, the oldest of each hook first.
+---@async
+---@param job tr.dead.Job
+---@return integer? matched  nil: message and code follow
+---@return integer unreadable
+---@return string json       of look: an array
+---@return integer shown     of look: letters in it; fewer than matched when it would be too large
+function core.run(job) end
+
+return core

@@ -1,0 +1,171 @@
+-- Dead letters on the real engine under the virtual clock: what becomes one, looking, replaying, purging, bounds, restart.
+local helper = require 'helper'
+local testing = require 'tr.testing'
+
+--- Reception records of hook `h` go to the global `answer(msg)`.
+local POLICY = [[
+local kumo = require 'kumo'
+local log_hooks = require 'policy-extras.log_hooks'
+got = {}
+log_hooks:new {
+  name = 'h',
+  queue_config = { max_age = '1 hour', retry_interval = '10m' },
+  constructor = function()
+    return { send = function(_, msg)
+      table.insert(got, msg:get_meta('log_record') == nil and kumo.serde.json_parse(msg:get_data()).event_id or '?')
+      return answer(msg)
+    end }
+  end,
+  filter = function(msg) return kumo.serde.json_parse(msg:get_data()).type ~= 'Reception' end,
+}
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.mail' } } }
+end)
+kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
+kumo.on('ask', function(args)
+  local text = args[1]
+  local letters = kumo.api.admin.dead_letters
+  local env = { list = function(filter) return letters.list(filter or {}) end, replay = letters.replay, purge = letters.purge }
+  local ok, result = pcall(setfenv(assert(loadstring('return ' .. text)), env))
+  answered = { ok and result or tostring(result) }
+end)
+]]
+
+describe('a dead letter', function()
+  local dir, rt
+
+  local function start(answer)
+    dir = dir or helper.dir()
+    helper.write(dir .. '/policy.lua', ("DIR = %q\nlocal kumo = require 'kumo'\n%s\n%s"):format(dir, answer, POLICY))
+    rt = testing.start { policy = dir .. '/policy.lua' }
+  end
+
+  local function stop()
+    local balances, text = rt:stop(1)
+    rt = nil
+    assert.is_true(balances, text)
+  end
+
+  local function receive(count)
+    for _ = 1, count do
+      assert(rt:receive { to = 'a@example.org' })
+    end
+    rt:advance(1)
+  end
+
+  local function column(account, name)
+    return rt:ledger()[account][name]
+  end
+
+  --- Evaluates an expression with list, replay and purge in a task of the runtime.
+  local function ask(text)
+    rt:eval(("answered = nil require('kumo').spawn_task { event_name = 'ask', args = { %q } }"):format(text))
+    rt:advance(0.1)
+    return rt:eval 'return answered'[1]
+  end
+
+  after_each(function()
+    if rt then
+      stop()
+    end
+    dir = nil
+    helper.cleanup()
+  end)
+
+  it('is a record that was refused for good', function()
+    start "function answer() kumo.reject(550, '5.6.0 not this one') end"
+    receive(2)
+    local letters = ask 'list()'
+    assert.are.equal(2, #letters)
+    local letter = letters[1].letter
+    assert.are.equal('h', letter.hook)
+    assert.are.equal('h.log_hook', letter.queue)
+    assert.are.equal('rejected', letter.reason)
+    assert.matches('550 .*not this one', letter.answer)
+    assert.are.equal(0, letter.attempts)
+    assert.is_nil(letters[1].payload)
+    local full = ask "list { payload = true, limit = 1 }"
+    assert.are.equal(1, #full)
+    assert.matches('"type":"Reception"', full[1].payload)
+    assert.are.equal(2, column('h', 'dead'))
+    assert.are.equal(2, column('dead:h', 'waiting'))
+  end)
+
+  it('is a record that expired', function()
+    start "function answer() kumo.reject(450, 'later') end"
+    receive(1)
+    rt:advance(2 * 3600)
+    local letters = ask 'list { reason = "expired" }'
+    assert.are.equal(1, #letters)
+    assert.is_true(letters[1].letter.attempts > 2)
+    assert.are.equal(0, #ask 'list { reason = "rejected" }')
+    assert.are.equal(0, column('h', 'expired'))
+  end)
+
+  it('is replayed as if it were new, with its event_id', function()
+    start "refuse = true function answer() if refuse then kumo.reject(550, 'no') end return 'ok' end"
+    receive(3)
+    rt:advance(7 * 86400) -- far beyond max_age
+    local ids = rt:eval 'return got'
+    rt:eval 'refuse, got = false, {}'
+    local result = ask "replay { hook = 'h' }"
+    assert.are.same({ matched = 3, unreadable = 0 }, result)
+    rt:advance(1)
+    assert.are.same(ids, rt:eval 'return got')
+    assert.are.equal(0, #ask 'list()')
+    assert.are.equal(3, column('h', 'delivered'))
+    assert.are.equal(3, column('dead:h', 'moved_out'))
+  end)
+
+  it('can be chosen by id, by time and by number', function()
+    start "refuse = true function answer() if refuse then kumo.reject(550, 'no') end return 'ok' end"
+    receive(2)
+    rt:advance(3600)
+    local between = rt:eval "return require('kumo').time.now():format '%Y-%m-%dT%H:%M:%SZ'"
+    rt:advance(3600)
+    receive(2)
+    rt:eval 'refuse = false'
+    local letters = ask 'list()'
+    assert.are.equal(4, #letters)
+    assert.are.equal(2, #ask(('list { since = %q }'):format(between)))
+    assert.are.equal(2, #ask(('list { ["until"] = %q }'):format(between)))
+    assert.are.equal(3, #ask(("list { hook = 'h', after_seq = %d }"):format(letters[1].seq)))
+    assert.are.same({ matched = 1, unreadable = 0 }, ask(('replay { ids = { %q } }'):format(letters[2].id)))
+    assert.are.same({ matched = 1, unreadable = 0 }, ask 'purge { hook = "h", limit = 1 }')
+    rt:advance(1)
+    local left = ask 'list()'
+    assert.are.same({ letters[3].id, letters[4].id }, { left[1].id, left[2].id })
+    assert.are.same({ matched = 0, unreadable = 0 }, ask "replay { hook = 'other' }")
+  end)
+
+  it('survives a restart', function()
+    start "function answer() kumo.reject(550, 'no') end"
+    receive(3)
+    stop()
+    start "function answer() return 'ok' end"
+    rt:advance(1)
+    assert.are.equal(3, #ask 'list()')
+    assert.are.equal(0, #rt:eval 'return got') -- no start sends it
+    assert.are.same({ matched = 3, unreadable = 0 }, ask 'replay { all = true }')
+    rt:advance(1)
+    assert.are.equal(3, #rt:eval 'return got')
+  end)
+
+  it('must be asked for clearly', function()
+    start "function answer() kumo.reject(550, 'no') end"
+    for expected, code in pairs {
+      ['say which letters'] = 'purge {}',
+      ['unknown field `hok`, expected one of .*`hook`'] = "replay { hok = 'h' }",
+      ['`reason` must be'] = "list { reason = 'lost' }",
+      ['`since` must be a moment'] = "list { since = 'yesterday' }",
+      ['ids%[1%]: the id of a letter is 32'] = "replay { ids = { 'x' } }",
+      ['`limit` must be a whole number'] = 'list { limit = 0 }',
+    } do
+      assert.matches(expected, ask(code))
+    end
+  end)
+end)
