@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/options.h"
-#include "queue/config_view.h"
+#include "queue/config_view_lua.h"
 
 void
 config_warn_once(const char *function, const char *key)

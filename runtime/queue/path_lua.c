@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "queue/config_view.h"
+#include "queue/config_view_lua.h"
 
 #define FUNCTION "kumo.make_egress_path"
 

@@ -1,6 +1,6 @@
 /* kumo.make_queue_config */
 #include "base/clock.h"
-#include "queue/config_view.h"
+#include "queue/config_view_lua.h"
 
 static const struct tr_key queue_keys[] = {
 	{"retry_interval", 'd', false},

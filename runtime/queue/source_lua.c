@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
-#include "queue/config_view.h"
+#include "queue/config_view_lua.h"
 #include "queue/source_lua.h"
 
 #define SOURCE_TYPE "tr.egress_source"

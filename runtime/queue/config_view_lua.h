@@ -1,7 +1,7 @@
 /* What the makers of configuration objects share (config_lua.c): an object is a userdata with, in its environment
  * table, the readable view of it and what was given. All run under a Lua call and raise, naming `function`. */
-#ifndef TR_CONFIG_VIEW_H
-#define TR_CONFIG_VIEW_H
+#ifndef TR_CONFIG_VIEW_LUA_H
+#define TR_CONFIG_VIEW_LUA_H
 
 #include "queue/config_lua.h"
 #include "shaping/spec.h"
@@ -14,7 +14,7 @@ struct config_box {
 	void *config;
 };
 void config_register_type(lua_State *L, const char *type, lua_CFunction gc); /* the metatable: a read-only view */
-struct config_box *config_new_box(lua_State *L, const char *type); /* pushed; config NULL */
+struct config_box *config_new_box(lua_State *L, const char *type);           /* pushed; config NULL */
 
 /* Once a process and option: it is checked, and has no effect. */
 void config_warn_once(const char *function, const char *key);
