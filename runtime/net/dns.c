@@ -355,17 +355,23 @@ finish_addrs(struct tr_dns_query *query)
 	} else if (found.count > 0) {
 		found.err = TR_OK;
 	} else {
-		const struct tr_dns_answer *worst = query->answers[0];
+		const struct tr_dns_answer *worst = NULL;
 
 		/* a failure may hide addresses; no data in one family says more than no such name in the other */
-		for (int i = 1; i < query->parts; i++) {
-			if (query->answers[i]->status == TR_DNS_FAILED ||
-				(worst->status == TR_DNS_NXDOMAIN && query->answers[i]->status == TR_DNS_NODATA))
-				worst = query->answers[i];
+		for (int i = 0; i < query->parts; i++) {
+			const struct tr_dns_answer *answer = query->answers[i];
+
+			if (answer == NULL)
+				continue; /* then found.err says so, above */
+			if (worst == NULL || answer->status == TR_DNS_FAILED ||
+				(worst->status == TR_DNS_NXDOMAIN && answer->status == TR_DNS_NODATA))
+				worst = answer;
 		}
-		found.status = worst->status;
-		found.err = worst->err;
-		found.why = worst->status == TR_DNS_NODATA ? "no address of that name" : worst->why;
+		found.status = worst != NULL ? worst->status : TR_DNS_FAILED;
+		found.err = worst != NULL ? worst->err : TR_ENOMEM;
+		found.why = found.status == TR_DNS_NODATA ? "no address of that name"
+			    : worst != NULL               ? worst->why
+							  : "out of memory";
 	}
 	tell_found(query, &found);
 	free(addrs);

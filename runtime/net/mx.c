@@ -74,10 +74,11 @@ add_host(struct tr_mx *mx, uint16_t preference, struct tr_str name)
 static struct tr_str
 label_at(const char *name, uint32_t at)
 {
-	const char *end = name + strlen(name);
+	const char *end;
 
-	if (*name == '\0')
+	if (name == NULL || *name == '\0')
 		return (struct tr_str){NULL, 0};
+	end = name + strlen(name);
 	for (;;) {
 		const char *begin = end;
 
@@ -398,7 +399,7 @@ tr_mx_find(struct tr_dns *dns, struct tr_resolver *resolver, const char *domain,
 	char normal[TR_DNS_NAME_MAX];
 	bool is_name = tr_dns_name_normal(tr_str(domain), normal) == TR_OK && normal[0] != '\0';
 	struct tr_mx *literal = mx_of_literal(domain);
-	const char *key = is_name && literal == NULL ? normal : domain;
+	const char *key = is_name && literal == NULL ? normal : domain != NULL ? domain : "";
 	struct tr_mx_query *query = calloc(1, sizeof *query + strlen(key) + 1);
 
 	if (query == NULL) {
