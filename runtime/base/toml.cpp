@@ -39,20 +39,23 @@ struct failure { /* thrown inside of this file only */
 	const char *text;
 };
 
-/* --- how deep, before tomlplusplus builds it ------------------------------------------------------- */
+/* --- before tomlplusplus sees the text ------------------------------------------------------------- */
 
-/* tomlplusplus bounds brackets, but not `a.a.a.a ...`, and frees tables by recursion. This walks over the text as it
- * would: strings and comments are left out, dots between two marks are counted. */
-class depth_check
+/* tomlplusplus bounds brackets, but not `a.a.a.a ...`, and frees tables by recursion; and it takes for granted that
+ * some characters do not come (a header that does not begin with a name, letters outside of ASCII in a bare key). This
+ * walks over the text as it would: strings and comments are left out, dots between two marks are counted. */
+class guard
 {
       public:
-	explicit depth_check(std::string_view document) : text(document)
+	explicit guard(std::string_view document) : text(document)
 	{
 	}
 
 	void
 	run()
 	{
+		if (text.substr(0, 3) == "\xef\xbb\xbf") /* a byte order mark */
+			at = 3;
 		while (at < text.size()) {
 			char c = text[at];
 			if (c == '"' || c == '\'')
@@ -65,11 +68,36 @@ class depth_check
 	}
 
       private:
+	static bool
+	is_bare(char c)
+	{
+		return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+		       c == '-';
+	}
+
 	void
 	step(char c)
 	{
+		bool blank = c == ' ' || c == '\t' || c == '\r';
+
+		if (static_cast<unsigned char>(c) >= 0x80)
+			throw failure{line, column, "a character that may only stand in quotes or in a comment"};
+		if (in_header && !blank) {
+			if (!is_bare(c) && c != '[' && c != ']')
+				throw failure{line, column, "the name of a table is expected"};
+			in_header = c == '[';
+		} else if (at_start && c == '[' && brackets == 0) {
+			in_header = true;
+		}
+		at_start = c == '\n' || (at_start && blank);
 		column++;
 		at++;
+		count(c);
+	}
+
+	void
+	count(char c)
+	{
 		if (c == '\n') {
 			line++;
 			column = 1;
@@ -99,6 +127,7 @@ class depth_check
 	void
 	skip_string(char quote)
 	{
+		at_start = in_header = false;
 		bool many = at + 2 < text.size() && text[at + 1] == quote && text[at + 2] == quote;
 
 		at += many ? 3 : 1;
@@ -112,6 +141,7 @@ class depth_check
 				line++;
 				column = 1;
 			} else if (c == '\\' && quote == '"') {
+				line += at < text.size() && text[at] == '\n';
 				at++;
 			} else if (c == quote && (!many || ends_many(quote))) {
 				return;
@@ -134,6 +164,7 @@ class depth_check
 	size_t at = 0;
 	uint32_t line = 1, column = 1;
 	int dots = 0, brackets = 0;
+	bool at_start = true, in_header = false; /* of a line; a header's name has not begun */
 };
 
 /* --- the tree as a list -------------------------------------------------------------------------------- */
@@ -269,7 +300,7 @@ parse(std::string_view text, tr_toml **out, tr_toml_error *error)
 	tr_toml *doc = nullptr;
 
 	try {
-		depth_check(text).run();
+		guard(text).run();
 		toml::table root = toml::parse(text);
 		doc = new tr_toml();
 		lister(*doc).node(root, 1);

@@ -68,6 +68,8 @@ a_document_is_a_list_in_the_order_of_the_file(void **state)
 		{"[a.\"b.c\".d]\nk = {x = 1, w = 2}\n", "{a@1:2={b.c@1:4={d@1:10={k@2:1={x@2:6=1 w@2:13=2 . . . . . "},
 		{"d = 2026-11-25T22:00:00Z\ne = 2026-11-25\ng = 07:30:00\n",
 			"{d@1:1=<2026-11-25T22:00:00Z> e@2:1=<2026-11-25> g@3:1=<07:30:00> . "},
+		{"\xef\xbb\xbf\"\xc3\xbc\" = '\xc3\xbc' # \xc3\xbc\n", "{\xc3\xbc@1:1='\xc3\xbc'@1 . "},
+		{"x = [\n[1],\n  [2]\n]\n[ 't' ]\n", "{x@1:1=[[1 . [2 . . t@5:3={. . "},
 		{"[[r]]\nregex = 'a'\n[[r]]\nregex = '''b\nc'''\n",
 			"{r@1:3=[{regex@2:1='a'@2 . {regex@4:1='b\nc'@4 . . . "},
 	};
@@ -98,7 +100,12 @@ what_is_not_toml_is_told_with_its_place(void **state)
 		{"[a]\nx = 1\n[a]\n", 3, "redefine"},
 		{"x = 1\nx = 2\n", 2, "redefine"},
 		{"[unfinished\n", 1, ""},
-		{"a = 1\n\nx\xff = 2\n", 3, "utf-8"},
+		{"a = 1\n\nx\xff = 2\n", 3, "quotes"},
+		{"a = '\xff'\n", 1, "utf-8"},
+		{"o.i\xcd\xab = 1\n", 1, "quotes"},
+		{"\xef\xbb\xbf# BOM\n\xc3\xbc = 1\n", 2, "quotes"},
+		{"a = 1\n[=b]\n", 2, "name of a table"},
+		{" [ [ =b]\n", 1, "name of a table"},
 		{"k = 99999999999999999999\n", 1, ""},
 		{"x = [1, 2\n", 1, "end-of-file"},
 	};
