@@ -17,6 +17,7 @@ enum {
 	MAX_IDLE = 256,       /* connections; the one idle for longest goes first */
 	KEEP_IN_BYTES = 1024, /* a larger buffer for the beginning of a line is not kept */
 };
+#define CURT_NS TR_NS_PER_S         /* who ends a connection so soon after an answer may do it at once, too */
 #define FRESH_NS (TR_NS_PER_MS / 2) /* a look at a socket is as good as a new one for so long */
 
 /* --- connections ---------------------------------------------------------------------------------------- */
@@ -33,6 +34,8 @@ io_cb(struct ev_loop *ev, ev_io *io, int revents)
 	if (!conn->connected) {
 		tr_http1_dial_ready(conn);
 	} else if (conn->flight == NULL) { /* closed by its peer, or it talks without having been asked */
+		if (tr_mono_ns() - conn->idle_since_ns < CURT_NS)
+			conn->place->curt = true;
 		idle_close(conn);
 	} else {
 		if (revents & EV_WRITE)
@@ -135,15 +138,16 @@ idle_add(struct tr_http1_conn *conn, int64_t idle_ns)
 }
 
 /* Closed by the peer, or with bytes that nobody asked for? Nothing had come when its answer was read, and later the
- * watcher would know: a new look is needed only if neither was just now. */
+ * watcher would know: a new look is needed only if neither was just now, or if the peer's end often comes just then. */
 static bool
 is_stale(struct tr_http1_conn *conn, int64_t idle_for_ns)
 {
 	struct ev_loop *ev = tr_loop_ev(conn->http1->loop);
 	char byte;
 
-	if (!ev_is_pending(&conn->io) && ((idle_for_ns < FRESH_NS && !tr_clock_is_virtual()) ||
-						 ev_time() - ev_now(ev) < (double)FRESH_NS / (double)TR_NS_PER_S))
+	if (!conn->place->curt && !ev_is_pending(&conn->io) &&
+		((idle_for_ns < FRESH_NS && !tr_clock_is_virtual()) ||
+			ev_time() - ev_now(ev) < (double)FRESH_NS / (double)TR_NS_PER_S))
 		return false;
 	return recv(conn->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
 }
@@ -254,6 +258,7 @@ ended(struct tr_http1_conn *conn, int errnum)
 		return;
 	}
 	if (!heard && reused && (conn->sent == 0 || conn->flight->method == TR_HTTP_GET)) {
+		conn->place->curt = true;
 		begin_again(conn);
 		return;
 	}
@@ -261,6 +266,7 @@ ended(struct tr_http1_conn *conn, int errnum)
 	unsigned long long left = parser->left;
 	struct tr_http_flight *flight = abandon(conn);
 
+	flight->own.place->curt = flight->own.place->curt || (!heard && reused);
 	if (!heard && reused)
 		tr_http1_fail(flight, TR_ECLOSED, "connection closed before the answer, after the request was sent");
 	else if (!heard && send_errnum != 0)

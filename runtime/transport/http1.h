@@ -64,6 +64,7 @@ struct tr_http1_place {
 	struct tr_http1_conn *idle; /* the last used first */
 	struct tr_sockaddr addr;    /* if literal, or of a connection while there are some */
 	bool literal;
+	bool curt; /* has ended connections right after an answer, without saying so in it */
 	uint16_t port;
 	char *name;  /* to be looked up, in errors; no brackets */
 	char host[]; /* the Host header */

@@ -123,6 +123,26 @@ sees_a_closed_connection_without_a_turn(void **state)
 	}
 }
 
+/* A peer that ends each connection after its answer without saying so: after the first time the socket is asked even
+ * where the loop has looked a moment ago. */
+static void
+learns_that_a_peer_ends_its_connections(void **state)
+{
+	static const struct script scripts[] = {
+		{"RWC", {OK_2}}, {"RWC", {OK_2}}, {"RWC", {OK_2}}, {"RWC", {OK_2}}, {"RWH", {OK_2}}};
+	struct fixture fix;
+
+	set_up(&fix, scripts, 5, &plain);
+	for (int i = 0; i < 5; i++) {
+		expect_ok(&fix, TR_HTTP_POST, "x");
+		wait_for(&fix.server.closed, i < 4 ? i + 1 : 4);
+		if (i == 0)
+			tr_loop_turn(fix.loop);
+	}
+	assert_int_equal(fix.server.connections, 5);
+	tear_down(&fix);
+}
+
 static void
 closes_idle_connections_in_time(void **state)
 {
@@ -601,6 +621,7 @@ main(void)
 		cmocka_unit_test(uses_good_connections_again),
 		cmocka_unit_test(closes_an_idle_connection_that_talks),
 		cmocka_unit_test(sees_a_closed_connection_without_a_turn),
+		cmocka_unit_test(learns_that_a_peer_ends_its_connections),
 		cmocka_unit_test(closes_idle_connections_in_time),
 		cmocka_unit_test(a_client_does_not_use_what_is_idle_too_long_for_it),
 		cmocka_unit_test(keeps_a_bounded_number_of_idle_connections),
