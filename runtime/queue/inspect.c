@@ -314,7 +314,8 @@ tr_ready_inspect(struct tr_worker *worker, struct tr_str name, void (*then)(void
 	tr_json_add_key(&json, "state");
 	tr_buf_addf(&json,
 		"{\"ready_count\":%u,\"connection_count\":%u,\"suspended\":%s,\"gate\":\"%s\",\"gate_failures\":%u,",
-		ready->messages.count, ready->sessions, atomic_load(&ready->suspended) ? "true" : "false",
+		ready->messages.count, ready->sessions,
+		atomic_load(&ready->suspended) || tr_ready_source_suspended_until(ready) != 0 ? "true" : "false",
 		gate_names[ready->gate.state], ready->gate.failures);
 	add_duration(&json, "gate_wait",
 		tr_max_i64(ready->gate.state == TR_GATE_CLOSED ? ready->gate.reopen_at_ns - now_ns : 0, 0));

@@ -31,7 +31,7 @@ struct rig_session {
 	struct tr_message *held;
 	uint32_t held_count;
 	struct tr_outcome outcome;
-	bool waiting;
+	bool waiting, pacing; /* pacing: for a rate, with messages in hand */
 };
 
 struct rig {
@@ -41,6 +41,7 @@ struct rig {
 	struct tr_loop *loops[RIG_WORKERS];
 	uint32_t workers;
 	uint64_t seed;
+	struct tr_shaping *shaping; /* NULL: the engine's own */
 	/* script */
 	void (*queue_config)(struct rig *rig, const char *name, struct tr_queue_config *config);
 	void (*path_config)(struct rig *rig, const char *name, struct tr_path_config *config);
@@ -61,7 +62,7 @@ struct rig {
 	char last_text[256], last_site[128];
 	int last_code;
 	_Atomic uint64_t sent, opened, cancelled, calls;
-	_Atomic uint64_t live, peak;
+	_Atomic uint64_t live, peak, leases_lost;
 	uint32_t order[4096]; /* numbers of the messages in order of sending */
 	uint32_t order_count;
 	_Atomic int64_t sent_at_ns;
@@ -187,6 +188,7 @@ rig_report(struct rig_session *session)
 
 	session->held = NULL;
 	session->held_count = 0;
+	session->pacing = false;
 	if (session->outcome.kind == TR_OUT_DELIVERED) {
 		session->rig->sent += count;
 		session->rig->sent_at_ns = tr_mono_ns();
@@ -202,29 +204,87 @@ rig_send_over(struct tr_timer *timer)
 }
 
 static inline void
+rig_send(struct rig_session *session)
+{
+	struct rig *rig = session->rig;
+	int64_t delay_ns;
+
+	rig->calls++;
+	session->session->phase = "DeliveringMessage";
+	session->outcome = (struct tr_outcome){.kind = TR_OUT_DELIVERED,
+		.response = {200, {0, 0, 0}, TR_STR("ok"), {NULL, 0}},
+		.retry_after_ns = -1,
+		.gate_counts = true,
+		.delivery_protocol = TR_STR("Lua")};
+	delay_ns = rig->send != NULL ? rig->send(rig, session, &session->outcome) : 0;
+	if (delay_ns == 0)
+		rig_report(session);
+	else if (delay_ns > 0)
+		tr_timer_start(tr_loop_wheel(session->loop), &session->timer, delay_ns, rig_send_over);
+}
+
+static inline void
+rig_slot_due(struct tr_timer *timer)
+{
+	struct rig_session *session = tr_container_of(timer, struct rig_session, timer);
+
+	session->waiting = false;
+	tr_loop_defer(session->loop, &session->defer, rig_step);
+}
+
+/* Asks the rates as lua/session.lua does. */
+static inline void
+rig_pace(struct rig_session *session)
+{
+	const char *error;
+	int64_t wait_ns;
+	enum tr_go go = tr_session_pace(session->session, &wait_ns, &error);
+
+	session->pacing = go == TR_GO_WAIT;
+	if (go == TR_GO) {
+		rig_send(session);
+	} else if (go == TR_GO_WAIT) {
+		session->session->phase = "Throttled";
+		session->waiting = true;
+		tr_timer_start(
+			tr_loop_wheel(session->loop), &session->timer, tr_min_i64(wait_ns, 24 * HOUR_NS), rig_slot_due);
+	} else {
+		session->outcome = (struct tr_outcome){.kind = go == TR_GO_BACK ? TR_OUT_REQUEUE : TR_OUT_TRANSIENT,
+			.retry_after_ns = -1,
+			.reason = "MessageRateThrottle",
+			.response = {400, {0, 0, 0}, tr_str(error != NULL ? error : ""), {NULL, 0}}};
+		rig_report(session);
+	}
+}
+
+static inline void
 rig_step(struct tr_defer *defer)
 {
 	struct rig_session *session = tr_container_of(defer, struct rig_session, defer);
 	struct rig *rig = session->rig;
 	struct tr_wheel *wheel = tr_loop_wheel(session->loop);
 	enum tr_take why;
-	int64_t delay_ns;
+	enum tr_go go;
+	int64_t wait_ns;
 
+	if (session->pacing) {
+		rig_pace(session);
+		return;
+	}
+	go = tr_session_extend(session->session, &wait_ns);
+	if (go == TR_GO_WAIT) {
+		session->waiting = true; /* its answer wakes it */
+		return;
+	}
+	if (go == TR_GO_GONE) {
+		rig->leases_lost++;
+		rig_end(session);
+		return;
+	}
 	session->held_count =
 		tr_session_take(session->session, session->session->queue->batch_size, 0, &session->held, &why);
 	if (session->held_count > 0) {
-		rig->calls++;
-		session->session->phase = "DeliveringMessage";
-		session->outcome = (struct tr_outcome){.kind = TR_OUT_DELIVERED,
-			.response = {200, {0, 0, 0}, TR_STR("ok"), {NULL, 0}},
-			.retry_after_ns = -1,
-			.gate_counts = true,
-			.delivery_protocol = TR_STR("Lua")};
-		delay_ns = rig->send != NULL ? rig->send(rig, session, &session->outcome) : 0;
-		if (delay_ns == 0)
-			rig_report(session);
-		else if (delay_ns > 0)
-			tr_timer_start(wheel, &session->timer, delay_ns, rig_send_over);
+		rig_pace(session);
 		return;
 	}
 	session->session->phase = "Idle";
@@ -420,6 +480,7 @@ rig_open(struct rig *rig)
 	tr_loop_enter(rig->loops[0]);
 	config.spool = rig->spool;
 	config.workers = rig->workers;
+	config.shaping = rig->shaping;
 	assert_int_equal(tr_engine_new(&config, &rig->engine), TR_OK);
 	assert_int_equal(tr_spool_recover(rig->spool, rig_recovered, rig->engine, &recovery), TR_OK);
 	tr_engine_start(rig->engine);

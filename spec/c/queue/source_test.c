@@ -692,6 +692,124 @@ a_rate_that_goes_lets_them_all_go(void **state)
 	rig_fini(&rig);
 }
 
+/* --- the same, shared by a backend that answers after 5 ms ----------------------------------------------------------
+ */
+
+struct backend {
+	struct tr_shaping *counts; /* what all nodes have */
+	bool broken;
+	uint32_t asked;
+};
+struct question {
+	struct tr_timer timer;
+	struct backend *backend;
+	struct tr_shared_op *op;
+	struct tr_loop *loop;
+};
+
+static void
+answer(struct tr_timer *timer)
+{
+	struct question *question = tr_container_of(timer, struct question, timer);
+	struct tr_shared_op *op = question->op;
+	struct tr_throttle *throttle = NULL;
+
+	op->flight = NULL;
+	op->err = question->backend->broken ? TR_EIO : TR_OK;
+	op->granted = op->err == TR_OK; /* there are leases for all */
+	if (!question->backend->broken && op->kind == TR_SHARED_THROTTLE) {
+		assert_int_equal(tr_throttle_get(question->backend->counts, op->key, op->spec, &throttle), TR_OK);
+		tr_throttle_check(throttle, tr_mono_ns(), op->quantity, &op->result);
+		tr_throttle_unref(throttle);
+	}
+	free(question);
+	op->then(op);
+}
+
+static int
+ask_backend(void *arg, struct tr_loop *loop, struct tr_shared_op *op)
+{
+	struct question *question = calloc(1, sizeof *question);
+
+	if (op->kind == TR_SHARED_THROTTLE) {
+		assert_string_equal(op->key.data, "schedq-x.example-message-rate:10:10:1");
+		((struct backend *)arg)->asked++;
+	}
+	question->backend = arg;
+	question->op = op;
+	question->loop = loop;
+	op->flight = question;
+	tr_timer_start(tr_loop_wheel(loop), &question->timer, 5 * TR_NS_PER_MS, answer);
+	return TR_OK;
+}
+
+static void
+forget_question(void *arg, struct tr_shared_op *op)
+{
+	struct question *question = op->flight;
+
+	tr_timer_stop(tr_loop_wheel(question->loop), &question->timer);
+	op->flight = NULL;
+	free(question);
+}
+
+static void
+a_shared_rate_is_kept_together_and_held_while_the_backend_is_away(void **state)
+{
+	struct backend backend = {NULL, false, 0};
+	struct tr_shaping_backend table = {.arg = &backend, .start = ask_backend, .cancel = forget_question};
+	struct tr_throttle *others;
+	struct tr_throttle_result result;
+	struct rig rig;
+	uint64_t sent;
+
+	begin(&rig);
+	rig_close(&rig);
+	assert_int_equal(tr_shaping_new(&backend.counts), TR_OK);
+	assert_int_equal(tr_shaping_new(&rig.shaping), TR_OK);
+	tr_shaping_set_backend(rig.shaping, &table);
+	rate_text = "10/s";
+	moment_count = 0;
+	rig.queue_config = with_rate;
+	rig.send = timed;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 200; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_true(rig.sent >= 100 && rig.sent <= 111); /* a burst and ten seconds */
+	assert_true(backend.asked < 400);
+	sent = rig.sent;
+	backend.broken = true;
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_true(rig.sent <= sent + 1);
+	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
+	backend.broken = false;
+	/* another node takes all that has come together meanwhile */
+	assert_int_equal(
+		tr_throttle_get(backend.counts, TR_STR("schedq-x.example-message-rate:10:10:1"),
+			&(struct tr_rate_spec){.quantity = 10, .burst = 10, .period_ns = TR_NS_PER_S}, &others),
+		TR_OK);
+	sent = rig.sent;
+	tr_throttle_check(others, tr_mono_ns(), 10, &result);
+	tr_throttle_unref(others);
+	rig_run(&rig, 5 * TR_NS_PER_S);
+	assert_true(rig.sent > sent + 30 && rig.sent <= sent + 61);
+	rig_run(&rig, 30 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 200);
+	for (uint32_t i = 0; i < 100; i++) /* a question is out when it stops */
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_MS);
+	rig_close(&rig);
+	tr_shaping_free(rig.shaping);
+	rig.shaping = NULL;
+	tr_shaping_free(backend.counts);
+	rig.queue_config = NULL;
+	rig_open(&rig);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
 int
 main(void)
 {
@@ -714,6 +832,7 @@ main(void)
 		cmocka_unit_test(an_error_of_the_path_is_a_failed_attempt),
 		cmocka_unit_test(a_queue_keeps_its_message_rate),
 		cmocka_unit_test(a_rate_that_goes_lets_them_all_go),
+		cmocka_unit_test(a_shared_rate_is_kept_together_and_held_while_the_backend_is_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
