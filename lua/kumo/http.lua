@@ -319,7 +319,7 @@ end
 
 ---@class (exact) kumo.http.WebsocketOptions  ours
 ---@field timeout? number|string        until it is open, of a close, and of a send that the peer does not take; default 60 s
----@field ping_interval? number|string  a peer that was silent for as long gets a ping, and must answer within as long; default 30 s
+---@field ping_interval? number|string  a silent peer gets a ping after it, and must be heard within it; default 30 s
 ---@field max_message_bytes? integer    a longer message ends the connection; default 16 MiB
 
 --- Connects and performs the upgrade. Raises when that fails; the text of an answer other than 101 holds, for example,

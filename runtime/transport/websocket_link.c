@@ -112,8 +112,10 @@ tr_ws_link_free(struct tr_ws_link *link)
 		if (link->next != NULL)
 			link->next->prev = link->prev;
 	}
-	while ((message = tr_ws_link_take(link)) != NULL)
+	while ((message = link->first) != NULL) {
+		link->first = message->next;
 		free(message);
+	}
 	tr_ws_fini(&link->ws);
 	tr_buf_free(&link->host);
 	tr_buf_free(&link->target);
