@@ -60,8 +60,8 @@ plan_open(struct tr_ready *ready, struct tr_worker *here, struct plan *plan, boo
 {
 	struct session *session;
 
-	if (ready->lease_set != NULL)
-		return false; /* told when a place is free */
+	if (ready->lease_set != NULL && !tr_lease_set_is_shared(ready->lease_set))
+		return false; /* told when a place is free; other nodes do not tell */
 	if (ready->open_after_ns > tr_mono_ns() || ready->permit_after_ns > tr_mono_ns()) {
 		plan->timer = true;
 		return false;

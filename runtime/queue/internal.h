@@ -192,6 +192,7 @@ struct ready_limits {
 int limits_new(const struct tr_ready *ready, const struct tr_path_config *path, struct ready_limits **out);
 struct ready_limits *limits_ref(struct ready_limits *limits); /* NULL is fine for both */
 void limits_unref(struct ready_limits *limits);
+bool limits_same_rates(const struct ready_limits *a, const struct ready_limits *b); /* of messages; NULL is fine */
 /* Until the next token is there; 0: now. Takes none; of a shared one only this process' part is known. */
 int64_t limits_next_token_ns(struct tr_throttle *throttle, int64_t now_ns);
 /* Home of a scheduled queue that picks this source: takes a token of each selection rate, or none and false with the
@@ -234,6 +235,7 @@ struct tr_ready {
 	int64_t permit_after_ns;     /* no session is opened before: a rate, or a set shared with other nodes */
 	enum hindrance hindrance;    /* why, and what it is */
 	char hindered_by[128];
+	int64_t hindrance_told_ns; /* the last line about a backend that fails */
 	struct tr_lease_waiter lease_waiter; /* for a place in lease_set */
 	struct tr_lease_set *lease_set;      /* referenced, and then so is this queue; NULL: waits for none */
 	_Atomic bool lease_told;             /* there is one; home has not heard of it yet */

@@ -172,6 +172,19 @@ fail:
 	return TR_ENOMEM;
 }
 
+bool
+limits_same_rates(const struct ready_limits *a, const struct ready_limits *b)
+{
+	uint32_t count = a != NULL ? a->message_count : 0;
+
+	if (count != (b != NULL ? b->message_count : 0))
+		return false;
+	for (uint32_t i = 0; i < count; i++)
+		if (a->messages[i] != b->messages[i]) /* one object for one name and rate */
+			return false;
+	return true;
+}
+
 int64_t
 limits_next_token_ns(struct tr_throttle *throttle, int64_t now_ns)
 {

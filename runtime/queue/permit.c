@@ -6,9 +6,10 @@
 
 #include "queue/internal.h"
 
-#define SHARED_RETRY_NS TR_NS_PER_S        /* other nodes do not tell when they give a lease back */
-#define BACKEND_RETRY_NS (3 * TR_NS_PER_S) /* it failed */
-#define EXTEND_NS TR_NS_PER_S              /* a lease lives many minutes: an extension a second is enough */
+#define SHARED_RETRY_NS TR_NS_PER_S         /* other nodes do not tell when they give a lease back */
+#define BACKEND_RETRY_NS (3 * TR_NS_PER_S)  /* it failed */
+#define BACKEND_LINES_NS (60 * TR_NS_PER_S) /* between two lines of the log about that */
+#define EXTEND_NS TR_NS_PER_S               /* a lease lives many minutes: an extension a second is enough */
 
 struct permit {
 	struct session *session;
@@ -284,12 +285,20 @@ static enum permit_answer
 fail(struct permit *permit)
 {
 	struct tr_ready *ready = permit->session->pub.ready;
+	int64_t now_ns = tr_mono_ns();
+	bool tell;
 
-	tr_log(TR_LEVEL_WARN, "queue", "%s: no session is opened, the shared limits cannot be asked: %s", ready->name,
-		permit->op.error[0] != '\0' ? permit->op.error : tr_err_text(permit->op.err));
+	pthread_mutex_lock(&ready->lock);
+	tell = ready->hindrance_told_ns == 0 || now_ns - ready->hindrance_told_ns >= BACKEND_LINES_NS;
+	if (tell)
+		ready->hindrance_told_ns = now_ns;
+	pthread_mutex_unlock(&ready->lock);
+	if (tell)
+		tr_log(TR_LEVEL_WARN, "queue", "%s: no session is opened, the shared limits cannot be asked: %s",
+			ready->name, permit->op.error[0] != '\0' ? permit->op.error : tr_err_text(permit->op.err));
 	return refuse(permit, BACKEND,
 		permit->op.error[0] != '\0' ? tr_str(permit->op.error) : tr_str(tr_err_text(permit->op.err)),
-		tr_mono_ns() + BACKEND_RETRY_NS);
+		now_ns + BACKEND_RETRY_NS);
 }
 
 static bool

@@ -276,10 +276,9 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 		ready->path = config;
 		ready->limits = limits;
 		limits = before;
-		if (limits != NULL || ready->limits != NULL) {
-			ready->permit_after_ns = 0; /* what was refused by the old ones may be asked again */
+		ready->permit_after_ns = 0; /* what was refused by the old ones may be asked again */
+		if (!limits_same_rates(limits, ready->limits))
 			ready->paced_until_ns = 0;
-		}
 		ready->hindrance = FREE;
 		atomic_store(&ready->selects, config->selection_rate.quantity > 0 || config->selection_rate_count > 0);
 		if (config->gate.failures_to_close == 0)
