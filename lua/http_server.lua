@@ -292,6 +292,12 @@ local ROUTES = {
       return 200, core.ledger(), JSON
     end,
   },
+  ['GET /api/tailrace/shaping-actions'] = { -- ours
+    'trusted',
+    function()
+      return 200, c.json_encode(require('kumo').shaping.active_actions(), false), JSON
+    end,
+  },
 }
 for path, kind in pairs {
   ['/api/admin/bounce/v1'] = 'bounce',

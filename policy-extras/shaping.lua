@@ -124,17 +124,12 @@ end
 
 -- A policy with files that cannot be used does not start. Look-ups and remote files come later. True if something must look
 -- at records: there are rules, or files that are not known yet.
-local function check_at_start(files, options)
-  local first, remote = {}, false
-  for key, value in pairs(options) do
-    first[key] = value
-  end
-  first.skip_dns, first.skip_remote = true, true
-  local findings, has_rules = kumo.shaping.check(files, first)
-  local fatal = {}
+local function check_at_start(live, files)
+  local findings, has_rules = live:prime()
+  local fatal, remote = {}, false
   for _, finding in ipairs(findings) do
     if finding.fatal then
-      fatal[#fatal + 1] = finding.text
+      fatal[#fatal + 1] = findings.text(finding)
     end
   end
   if #fatal > 0 then
@@ -159,7 +154,7 @@ end
 
 local function register(live, files, options)
   kumo.on('pre_init', function()
-    local look = check_at_start(files, load_options(options))
+    local look = check_at_start(live, files)
     if look and options.automation ~= false then
       kumo.configure_log_disposition_hook {
         name = RULES_HOOK,

@@ -8,10 +8,11 @@ local POLICY = [[
 local kumo = require 'kumo'
 local shaping = require 'policy-extras.shaping'
 sent, answer = {}, function() return 'ok' end
-kumo.on('init', function()
+INIT = INIT or function()
   kumo.define_spool { name = 'data', path = DIR .. '/data' }
   kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
-end)
+end
+kumo.on('init', INIT)
 kumo.on('get_queue_config', function()
   return kumo.make_queue_config {
     retry_interval = '1m', max_retry_interval = '1m', protocol = { custom_lua = { constructor = 'make.peer' } },
@@ -40,13 +41,14 @@ describe('policy-extras.shaping', function()
     return helper.write(dir .. '/' .. (name or 'shaping.toml'), text)
   end
 
-  --- Starts the policy with a file; options as Lua text.
-  local function start(text, options)
+  --- Starts the policy with a file; options as Lua text; init: body of another `init`.
+  local function start(text, options, init)
     dir = dir or helper.dir()
     write(text)
     helper.write(
       dir .. '/policy.lua',
       ('DIR = %q\nOPTIONS = { no_default_files = true, extra_files = { DIR .. "/shaping.toml" }, %s }\n'):format(dir, options or '')
+        .. (init and ("local kumo = require 'kumo'\nfunction INIT()\n%s\nend\n"):format(init) or '')
         .. POLICY
     )
     rt = testing.start { policy = dir .. '/policy.lua', seed = 7 }
@@ -115,6 +117,33 @@ describe('policy-extras.shaping', function()
         assert.truthy(tostring(err):find(case[2], 1, true), err)
       end)
     end
+  end)
+
+  describe('by MX', function()
+    local ZONE = [[
+      kumo.define_spool { name = 'data', path = DIR .. '/data' }
+      kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+      kumo.dns.configure_test_resolver { "$ORIGIN mx.test.\n@ 60 MX 5 one.mx.test.\na 60 MX 5 one.mx.test.\nb 60 MX 5 two.mx.test.\n" }
+    ]]
+
+    it('a section holds for the domains of its site, with the resolver that init has configured', function()
+      start('["mx.test"]\nmax_ready = 8\n[provider.p]\nmatch = [{MXSuffix = ".mx.test"}]\nidle_timeout = "7s"\n', '', ZONE)
+      rt:advance(5)
+      rt:eval [[
+        require('tr.host').c.spawn(function()
+          local site = require('kumo').dns.lookup_mx('a.mx.test').site_name
+          got = { site = site, params = helper.get_egress_path_config('a.mx.test', 'unspecified', site, true) }
+          got.other = helper.get_egress_path_config('b.mx.test', 'unspecified', 'two.mx.test', true)
+        end, 'spec')
+      ]]
+      rt:advance(5)
+      local got = rt:eval 'return got'
+      assert.are.equal('one.mx.test', got.site)
+      assert.are.equal(8, got.params.max_ready)
+      assert.are.equal('p', got.params.provider_name)
+      assert.are.equal('7s', got.other.idle_timeout)
+      assert.is_nil(got.other.max_ready)
+    end)
   end)
 
   describe('when a file changes', function()
@@ -191,6 +220,29 @@ describe('policy-extras.shaping', function()
       rt:advance(5)
       assert.are.equal(2, rt:eval 'return #sent')
       assert.are.same({}, rt:eval "return require 'kumo'.shaping.active_actions()")
+    end)
+
+    it('is shown by the HTTP listener', function()
+      start(RULE .. 'action = {SetConfig = {name = "max_ready", value = 3}}\n', '', [[
+        kumo.define_spool { name = 'data', path = DIR .. '/data' }
+        kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+        address = kumo.start_http_listener { listen = '127.0.0.1:0' }
+      ]])
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      local answer
+      rt:eval [[
+        local c = require('tr.host').c
+        c.spawn(function()
+          local client = require('kumo').http.build_client {}
+          answer_text = client:get('http://' .. address .. '/api/tailrace/shaping-actions'):send():text()
+        end, 'spec')
+      ]]
+      rt:advance(1)
+      answer = kumo.serde.json_parse(rt:eval 'return answer_text')
+      assert.are.equal('max_ready', answer[1].name)
+      assert.are.equal(3, answer[1].value)
     end)
 
     it('can be turned off', function()

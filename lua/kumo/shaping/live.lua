@@ -11,6 +11,7 @@ local make_egress_path = require('tr.queue').kumo.make_egress_path
 local c = host.c
 
 local MAX_PATHS = 100000 -- that are kept made; then all are made again
+local START_S = 1 -- `init` may configure the resolver first
 local SETTLE_S = 1 -- a file that still changes is being written
 local MX_INTERVAL_S = 300 -- the sites of domains may move
 local MX_RETRY_S = 60 -- while a look-up has failed
@@ -34,6 +35,10 @@ function live.new(paths, options, ttl_s)
 end
 
 -- --- loading ------------------------------------------------------------------------------------------
+
+local function is_blank(text)
+  return not text or not text:find '%S'
+end
 
 local function log_findings(found)
   for _, one in ipairs(found) do
@@ -85,7 +90,7 @@ local function load(self)
     else
       local latch, found = c.latch(), findings.new()
       self._loading = latch
-      local texts = not is_reader() and shared_texts(self) or nil
+      local texts = self._primed or not is_reader() and shared_texts(self) or nil
       local ok, made = host.try(data.build, self._paths, self._options, found, texts)
       self._loading = nil
       latch:open()
@@ -101,6 +106,29 @@ local function load(self)
       adopt(self, made, found)
     end
   end
+end
+
+--- Reads and checks the local files without look-ups, for a start that is to fail if they are wrong. If they are not, what
+--- was read is what the first load takes.
+---@async
+---@return kumo.shaping.Findings found
+---@return boolean has_rules
+function live:prime()
+  local options, found = {}, findings.new()
+  for key, value in pairs(self._options) do
+    options[key] = value
+  end
+  options.skip_dns, options.skip_remote = true, true
+  local made = data.build(self._paths, options, found)
+  if not found:has_fatal() then
+    self._primed = {}
+    for path, text in pairs(made.texts) do
+      if not is_blank(text) then
+        self._primed[path] = text
+      end
+    end
+  end
+  return found, automation.has_rules(made)
 end
 
 --- Loads the data if it is not there yet.
@@ -132,10 +160,6 @@ local function differs(self, texts, from)
     end
   end
   return false
-end
-
-local function is_blank(text)
-  return not text or not text:find '%S'
 end
 
 -- A file that has become nothing is one that somebody is writing, or has lost.
@@ -234,6 +258,7 @@ end
 ---@async
 ---@param interval_s number
 function live:watch(interval_s)
+  c.sleep(START_S)
   while true do
     local ok, err = pcall(self.refresh, self)
     if not ok then
