@@ -183,6 +183,40 @@ nothing_is_lost_between_workers(void **state)
 	field_fini(&field);
 }
 
+/* Seven queues on all workers share five connections, short ones, and two rates. */
+static void
+limited_path(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	const char *why;
+
+	small_path(rig, name, config);
+	config->idle_timeout_ns = TR_NS_PER_MS;
+	config->limits = calloc(1, sizeof *config->limits);
+	config->limits[config->limit_count++] = (struct tr_named_limit){strdup("all"), {5, false}};
+	config->message_rates = calloc(2, sizeof *config->message_rates);
+	config->message_rates[0].name = strdup("half");
+	config->message_rates[1].name = strdup("all");
+	tr_rate_spec_parse(TR_STR("2000/s,max_burst=50"), &config->message_rates[0].spec, &why);
+	tr_rate_spec_parse(TR_STR("4000/s,max_burst=1"), &config->message_rates[1].spec, &why);
+	config->message_rate_count = 2;
+	tr_rate_spec_parse(TR_STR("500/s"), &config->connection_rate, &why);
+}
+
+static void
+limits_hold_between_workers(void **state)
+{
+	static struct field field;
+
+	field_init(&field);
+	field.rig.path_config = limited_path;
+	one_run(&field, true, all_sent, 100 * TR_NS_PER_S);
+	assert_int_equal(field.rig.sent, MESSAGES);
+	assert_in_range(field.rig.peak, 1, 5);
+	assert_int_equal(rig_check(&field.rig), 0);
+	close_run(&field.rig);
+	field_fini(&field);
+}
+
 static bool
 a_third_sent(void *arg)
 {
@@ -290,6 +324,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_is_lost_between_workers),
+		cmocka_unit_test(limits_hold_between_workers),
 		cmocka_unit_test(nothing_is_lost_by_a_stop_in_the_middle),
 		cmocka_unit_test(nothing_is_lost_between_sources),
 	};
