@@ -4,7 +4,7 @@
 ---     local queues = queue_module:setup { '/etc/tailrace/queues.toml' }
 ---     kumo.on('smtp_server_message_received', function(msg) queues:apply(msg) end)
 ---
---- Set it up behind log hooks and other handlers of get_queue_config: it answers for every domain. See docs/shaping.md.
+--- Set it up behind log hooks and other handlers of get_queue_config: it answers for every domain. See docs/shaping-files.md.
 local kumo = require 'kumo'
 local typing = require 'policy-extras.typing'
 

@@ -3,7 +3,7 @@
 ---     local shaping = require 'policy-extras.shaping'
 ---     kumo.on('get_egress_path_config', shaping:setup { '/etc/tailrace/shaping.toml' })
 ---
---- See docs/shaping.md.
+--- See docs/shaping-files.md.
 local kumo = require 'kumo'
 
 ---@class shaping

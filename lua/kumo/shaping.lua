@@ -1,4 +1,4 @@
---- kumo.shaping: traffic shaping from files. Contract shaping.md; docs/shaping.md.
+--- kumo.shaping: traffic shaping from files. Contract shaping.md; docs/shaping-files.md.
 local host = require 'tr.host'
 local automation = host.internal 'kumo.shaping.automation'
 local data = host.internal 'kumo.shaping.data'

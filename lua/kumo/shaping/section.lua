@@ -83,7 +83,7 @@ local function unknown_key(found, origin, kind, key, value, line)
   found:fatal(
     place,
     'there is no such option',
-    near and ("did you mean '%s'?"):format(near) or 'the options are those of kumo.make_egress_path, see docs/shaping.md'
+    near and ("did you mean '%s'?"):format(near) or 'the options are those of kumo.make_egress_path, see docs/shaping-files.md'
   )
 end
 
