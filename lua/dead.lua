@@ -2,7 +2,6 @@
 --- the admin API (lua/http_server.lua, lua/api.lua). Mechanism: runtime/queue/dead.c. See docs/dead-letters.md.
 local host = require 'tr.host'
 local core = require 'tr.dead'
-local server = require 'tr.http_server'
 local http_error = host.internal 'http_error'
 
 ---@class tr.dead_letters
@@ -18,7 +17,7 @@ local function moment_s(filter, key)
   if text == nil then
     return nil
   end
-  local left_s = server.until_s(text)
+  local left_s = require('tr.http_server').until_s(text)
   if not left_s then
     http_error.raise(422, '`%s` must be a moment such as 2026-11-25T18:00:00Z, got %s', (key:gsub('_$', '')), text)
   end
@@ -62,23 +61,28 @@ local function checked(filter, more)
   }
 end
 
-local function run(job)
-  local matched, unreadable, json, shown = core.run(job)
+local function run(job, store)
+  local matched, unreadable, json, shown = core.run(job, store)
   if not matched then
     http_error.raise(503, unreadable)
   end
   return matched, unreadable, json, shown
 end
 
---- Letters, the oldest of each hook first, as JSON { letters = [...], unreadable = N }.
+--- Letters, the oldest of each hook first, as JSON { letters = [...], shown, unreadable }; with `hooks` alone
+--- { hooks = [names] } of those that have letters.
 ---@async
----@param filter table hook, ids, since, until, reason, limit (default 100, at most 10,000), payload, after_seq
+---@param filter table hook, ids, since, until, reason, limit (default 100, at most 10,000), payload, after_seq; or hooks
+---@param store? userdata of tr.dead.open; nil: this node's
 ---@return string json
-function dead.list_json(filter)
-  local job = checked(filter, { payload = 'b', after_seq = 'n' })
+function dead.list_json(filter, store)
+  local job = checked(filter, { payload = 'b', after_seq = 'n', hooks = 'b' })
+  if filter.hooks then
+    return ('{"hooks":%s}'):format(core.hooks(store))
+  end
   job.action = 'look'
   job.limit = math.min(job.limit or LIST_DEFAULT, LIST_MAX)
-  local _, unreadable, json, shown = run(job)
+  local _, unreadable, json, shown = run(job, store)
   return ('{"letters":%s,"shown":%d,"unreadable":%d}'):format(json, shown, unreadable)
 end
 
@@ -89,13 +93,13 @@ function dead.list(filter)
   return list.letters
 end
 
-local function move(action, filter)
+local function move(action, filter, store)
   local job = checked(filter, { all = 'b' })
   if not (job.hook or job.ids or job.since_s or job.until_s or job.reason or filter.all) then
     http_error.raise(422, 'say which letters: `hook`, `ids`, `since`, `until` or `reason`; `all`: true for all of them')
   end
   job.action = action
-  local matched, unreadable = run(job)
+  local matched, unreadable = run(job, store)
   return { matched = matched, unreadable = unreadable }
 end
 
@@ -103,16 +107,16 @@ end
 ---@async
 ---@param filter table hook, ids, since, until, reason, limit, all
 ---@return { matched: integer, unreadable: integer }
-function dead.replay(filter)
-  return move('replay', filter)
+function dead.replay(filter, store)
+  return move('replay', filter, store)
 end
 
 --- Drops letters; the ledger counts them as dropped, reason removed.
 ---@async
 ---@param filter table hook, ids, since, until, reason, limit, all
 ---@return { matched: integer, unreadable: integer }
-function dead.purge(filter)
-  return move('purge', filter)
+function dead.purge(filter, store)
+  return move('purge', filter, store)
 end
 
 return dead

@@ -22,6 +22,26 @@ local core = {}
 ---@return integer unreadable
 ---@return string json       of look: an array
 ---@return integer shown     of look: letters in it; fewer than matched when it would be too large
-function core.run(job) end
+---@param spool? tr.dead.Spool of a stopped node; nil: the running one's
+function core.run(job, spool) end
+
+---@param spool? tr.dead.Spool
+---@return string json  names of the hooks that have letters
+function core.hooks(spool) end
+
+--- Opens the spool of a node that does not run.
+---@param meta string
+---@param data string
+---@return tr.dead.Spool?
+---@return string? message
+---@return string? code
+function core.open(meta, data) end
+
+--- Metatable: tr.dead.spool
+---@class tr.dead.Spool
+local Spool = {}
+
+--- Commits what waits and gives the spool free.
+function Spool:close() end
 
 return core

@@ -16,6 +16,7 @@ static const struct command {
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
 	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
 	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
+	{"dead", "dead letters: list, show, replay, export, purge", tr_cmd_dead},
 	{"why", "what holds back a queue or a message of a running node", tr_cmd_why},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
 	{"help", "this text, or the text of one command", cmd_help},

@@ -206,6 +206,30 @@ tr_dead_count(const struct tr_dead_store *store)
 	return count;
 }
 
+void
+tr_dead_hooks(struct tr_dead_store *store, struct tr_buf *out)
+{
+	bool first = true;
+
+	tr_buf_addc(out, '[');
+	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+		char name[64];
+		uint32_t count;
+
+		pthread_mutex_lock(&store->lock);
+		count = store->accounts[i].list.count;
+		pthread_mutex_unlock(&store->lock);
+		if (count == 0 || !account_name(store, i, name))
+			continue;
+		if (!first)
+			tr_buf_addc(out, ',');
+		first = false;
+		tr_json_add_string(
+			out, tr_str(name + (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 ? sizeof PREFIX - 1 : 0)));
+	}
+	tr_buf_addc(out, ']');
+}
+
 /* lock held */
 uint32_t
 dead_pop(struct tr_dead_store *store, struct dead_account *account)

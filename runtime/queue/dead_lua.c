@@ -12,9 +12,16 @@
 #define ANSWER_MAX (64 * 1024 * 1024) /* bytes of one list */
 #define IDS_MAX 10000
 
+/* A spool that no node runs on. */
+struct offline {
+	struct tr_spool *spool; /* NULL: closed */
+	struct tr_dead_store *store;
+};
+#define OFFLINE_TYPE "tr.dead.spool"
+
 struct job_op {
 	struct tr_dead_job job;
-	struct tr_worker *worker;
+	struct tr_worker *worker; /* NULL: offline; what is replayed waits for the next start */
 	struct tr_ticket ticket;
 	bool payload, cancelled;
 	struct tr_buf json;
@@ -46,7 +53,12 @@ each(struct tr_dead_job *job, const struct tr_message *message, struct tr_str in
 static void
 replayed(struct tr_dead_job *job, struct tr_message *message)
 {
-	tr_queue_insert(tr_container_of(job, struct job_op, job)->worker, message, "Received");
+	struct job_op *op = tr_container_of(job, struct job_op, job);
+
+	if (op->worker != NULL)
+		tr_queue_insert(op->worker, message, "Received");
+	else
+		tr_message_free(message);
 }
 
 static int
@@ -83,6 +95,19 @@ cancel(void *arg)
 	((struct job_op *)arg)->cancelled = true;
 }
 
+/* The store of the spool at idx, or of the running node. Raises. */
+static struct tr_dead_store *
+check_store(lua_State *L, int idx)
+{
+	struct tr_engine *engine = tr_service(L, TR_SERVICE_ENGINE);
+	struct offline *offline = lua_isnoneornil(L, idx) ? NULL : luaL_checkudata(L, idx, OFFLINE_TYPE);
+	struct tr_dead_store *store = offline != NULL ? offline->store : engine != NULL ? tr_engine_dead(engine) : NULL;
+
+	if (store == NULL)
+		luaL_error(L, offline != NULL ? "the spool is closed" : "there are no queues here");
+	return store;
+}
+
 static int64_t
 field_ms(lua_State *L, const char *key)
 {
@@ -110,14 +135,16 @@ read_ids(lua_State *L, struct job_op *op)
 	lua_pop(L, 1);
 }
 
-/* run{action = "look"|"replay"|"purge", hook=, ids=, since_s=, until_s=, reason=, after_seq=, limit=, payload=} ->
- * matched, unreadable, json, shown | nil, message, code. Checked by lua/dead.lua. */
+/* run{action = "look"|"replay"|"purge", hook=, ids=, since_s=, until_s=, reason=, after_seq=, limit=, payload=},
+ * spool or nil: the running node's) -> matched, unreadable, json, shown | nil, message, code. Checked by lua/dead.lua.
+ */
 static int
 l_run(lua_State *L)
 {
 	static const char *const actions[] = {"look", "replay", "purge", NULL};
-	struct tr_engine *engine = tr_service(L, TR_SERVICE_ENGINE);
 	struct tr_task *task = tr_task_check(L);
+	struct tr_dead_store *store = check_store(L, 2);
+	bool offline = !lua_isnoneornil(L, 2);
 	size_t count, hook_len, reason_len;
 	const char *hook, *reason;
 	struct job_op *op;
@@ -125,8 +152,6 @@ l_run(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
-	if (engine == NULL)
-		return luaL_error(L, "there are no queues here");
 	lua_getfield(L, 1, "action");
 	action = luaL_checkoption(L, -1, NULL, actions);
 	hook = tr_opt_string(L, 1, "hook", NULL, &hook_len);
@@ -160,9 +185,9 @@ l_run(lua_State *L)
 	op->job.each = each;
 	op->job.replayed = replayed;
 	op->job.done = done;
-	op->worker = tr_service(L, TR_SERVICE_WORKER);
+	op->worker = offline ? NULL : tr_service(L, TR_SERVICE_WORKER);
 	tr_buf_addc(&op->json, '[');
-	err = tr_dead_start(tr_engine_dead(engine), tr_worker_loop(op->worker), &op->job);
+	err = tr_dead_start(store, tr_host_loop(tr_host_of(L)), &op->job);
 	if (err != TR_OK) {
 		op_free(op);
 		return tr_push_error(L, err, "%s", tr_err_text(err));
@@ -171,11 +196,85 @@ l_run(lua_State *L)
 	return tr_task_park(task, L, cancel, op, &op->ticket);
 }
 
+/* hooks(spool or nil) -> JSON array of names */
+static int
+l_hooks(lua_State *L)
+{
+	struct tr_dead_store *store = check_store(L, 1);
+	struct tr_buf json = {0};
+
+	tr_dead_hooks(store, &json);
+	lua_pushlstring(L, json.failed ? "[]" : json.data, json.failed ? 2 : json.len);
+	tr_buf_free(&json);
+	return 1;
+}
+
+/* --- a stopped node's spool --------------------------------------------------------------------------- */
+
+static void
+recovered(void *arg, const struct tr_recovered *message)
+{
+	struct offline *offline = arg;
+
+	if (message->flags & TR_MSG_DEAD)
+		tr_dead_add(offline->store, message->slot);
+}
+
+/* open(meta, data) -> spool | nil, message, code */
+static int
+l_open(lua_State *L)
+{
+	struct tr_spool_config config = {.meta_path = luaL_checkstring(L, 1), .data_path = luaL_checkstring(L, 2)};
+	struct offline *offline = lua_newuserdata(L, sizeof *offline);
+	struct tr_recovery stats;
+	char *error = NULL;
+	int err;
+
+	*offline = (struct offline){NULL, NULL};
+	luaL_getmetatable(L, OFFLINE_TYPE);
+	lua_setmetatable(L, -2);
+	err = tr_spool_open(&config, &offline->spool, &error);
+	if (err == TR_OK)
+		err = tr_dead_new(offline->spool, &offline->store);
+	if (err == TR_OK)
+		err = tr_spool_recover(offline->spool, recovered, offline, &stats);
+	if (err != TR_OK) {
+		int results =
+			tr_push_error(L, err, "%s: %s", config.meta_path, error != NULL ? error : tr_err_text(err));
+
+		free(error);
+		return results;
+	}
+	return 1;
+}
+
+/* spool:close() commits what waits; no job may be under way. */
+static int
+l_close(lua_State *L)
+{
+	struct offline *offline = luaL_checkudata(L, 1, OFFLINE_TYPE);
+
+	tr_dead_free(offline->store);
+	offline->store = NULL;
+	if (offline->spool != NULL)
+		tr_spool_close(offline->spool);
+	offline->spool = NULL;
+	return 0;
+}
+
 int
 luaopen_tr_dead(lua_State *L)
 {
-	static const luaL_Reg functions[] = {{"run", l_run}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"run", l_run}, {"open", l_open}, {"hooks", l_hooks}, {NULL, NULL}};
 
+	luaL_newmetatable(L, OFFLINE_TYPE);
+	lua_pushcfunction(L, l_close);
+	lua_setfield(L, -2, "__gc");
+	lua_newtable(L);
+	lua_pushcfunction(L, l_close);
+	lua_setfield(L, -2, "close");
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	return 1;

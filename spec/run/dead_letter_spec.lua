@@ -1,5 +1,6 @@
 -- Dead letters on the real engine under the virtual clock: what becomes one, looking, replaying, purging, bounds, restart.
 local helper = require 'helper'
+local kumo = require 'kumo'
 local testing = require 'tr.testing'
 
 --- Reception records of hook `h` go to the global `answer(msg)`.
@@ -167,5 +168,72 @@ describe('a dead letter', function()
     } do
       assert.matches(expected, ask(code))
     end
+  end)
+end)
+
+describe('tailrace dead', function()
+  after_each(helper.cleanup)
+
+  local function dead(args)
+    return helper.sh(("'%s' dead %s"):format(helper.TAILRACE, args))
+  end
+
+  it('serves a running node and a stopped one', function()
+    local dir = helper.dir()
+    local sink = helper.sink '--http 127.0.0.1:0 --smtp 127.0.0.1:0 --status-share 422=100'
+    helper.write(dir .. '/policy.lua', ([[
+local kumo = require 'kumo'
+require('policy-extras.log_hooks'):new_json { name = 'webhook', url = 'http://%s/log' }
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = '%s/data' }
+  kumo.define_spool { name = 'meta', path = '%s/meta' }
+  kumo.start_esmtp_listener { listen = '127.0.0.1:0', relay_hosts = { '127.0.0.0/8' } }
+  kumo.start_http_listener { listen = '127.0.0.1:0' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { protocol = { smtp = { mx_list = { '%s' } } } }
+end)
+]]):format(sink.http, dir, dir, sink.smtp))
+    local run = helper.run(dir .. '/policy.lua')
+    helper.inject(('--smtp %s --count 5'):format(run.smtp))
+    local admin = '--admin http://' .. run.http
+    local text
+    helper.wait_for('ten dead letters', function()
+      text = dead('list ' .. admin)
+      return text:find('10 dead letters', 1, true)
+    end)
+    assert.matches('%x+  %d%d%d%d%-.*  webhook  rejected  0 attempts  500 422 ', text)
+    local id = text:match '^%x+'
+    text = dead('show --id ' .. id .. ' ' .. admin)
+    assert.matches('"event_id":"', text)
+    assert.matches('1 dead letters', text)
+    text = dead('purge --id ' .. id .. ' ' .. admin)
+    assert.matches('1 dead letters dropped', text)
+    local status
+    text, status = dead('replay ' .. admin)
+    assert.are.equal(1, status)
+    assert.matches('say which letters', text)
+    assert.are.equal(0, run:stop())
+
+    text = dead(('list --meta %s/meta --data %s/data'):format(dir, dir))
+    assert.matches('9 dead letters', text)
+    text = dead(('export --limit 2 --meta %s/meta --data %s/data'):format(dir, dir))
+    local _, lines = text:gsub('\n', '')
+    assert.are.equal(2, lines)
+    assert.is_table(kumo.serde.json_parse(text:match '^[^\n]+'))
+    text = dead(('replay --hook webhook --meta %s/meta --data %s/data'):format(dir, dir))
+    assert.matches('9 dead letters are back in their queues', text)
+    text, status = dead(('list --meta %s/nothing'):format(dir))
+    assert.are.equal(1, status)
+    assert.matches('there is no such directory', text)
+    sink:stop 'INT'
+    local good = helper.sink('--smtp 127.0.0.1:0 --http ' .. sink.http) -- the endpoint is mended
+    run = helper.run(dir .. '/policy.lua')
+    helper.wait_for('the replayed records', function()
+      return dead('list --admin http://' .. run.http):find('0 dead letters', 1, true)
+        and helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http)):find '"delivered":9'
+    end)
+    assert.are.equal(0, run:stop())
+    assert.are.equal(9, helper.summary(good).http.records)
   end)
 end)
