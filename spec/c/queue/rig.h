@@ -51,6 +51,9 @@ struct rig {
 	struct tr_pool_config *(*pool)(struct rig *rig, const char *name, const char **error);
 	struct tr_source_config *(*source)(struct rig *rig, const char *name, const char **error);
 	int64_t source_delay_ns; /* until its answer comes */
+	/* Answers with tr_sched_site(), now or later; NULL: each domain is a site of its own. */
+	void (*site)(struct rig *rig, struct tr_sched *sched);
+	uint32_t sites_asked;
 	_Atomic uint32_t pools_asked, sources_asked;
 	const char *queue_error;
 	bool no_path, no_handler;
@@ -437,8 +440,21 @@ rig_has_handler(void *arg, struct tr_worker *worker, const char *name)
 	return !((struct rig *)arg)->no_handler;
 }
 
+static inline void
+rig_resolve_site(void *arg, struct tr_worker *worker, struct tr_sched *sched)
+{
+	struct rig *rig = arg;
+
+	rig->sites_asked++;
+	if (rig->site != NULL)
+		rig->site(rig, sched);
+	else
+		tr_sched_site(sched, tr_sched_name(sched).data, INT64_MAX, NULL);
+}
+
 static const struct tr_queue_ops rig_ops = {
 	.resolve_queue = rig_resolve_queue,
+	.resolve_site = rig_resolve_site,
 	.resolve_path = rig_resolve_path,
 	.resolve_pool = rig_resolve_pool,
 	.resolve_source = rig_resolve_source,
