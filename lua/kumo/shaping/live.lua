@@ -195,6 +195,7 @@ local function rebuild(self, texts, message)
   self._refused = nil
   adopt(self, made, found)
   if is_reader() then
+    c.log('info', 'shaping: the changed files are in force')
     require('kumo').bump_config_epoch()
     self._epoch = c.epoch()
   end
