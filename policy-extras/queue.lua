@@ -482,6 +482,35 @@ local function check_sources(sources)
   end
 end
 
+-- Pools that a file names and the policy does not have: their queues cannot send.
+local function unknown_pools(data)
+  local out, seen = {}, {}
+  if not kumo.get_event_registrars 'get_egress_pool' then
+    return out
+  end
+  local function check(where, one)
+    local name = one.params and one.params.egress_pool
+    if name and not seen[name] then
+      seen[name] = true
+      local ok, err = pcall(kumo.invoke_get_egress_pool, name)
+      if not ok then
+        out[#out + 1] = ("%s: egress_pool '%s': %s"):format(where, name, (tostring(err):gsub('\n.*$', '')))
+      end
+    end
+    for child, value in pairs(one.children or {}) do
+      check(where .. '.' .. child, value)
+    end
+  end
+  for name, one in pairs(data.tenants) do
+    check('tenant.' .. name, one)
+  end
+  for name, one in pairs(data.queues) do
+    check('queue.' .. name, one)
+  end
+  table.sort(out)
+  return out
+end
+
 local function register(self, skip_queue_config)
   kumo.on('pre_init', function()
     current(self, math.huge) -- a policy with files that cannot be used does not start
@@ -498,8 +527,9 @@ local function register(self, skip_queue_config)
   end)
   kumo.on('validate_config', function()
     local ok, err = pcall(load, self._sources)
-    if not ok then
-      io.stderr:write('ERROR: ', tostring(err), '\n')
+    local problems = ok and unknown_pools(err) or { tostring(err) }
+    for _, text in ipairs(problems) do
+      io.stderr:write('ERROR: ', text, '\n')
       kumo.validation_failed()
     end
   end)

@@ -10,6 +10,7 @@ local kumo = require 'kumo'
 local shaping = {}
 
 local WATCH_INTERVAL_S = 30
+local START_S = 1 -- the first load is behind `init`, which may configure the resolver
 local RULES_HOOK = 'tailrace.shaping.automation'
 
 local set_up = false -- in this Lua state
@@ -141,11 +142,39 @@ local function check_at_start(live, files)
   return has_rules or remote
 end
 
+-- Sources that a file names and the policy does not have: their sections never apply.
+local function unknown_sources(referenced)
+  local out = {}
+  if not kumo.get_event_registrars 'get_egress_source' then
+    return out
+  end
+  for name, places in pairs(referenced) do
+    if name ~= 'unspecified' and not pcall(kumo.invoke_get_egress_source, name) then
+      out[#out + 1] = ("the source '%s' of %s is not defined: get_egress_source has no answer for it"):format(
+        name,
+        table.concat(places, ', ')
+      )
+    end
+  end
+  table.sort(out)
+  return out
+end
+
 local function validate(files, options)
-  local failed = false
-  for _, finding in ipairs(kumo.shaping.check(files, options.validation_options or VALIDATION)) do
-    io.stderr:write(finding.level == 'Error' and 'ERROR: ' or 'WARNING: ', finding.text, '\n')
-    failed = failed or finding.level == 'Error'
+  local levels, failed = options.validation_options or VALIDATION, false
+  local function say(is_error, text)
+    io.stderr:write(is_error and 'ERROR: ' or 'WARNING: ', text, '\n')
+    failed = failed or is_error
+  end
+  local fatal = false
+  for _, finding in ipairs(kumo.shaping.check(files, levels)) do
+    say(finding.level == 'Error', finding.text)
+    fatal = fatal or finding.fatal
+  end
+  if not fatal then
+    for _, text in ipairs(unknown_sources(kumo.shaping.load(files, levels):get_referenced_sources())) do
+      say(true, text)
+    end
   end
   if failed then
     kumo.validation_failed()
@@ -165,6 +194,11 @@ local function register(live, files, options)
   end)
 
   kumo.on('kumo.tsa.config.monitor', function()
+    kumo.sleep(START_S)
+    local ok, sources = pcall(live.get_referenced_sources, live) -- the first load; watch() tells what is wrong
+    for _, text in ipairs(ok and unknown_sources(sources) or {}) do
+      kumo.log_warn('shaping: ' .. text)
+    end
     live:watch(WATCH_INTERVAL_S)
   end)
 

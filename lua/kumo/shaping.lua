@@ -144,24 +144,7 @@ end
 --- Which sources are named, and where.
 ---@return table<string, string[]>
 function loaded:get_referenced_sources()
-  local out = {}
-  local function note(scope, label)
-    for source in pairs(scope and scope.sources or {}) do
-      out[source] = out[source] or c.array {}
-      table.insert(out[source], label)
-    end
-  end
-  note(self._data.default, 'domain:default')
-  for site, scope in pairs(self._data.by_site) do
-    note(scope, 'site:' .. site)
-  end
-  for domain, scope in pairs(self._data.by_domain) do
-    note(scope, 'domain:' .. domain)
-  end
-  for _, list in pairs(out) do
-    table.sort(list)
-  end
-  return out
+  return data.referenced_sources(self._data)
 end
 
 --- The automation rules that a log record meets.

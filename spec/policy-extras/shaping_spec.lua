@@ -77,6 +77,33 @@ describe('policy-extras.shaping', function()
       assert.are.equal('Epoch', value('refresh_strategy', 'd.test'))
     end)
 
+    it('validates: what is wrong in the files, and sources that nobody defines', function()
+      start('["d.test"]\nmx_rollup = false\nsources.known.max_ready = 1\nsources.lost.max_ready = 1\n', '', [[
+        kumo.define_spool { name = 'data', path = DIR .. '/data' }
+        kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+      end
+      kumo.on('get_egress_source', function(name)
+        return name == 'known' and kumo.make_egress_source { name = name } or error('there is none', 0)
+      end)
+      function VALIDATE()
+        local said, write = {}, io.stderr
+        io.stderr = { write = function(_, ...) said[#said + 1] = table.concat { ... } end }
+        local host = require 'tr.host'
+        local ok, err = pcall(host.dispatch, 'validate_config')
+        io.stderr = write
+        got = { ok = ok, err = tostring(err), failed = host.validation_has_failed, text = table.concat(said) }
+      ]])
+      rt:eval "require('tr.host').c.spawn(VALIDATE, 'spec')"
+      rt:advance(5)
+      local got = rt:eval 'return got'
+      assert.is_true(got.ok, got.err)
+      assert.is_true(got.failed)
+      assert.are.equal(
+        "ERROR: the source 'lost' of domain:d.test is not defined: get_egress_source has no answer for it\n",
+        got.text
+      )
+    end)
+
     it('keeps a refresh strategy of the files', function()
       start '[default]\nrefresh_strategy = "Ttl"\n'
       assert.are.equal('Ttl', value('refresh_strategy', 'x.test'))

@@ -350,6 +350,29 @@ function data.build(paths, options, found, texts)
   return self
 end
 
+--- Which sources are named, and where: `site:...`, `domain:...`.
+---@return table<string, string[]>
+function data.referenced_sources(self)
+  local out = {}
+  local function note(scope, label)
+    for source in pairs(scope and scope.sources or {}) do
+      out[source] = out[source] or c.array {}
+      table.insert(out[source], label)
+    end
+  end
+  note(self.default, 'domain:default')
+  for site, scope in pairs(self.by_site) do
+    note(scope, 'site:' .. site)
+  end
+  for domain, scope in pairs(self.by_domain) do
+    note(scope, 'domain:' .. domain)
+  end
+  for _, list in pairs(out) do
+    table.sort(list)
+  end
+  return out
+end
+
 -- --- resolving -----------------------------------------------------------------------------------------------
 
 --- What is laid over what for one path, weakest first. `replace`: everything before is gone.

@@ -11,7 +11,6 @@ local make_egress_path = require('tr.queue').kumo.make_egress_path
 local c = host.c
 
 local MAX_PATHS = 100000 -- that are kept made; then all are made again
-local START_S = 1 -- `init` may configure the resolver first
 local SETTLE_S = 1 -- a file that still changes is being written
 local MX_INTERVAL_S = 300 -- the sites of domains may move
 local MX_RETRY_S = 60 -- while a look-up has failed
@@ -259,7 +258,6 @@ end
 ---@async
 ---@param interval_s number
 function live:watch(interval_s)
-  c.sleep(START_S)
   while true do
     local ok, err = pcall(self.refresh, self)
     if not ok then
@@ -291,6 +289,13 @@ function live:data()
     end
   end
   return self._data
+end
+
+--- Which sources are named, and where.
+---@async
+---@return table<string, string[]>
+function live:get_referenced_sources()
+  return data.referenced_sources(self:data())
 end
 
 --- What was found when the data was loaded.
