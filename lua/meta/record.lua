@@ -13,6 +13,11 @@ local kumo = {}
 ---@field segment_header? string  of local logs: written when a record of this type opens a segment
 ---@field template? string        replaces the JSON line; docs/log-records.md
 
+---@class (exact) kumo.DeadLetterBounds  beyond them the oldest are dropped, and counted
+---@field max_count? integer         default 1,000,000; 0: no bound
+---@field max_bytes? integer         default 1 GiB; 0: no bound
+---@field max_age? kumo.DurationValue default 30 days; 0: no bound
+
 ---@class (exact) kumo.LogHookOptions
 ---@field name string               unique over all hooks; 1 to 63 characters
 ---@field back_pressure? integer    default 128000: handlers of should_enqueue_log_record that may wait at once
@@ -20,6 +25,7 @@ local kumo = {}
 ---@field headers? string[]         the same, in any case
 ---@field per_record? table<kumo.RecordType, kumo.PerRecord>
 ---@field deferred_spool? boolean   accepted; records are always stored with their cause
+---@field dead_letters? boolean|kumo.DeadLetterBounds  default true: what is refused for good or expires is kept
 
 --- A log hook; call it in pre_init or init. Raises for options that it does not know and for a name that is taken.
 ---@param options kumo.LogHookOptions

@@ -289,6 +289,8 @@ start_engine(struct tr_server *server, char **error)
 		err = tr_engine_new(&config, &server->engine);
 	free(loops);
 	if (err == TR_OK)
+		tr_recorder_set_dead(server->recorder, tr_engine_dead(server->engine));
+	if (err == TR_OK)
 		err = tr_spool_recover(server->spool, recovered, server, &stats);
 	if (err != TR_OK) {
 		set_error(error, "the spool in %s cannot be recovered: %s", server->run.meta_path, tr_err_text(err));

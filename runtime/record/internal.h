@@ -97,6 +97,7 @@ struct tr_logger {
 
 struct tr_recorder {
 	struct tr_spool *spool;
+	struct tr_dead_store *dead; /* NULL: not known yet */
 	struct tr_record_ops ops;
 	void *ops_arg;
 	char nodeid[40];

@@ -142,7 +142,9 @@ tr_logger_same(const struct tr_logger *logger, const struct tr_logger_config *co
 		own->max_segment_duration_ns != config->max_segment_duration_ns ||
 		own->compression_level != config->compression_level ||
 		!same_limit(&own->min_free_space, &config->min_free_space) ||
-		!same_limit(&own->min_free_inodes, &config->min_free_inodes))
+		!same_limit(&own->min_free_inodes, &config->min_free_inodes) || own->dead.off != config->dead.off ||
+		own->dead.max_count != config->dead.max_count || own->dead.max_bytes != config->dead.max_bytes ||
+		own->dead.max_age_ms != config->dead.max_age_ms)
 		return false;
 	for (int type = 0; type < TR_EVENT_TYPES; type++) {
 		const struct tr_per_record *a = &logger->per_record[type], *b = &config->per_record[type];

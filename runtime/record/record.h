@@ -2,6 +2,7 @@
 #ifndef TR_RECORD_H
 #define TR_RECORD_H
 
+#include "queue/dead.h"
 #include "queue/queue.h"
 
 struct tr_recorder;
@@ -21,6 +22,7 @@ struct tr_logger_config {
 	const char *filter_event;                        /* file only; NULL: none */
 	uint32_t back_pressure;
 	bool deferred_spool;
+	struct tr_dead_bounds dead; /* hook only: what it keeps of its dead letters */
 	/* file only */
 	const char *log_dir;
 	uint64_t max_file_size;
@@ -59,6 +61,8 @@ extern const char tr_record_cancelled[]; /* compared by address */
 int tr_recorder_new(struct tr_spool *spool, const struct tr_record_ops *ops, void *ops_arg, struct tr_recorder **out);
 /* Gives the spool and each hook its ledger account. Before the first emit. TR_OK or TR_EAGAIN (too many accounts). */
 int tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool);
+/* Where the hooks' dead letters are: gives it their bounds, now and for hooks that come later. After attach. */
+void tr_recorder_set_dead(struct tr_recorder *recorder, struct tr_dead_store *dead);
 /* Ends the local logs' thread after what it holds is written and finished. After the policy hosts (no answer may come
  * any more), before the loops and the spool. */
 void tr_recorder_free(struct tr_recorder *recorder);

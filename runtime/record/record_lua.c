@@ -516,11 +516,38 @@ check_name(lua_State *L, const char *function)
 	return name;
 }
 
+/* dead_letters = true | false | { max_count =, max_bytes =, max_age = }; ours. */
+static void
+read_dead_letters(lua_State *L, struct tr_dead_bounds *out)
+{
+	static const struct tr_key keys[] = {
+		{"max_count", 'i', false}, {"max_bytes", 'i', false}, {"max_age", 'd', false}};
+	const char *function = FN_HOOK ": dead_letters";
+
+	*out = tr_dead_default;
+	lua_getfield(L, 1, "dead_letters");
+	if (lua_isboolean(L, -1)) {
+		out->off = !lua_toboolean(L, -1);
+	} else if (lua_istable(L, -1)) {
+		int idx = lua_gettop(L);
+
+		tr_check_options(L, idx, function, keys, TR_COUNT(keys));
+		out->max_count = (uint64_t)tr_opt_int(L, idx, "max_count", (int64_t)out->max_count);
+		out->max_bytes = (uint64_t)tr_opt_int(L, idx, "max_bytes", (int64_t)out->max_bytes);
+		out->max_age_ms =
+			tr_opt_duration_ns(L, idx, function, "max_age", out->max_age_ms * TR_NS_PER_MS) / TR_NS_PER_MS;
+	} else if (!lua_isnil(L, -1)) {
+		luaL_error(L, "%s: true, false or a table of bounds expected, got %s", function, luaL_typename(L, -1));
+	}
+	lua_pop(L, 1);
+}
+
 static int
 l_configure_log_hook(lua_State *L)
 {
 	static const struct tr_key keys[] = {{"name", 's', true}, {"back_pressure", 'i', false}, {"meta", 't', false},
-		{"headers", 't', false}, {"per_record", 't', false}, {"deferred_spool", 'b', false}};
+		{"headers", 't', false}, {"per_record", 't', false}, {"deferred_spool", 'b', false},
+		{"dead_letters", '*', false}};
 	struct tr_logger_config config = {.kind = TR_LOGGER_HOOK};
 
 	lua_settop(L, 1);
@@ -530,6 +557,7 @@ l_configure_log_hook(lua_State *L)
 	config.meta = opt_list(L, 1, FN_HOOK, "meta");
 	config.headers = opt_list(L, 1, FN_HOOK, "headers");
 	config.deferred_spool = tr_opt_bool(L, 1, "deferred_spool", false);
+	read_dead_letters(L, &config.dead);
 	read_per_record(L, 1, FN_HOOK, config.per_record);
 	add_logger(L, FN_HOOK, &config);
 	return 0;

@@ -46,6 +46,18 @@ tr_recorder_attach(struct tr_recorder *recorder, struct tr_spool *spool)
 }
 
 void
+tr_recorder_set_dead(struct tr_recorder *recorder, struct tr_dead_store *dead)
+{
+	recorder->dead = dead;
+	for (uint32_t i = 0; i < recorder->count; i++) {
+		const struct tr_logger *logger = recorder->loggers[i];
+
+		if (logger->kind == TR_LOGGER_HOOK)
+			tr_dead_configure(dead, logger->account, &logger->config.dead);
+	}
+}
+
+void
 tr_recorder_set_nodeid(struct tr_recorder *recorder, const char *uuid)
 {
 	snprintf(recorder->nodeid, sizeof recorder->nodeid, "%s", uuid);
@@ -145,6 +157,8 @@ prepare(struct tr_recorder *recorder, struct tr_logger *logger, const struct tr_
 	err = intern_forms(recorder, logger);
 	if (err == TR_OK && logger->kind == TR_LOGGER_HOOK && recorder->spool != NULL)
 		err = tr_spool_account(recorder->spool, logger->name, &logger->account);
+	if (err == TR_OK && logger->kind == TR_LOGGER_HOOK && recorder->dead != NULL)
+		tr_dead_configure(recorder->dead, logger->account, &config->dead);
 	if (err == TR_OK && logger->kind == TR_LOGGER_FILE && recorder->logs == NULL)
 		err = tr_local_logs_new(&recorder->logs);
 	if (err == TR_OK && logger->kind == TR_LOGGER_FILE)

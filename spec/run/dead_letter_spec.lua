@@ -10,6 +10,7 @@ local log_hooks = require 'policy-extras.log_hooks'
 got = {}
 log_hooks:new {
   name = 'h',
+  log_parameters = PARAMETERS,
   queue_config = { max_age = '1 hour', retry_interval = '10m' },
   constructor = function()
     return { send = function(_, msg)
@@ -37,11 +38,12 @@ end)
 ]]
 
 describe('a dead letter', function()
-  local dir, rt
+  local dir, rt, log_parameters
 
   local function start(answer)
     dir = dir or helper.dir()
-    helper.write(dir .. '/policy.lua', ("DIR = %q\nlocal kumo = require 'kumo'\n%s\n%s"):format(dir, answer, POLICY))
+    helper.write(dir .. '/policy.lua', ("DIR = %q\nPARAMETERS = %s\nlocal kumo = require 'kumo'\n%s\n%s"):format(dir, log_parameters or '{}', answer,
+      POLICY))
     rt = testing.start { policy = dir .. '/policy.lua' }
   end
 
@@ -73,7 +75,7 @@ describe('a dead letter', function()
     if rt then
       stop()
     end
-    dir = nil
+    dir, log_parameters = nil, nil
     helper.cleanup()
   end)
 
@@ -154,6 +156,44 @@ describe('a dead letter', function()
     assert.are.same({ matched = 3, unreadable = 0 }, ask 'replay { all = true }')
     rt:advance(1)
     assert.are.equal(3, #rt:eval 'return got')
+  end)
+
+  it('is not kept by a hook that does not want it', function()
+    log_parameters = '{ dead_letters = false }'
+    start "function answer() kumo.reject(550, 'no') end"
+    receive(2)
+    assert.are.equal(2, column('h', 'bounced'))
+    assert.are.equal(0, #ask 'list()')
+  end)
+
+  it('is crowded out by newer ones, which is counted', function()
+    log_parameters = "{ dead_letters = { max_count = 3, max_age = '1 day' } }"
+    start "function answer() kumo.reject(550, 'no') end"
+    receive(5)
+    local before = ask 'list()'
+    rt:advance(15) -- housekeeping
+    local after = ask 'list()'
+    assert.are.equal(3, #after)
+    assert.are.equal(before[3].id, after[1].id)
+    assert.are.equal(2, rt:ledger()['dead:h'].dropped_by.dead_bound)
+    rt:advance(86400 + 15)
+    assert.are.equal(0, #ask 'list()')
+    stop()
+    start "function answer() kumo.reject(550, 'no') end"
+    rt:advance(1)
+    assert.are.equal(0, #ask 'list()')
+  end)
+
+  it('has bounds that are checked', function()
+    for expected, parameters in pairs {
+      ["dead_letters: unknown field 'max', expected one of .*max_age"] = '{ dead_letters = { max = 1 } }',
+      ['dead_letters: true, false or a table of bounds expected, got string'] = "{ dead_letters = 'yes' }",
+    } do
+      log_parameters = parameters
+      local ok, err = pcall(start, 'function answer() end')
+      assert.is_false(ok)
+      assert.matches(expected, tostring(err))
+    end
   end)
 
   it('must be asked for clearly', function()
