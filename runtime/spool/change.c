@@ -1,7 +1,8 @@
 /* Changes: frames are encoded and their payloads summed in the worker's thread, handed over once a turn. */
-#include <stdlib.h>
-
+#include "base/pool.h"
 #include "spool/internal.h"
+
+#define COUNT_BYTES frame_bytes(sizeof(struct count_payload))
 
 void
 tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop *loop,
@@ -14,124 +15,6 @@ tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop 
 	change->owner = owner;
 }
 
-static void turn_end(struct tr_turn_hook *hook);
-
-static struct port *
-port_get(struct tr_spool *spool, struct tr_loop *loop)
-{
-	static _Thread_local struct {
-		uint64_t spool_id;
-		struct tr_loop *loop;
-		struct port *port;
-	} cache;
-	struct port *port;
-
-	if (cache.port != NULL && cache.spool_id == spool->id && cache.loop == loop)
-		return cache.port;
-	pthread_mutex_lock(&spool->port_mu);
-	for (port = spool->ports; port != NULL && port->loop != loop; port = port->next)
-		;
-	if (port == NULL && (port = calloc(1, sizeof *port)) != NULL) {
-		port->spool = spool;
-		port->loop = loop;
-		port->hook.fn = turn_end;
-		port->next = spool->ports;
-		spool->ports = port;
-	}
-	pthread_mutex_unlock(&spool->port_mu);
-	cache.spool_id = spool->id;
-	cache.loop = loop;
-	cache.port = port;
-	return port;
-}
-
-/* --- jobs ------------------------------------------------------------------------------------------- */
-
-enum {
-	FIRST_OPS = 2, /* a record put and counted */
-	FIRST_BYTES = 512,
-	SPARE_BYTES = 2 * 1024 * 1024, /* kept by a port */
-};
-
-static size_t
-job_bytes(const struct tr_job *job)
-{
-	return sizeof *job + job->cap * sizeof job->ops[0] + job->buf.cap;
-}
-
-static struct tr_job *
-job_new(struct port *port)
-{
-	struct tr_job *job;
-
-	if (port != NULL && port->spare != NULL) {
-		struct tr_buf buf;
-		uint32_t cap;
-
-		job = port->spare;
-		port->spare = job->mail.next != NULL ? tr_container_of(job->mail.next, struct tr_job, mail) : NULL;
-		port->spare_bytes -= job_bytes(job);
-		buf = job->buf;
-		cap = job->cap;
-		memset(job, 0, sizeof *job);
-		tr_buf_clear(&buf);
-		job->buf = buf;
-		job->cap = cap;
-		return job;
-	}
-	job = malloc(sizeof *job + FIRST_OPS * sizeof job->ops[0]);
-	if (job == NULL)
-		return NULL;
-	memset(job, 0, sizeof *job);
-	job->cap = FIRST_OPS;
-	(void)tr_buf_reserve(&job->buf, FIRST_BYTES); /* it tells when it has failed */
-	return job;
-}
-
-static void
-drop_bodies(struct tr_job *job)
-{
-	for (uint32_t i = 0; i < job->count; i++)
-		tr_bytes_fini(&job->ops[i].body);
-}
-
-void
-job_free(struct tr_job *job)
-{
-	drop_bodies(job);
-	tr_buf_free(&job->buf);
-	free(job);
-}
-
-/* Thread of the loop. */
-static void
-job_recycle(struct tr_spool *spool, struct tr_loop *loop, struct tr_job *job)
-{
-	struct port *port = port_get(spool, loop);
-
-	if (port == NULL || port->spare_bytes + job_bytes(job) > SPARE_BYTES) {
-		job_free(job);
-		return;
-	}
-	drop_bodies(job);
-	job->mail.next = port->spare != NULL ? &port->spare->mail : NULL;
-	port->spare = job;
-	port->spare_bytes += job_bytes(job);
-}
-
-void
-port_free_spare(struct port *port)
-{
-	while (port->spare != NULL) {
-		struct tr_job *job = port->spare;
-
-		port->spare = job->mail.next != NULL ? tr_container_of(job->mail.next, struct tr_job, mail) : NULL;
-		job->count = 0; /* its bodies are gone */
-		job_free(job);
-	}
-	port->spare_bytes = 0;
-}
-
 /* Room for one more op; NULL without memory. */
 static struct op *
 add_op(struct tr_change *change, uint8_t type)
@@ -141,13 +24,9 @@ add_op(struct tr_change *change, uint8_t type)
 	if (job == NULL) {
 		change->job = job = job_new(port_get(change->spool, change->loop));
 	} else if (job->count == job->cap) {
-		struct tr_job *bigger = realloc(job, sizeof *job + 4 * job->cap * sizeof job->ops[0]);
-
-		if (bigger != NULL) {
-			bigger->cap *= 4; /* one op, or a batch of them */
-			change->job = bigger;
-		}
-		job = bigger;
+		job = job_grow(port_get(change->spool, change->loop), job);
+		if (job != NULL)
+			change->job = job;
 	}
 	if (job == NULL) {
 		change->failed = true;
@@ -156,6 +35,12 @@ add_op(struct tr_change *change, uint8_t type)
 	memset(&job->ops[job->count], 0, sizeof job->ops[0]);
 	job->ops[job->count].type = type;
 	return &job->ops[job->count];
+}
+
+static uint64_t
+change_limit(const struct tr_change *change)
+{
+	return change->spool->config.segment_bytes / 2;
 }
 
 /* Counts the op in, if the change stays within half a segment. */
@@ -169,7 +54,7 @@ keep_op(struct tr_change *change, struct op *op)
 		change->failed = true;
 		return TR_ENOMEM;
 	}
-	if (job->bytes + bytes > change->spool->config.segment_bytes / 2)
+	if (job->bytes + bytes > change_limit(change))
 		return TR_ETOOBIG;
 	job->bytes += bytes;
 	job->copied += bytes - (op->body.len >= BODY_REF_BYTES ? op->body.len : 0);
@@ -179,25 +64,44 @@ keep_op(struct tr_change *change, struct op *op)
 	return TR_OK;
 }
 
+/* What an end takes away. */
 static void
-remember(const struct tr_spool *spool, struct op *op)
+remember_stored(const struct tr_spool *spool, struct op *op)
 {
 	const struct tr_stub *stub = tr_spool_stub(spool, op->slot);
+	struct extra extra;
+	bool has_extra = extra_get(spool, op->slot, &extra);
 
-	op->had_extra = extra_get(spool, op->slot, &op->old_extra);
-	op->old_units16 = stub->units;
-	op->old_size = stub->size;
-	op->old_units = op->had_extra ? op->old_extra.units : stub->units;
-	op->old_length = op->had_extra ? op->old_extra.frame : stub->size;
-	op->old_body = op->had_extra ? op->old_extra.body_file : 0;
-	op->old_when = atomic_load_explicit(&stub->when, memory_order_relaxed);
-	op->old_tries = atomic_load_explicit(&stub->tries, memory_order_relaxed);
+	op->old_units = has_extra ? extra.units : stub->units;
+	op->old_length = has_extra ? extra.frame : stub->size;
+	op->old_body = has_extra ? extra.body_file : 0;
+}
+
+/* The same, and what a refusal has to bring back. TR_OK or TR_ENOMEM. */
+static int
+remember(struct tr_change *change, struct op *op)
+{
+	const struct tr_stub *stub = tr_spool_stub(change->spool, op->slot);
+	struct before *before = op->before = tr_pool_get(sizeof *before);
+
+	if (before == NULL) {
+		change->failed = true;
+		return TR_ENOMEM;
+	}
+	remember_stored(change->spool, op);
+	*before = (struct before){.units = stub->units,
+		.size = stub->size,
+		.when = atomic_load_explicit(&stub->when, memory_order_relaxed),
+		.tries = atomic_load_explicit(&stub->tries, memory_order_relaxed)};
+	before->had_extra = extra_get(change->spool, op->slot, &before->extra);
+	return TR_OK;
 }
 
 /* Takes back what building the op changed in memory. */
 static void
 undo_op(struct tr_spool *spool, struct op *op)
 {
+	const struct before *before = op->before;
 	struct tr_stub *stub;
 
 	if (op->type == FRAME_PUT && op->body_file != 0)
@@ -209,14 +113,14 @@ undo_op(struct tr_spool *spool, struct op *op)
 	if (op->type != FRAME_PUT && op->type != FRAME_STATE)
 		return;
 	stub = tr_spool_stub(spool, op->slot);
-	atomic_store_explicit(&stub->when, op->old_when, memory_order_relaxed);
-	atomic_store_explicit(&stub->tries, op->old_tries, memory_order_relaxed);
+	atomic_store_explicit(&stub->when, before->when, memory_order_relaxed);
+	atomic_store_explicit(&stub->tries, before->tries, memory_order_relaxed);
 	if (op->type != FRAME_PUT)
 		return;
-	stub->units = op->old_units16;
-	stub->size = op->old_size;
+	stub->units = before->units;
+	stub->size = before->size;
 	extra_drop(spool, op->slot);
-	if (op->had_extra && extra_set(spool, &op->old_extra) != TR_OK)
+	if (before->had_extra && extra_set(spool, &before->extra) != TR_OK)
 		tr_log(TR_LEVEL_ERROR, "spool", "out of memory: message %llu loses its unit count in memory",
 			(unsigned long long)op->seq);
 }
@@ -310,7 +214,9 @@ tr_change_put(
 	op->body_file = message->body_file;
 	if (!op->fresh) {
 		op->seq = tr_spool_stub(spool, op->slot)->seq;
-		remember(spool, op);
+		err = remember(change, op);
+		if (err != TR_OK)
+			return err;
 	}
 	if (op->body_file != 0)
 		body_len = body_bytes(spool, op->body_file);
@@ -335,7 +241,7 @@ tr_change_put(
 	message->flags &= (uint16_t)~TR_MSG_DIRTY;
 	return TR_OK;
 fail:
-	tr_bytes_fini(&op->body);
+	op_fini(op);
 	change->job->buf.len = mark;
 	return err;
 }
@@ -365,10 +271,14 @@ tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_
 		return TR_ENOMEM;
 	op->slot = slot;
 	op->seq = stub->seq;
-	remember(change->spool, op);
+	err = remember(change, op);
+	if (err != TR_OK)
+		return err;
 	err = add_small(change, op, &payload, sizeof payload);
 	if (err == TR_OK)
 		tr_stub_set(stub, due_ms, payload.flags, attempts);
+	else
+		op_fini(op);
 	return err;
 }
 
@@ -388,24 +298,35 @@ tr_change_done(struct tr_change *change, uint32_t slot, enum tr_column column, e
 	op->column = payload.column;
 	op->reason = payload.reason;
 	op->units = units;
-	remember(change->spool, op);
+	remember_stored(change->spool, op);
 	return add_small(change, op, &payload, sizeof payload);
 }
 
+/* The commit thread adds up what a whole group counts and makes the frames, so there is no payload. A record is counted
+ * beside its put: that needs no op of its own. */
 int
 tr_change_count(struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units)
 {
-	struct count_payload payload = {
-		.account = account, .column = (uint8_t)column, .reason = (uint8_t)reason, .units = units};
-	struct op *op = add_op(change, FRAME_COUNT);
+	struct tr_job *job = change->job;
+	struct op *op = job != NULL && job->count > 0 ? &job->ops[job->count - 1] : NULL;
 
+	if (op != NULL && op->type == FRAME_PUT && op->also == TR_COL_NONE && op->account == account &&
+		op->units == units && reason == TR_REASON_NONE && job->bytes + COUNT_BYTES <= change_limit(change)) {
+		op->also = (uint8_t)column;
+		job->bytes += COUNT_BYTES;
+		job->copied += COUNT_BYTES;
+		change->bytes = job->bytes;
+		return TR_OK;
+	}
+	op = add_op(change, FRAME_COUNT);
 	if (op == NULL)
 		return TR_ENOMEM;
 	op->account = account;
-	op->column = payload.column;
-	op->reason = payload.reason;
+	op->column = (uint8_t)column;
+	op->reason = (uint8_t)reason;
 	op->units = units;
-	return add_small(change, op, &payload, sizeof payload);
+	op->total = sizeof(struct count_payload);
+	return keep_op(change, op);
 }
 
 static void
@@ -421,7 +342,7 @@ tr_change_abandon(struct tr_change *change)
 	if (change->job == NULL)
 		return;
 	undo_job(change->spool, change->job);
-	job_recycle(change->spool, change->loop, change->job);
+	job_recycle(port_get(change->spool, change->loop), change->job);
 	change->job = NULL;
 	change->count = 0;
 	change->bytes = 0;
@@ -460,7 +381,7 @@ job_finished(struct tr_mail *mail)
 		change->done(change, status); /* may free or reuse the change */
 	if (status == TR_OK)
 		free_ended(spool, job);
-	job_recycle(spool, job->loop, job);
+	job_recycle(port_get(spool, job->loop), job);
 	atomic_fetch_sub_explicit(&spool->outstanding, 1, memory_order_release); /* the last use of the spool */
 }
 
@@ -495,8 +416,8 @@ port_flush(struct port *port)
 	}
 }
 
-static void
-turn_end(struct tr_turn_hook *hook)
+void
+port_turn_end(struct tr_turn_hook *hook)
 {
 	port_flush(tr_container_of(hook, struct port, hook));
 }

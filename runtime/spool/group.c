@@ -279,6 +279,8 @@ apply_op(struct tr_spool *spool, struct segment *segment, const struct op *op)
 			segment->number, op->offset, segment_born(segment, op->slot, frame_bytes(op->total), spool));
 		atomic_store_explicit(&stub->loc, loc, memory_order_release);
 		ledger_count(spool, op->account, op->column, TR_REASON_NONE, op->units);
+		if (op->also != TR_COL_NONE)
+			ledger_count(spool, op->account, op->also, TR_REASON_NONE, op->units);
 		ledger_wait(spool, op->account, op->units - (op->fresh ? 0 : op->old_units));
 		break;
 	case FRAME_DONE:
@@ -372,17 +374,62 @@ measure(const struct job_list *jobs, const struct moved *moved, uint32_t moved_c
 	return need;
 }
 
+/* What the ops of a group count is added up: a frame for each account and column instead of one for each record. */
+struct counts {
+	struct count_payload sums[16];
+	uint32_t used;
+};
+
+static void
+counts_flush(struct layout *lay, struct counts *counts)
+{
+	for (uint32_t i = 0; i < counts->used; i++) {
+		struct tr_str payload = {(char *)&counts->sums[i], sizeof counts->sums[i]};
+
+		add_frame(lay, FRAME_COUNT, 0, payload, (struct tr_str){NULL, 0},
+			tr_crc32c(0, payload.data, payload.len));
+	}
+	counts->used = 0;
+}
+
+static void
+counts_add(struct layout *lay, struct counts *counts, const struct op *op, uint8_t column)
+{
+	for (uint32_t i = 0; i < counts->used; i++) {
+		struct count_payload *sum = &counts->sums[i];
+
+		if (sum->account == op->account && sum->column == column && sum->reason == op->reason) {
+			sum->units += op->units;
+			return;
+		}
+	}
+	if (counts->used == TR_COUNT(counts->sums))
+		counts_flush(lay, counts);
+	counts->sums[counts->used++] = (struct count_payload){
+		.account = op->account, .column = column, .reason = op->reason, .units = op->units};
+}
+
 static void
 lay_out_jobs(struct layout *lay, const struct job_list *jobs)
 {
+	struct counts counts = {.used = 0};
+
 	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
 		for (uint32_t i = 0; i < job->count; i++) {
 			struct op *op = &job->ops[i];
 			struct tr_str first = {job->buf.data + op->at, op->len};
 
-			op->offset = add_frame(lay, op->type, op->seq, first, tr_bytes_str(&op->body), op->crc);
+			if (op->type == FRAME_COUNT) {
+				counts_add(lay, &counts, op, op->column);
+				continue;
+			}
+			op->offset =
+				(uint32_t)add_frame(lay, op->type, op->seq, first, tr_bytes_str(&op->body), op->crc);
+			if (op->also != TR_COL_NONE)
+				counts_add(lay, &counts, op, op->also);
 		}
 	}
+	counts_flush(lay, &counts);
 }
 
 /* The whole ledger, or the names of new accounts; returns how many are known then. */

@@ -200,27 +200,33 @@ int slot_measure(
 
 /* --- changes under way -------------------------------------------------------------------------- */
 
+struct before { /* a stub as it was before a PUT again or a STATE: to go back to when that is refused */
+	struct extra extra;
+	bool had_extra;
+	uint16_t units;
+	uint32_t size;
+	uint64_t when, tries;
+};
+
+/* Small, as thousands are under way: what only a message stored before needs is outside. */
 struct op {
 	uint8_t type; /* enum frame_type */
 	uint8_t column, reason;
-	bool fresh; /* PUT of a message that was not stored yet */
+	uint8_t also; /* PUT: its units count in this column, too (what a COUNT would say); TR_COL_NONE: no other */
 	uint16_t account;
+	bool fresh; /* PUT of a message that was not stored yet */
 	uint32_t slot;
-	uint64_t seq;
-	uint32_t at, len; /* payload's first part in the job's buffer */
-	uint32_t total;   /* length of the payload */
 	uint32_t crc;
+	uint64_t seq;
+	uint32_t at, len; /* payload's first part in the job's buffer; a COUNT has none */
+	uint32_t total;   /* length of the payload */
+	uint32_t offset;  /* commit thread: of a PUT in its segment, which has at most 64 MiB */
 	int64_t units;
 	int64_t old_units;   /* PUT again, DONE: what was waiting before */
 	uint64_t old_length; /* payload that dies with it */
 	uint64_t old_body, body_file;
-	uint64_t offset;        /* commit thread: of a PUT in its segment */
-	struct extra old_extra; /* PUT again: to go back to when it is refused */
-	bool had_extra;
-	uint16_t old_units16;
-	uint32_t old_size;
-	uint64_t old_when, old_tries;
-	struct tr_bytes body; /* payload's second part, an owned reference */
+	struct before *before; /* PUT again, STATE: owned */
+	struct tr_bytes body;  /* payload's second part, an owned reference */
 };
 
 struct tr_job {
@@ -239,6 +245,12 @@ struct tr_job {
 };
 #define BODY_REF_BYTES 4096 /* from this size on a part is written from where it is, not copied */
 
+/* job.c */
+struct port;
+void op_fini(struct op *op);
+struct tr_job *job_new(struct port *port);                      /* NULL: no memory */
+struct tr_job *job_grow(struct port *port, struct tr_job *job); /* full, not handed over; NULL: it stays as it is */
+void job_recycle(struct port *port, struct tr_job *job);        /* loop's thread */
 void job_free(struct tr_job *job);
 
 struct job_list {
@@ -262,12 +274,14 @@ struct port { /* the spool's end in one loop */
 	struct tr_mail *newest, *oldest; /* this turn's jobs, linked from the newest back */
 	uint64_t bytes;
 	bool hooked, urgent;
-	struct tr_job *spare; /* ended jobs, with their buffers, for the next changes; linked by mail.next */
-	size_t spare_bytes;
+	struct tr_job *spare, *large; /* ended jobs, with their buffers, for the next changes; linked by mail.next */
+	size_t spare_bytes;           /* of both lists */
 	struct tr_mail *answers,
 		*answers_last; /* no_flush: told once the jobs are handed over, so that none overtakes */
 };
 
+struct port *port_get(struct tr_spool *spool, struct tr_loop *loop); /* made if new; NULL: no memory */
+void port_turn_end(struct tr_turn_hook *hook);
 void port_free_spare(struct port *port);
 void port_flush(struct port *port); /* hands over what waits; loop's thread, or when that has ended */
 
