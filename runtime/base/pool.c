@@ -7,9 +7,9 @@
 #include <string.h>
 
 enum {
-	STEP = 32,               /* bytes between two classes */
-	CLASSES = 48,            /* larger blocks are malloc's */
-	KEPT_BYTES = 512 * 1024, /* of a class and thread */
+	STEP = 32,                    /* bytes between two classes */
+	CLASSES = 48,                 /* larger blocks are malloc's */
+	KEPT_BYTES = 8 * 1024 * 1024, /* of a thread: some thousand records end with one commit */
 };
 
 struct block {
@@ -18,8 +18,8 @@ struct block {
 
 struct pool {
 	struct block *free[CLASSES];
-	uint32_t kept[CLASSES];
-	bool ready; /* the thread's end will empty it */
+	size_t kept; /* bytes */
+	bool ready;  /* the thread's end will empty it */
 };
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -54,8 +54,8 @@ empty(void *arg)
 			self->free[i] = block->next;
 			free(block);
 		}
-		self->kept[i] = 0;
 	}
+	self->kept = 0;
 	self->ready = false;
 }
 
@@ -83,7 +83,7 @@ tr_pool_get(size_t size)
 	if (block == NULL)
 		return malloc((class + 1) * STEP);
 	pool.free[class] = block->next;
-	pool.kept[class]--;
+	pool.kept -= (class + 1) * STEP;
 	return block;
 }
 
@@ -95,7 +95,7 @@ tr_pool_put(void *data, size_t size)
 
 	if (block == NULL)
 		return;
-	if (class >= CLASSES || pool.kept[class] * (class + 1) * STEP >= KEPT_BYTES) {
+	if (class >= CLASSES || pool.kept >= KEPT_BYTES) {
 		free(block);
 		return;
 	}
@@ -106,7 +106,7 @@ tr_pool_put(void *data, size_t size)
 	}
 	block->next = pool.free[class];
 	pool.free[class] = block;
-	pool.kept[class]++;
+	pool.kept += (class + 1) * STEP;
 }
 
 #endif

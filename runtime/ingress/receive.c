@@ -234,10 +234,7 @@ name_queue(struct tr_receive_item *item)
 	if (err == TR_OK) {
 		tr_buf_addc(&name, '\0');
 		item->queue = name.failed ? NULL : strdup(name.data);
-		free(item->message->queue);
-		item->message->queue = item->queue != NULL ? strdup(item->queue) : NULL;
-		if (item->message->queue == NULL)
-			err = TR_ENOMEM;
+		err = item->queue != NULL ? tr_message_set_queue(item->message, tr_str(item->queue)) : TR_ENOMEM;
 	} else if (err != TR_ENOMEM) {
 		set_error(item, error != NULL ? error : "the message has neither a recipient nor a queue");
 		err = TR_OK;

@@ -44,7 +44,7 @@ recorded(struct tr_outbox *outbox, int status)
 static void
 record(struct tr_smtp_session *session, int code, struct tr_str text)
 {
-	static struct tr_addr nobody = {(char *)"", 0, 0};
+	static struct tr_addr nobody = {.email = (char *)""};
 	const struct tr_addr *last = session->rcpt_count > 0 ? &session->rcpts[session->rcpt_count - 1] : NULL;
 	struct tr_outbox *outbox = malloc(sizeof *outbox);
 	char peer[64];

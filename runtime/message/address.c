@@ -165,7 +165,7 @@ static int
 store(struct tr_str text, size_t at, struct tr_addr *out)
 {
 	if (text.len == 0) {
-		*out = (struct tr_addr){no_address, 0, 0};
+		*out = (struct tr_addr){.email = no_address, .len = 0, .at = 0};
 		return TR_OK;
 	}
 	char *email = tr_pool_get(text.len + 1);
@@ -173,7 +173,7 @@ store(struct tr_str text, size_t at, struct tr_addr *out)
 		return TR_ENOMEM;
 	memcpy(email, text.data, text.len);
 	email[text.len] = '\0';
-	*out = (struct tr_addr){email, (uint32_t)text.len, (uint32_t)at};
+	*out = (struct tr_addr){.email = email, .len = (uint32_t)text.len, .at = (uint32_t)at};
 	return TR_OK;
 }
 
@@ -214,7 +214,7 @@ tr_addr_copy(const struct tr_addr *from, struct tr_addr *out)
 void
 tr_addr_fini(struct tr_addr *addr)
 {
-	if (addr->email != no_address)
+	if (!addr->lent && addr->email != no_address)
 		tr_pool_put(addr->email, (size_t)addr->len + 1);
 	*addr = (struct tr_addr){0};
 }

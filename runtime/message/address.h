@@ -9,7 +9,8 @@ struct tr_addr {
 	char *email; /* NUL-terminated: without brackets and route; "" null sender; "Postmaster"; tr_addr_fini() frees
 		      */
 	uint32_t len;
-	uint32_t at; /* offset of the '@' that splits local part and domain; == len when there is none */
+	uint32_t at : 31;  /* offset of the '@' that splits local part and domain; == len when there is none */
+	uint32_t lent : 1; /* the bytes are in the room of a message: tr_addr_fini() leaves them */
 };
 
 /* Parses; on success the caller owns *out (tr_addr_fini). TR_EINVAL for bad syntax, TR_ENOMEM. */

@@ -5,7 +5,6 @@
  * The length of the body is there so that a cut frame is seen. With a body file the frame ends behind it. */
 #include <stdlib.h>
 
-#include "base/pool.h"
 #include "message/message.h"
 
 #define VERSION 1
@@ -45,15 +44,16 @@ tr_message_encode_envelope(const struct tr_message *message, struct tr_buf *out)
 }
 
 static int
-get_addr(struct tr_reader *reader, struct tr_addr *out)
+get_addr(struct tr_reader *reader, struct tr_message *message, struct tr_addr *out)
 {
 	struct tr_str text = tr_read_bytes(reader);
 	uint64_t at = tr_read_varint(reader);
-	struct tr_addr view = {(char *)text.data, (uint32_t)text.len, (uint32_t)at}; /* only read, by the copy */
+	struct tr_addr view = {
+		.email = (char *)text.data, .len = (uint32_t)text.len, .at = (uint32_t)at}; /* only read, by the copy */
 
-	if (reader->failed || at > text.len || text.len > UINT32_MAX)
+	if (reader->failed || at > text.len || text.len > INT32_MAX)
 		return TR_ECORRUPT;
-	return tr_addr_copy(&view, out);
+	return tr_message_copy_addr(message, &view, out);
 }
 
 static int
@@ -68,11 +68,10 @@ get_rcpts(struct tr_reader *reader, struct tr_message *message)
 		return TR_OK;
 	while (cap < count) /* as tr_message_add_rcpt() would have it */
 		cap *= 2;
-	message->rcpts = malloc(cap * sizeof *message->rcpts);
-	if (message->rcpts == NULL)
+	if (tr_message_new_rcpts(message, (uint32_t)cap) == NULL)
 		return TR_ENOMEM;
 	while (message->rcpt_count < count) {
-		int err = get_addr(reader, &message->rcpts[message->rcpt_count]);
+		int err = get_addr(reader, message, &message->rcpts[message->rcpt_count]);
 
 		if (err != TR_OK)
 			return err;
@@ -127,7 +126,7 @@ decode(struct tr_reader *reader, struct tr_blob *blob, struct tr_message *messag
 	reader->at += sizeof message->id;
 	message->created_ns = tr_uuid1_wall_ns(message->id);
 	message->hook = tr_read_u16(reader);
-	err = get_addr(reader, &message->sender);
+	err = get_addr(reader, message, &message->sender);
 	if (err == TR_OK)
 		err = get_rcpts(reader, message);
 	if (err == TR_OK)
@@ -150,13 +149,12 @@ int
 tr_message_decode(struct tr_blob *blob, struct tr_str opaque, struct tr_message **out)
 {
 	struct tr_reader reader = {opaque.data, opaque.data + opaque.len, false};
-	struct tr_message *message = tr_pool_zero(sizeof *message); /* not _new: an id is not to be made */
+	struct tr_message *message = tr_message_bare(true);
 	int err;
 
 	*out = NULL;
 	if (message == NULL)
 		return TR_ENOMEM;
-	message->slot = TR_NO_SLOT;
 	err = decode(&reader, blob, message);
 	if (err != TR_OK) {
 		tr_message_free(message);

@@ -30,19 +30,116 @@ tr_bytes_fini(struct tr_bytes *bytes)
 	*bytes = (struct tr_bytes){0};
 }
 
+/* --- room ---------------------------------------------------------------------------------------------- */
+
+enum {
+	RECORD_BYTES = 640, /* of a message with its room: addresses, queue and metadata of most records */
+	META_BYTES = 256,
+};
+_Static_assert(sizeof(struct tr_message) + META_BYTES + 128 <= RECORD_BYTES, "room");
+
 struct tr_message *
-tr_message_new(void)
+tr_message_bare(bool with_room)
 {
-	struct tr_message *message = tr_pool_zero(sizeof *message);
+	struct tr_message *message = tr_pool_get(with_room ? RECORD_BYTES : sizeof *message);
 
 	if (message == NULL)
 		return NULL;
+	memset(message, 0, sizeof *message);
 	message->slot = TR_NO_SLOT;
+	if (with_room) {
+		message->room_bytes = RECORD_BYTES - sizeof *message;
+		message->room_used = META_BYTES;
+		tr_meta_lend(&message->meta, message->room, META_BYTES);
+	}
+	return message;
+}
+
+/* NULL: it is full. */
+static void *
+room_get(struct tr_message *message, size_t bytes)
+{
+	void *at = message->room + message->room_used;
+
+	bytes = (bytes + 7) & ~(size_t)7;
+	if (bytes > (size_t)(message->room_bytes - message->room_used))
+		return NULL;
+	message->room_used += (uint16_t)bytes;
+	return at;
+}
+
+int
+tr_message_copy_addr(struct tr_message *message, const struct tr_addr *from, struct tr_addr *to)
+{
+	char *email = from->len > 0 ? room_get(message, (size_t)from->len + 1) : NULL;
+
+	if (email == NULL)
+		return tr_addr_copy(from, to);
+	memcpy(email, from->email, from->len);
+	email[from->len] = '\0';
+	*to = (struct tr_addr){.email = email, .len = from->len, .at = from->at, .lent = 1};
+	return TR_OK;
+}
+
+struct tr_addr *
+tr_message_new_rcpts(struct tr_message *message, uint32_t count)
+{
+	struct tr_addr *rcpts = room_get(message, count * sizeof *rcpts);
+
+	if (rcpts == NULL)
+		return message->rcpts = calloc(count, sizeof *rcpts);
+	memset(rcpts, 0, count * sizeof *rcpts);
+	return message->rcpts = rcpts;
+}
+
+static void
+free_part(struct tr_message *message, void *part)
+{
+	if (!tr_message_in_room(message, part))
+		free(part);
+}
+
+int
+tr_message_set_queue(struct tr_message *message, struct tr_str name)
+{
+	char *queue = room_get(message, name.len + 1);
+
+	if (queue == NULL && (queue = malloc(name.len + 1)) == NULL)
+		return TR_ENOMEM;
+	if (name.len > 0)
+		memcpy(queue, name.data, name.len);
+	queue[name.len] = '\0';
+	free_part(message, message->queue);
+	message->queue = queue;
+	return TR_OK;
+}
+
+/* --- life ---------------------------------------------------------------------------------------------- */
+
+static struct tr_message *
+new_message(bool with_room)
+{
+	struct tr_message *message = tr_message_bare(with_room);
+
+	if (message == NULL)
+		return NULL;
 	message->hook = 0xffff;
 	message->flags = TR_MSG_DIRTY;
 	tr_uuid1(message->id);
 	message->created_ns = tr_uuid1_wall_ns(message->id);
 	return message;
+}
+
+struct tr_message *
+tr_message_new(void)
+{
+	return new_message(false);
+}
+
+struct tr_message *
+tr_message_new_record(void)
+{
+	return new_message(true);
 }
 
 void
@@ -70,8 +167,8 @@ tr_message_free(struct tr_message *message)
 	tr_bytes_fini(&message->head);
 	tr_bytes_fini(&message->body);
 	free(message->schedule);
-	free(message->queue);
-	tr_pool_put(message, sizeof *message);
+	free_part(message, message->queue);
+	tr_pool_put(message, sizeof *message + message->room_bytes);
 }
 
 struct tr_message *
@@ -136,12 +233,16 @@ tr_message_add_rcpt(struct tr_message *message, struct tr_str text)
 	if (err != TR_OK)
 		return err;
 	if ((count & (count - 1)) == 0) { /* full at 0 and at each power of two, so no field for the capacity */
-		struct tr_addr *rcpts = realloc(message->rcpts, (count == 0 ? 1 : (size_t)count * 2) * sizeof *rcpts);
+		bool in_room = tr_message_in_room(message, message->rcpts);
+		struct tr_addr *rcpts =
+			realloc(in_room ? NULL : message->rcpts, (count == 0 ? 1 : (size_t)count * 2) * sizeof *rcpts);
 
 		if (rcpts == NULL) {
 			tr_addr_fini(&addr);
 			return TR_ENOMEM;
 		}
+		if (in_room)
+			memcpy(rcpts, message->rcpts, count * sizeof *rcpts);
 		message->rcpts = rcpts;
 	}
 	message->rcpts[message->rcpt_count++] = addr;
@@ -154,7 +255,7 @@ tr_message_clear_rcpts(struct tr_message *message)
 {
 	for (uint32_t i = 0; i < message->rcpt_count; i++)
 		tr_addr_fini(&message->rcpts[i]);
-	free(message->rcpts);
+	free_part(message, message->rcpts);
 	message->rcpts = NULL;
 	message->rcpt_count = 0;
 	message->flags |= TR_MSG_DIRTY;

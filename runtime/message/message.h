@@ -61,20 +61,39 @@ struct tr_message {
 	struct tr_bytes body;
 	uint64_t body_file;           /* id of the body's own file in the spool, 0: stored inline */
 	struct tr_schedule *schedule; /* owned, NULL: none */
-	char *queue;                  /* name of the scheduled queue it was last put in; owned, may be NULL */
-	void *handle;                 /* what Lua holds (message_lua.c), NULL: nothing */
+	char *queue;  /* name of the scheduled queue it was last put in; NULL, in the room, or owned (free() it) */
+	void *handle; /* what Lua holds (message_lua.c), NULL: nothing */
 	void (*handle_gone)(struct tr_message *message); /* set with handle: makes the handle stale */
 	void *owner_data;                                /* free for the owner of the moment */
+	uint16_t room_bytes, room_used;
+	_Alignas(8) char room[]; /* room_bytes: what the message owns and is small lies here, next to it; never freed by
+				    itself */
 };
 
 /* A new message with a fresh id, no recipients, empty body. NULL: no memory. */
 struct tr_message *tr_message_new(void);
+/* The same with room for the parts of a usual log record, so that thousands under way are few blocks and cache lines.
+ */
+struct tr_message *tr_message_new_record(void);
+struct tr_message *tr_message_bare(bool with_room); /* for the codec: all zero, without an id */
 /* Ends what Lua holds of it, too. NULL is fine. */
 void tr_message_free(struct tr_message *message);
 /* Makes Lua handles stale: to be called whenever the owner changes. */
 void tr_message_revoke(struct tr_message *message);
 /* Same envelope, meta and shared body, new id (a split transaction). */
 struct tr_message *tr_message_split(const struct tr_message *from);
+
+/* Empties, zeroed and filled from `from`, in the room if there is some: for a message that has none yet. TR_OK or
+ * TR_ENOMEM. */
+int tr_message_copy_addr(struct tr_message *message, const struct tr_addr *from, struct tr_addr *to);
+struct tr_addr *tr_message_new_rcpts(struct tr_message *message, uint32_t count);
+/* The queue's name; a former one is freed. TR_OK or TR_ENOMEM (it stays as it was). */
+int tr_message_set_queue(struct tr_message *message, struct tr_str name);
+static inline bool
+tr_message_in_room(const struct tr_message *message, const void *at)
+{
+	return (const char *)at >= message->room && (const char *)at < message->room + message->room_bytes;
+}
 
 int tr_message_set_sender(struct tr_message *message, struct tr_str text); /* TR_EINVAL, TR_ENOMEM */
 int tr_message_add_rcpt(struct tr_message *message, struct tr_str text);

@@ -17,7 +17,8 @@ bytes_size(const struct tr_meta_item *item)
 static bool
 in_block(const struct tr_meta *meta, const void *at)
 {
-	return meta->block != NULL && (const char *)at >= meta->block && (const char *)at < meta->block + BLOCK_BYTES;
+	return meta->block != NULL && (const char *)at >= meta->block &&
+	       (const char *)at < meta->block + meta->block_bytes;
 }
 
 static void
@@ -34,8 +35,18 @@ tr_meta_fini(struct tr_meta *meta)
 		drop_bytes(meta, &meta->items[i]);
 	if (!in_block(meta, meta->items))
 		tr_pool_put(meta->items, meta->cap * sizeof *meta->items);
-	tr_pool_put(meta->block, BLOCK_BYTES);
+	if (!meta->lent)
+		tr_pool_put(meta->block, meta->block_bytes);
 	*meta = (struct tr_meta){0};
+}
+
+void
+tr_meta_lend(struct tr_meta *meta, char *block, uint32_t bytes)
+{
+	meta->block = block;
+	meta->block_bytes = bytes;
+	meta->block_used = 0;
+	meta->lent = true;
 }
 
 /* Linear: a message has a handful of keys, and order is kept. */
@@ -66,10 +77,13 @@ grow(struct tr_meta *meta, uint32_t cap)
 {
 	struct tr_meta_item *items;
 
-	if (meta->block == NULL && meta->items == NULL && cap <= BLOCK_ITEMS) {
-		meta->block = tr_pool_get(BLOCK_BYTES);
-		if (meta->block == NULL)
-			return TR_ENOMEM;
+	if (meta->items == NULL && cap <= BLOCK_ITEMS) {
+		if (meta->block == NULL) {
+			meta->block = tr_pool_get(BLOCK_BYTES);
+			if (meta->block == NULL)
+				return TR_ENOMEM;
+			meta->block_bytes = BLOCK_BYTES;
+		}
 		meta->block_used = BLOCK_ITEMS * sizeof *items;
 		meta->items = (struct tr_meta_item *)meta->block;
 		meta->cap = BLOCK_ITEMS;
@@ -97,7 +111,7 @@ fill(struct tr_meta *meta, struct tr_meta_item *item, struct tr_str key, struct 
 		return TR_ENOMEM;
 	*item = (struct tr_meta_item){(uint32_t)key.len, (uint32_t)json.len, NULL};
 	size = bytes_size(item);
-	if (meta->block != NULL && size <= BLOCK_BYTES - meta->block_used) {
+	if (meta->block != NULL && size <= meta->block_bytes - meta->block_used) {
 		bytes = meta->block + meta->block_used;
 		meta->block_used += (uint32_t)size;
 	} else {
@@ -215,7 +229,6 @@ tr_meta_decode(struct tr_reader *reader, struct tr_meta *out)
 	uint64_t count = tr_read_varint(reader);
 	int err = TR_OK;
 
-	*out = (struct tr_meta){0};
 	/* each item takes at least two bytes, so damage cannot ask for more memory than the frame has */
 	if (reader->failed || count > (uint64_t)(reader->end - reader->at) / 2)
 		return TR_ECORRUPT;

@@ -13,9 +13,13 @@ struct tr_meta_item {
 struct tr_meta {
 	struct tr_meta_item *items;
 	uint32_t count, cap;
-	char *block;         /* one for the items and bytes of a usual record; what has no room there is on its own */
-	uint32_t block_used; /* bytes; what is replaced or removed stays until the end */
+	char *block; /* one for the items and bytes of a usual record; what has no room there is on its own */
+	uint32_t block_bytes, block_used; /* what is replaced or removed stays until the end */
+	bool lent;                        /* the block is not ours */
 };
+
+/* Gives an empty one its block, which must outlive it: suitably aligned for a pointer, at least 128 bytes. */
+void tr_meta_lend(struct tr_meta *meta, char *block, uint32_t bytes);
 
 void tr_meta_fini(struct tr_meta *meta);
 /* Raw JSON text of a value; .data NULL if the key is absent. Borrowed until the next change. */
@@ -30,7 +34,8 @@ int tr_meta_get_string(const struct tr_meta *meta, struct tr_str key, struct tr_
 int tr_meta_copy(const struct tr_meta *from, struct tr_meta *to); /* merges over what `to` has */
 /* Stored form (counted strings). */
 void tr_meta_encode(const struct tr_meta *meta, struct tr_buf *out);
-int tr_meta_decode(struct tr_reader *reader, struct tr_meta *out); /* TR_OK, TR_ECORRUPT, TR_ENOMEM */
+int tr_meta_decode(
+	struct tr_reader *reader, struct tr_meta *out); /* into an empty one; TR_OK, TR_ECORRUPT, TR_ENOMEM */
 /* The whole as a JSON object. */
 void tr_meta_json(const struct tr_meta *meta, struct tr_buf *out);
 

@@ -383,8 +383,8 @@ moved(struct outcome_op *op, struct tr_message *message)
 {
 	struct tr_buf name = {0};
 	const char *error = NULL;
-	char *queue;
 	int64_t now_ms = tr_wall_ms();
+	int err;
 
 	if (tr_message_queue_name(message, &name, &error) != TR_OK) {
 		tr_log(TR_LEVEL_ERROR, "queue", "a message stays in %s: %s", message->queue,
@@ -396,12 +396,10 @@ moved(struct outcome_op *op, struct tr_message *message)
 		tr_buf_free(&name);
 		return false;
 	}
-	queue = strndup(name.len > 0 ? name.data : "", name.len);
+	err = tr_message_set_queue(message, (struct tr_str){name.data, name.len});
 	tr_buf_free(&name);
-	if (queue == NULL)
+	if (err != TR_OK)
 		return false;
-	free(message->queue);
-	message->queue = queue;
 	if (message->attempts < UINT16_MAX)
 		message->attempts++;
 	message->due_ms = 0;

@@ -138,7 +138,8 @@ settle(struct rebind_walk *walk, struct tr_message *message)
 		message->due_ms = due_now_ms(message);
 	if (!request->suppress_logging)
 		emit_rebind(walk->op, walk->rebind, message, old != NULL ? old : "");
-	free(old);
+	if (!tr_message_in_room(message, old))
+		free(old);
 	walk->op->spec.reasons[0] = walk->rebind != NULL ? "AdminRebind" : "Enumerated";
 	op_move(walk->op, message);
 }

@@ -7,7 +7,7 @@
 static int
 set_envelope(struct tr_message *record, const struct tr_event *event)
 {
-	static const struct tr_addr nobody = {(char *)"", 0, 0};
+	static const struct tr_addr nobody = {.email = (char *)""};
 	const struct tr_message *message = event->message;
 	const struct tr_addr *sender = event->sender != NULL ? event->sender
 				       : message != NULL     ? &message->sender
@@ -15,19 +15,18 @@ set_envelope(struct tr_message *record, const struct tr_event *event)
 	uint32_t count = event->rcpts != NULL ? event->rcpt_count : message != NULL ? message->rcpt_count : 0;
 	uint32_t slots =
 		count > 0 ? count : 1; /* a record about nobody has one empty recipient: handlers may ask for it */
-	int err = tr_addr_copy(sender->email != NULL ? sender : &nobody, &record->sender);
+	int err = tr_message_copy_addr(record, sender->email != NULL ? sender : &nobody, &record->sender);
 
 	if (err != TR_OK)
 		return err;
-	record->rcpts = calloc(slots, sizeof *record->rcpts);
-	if (record->rcpts == NULL)
+	if (tr_message_new_rcpts(record, slots) == NULL)
 		return TR_ENOMEM;
 	for (uint32_t i = 0; i < slots; i++) {
 		const struct tr_addr *from = i >= count             ? &nobody
 					     : event->rcpts != NULL ? event->rcpts[i]
 								    : &message->rcpts[i];
 
-		err = tr_addr_copy(from, &record->rcpts[i]);
+		err = tr_message_copy_addr(record, from, &record->rcpts[i]);
 		if (err != TR_OK)
 			return err;
 		record->rcpt_count = i + 1;
@@ -63,7 +62,7 @@ struct tr_message *
 tr_record_message(
 	const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
 {
-	struct tr_message *record = tr_message_new();
+	struct tr_message *record = tr_message_new_record();
 
 	if (record == NULL)
 		return NULL;
@@ -88,16 +87,8 @@ tr_record_choose_queue(struct tr_message *record, const char **error)
 		err = TR_ENOMEM;
 	else if (err == TR_OK && name->len == 0)
 		err = TR_ENOENT; /* of an empty recipient */
-	if (err == TR_OK) {
-		char *queue = strndup(name->data != NULL ? name->data : "", name->len);
-
-		if (queue == NULL) {
-			err = TR_ENOMEM;
-		} else {
-			free(record->queue);
-			record->queue = queue;
-		}
-	}
+	if (err == TR_OK)
+		err = tr_message_set_queue(record, (struct tr_str){name->data, name->len});
 	if (err == TR_ENOENT)
 		*error = "should_enqueue_log_record answered true, but no meta `queue` is set and the record has no "
 			 "recipient";

@@ -74,7 +74,7 @@ order_json_and_copy(void **state)
 static void
 stored_form(void **state)
 {
-	struct tr_meta meta = {0}, back;
+	struct tr_meta meta = {0}, back = {0};
 	struct tr_buf out = {0};
 	struct tr_reader reader;
 
