@@ -463,6 +463,12 @@ function host.get_event_registrars(name)
   return registrars[name]
 end
 
+--- The handler that is asked first; nil: none.
+function host.first_handler(name)
+  local list = handlers[name]
+  return list and list[1]
+end
+
 --- True if the policy has registered a handler.
 function host.has_handler(name)
   return handlers[name] ~= nil

@@ -100,6 +100,9 @@ local function register(options)
     kumo.on('should_enqueue_log_record', decide)
   end
   hooks[name] = { domain = domain, filter = options.filter }
+  if not options.filter then
+    kumo.declare_hook_queue(name, domain, decide)
+  end
 
   kumo.on('get_queue_config', function(queue_domain)
     if queue_domain ~= domain then

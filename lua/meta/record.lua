@@ -31,6 +31,15 @@ local kumo = {}
 ---@param options kumo.LogHookOptions
 function kumo.configure_log_hook(options) end
 
+--- Says that HANDLER, a registered handler of should_enqueue_log_record, does nothing for the records of this hook but set
+--- meta `queue` to QUEUE and return true. If no handler before it could answer, it is not called for them any more, which
+--- makes each record cheaper. Call it at the top level, after kumo.on.
+---@param hook string
+---@param queue string
+---@param handler fun(msg: kumo.Message, hook_name: string): boolean?
+---@return boolean declared   false: another handler is asked first, so all goes on as before
+function kumo.declare_hook_queue(hook, queue, handler) end
+
 ---@class (exact) kumo.LogDispositionHookOptions
 ---@field name string
 ---@field per_record? table<kumo.RecordType, kumo.PerRecord>

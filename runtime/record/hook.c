@@ -415,13 +415,41 @@ store_decided(struct tr_waiting *waiting, struct tr_outbox *outbox)
 	waiting_free(waiting);
 }
 
+/* The usual case of a hook whose queue is declared: nobody has to be asked. False: somebody has to. */
+static bool
+store_known(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox, struct tr_message *record)
+{
+	struct tr_known known;
+	int err;
+
+	if (recorder->ops.known_queue == NULL ||
+		!recorder->ops.known_queue(recorder->ops_arg, outbox->worker, hook->name, &known))
+		return false;
+	err = tr_meta_set(&record->meta, TR_STR("queue"), known.json);
+	if (err == TR_OK)
+		err = tr_message_set_queue(record, known.name);
+	if (err == TR_OK)
+		err = put_new(outbox, record, known.name);
+	if (err == TR_OK) {
+		tr_outbox_add_record(outbox, record);
+	} else {
+		refuse(outbox, hook, err);
+		tr_message_free(record);
+	}
+	return true;
+}
+
 void
 tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox,
 	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
 {
 	struct tr_message *record = tr_record_message(hook, event, line != NULL ? line : json, json);
-	struct tr_waiting *waiting = record != NULL ? waiting_new(recorder, hook, outbox->worker, record) : NULL;
+	bool leave = must_leave(hook, outbox->worker), wait = must_wait(hook);
+	struct tr_waiting *waiting;
 
+	if (record != NULL && line != NULL && !leave && !wait && store_known(recorder, hook, outbox, record))
+		return;
+	waiting = record != NULL ? waiting_new(recorder, hook, outbox->worker, record) : NULL;
 	if (waiting == NULL) {
 		tr_message_free(record);
 		refuse(outbox, hook, TR_ENOMEM);
@@ -431,7 +459,7 @@ tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_out
 		waiting->answered = waiting->raised = true;
 		waiting->error = strdup("the template of this hook cannot be rendered");
 		store_decided(waiting, outbox);
-	} else if (must_leave(hook, outbox->worker)) {
+	} else if (leave) {
 		record->flags |= TR_MSG_UNDECIDED;
 		waiting->leaves = true;
 		tr_metric_add(hook->backlog, 1);
@@ -440,7 +468,7 @@ tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_out
 			waiting_free(waiting);
 		else
 			atomic_fetch_add_explicit(&hook->leaving, 1, memory_order_relaxed);
-	} else if (must_wait(hook)) {
+	} else if (wait) {
 		record->flags |= TR_MSG_UNDECIDED;
 		store_waiting(waiting, outbox);
 		if (waiting->refused)

@@ -40,8 +40,14 @@ struct tr_decision {
 	void (*then)(struct tr_decision *decision, bool keep, const char *error);
 };
 
+struct tr_known {                 /* the queue of a hook whose handler needs not be asked: borrowed */
+	struct tr_str name, json; /* the same as a JSON string */
+};
+
 /* Policy's part, by record_lua.c. All on the worker's thread. */
 struct tr_record_ops {
+	/* False: ask with decide. NULL: always. */
+	bool (*known_queue)(void *arg, struct tr_worker *worker, const char *hook, struct tr_known *out);
 	void (*decide)(void *arg, struct tr_worker *worker, struct tr_decision *decision);
 	/* log_disposition_NAME(message, record): then(then_arg) when it ended. */
 	void (*dispose)(void *arg, struct tr_worker *worker, const struct tr_message *message, const char *hook,

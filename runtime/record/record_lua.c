@@ -44,6 +44,12 @@ decision_ended(void *arg, const struct tr_task_result *result)
 			decision, false, result->text != NULL ? result->text : "should_enqueue_log_record failed");
 }
 
+static bool
+known_queue(void *arg, struct tr_worker *worker, const char *hook, struct tr_known *out)
+{
+	return tr_record_known_queue(host_of(worker), hook, out);
+}
+
 static void
 decide(void *arg, struct tr_worker *worker, struct tr_decision *decision)
 {
@@ -53,9 +59,14 @@ decide(void *arg, struct tr_worker *worker, struct tr_decision *decision)
 		.end_arg = decision,
 		.ids = "log record",
 		.id = decision->record->id};
-
+	struct tr_known known;
 	int err;
 
+	if (known_queue(arg, worker, decision->hook, &known)) {
+		err = tr_meta_set(&decision->record->meta, TR_STR("queue"), known.json);
+		decision->then(decision, err == TR_OK, err == TR_OK ? NULL : "out of memory");
+		return;
+	}
 	if (!tr_event_handled(host_of(worker), should_enqueue_id)) {
 		decision->then(decision, false, NULL);
 		return;
@@ -247,7 +258,7 @@ void
 tr_record_lua_ops(struct tr_record_ops *ops)
 {
 	should_enqueue_id = tr_event_id("should_enqueue_log_record");
-	*ops = (struct tr_record_ops){decide, dispose, run_filter, render};
+	*ops = (struct tr_record_ops){known_queue, decide, dispose, run_filter, render};
 }
 
 /* --- options ---------------------------------------------------------------------------------------------------- */
@@ -617,6 +628,7 @@ luaopen_tr_record(lua_State *L)
 		{"configure_log_hook", l_configure_log_hook},
 		{"configure_log_disposition_hook", l_configure_log_disposition_hook},
 		{"configure_local_logs", l_configure_local_logs},
+		{"declare_hook_queue", tr_l_declare_hook_queue},
 		{NULL, NULL},
 	};
 

@@ -11,4 +11,9 @@ void tr_record_lua_ops(struct tr_record_ops *ops);
  * validation) they only check. Loggers that another worker's policy has added already are found, not added again. */
 int luaopen_tr_record(lua_State *L);
 
+/* kumo.declare_hook_queue(hook, queue, handler), declare_lua.c. */
+int tr_l_declare_hook_queue(lua_State *L);
+/* The queue of a declared hook; false: its handler has to be asked. */
+bool tr_record_known_queue(struct tr_host *host, const char *hook, struct tr_known *out);
+
 #endif

@@ -87,8 +87,12 @@ bench_batch() {
 		run_plain 'plain libcurl loop, no queue' $((count / 100)) 100 "$dir/body"
 		run_hook hook_batch.lua $count 1
 		result_line 'tailrace, 1 event a change' "$line" "$(note_of "$line")"
+		run_hook hook_batch_helper.lua $count 1
+		result_line 'tailrace, 1 event a change, log_hooks:new' "$line" "$(note_of "$line")"
 		run_hook hook_batch.lua $count 1 --per-change 100
 		result_line 'tailrace, 100 events a change' "$line" "$(note_of "$line")"
+		run_hook hook_batch_helper.lua $count 1 --per-change 100
+		result_line 'tailrace, 100 events a change, log_hooks:new' "$line" "$(note_of "$line")"
 		run_syslog_ng 'syslog-ng http(), reliable disk buffer' $((count / 4)) 2 100 # 10 workers: the same rate at 1.5x the CPU
 	done
 	rm -f "$dir/lines"

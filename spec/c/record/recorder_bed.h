@@ -157,6 +157,7 @@ struct bed {
 	void *filter_arg;
 	int filter; /* -1 waits, else the answer */
 	bool render_fails;
+	const char *declared; /* the hook whose queue is known; NULL: none is */
 	struct tr_recovered recovered[64];
 	uint32_t recovered_count;
 };
@@ -165,6 +166,15 @@ static void
 set_queue(struct tr_message *record)
 {
 	assert_int_equal(tr_meta_set(&record->meta, TR_STR("queue"), TR_STR("\"h.log_hook\"")), TR_OK);
+}
+
+static bool
+fake_known(void *arg, struct tr_worker *worker, const char *hook, struct tr_known *out)
+{
+	struct bed *bed = arg;
+
+	*out = (struct tr_known){TR_STR("known.log_hook"), TR_STR("\"known.log_hook\"")};
+	return bed->declared != NULL && strcmp(bed->declared, hook) == 0;
 }
 
 static void
@@ -262,7 +272,7 @@ found(void *arg, const struct tr_recovered *message)
 static void
 bed_start(struct bed *bed)
 {
-	struct tr_record_ops ops = {fake_decide, fake_dispose, fake_filter, fake_render};
+	struct tr_record_ops ops = {fake_known, fake_decide, fake_dispose, fake_filter, fake_render};
 	struct tr_recovery stats;
 	char *error = NULL;
 

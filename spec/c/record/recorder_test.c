@@ -45,6 +45,64 @@ a_record_is_a_message(void **state)
 }
 
 static void
+a_declared_hook_is_not_asked(void **state)
+{
+	struct bed bed;
+	struct cause causes[2];
+	const struct tr_message *record;
+
+	bed_init(&bed);
+	bed.mode = DROP;
+	bed.declared = "h";
+	add_hook(&bed, "h");
+	add_hook(&bed, "other");
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_string_equal(bed.hooks, "other ");
+	assert_int_equal(bed.worker.inserted_count, 1);
+	record = bed.worker.inserted;
+	assert_string_equal(record->queue, "known.log_hook");
+	assert_true(tr_str_eq(tr_meta_get(&record->meta, TR_STR("queue")), TR_STR("\"known.log_hook\"")));
+	assert_false(record->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR | TR_MSG_DIRTY));
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	check_account(&bed, "other", 1, 0, 1, 0, 0);
+	bed.refuse = true; /* it goes with its cause */
+	emit(&bed, &causes[1], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_not_equal(causes[1].status, TR_OK);
+	assert_int_equal(bed.worker.inserted_count, 1);
+	check_account(&bed, "h", 1, 1, 0, 0, 1);
+	bed_fini(&bed);
+}
+
+/* Records that wait for their turn keep their place before those that need no answer. */
+static void
+a_declared_hook_waits_behind_others(void **state)
+{
+	struct bed bed;
+	struct cause causes[3];
+	struct tr_logger_config config = config_of(TR_LOGGER_HOOK, "h");
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	config.back_pressure = 1;
+	add(&bed, &config);
+	emit(&bed, &causes[0], TR_EV_RECEPTION, 0);
+	emit(&bed, &causes[1], TR_EV_RECEPTION, 0);
+	bed.declared = "h"; /* as after a reload */
+	emit(&bed, &causes[2], TR_EV_RECEPTION, 0);
+	settle(&bed);
+	assert_int_equal(bed.asked, 1);
+	assert_int_equal(bed.worker.inserted_count, 0);
+	bed.mode = KEEP;
+	answer(&bed, 0, true, NULL);
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 3);
+	check_account(&bed, "h", 3, 3, 0, 0, 3);
+	bed_fini(&bed);
+}
+
+static void
 a_filtered_record_is_never_written(void **state)
 {
 	struct bed bed;
@@ -654,6 +712,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_record_is_a_message),
+		cmocka_unit_test(a_declared_hook_is_not_asked),
+		cmocka_unit_test(a_declared_hook_waits_behind_others),
 		cmocka_unit_test(a_filtered_record_is_never_written),
 		cmocka_unit_test(raised_and_unnamed_records_are_parked),
 		cmocka_unit_test(no_records_about_records),
