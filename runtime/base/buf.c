@@ -176,6 +176,15 @@ tr_buf_put_varint(struct tr_buf *buf, uint64_t value)
 void
 tr_buf_put_bytes(struct tr_buf *buf, struct tr_str bytes)
 {
+	char *at = bytes.len < 128 ? tr_buf_reserve(buf, bytes.len + 1) : NULL;
+
+	if (at != NULL) { /* the length is one byte: nearly always */
+		*at = (char)bytes.len;
+		if (bytes.len > 0)
+			memcpy(at + 1, bytes.data, bytes.len);
+		buf->len += bytes.len + 1;
+		return;
+	}
 	tr_buf_put_varint(buf, bytes.len);
 	tr_buf_add_str(buf, bytes);
 }

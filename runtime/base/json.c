@@ -113,6 +113,15 @@ tr_json_add_string(struct tr_buf *buf, struct tr_str str)
 
 	tr_buf_reserve(buf, str.len + 2);
 	tr_buf_addc(buf, '"');
+	while (at < end && is_plain(*at))
+		at++;
+	if (at == end && !buf->failed && buf->cap - buf->len > str.len) { /* nothing to escape: one copy */
+		if (str.len > 0)
+			memcpy(buf->data + buf->len, str.data, str.len);
+		buf->data[buf->len + str.len] = '"';
+		buf->len += str.len + 1;
+		return;
+	}
 	while (at < end) {
 		size_t len;
 

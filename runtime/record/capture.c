@@ -16,8 +16,11 @@ static bool
 meta_wanted(const struct tr_meta_item *item, const char *const *patterns)
 {
 	for (; *patterns != NULL; patterns++) {
-		struct tr_str pattern = tr_str(*patterns);
+		struct tr_str pattern;
 
+		if (item->key_len > 0 && (*patterns)[0] != item->bytes[0] && (*patterns)[0] != '*')
+			continue;
+		pattern = tr_str(*patterns);
 		if (is_prefix(pattern)) {
 			size_t len = pattern.len - 1;
 
