@@ -5,6 +5,8 @@
 
 #include <cmocka.h>
 
+#include <stdlib.h>
+
 #include "base/buf.h"
 
 static void
@@ -176,6 +178,21 @@ checksums_are_those_of_rfc_3720(void **state)
 	}
 }
 
+/* Streams side by side from some lengths on. */
+static void
+checksums_of_long_runs(void **state)
+{
+	enum { MOST = 20000 };
+	unsigned char *bytes = malloc(MOST);
+
+	for (size_t i = 0; i < MOST; i++)
+		bytes[i] = (unsigned char)(i * 11 + i / 17 + i / 4099);
+	for (size_t len = 300; len < MOST - 3; len += len < 1200 ? 1 : 397)
+		assert_true(tr_crc32c((uint32_t)len, bytes + len % 4, len) ==
+			    tr_crc32c_table((uint32_t)len, bytes + len % 4, len));
+	free(bytes);
+}
+
 static void
 hashes_differ(void **state)
 {
@@ -223,6 +240,7 @@ main(void)
 		cmocka_unit_test(stored_numbers_are_read_back),
 		cmocka_unit_test(an_overrun_fails_for_good),
 		cmocka_unit_test(checksums_are_those_of_rfc_3720),
+		cmocka_unit_test(checksums_of_long_runs),
 		cmocka_unit_test(hashes_differ),
 		cmocka_unit_test(blobs_are_counted),
 		cmocka_unit_test(ascii_case_does_not_count),
