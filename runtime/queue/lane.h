@@ -86,17 +86,18 @@ struct lane_turn {
 	uint32_t index, weight, gcd, most;
 };
 /* The way of a scheduled queue to one of its ready queues: one for each source of its pool. */
-enum lane_out { LANE_IN, LANE_FULL, LANE_THROTTLED, LANE_SUSPENDED }; /* why it is no candidate now */
+enum lane_out { LANE_IN, LANE_FULL, LANE_ASKING, LANE_THROTTLED, LANE_SUSPENDED }; /* why it is no candidate now */
 struct lane {
 	struct tr_sched *sched;
 	/* home */
-	struct tr_ready *ready;     /* referenced; NULL: none yet */
-	struct tr_source *source;   /* referenced; NULL: `unspecified` */
-	uint32_t weight;            /* >= 1 */
-	uint32_t held;              /* places reserved for fresh ones */
-	uint32_t coming;            /* the same for those of the load under way */
-	enum lane_out out;          /* during one pump */
-	struct message_list picked; /* the same */
+	struct tr_ready *ready;           /* referenced; NULL: none yet */
+	struct tr_source *source;         /* referenced; NULL: `unspecified` */
+	uint32_t weight;                  /* >= 1 */
+	uint32_t held;                    /* places reserved for fresh ones */
+	uint32_t coming;                  /* the same for those of the load under way */
+	enum lane_out out;                /* during one pump */
+	struct message_list picked;       /* the same */
+	struct lane_selection *selection; /* selection.c; NULL: no rate of selection is shared with other nodes */
 	/* ready->lock */
 	struct lane *next; /* in its line for room */
 	bool waiting;
@@ -111,7 +112,12 @@ void lanes_pump(struct tr_sched *sched);   /* fresh ones on, and loads; for what
 void lanes_refuse(struct tr_sched *sched); /* the same for an empty pool */
 /* Whether a queue that is not in use holds no place and waits for none. */
 bool lanes_idle(struct tr_sched *sched);
-void lanes_release(struct tr_sched *sched);     /* out of the lines, and what is held is given back */
+void lanes_release(struct tr_sched *sched); /* out of the lines, and what is held is given back */
+/* home: a token of each rate of source selection for one message, with `want` to come; LANE_IN: it has them. */
+enum lane_out selection_take(struct lane *lane, uint32_t want, int64_t now_ns);
+bool selection_asks(const struct lane *lane);                    /* the answer activates the queue */
+uint32_t selection_most(const struct lane *lane, uint32_t want); /* as many as are worth loading now */
+void selection_drop(struct lane *lane);
 bool lanes_stale(const struct tr_sched *sched); /* to be routed (anew) */
 void lanes_drop(struct tr_sched *sched);        /* home: out of the lines, places given back, no ready queue any more */
 

@@ -141,6 +141,7 @@ sched_free(struct tr_sched *sched)
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
 		if (sched->lanes[i].ready != NULL)
 			ready_unref(sched->lanes[i].ready);
+		selection_drop(&sched->lanes[i]);
 		source_unref(sched->lanes[i].source);
 	}
 	rate_drop(sched);

@@ -88,6 +88,8 @@ lanes_set(struct tr_sched *sched, struct tr_pool_config *pool)
 	sched_spill(sched, &sched->fresh, true); /* chosen anew */
 	for (uint32_t i = 0; i < sched->lane_count; i++)
 		source_unref(sched->lanes[i].source);
+	for (uint32_t i = 0; i < sched->lane_count; i++)
+		selection_drop(&sched->lanes[i]);
 	if (sched->lanes != &sched->only)
 		free(sched->lanes);
 	sched->only = one;
@@ -258,15 +260,6 @@ share_of(const struct lane *lane, uint32_t of, uint64_t weight)
 	return (uint32_t)(((uint64_t)of * lane->weight + weight - 1) / weight);
 }
 
-static bool
-lane_allows(const struct lane *lane, int64_t now_ns)
-{
-	int64_t retry_after_ns; /* the contract's outcome is a failed attempt, whatever the wait */
-
-	return !atomic_load_explicit(&lane->ready->selects, memory_order_relaxed) ||
-	       ready_source_selection(lane->ready, now_ns, &retry_after_ns);
-}
-
 /* The lane of the next of `left` messages, with a place for it; NULL: there is none. */
 static struct lane *
 take_lane(struct tr_sched *sched, uint32_t left, uint64_t weight, int64_t now_ns)
@@ -282,9 +275,10 @@ take_lane(struct tr_sched *sched, uint32_t left, uint64_t weight, int64_t now_ns
 			lane->out = LANE_FULL;
 			continue;
 		}
-		if (!lane_allows(lane, now_ns)) {
-			lane->out = LANE_THROTTLED;
-			continue;
+		if (atomic_load_explicit(&lane->ready->selects, memory_order_relaxed)) {
+			lane->out = selection_take(lane, left, now_ns);
+			if (lane->out != LANE_IN)
+				continue;
 		}
 		break;
 	}
@@ -318,7 +312,7 @@ choose(struct tr_sched *sched, uint64_t weight, int64_t now_ns)
 
 			if (any_lane(sched, LANE_FULL))
 				full = true;
-			if (full ||
+			if (full || any_lane(sched, LANE_ASKING) ||
 				(was_waiting && weight == 0)) /* what waits, waits for the end of a suspension, too */
 				list_add(&back, message);
 			else
@@ -380,16 +374,27 @@ reserve(struct tr_sched *sched, uint32_t want, uint64_t weight, int64_t now_ns)
 				sched_retry_in(sched, until_ns - now_ns);
 			else
 				ready_reserve(lane, 0);
-		} else if (lane_state(lane, now_ns) != LANE_IN) {
+		} else if (lane_state(lane, now_ns) != LANE_IN || selection_asks(lane)) {
 			continue;
 		} else if (atomic_load(&lane->ready->state) == READY_ERROR) {
 			places += share_of(lane, want, weight); /* they fail */
 		} else {
-			lane->coming = ready_reserve(lane, share_of(lane, want, weight));
+			lane->coming = ready_reserve(lane, selection_most(lane, share_of(lane, want, weight)));
 			places += lane->coming;
 		}
 	}
 	return places < want ? (uint32_t)places : want;
+}
+
+/* Whether it waits for room, and not for an answer or the end of a suspension. */
+static bool
+any_waiting(const struct tr_sched *sched)
+{
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		if (sched->lanes[i].out == LANE_IN && !selection_asks(&sched->lanes[i]))
+			return true;
+	}
+	return any_lane(sched, LANE_FULL);
 }
 
 void
@@ -418,7 +423,7 @@ lanes_pump(struct tr_sched *sched)
 		return;
 	places = reserve(sched, sched->line.count < LOAD_MAX ? sched->line.count : LOAD_MAX, weight, now_ns);
 	if (places == 0) {
-		sched->told_full = weight > 0;
+		sched->told_full = any_waiting(sched);
 		return;
 	}
 	if (sched->rate != NULL)

@@ -715,9 +715,9 @@ answer(struct tr_timer *timer)
 	struct tr_throttle *throttle = NULL;
 
 	op->flight = NULL;
-	op->err = question->backend->broken ? TR_EIO : TR_OK;
-	op->granted = op->err == TR_OK; /* there are leases for all */
-	if (!question->backend->broken && op->kind == TR_SHARED_THROTTLE) {
+	op->granted = true; /* leases work, and are enough for all */
+	op->err = question->backend->broken && op->kind == TR_SHARED_THROTTLE ? TR_EIO : TR_OK;
+	if (op->err == TR_OK && op->kind == TR_SHARED_THROTTLE) {
 		assert_int_equal(tr_throttle_get(question->backend->counts, op->key, op->spec, &throttle), TR_OK);
 		tr_throttle_check(throttle, tr_mono_ns(), op->quantity, &op->result);
 		tr_throttle_unref(throttle);
@@ -726,13 +726,15 @@ answer(struct tr_timer *timer)
 	op->then(op);
 }
 
+static const char *expected_key = "schedq-x.example-message-rate:10:10:1";
+
 static int
 ask_backend(void *arg, struct tr_loop *loop, struct tr_shared_op *op)
 {
 	struct question *question = calloc(1, sizeof *question);
 
 	if (op->kind == TR_SHARED_THROTTLE) {
-		assert_string_equal(op->key.data, "schedq-x.example-message-rate:10:10:1");
+		assert_string_equal(op->key.data, expected_key);
 		((struct backend *)arg)->asked++;
 	}
 	question->backend = arg;
@@ -810,6 +812,87 @@ a_shared_rate_is_kept_together_and_held_while_the_backend_is_away(void **state)
 	rig_fini(&rig);
 }
 
+static void
+selects_a(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	if (name[0] == 'a')
+		config->selection_rate = (struct tr_rate_spec){.quantity = 100, .burst = 10, .period_ns = TR_NS_PER_S};
+}
+
+static void
+a_rate_of_selection_sends_the_others_elsewhere(void **state)
+{
+	static const uint32_t one[] = {1};
+	struct rig rig;
+
+	begin(&rig);
+	rig.path_config = selects_a;
+	for (uint32_t i = 0; i < 1000; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_S / 100);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1000);
+	assert_true(by_source[0] >= 10 && by_source[0] <= 120);
+	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
+	rig_fini(&rig);
+
+	begin(&rig); /* the only source: the contract's outcome */
+	use_pool("a", one);
+	rig.path_config = selects_a;
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_true(rig.sent >= 10 && rig.sent < 100);
+	assert_int_equal(rig.sent + rig.events[TR_EV_TRANSIENT_FAILURE], 100);
+	rig_fini(&rig);
+}
+
+static void
+a_shared_rate_of_selection_is_asked_for(void **state)
+{
+	struct backend backend = {NULL, false, 0};
+	struct tr_shaping_backend table = {.arg = &backend, .start = ask_backend, .cancel = forget_question};
+	struct rig rig;
+
+	expected_key = "kumomta.source_selection_rate.a->x.example@lua:make.test.a:100:10:1";
+	begin(&rig);
+	rig_close(&rig);
+	assert_int_equal(tr_shaping_new(&backend.counts), TR_OK);
+	assert_int_equal(tr_shaping_new(&rig.shaping), TR_OK);
+	tr_shaping_set_backend(rig.shaping, &table);
+	rig.path_config = selects_a;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 1000; i++) {
+		rig_put(&rig, "x.example", i);
+		rig_run(&rig, 2 * TR_NS_PER_MS);
+	}
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1000);
+	if (by_source[0] < 50 || by_source[0] > 220)
+		fail_msg("%lu from a", by_source[0]);
+	assert_true(backend.asked > 0);
+	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
+	memset(by_source, 0, sizeof by_source);
+	backend.broken = true; /* the other sources have none to ask for */
+	rig_run(&rig, TR_NS_PER_S);
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1100);
+	assert_true(by_source[0] <= 10);
+	for (uint32_t i = 0; i < 100; i++) /* a question may be out when it stops */
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_MS);
+	rig_close(&rig);
+	tr_shaping_free(rig.shaping);
+	rig.shaping = NULL;
+	tr_shaping_free(backend.counts);
+	rig_open(&rig);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
 int
 main(void)
 {
@@ -833,6 +916,8 @@ main(void)
 		cmocka_unit_test(a_queue_keeps_its_message_rate),
 		cmocka_unit_test(a_rate_that_goes_lets_them_all_go),
 		cmocka_unit_test(a_shared_rate_is_kept_together_and_held_while_the_backend_is_away),
+		cmocka_unit_test(a_rate_of_selection_sends_the_others_elsewhere),
+		cmocka_unit_test(a_shared_rate_of_selection_is_asked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
