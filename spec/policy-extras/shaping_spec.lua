@@ -334,6 +334,38 @@ describe('policy-extras.shaping', function()
     end)
   end)
 
+  for mail_defaults, expected in pairs { [false] = { 10000, 8192, 10 }, [true] = { 7, 8192, 3 } } do
+    it(("gives a log hook %s defaults, and explain knows them"):format(mail_defaults and "mail's" or 'its own'), function()
+      start(
+        '[default]\nmax_ready = 7\nconnection_limit = 3\n',
+        mail_defaults and 'mail_defaults_for_log_hooks = true' or '',
+        [[
+        kumo.define_spool { name = 'data', path = DIR .. '/data' }
+        kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+      end
+      require('policy-extras.log_hooks'):new {
+        name = 'h', constructor = function() return { send = function() return 'ok' end } end,
+      }
+      function LOOK()
+        local explained = kumo.explain 'h.log_hook'
+        local admin = require('tr.host').internal 'admin'
+        got = { text = admin.inspect('ready', explained.ready_queue), explained = {} }
+        for _, row in ipairs(explained.values) do
+          got.explained[row.key] = row.value
+        end
+      ]])
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      rt:eval "require('tr.host').c.spawn(LOOK, 'spec')"
+      rt:advance(1)
+      local got = rt:eval 'return got'
+      local path, told = kumo.serde.json_parse(got.text).path_config, got.explained
+      assert.are.same(expected, { path.max_ready, path.max_deliveries_per_connection, path.connection_limit })
+      local limit = tonumber((tostring(told.connection_limit):gsub('local:', '')))
+      assert.are.same(expected, { told.max_ready, told.max_deliveries_per_connection, limit })
+    end)
+  end
+
   it('is explained: each value with its line', function()
     start '[default]\nmax_ready = 7\n["d.test"]\nmx_rollup = false\nmax_ready = 8\n'
     local result = rt:eval [[
