@@ -53,7 +53,7 @@ struct rig {
 	int64_t source_delay_ns; /* until its answer comes */
 	/* Answers with tr_sched_site(), now or later; NULL: each domain is a site of its own. */
 	void (*site)(struct rig *rig, struct tr_sched *sched);
-	uint32_t sites_asked;
+	_Atomic uint32_t sites_asked;
 	_Atomic uint32_t pools_asked, sources_asked;
 	const char *queue_error;
 	bool no_path, no_handler;

@@ -15,6 +15,8 @@ struct runner {
 	pthread_t thread;
 };
 
+static bool as_mail; /* not log records */
+
 static void
 put_some(struct tr_timer *timer)
 {
@@ -25,9 +27,10 @@ put_some(struct tr_timer *timer)
 		char queue[32];
 		struct tr_message *message;
 
-		snprintf(queue, sizeof queue, "q%u.log_hook", runner->number++ % QUEUES);
+		snprintf(queue, sizeof queue, "q%u.%s", runner->number++ % QUEUES, as_mail ? "test" : "log_hook");
 		message = rig_message(queue, runner->left);
-		message->flags |= TR_MSG_LOG_RECORD;
+		if (!as_mail)
+			message->flags |= TR_MSG_LOG_RECORD;
 		rig_put_message(runner->rig, worker, message);
 	}
 	if (runner->left == 0)
@@ -319,6 +322,57 @@ nothing_is_lost_between_sources(void **state)
 	field_fini(&field);
 }
 
+static void
+by_smtp(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	small_batches(rig, name, config);
+	config->protocol = TR_PROTO_SMTP;
+}
+
+/* All queues have one site of two, which changes all the time; now and then there is none. */
+static void
+changing_site(struct rig *rig, struct tr_sched *sched)
+{
+	uint32_t turn = rig->sites_asked;
+	bool none = turn % 5 == 0;
+
+	tr_sched_site(sched,
+		none       ? NULL
+		: turn % 2 ? "one.mx.test"
+			   : "two.mx.test",
+		tr_mono_ns() + (none ? 1 : 5) * TR_NS_PER_MS, none ? "no such domain" : NULL);
+}
+
+static int64_t
+sometimes_knows_better(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	char queue[16];
+
+	snprintf(queue, sizeof queue, "q%u.test", (uint32_t)(rig->calls % QUEUES));
+	if (rig->calls % 10 == 0)
+		tr_queue_forget_site(session->session->worker, tr_str(queue));
+	return sometimes_fails(rig, session, outcome);
+}
+
+static void
+sites_change_under_all_workers(void **state)
+{
+	static struct field field;
+
+	field_init(&field);
+	as_mail = true;
+	field.rig.queue_config = by_smtp;
+	field.rig.site = changing_site;
+	field.rig.send = sometimes_knows_better;
+	one_run(&field, true, all_sent, 100 * TR_NS_PER_S);
+	as_mail = false;
+	assert_int_equal(field.rig.sent, MESSAGES);
+	assert_int_equal(rig_check(&field.rig), 0);
+	assert_true(field.rig.sites_asked > QUEUES);
+	close_run(&field.rig);
+	field_fini(&field);
+}
+
 int
 main(void)
 {
@@ -327,6 +381,7 @@ main(void)
 		cmocka_unit_test(limits_hold_between_workers),
 		cmocka_unit_test(nothing_is_lost_by_a_stop_in_the_middle),
 		cmocka_unit_test(nothing_is_lost_between_sources),
+		cmocka_unit_test(sites_change_under_all_workers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
