@@ -108,7 +108,7 @@ plan_sessions(struct tr_ready *ready, struct tr_worker *here, struct plan *plan)
 	uint32_t wanted = wanted_locked(ready), busy = ready->sessions - ready->idle;
 
 	if (wanted == 0) {
-		plan->timer = ready->messages.count > 0 && ready->paced_until_ns != 0;
+		plan->timer = ready->messages.count > 0 && ready->paced_until_ns > tr_mono_ns();
 		return;
 	}
 	if (tr_gate_is_paced(&ready->gate)) { /* as many as may start now */
@@ -118,7 +118,8 @@ plan_sessions(struct tr_ready *ready, struct tr_worker *here, struct plan *plan)
 					: 0;
 
 		room = room < most ? room : most;
-		plan->timer = true;
+		/* a moment that has passed needs no timer: an outcome brings the next one on */
+		plan->timer = ready->gate.next_at_ns > tr_mono_ns();
 		if (room == 0)
 			return;
 		if (wanted > busy && wanted - busy > room)

@@ -461,8 +461,10 @@ tr_session_wait(struct tr_session *pub)
 		await_pressure(pub->worker); /* they came after the take, and who put them in saw a busy session */
 	else if (ready->messages.count > 0 && !ready_held_back_locked(ready))
 		idle = false;
-	if (idle && session->held == 0)
+	if (idle && session->held == 0 && session->counted) {
 		session_uncount_locked(session);
+		ready_kick(ready); /* another may start in its place */
+	}
 	if (idle && !pub->idle_queued) { /* the last to come is the first to be woken: its connection is the warmest */
 		session->idle_next = place->idle;
 		session->idle_prev = &place->idle;

@@ -103,4 +103,42 @@ describe('the gate', function()
       assert.is_true(eval 'bad' <= 0.35 * eval 'calls', ('%d of %d calls refused'):format(eval 'bad', eval 'calls'))
     end)
   end
+
+  it('lets an endpoint that fails one request in seven keep its full rate', function()
+    start('function() return calls % 7 ~= 0 or "503 Service Unavailable" end', 'LATENCY = 0.05')
+    send(1000)
+    rt:advance(5)
+    assert.is_true(eval '#good' >= 0.95 * 5 * 200 * 6 / 7, eval '#good' .. ' of 857') -- ten connections, 50 ms each
+  end)
+
+  it('opens bit by bit after an outage, and is wide open again within seconds', function()
+    start('function(now) return now > 10 or "503 Service Unavailable" end', 'LATENCY = 0.05')
+    send(1000)
+    rt:advance(10)
+    local calls = eval 'calls'
+    assert.is_true(calls <= 20, calls .. ' calls in an outage of ten seconds')
+    rt:advance(15)
+    local first = eval 'good[1]'
+    assert.is_true(eval(('between(%f, %f)'):format(first, first + 0.2)) <= 4) -- no burst on an endpoint that just came back
+    assert.is_true(eval(('between(%f, %f)'):format(first + 2.5, first + 4.5)) >= 0.9 * 2 * 200)
+  end)
+
+  for failures, calls in pairs { [3] = 3, [8] = 8 } do
+    it(('closes after gate_failures = %d in a row, for gate_backoff'):format(failures), function()
+      start('function() return "500 oops" end',
+        ("PATH.gate_failures, PATH.gate_backoff, PATH.connection_limit = %d, '5s', 1"):format(failures))
+      send(50)
+      rt:advance(3.9)
+      assert.are.equal(calls, eval 'calls')
+      rt:advance(2.2) -- with a fifth of jitter to both sides
+      assert.are.equal(calls + 1, eval 'calls')
+    end)
+  end
+
+  it('never closes with gate_failures = 0', function()
+    start('function() return "500 oops" end', 'PATH.gate_failures = 0')
+    send(50)
+    rt:advance(1)
+    assert.are.equal(50, eval 'calls')
+  end)
 end)
