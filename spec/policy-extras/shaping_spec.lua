@@ -171,6 +171,34 @@ describe('policy-extras.shaping', function()
       assert.are.equal('7s', got.other.idle_timeout)
       assert.is_nil(got.other.max_ready)
     end)
+
+    it('a resolver that does not answer keeps no path waiting, hooks not at all', function()
+      start('["mx.test"]\nmax_ready = 8\n["h.log_hook"]\nmax_ready = 9\n', '', [[
+        kumo.define_spool { name = 'data', path = DIR .. '/data' }
+        kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+        rawset(kumo, 'dns', { lookup_mx = function() kumo.sleep(3600) error('gone', 0) end })
+        function LOOK(domain)
+          local began = os.time()
+          got = { max_ready = helper.get_egress_path_config(domain, 'unspecified', domain).max_ready, took = os.time() - began }
+        end
+      ]])
+      rt:advance(2) -- the first load is under way
+      rt:eval "require('tr.host').c.spawn(function() LOOK 'h.log_hook' end, 'spec')"
+      assert.are.same({ max_ready = 9, took = 0 }, rt:eval 'return got')
+      rt:eval "got = nil require('tr.host').c.spawn(function() LOOK 'mx.test' end, 'spec')"
+      assert.is_nil(rt:eval 'return got')
+      rt:advance(11)
+      assert.are.equal(8, rt:eval('return got').max_ready)
+    end)
+
+    it('a domain keeps its site while the resolver is away', function()
+      start('["mx.test"]\nmax_ready = 8\n', '', ZONE)
+      rt:advance(5)
+      rt:eval "rawset(require 'kumo', 'dns', { lookup_mx = function() error('gone', 0) end })"
+      write '["mx.test"]\nmax_ready = 9\n'
+      rt:advance(60)
+      assert.are.equal(9, rt:eval "return helper.get_egress_path_config('a.mx.test', 'unspecified', 'one.mx.test', true).max_ready")
+    end)
   end)
 
   describe('when a file changes', function()

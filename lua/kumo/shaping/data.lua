@@ -291,8 +291,9 @@ end
 ---@param options kumo.shaping.Options   complete
 ---@param found kumo.shaping.Findings
 ---@param texts? table<string, string>   files that have been read already
+---@param sites? table<string, string>   of the data before: a domain that cannot be looked up now keeps its site
 ---@return kumo.shaping.Data
-function data.build(paths, options, found, texts)
+function data.build(paths, options, found, texts, sites)
   local self = {
     options = options, providers = {}, by_site = {}, by_domain = {}, site_of = {}, failed = {}, texts = {},
   }
@@ -318,6 +319,11 @@ function data.build(paths, options, found, texts)
   end
   if not options.skip_dns then
     answers = mx.lookup_all(ask)
+    for domain, site in pairs(sites or {}) do
+      if answers[domain] and not answers[domain].site then
+        answers[domain] = { site = site, hosts = {}, null = false }
+      end
+    end
   end
   local providers, names, default = {}, {}, {}
   for _, one in ipairs(sections) do

@@ -72,12 +72,20 @@ local function shared_texts(self)
 end
 
 local function adopt(self, made, found)
+  local early = self._early
   self._data, self._findings = made, found
+  self._primed, self._early = nil, nil
   self._cache, self._count = {}, 0
   self._epoch, self._board = c.epoch(), c.board_version()
   self._mx_at = c.mono()
   if is_reader() then
     share(made.texts)
+  end
+  for _, path in ipairs(early and self._paths or {}) do
+    if files.is_remote(path) then -- paths of hooks were made without it
+      require('kumo').bump_config_epoch()
+      break
+    end
   end
 end
 
@@ -107,18 +115,24 @@ local function load(self)
   end
 end
 
+-- The same files without anything that waits for the network.
+local function local_options(self)
+  local options = {}
+  for key, value in pairs(self._options) do
+    options[key] = value
+  end
+  options.skip_dns, options.skip_remote = true, true
+  return options
+end
+
 --- Reads and checks the local files without look-ups, for a start that is to fail if they are wrong. If they are not, what
 --- was read is what the first load takes.
 ---@async
 ---@return kumo.shaping.Findings found
 ---@return boolean has_rules
 function live:prime()
-  local options, found = {}, findings.new()
-  for key, value in pairs(self._options) do
-    options[key] = value
-  end
-  options.skip_dns, options.skip_remote = true, true
-  local made = data.build(self._paths, options, found)
+  local found = findings.new()
+  local made = data.build(self._paths, local_options(self), found)
   if not found:has_fatal() then
     self._primed = {}
     for path, text in pairs(made.texts) do
@@ -183,7 +197,7 @@ local function rebuild(self, texts, message)
   check_vanished(self, texts, message or {}, found)
   local made
   if not found:has_fatal() then
-    made = data.build(self._paths, self._options, found, texts)
+    made = data.build(self._paths, self._options, found, texts, self._data.site_of)
   end
   log_findings(found)
   if found:has_fatal() then
@@ -306,12 +320,27 @@ end
 
 -- --- resolving -------------------------------------------------------------------------------------------
 
+-- The paths of log hooks depend on no MX: they do not wait for the look-ups of the first load.
+local function data_for(self, domain)
+  if self._data or not data.is_hook(domain) then
+    return self:data()
+  elseif not self._early then
+    local options, found = local_options(self), findings.new()
+    local made = data.build(self._paths, options, found, self._primed)
+    if found:has_fatal() then
+      return self:data() -- which says so
+    end
+    self._early = made
+  end
+  return self._early
+end
+
 ---@async
 ---@return { params: kumo.shaping.Params, replace: boolean }[] steps
 ---@return number until_s   when automation changes it by itself
 function live:steps(domain, source, site)
   local over, until_s = overlay.for_path(domain, source, site)
-  return data.steps(self:data(), domain, source, site, over), until_s
+  return data.steps(data_for(self, domain), domain, source, site, over), until_s
 end
 
 --- The parameters of a path: a table of the caller's own.
@@ -330,7 +359,7 @@ end
 ---@return kumo.EgressPathConfig
 function live:path(domain, source, site)
   if c.changes() ~= self._changes then
-    self:data()
+    data_for(self, domain)
     self._changes = c.changes()
     self._cache, self._count = {}, 0
   end

@@ -5,6 +5,7 @@ local c = host.c
 local mx = {}
 
 local AT_ONCE = 32 -- look-ups under way; the resolver has limits of its own
+local LIMIT_S = 10 -- for all of a list: a resolver that does not answer must not keep the queues waiting
 
 ---@class kumo.shaping.Mx
 ---@field site? string      nil: the look-up failed
@@ -48,7 +49,7 @@ function mx.lookup(domain)
   return { site = answer.site_name, hosts = hosts, null = null }
 end
 
---- Looks up all of a list, several at a time.
+--- Looks up all of a list, several at a time. What has no answer after 10 s counts as failed.
 ---@async
 ---@param domains string[]
 ---@return table<string, kumo.shaping.Mx>
@@ -57,8 +58,9 @@ function mx.lookup_all(domains)
   if #domains == 0 then
     return answers
   end
+  local until_mono = c.mono() + LIMIT_S
   local function work()
-    while at < #domains do
+    while at < #domains and c.mono() < until_mono do
       at = at + 1
       local domain = domains[at]
       answers[domain] = mx.lookup(domain)
@@ -78,12 +80,13 @@ function mx.lookup_all(domains)
     end, 'shaping MX look-ups')
   end
   if running > 0 then
-    all_done:wait()
+    all_done:wait(LIMIT_S)
   end
+  local out = {} -- what comes later is not for this list
   for _, domain in ipairs(domains) do
-    answers[domain] = answers[domain] or { error = 'the look-up was broken off', hosts = {}, null = false }
+    out[domain] = answers[domain] or { error = 'no answer in time', hosts = {}, null = false }
   end
-  return answers
+  return out
 end
 
 return mx
