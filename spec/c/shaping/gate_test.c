@@ -100,6 +100,126 @@ zero_never_closes(void **state)
 	assert_int_equal(gate.state, TR_GATE_OPEN);
 }
 
+/* --- the way back --------------------------------------------------------------------------------------- */
+
+struct endpoint {
+	double rate, burst, tokens; /* a bucket, as proxies limit their clients; rate 0: none */
+	uint32_t fails_every;       /* 0: never */
+	int64_t at_ns;
+	uint64_t good, bad, calls;
+};
+
+static bool
+asks(struct endpoint *endpoint, int64_t now_ns)
+{
+	bool good = true;
+
+	endpoint->calls++;
+	if (endpoint->rate > 0) {
+		endpoint->tokens += (double)(now_ns - endpoint->at_ns) / 1e9 * endpoint->rate;
+		if (endpoint->tokens > endpoint->burst)
+			endpoint->tokens = endpoint->burst;
+		endpoint->at_ns = now_ns;
+		good = endpoint->tokens >= 1;
+		endpoint->tokens -= good;
+	}
+	if (endpoint->fails_every > 0 && endpoint->calls % endpoint->fails_every == 0)
+		good = false;
+	*(good ? &endpoint->good : &endpoint->bad) += 1;
+	return good;
+}
+
+/* Attempts as fast as the gate lets them, at most one every half a millisecond. */
+static void
+use(struct tr_gate *gate, struct endpoint *endpoint, int64_t *now_ns, int64_t span_ns)
+{
+	int64_t end_ns = *now_ns + span_ns, wait_ns;
+
+	while (*now_ns < end_ns) {
+		if (!tr_gate_enter(gate, *now_ns, &wait_ns)) {
+			*now_ns += tr_max_i64((wait_ns + TR_NS_PER_MS - 1) / TR_NS_PER_MS, 1) * TR_NS_PER_MS;
+			continue;
+		}
+		if (asks(endpoint, *now_ns))
+			tr_gate_success(gate, *now_ns);
+		else
+			tr_gate_failure(gate, &rules, *now_ns, false, -1, 0.5);
+		*now_ns += TR_NS_PER_MS / 2;
+	}
+}
+
+static void
+a_limit_is_found_and_used(void **state)
+{
+	static const struct {
+		double rate, burst;
+	} limits[] = {{5, 1}, {20, 1}, {100, 1}, {100, 5}, {100, 100}, {150, 10}};
+
+	for (size_t i = 0; i < TR_COUNT(limits); i++) {
+		struct endpoint endpoint = {
+			.rate = limits[i].rate, .burst = limits[i].burst, .tokens = limits[i].burst};
+		struct tr_gate gate = {0};
+		int64_t now_ns = 0;
+
+		use(&gate, &endpoint, &now_ns, 5 * TR_NS_PER_S);
+		endpoint.good = endpoint.bad = 0;
+		use(&gate, &endpoint, &now_ns, 20 * TR_NS_PER_S);
+		if ((double)endpoint.good < 0.7 * 20 * limits[i].rate || endpoint.bad * 3 > endpoint.good)
+			fail_msg("limit of %g/s, burst %g: %lu good, %lu bad", limits[i].rate, limits[i].burst,
+				endpoint.good, endpoint.bad);
+	}
+}
+
+static void
+one_failure_in_seven_keeps_the_pace(void **state)
+{
+	struct endpoint endpoint = {.fails_every = 7};
+	struct tr_gate gate = {0};
+	int64_t now_ns = 0, wait_ns;
+
+	use(&gate, &endpoint, &now_ns, 5 * TR_NS_PER_S);
+	assert_int_equal(endpoint.calls, 10000); /* never closed */
+	for (int i = 0; i < 5; i++)
+		tr_gate_failure(&gate, &rules, now_ns, false, -1, 0.5);
+	assert_int_equal(gate.state, TR_GATE_CLOSED);
+	use(&gate, &endpoint, &now_ns, 6 * TR_NS_PER_S);
+	assert_int_equal(gate.interval_ns, 0); /* wide open again */
+	assert_true(tr_gate_enter(&gate, now_ns, &wait_ns));
+}
+
+static void
+it_opens_bit_by_bit(void **state)
+{
+	struct endpoint endpoint = {0};
+	struct tr_gate gate = {0};
+	int64_t now_ns = 0;
+
+	tr_gate_failure(&gate, &rules, now_ns, true, -1, 0.5);
+	now_ns = gate.reopen_at_ns;
+	use(&gate, &endpoint, &now_ns, 150 * TR_NS_PER_MS);
+	assert_in_range(endpoint.calls, 2, 4); /* the probe, one at once, one after 0.1 s */
+	assert_true(tr_gate_is_paced(&gate));
+	use(&gate, &endpoint, &now_ns, 4 * TR_NS_PER_S);
+	assert_false(tr_gate_is_paced(&gate));
+	assert_int_equal(tr_gate_room(&gate, now_ns), UINT32_MAX);
+}
+
+static void
+an_endpoint_that_dies_on_the_way_closes_it(void **state)
+{
+	struct endpoint good = {0}, dead = {.fails_every = 1};
+	struct tr_gate gate = {0};
+	int64_t now_ns = 0;
+
+	tr_gate_failure(&gate, &rules, now_ns, true, -1, 0.5);
+	now_ns = gate.reopen_at_ns;
+	use(&gate, &good, &now_ns, 500 * TR_NS_PER_MS);
+	assert_true(tr_gate_is_paced(&gate));
+	use(&gate, &dead, &now_ns, 10 * TR_NS_PER_S);
+	assert_in_range(dead.calls, 10, 20); /* twice five, then probes */
+	assert_int_not_equal(gate.state, TR_GATE_OPEN);
+}
+
 int
 main(void)
 {
@@ -110,6 +230,10 @@ main(void)
 		cmocka_unit_test(jitter_stays_within_a_fifth),
 		cmocka_unit_test(retry_after_is_a_floor_with_a_cap),
 		cmocka_unit_test(zero_never_closes),
+		cmocka_unit_test(a_limit_is_found_and_used),
+		cmocka_unit_test(one_failure_in_seven_keeps_the_pace),
+		cmocka_unit_test(it_opens_bit_by_bit),
+		cmocka_unit_test(an_endpoint_that_dies_on_the_way_closes_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
