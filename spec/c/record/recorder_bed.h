@@ -127,6 +127,12 @@ tr_queue_decide_more(struct tr_engine *engine)
 }
 
 void
+tr_dead_configure(struct tr_dead_store *store, uint16_t hook_account, const struct tr_dead_bounds *bounds)
+{
+	fail(); /* there is no store of dead letters here */
+}
+
+void
 tr_queue_park(struct tr_worker *worker, struct tr_message *message)
 {
 	assert_true(message->flags & TR_MSG_POLICY_ERROR);
