@@ -1,0 +1,246 @@
+-- Several nodes on one machine that share their limits through one redis-server: their sum obeys.
+local helper = require 'helper'
+local kumo = require 'kumo'
+
+--- What a session does is a line "WORD NODE MILLISECONDS" of one file that all nodes append to.
+local POLICY = [[
+local kumo = require 'kumo'
+local file = assert(io.open(EVENTS, 'a'))
+file:setvbuf 'line'
+local function note(word)
+  file:write(('%s %s %d\n'):format(word, os.getenv 'NODE', kumo.time.now().unix_timestamp_millis))
+end
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/data' .. os.getenv 'NODE' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/meta' .. os.getenv 'NODE' }
+  kumo.start_esmtp_listener { listen = '127.0.0.1:0', relay_hosts = { '127.0.0.0/8' } }
+  kumo.configure_redis_throttles { node = REDIS, fallback = FALLBACK, response_timeout = '2s' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { retry_interval = '1s', protocol = { custom_lua = { constructor = 'make.it' } } }
+end)
+kumo.on('get_egress_path_config', function() return kumo.make_egress_path(PATH) end)
+kumo.on('make.it', function()
+  note 'open'
+  return {
+    send = function()
+      note 'send'
+      if SLOW > 0 then kumo.sleep(SLOW) end
+      return 'ok'
+    end,
+    close = function() note 'close' end,
+  }
+end)
+]]
+
+describe('nodes that share a Redis', function()
+  if select(2, helper.sh 'command -v redis-server') ~= 0 then
+    pending 'redis-server is not installed'
+    return
+  end
+  local dir, redis, nodes
+
+  local function start_redis()
+    os.remove(dir .. '/redis.sock')
+    redis = helper.start(("redis-server --port 0 --unixsocket %s/redis.sock --save '' --dir %s"):format(dir, dir))
+    redis:line '(eady to accept connections)'
+  end
+
+  --- Starts `count` nodes with a path, all with one policy.
+  local function start(count, path, slow, fallback)
+    local policy = helper.write(
+      dir .. '/policy.lua',
+      ('DIR, EVENTS, REDIS, SLOW, FALLBACK, PATH = %q, %q, %q, %g, %s, %s\n'):format(
+        dir,
+        dir .. '/events',
+        'unix:' .. dir .. '/redis.sock',
+        slow,
+        fallback and ('%q'):format(fallback) or 'nil',
+        path
+      ) .. POLICY
+    )
+    for i = 1, count do
+      nodes[i] = helper.run(policy, '--workers 2', { NODE = i })
+    end
+  end
+
+  local function inject(node, count)
+    local summary, status = helper.inject(('--smtp %s --connections 2 --count %d --size 300 --to a@example.org'):format(node.smtp, count))
+    assert.are.equal(0, status, summary)
+  end
+
+  --- What was noted, in order of time: { word =, node =, ms = }.
+  local function events(word)
+    local list = {}
+    for what, node, ms in (helper.read(dir .. '/events') or ''):gmatch '(%a+) (%d+) (%d+)\n' do
+      if not word or what == word then
+        list[#list + 1] = { word = what, node = tonumber(node), ms = tonumber(ms), at = #list }
+      end
+    end
+    table.sort(list, function(a, b)
+      if a.ms ~= b.ms then
+        return a.ms < b.ms
+      end
+      return a.at < b.at -- as they were written
+    end)
+    return list
+  end
+
+  local function wait_for_sends(count, limit_s)
+    return helper.wait_for(count .. ' deliveries', function()
+      local list = events 'send'
+      return #list >= count and list
+    end, limit_s)
+  end
+
+  --- Most events of the list within `window_ms`.
+  local function fullest(list, window_ms)
+    local most, from = 0, 1
+    for to = 1, #list do
+      while list[to].ms - list[from].ms >= window_ms do
+        from = from + 1
+      end
+      most = math.max(most, to - from + 1)
+    end
+    return most
+  end
+
+  local function stop_all()
+    for _, node in ipairs(nodes) do
+      if not node:status() then
+        assert.are.equal(0, node:stop(), node:log())
+      end
+    end
+  end
+
+  before_each(function()
+    dir, nodes = helper.dir(), {}
+    start_redis()
+  end)
+
+  after_each(function()
+    helper.cleanup()
+  end)
+
+  it('open no more connections than connection_limit in all', function()
+    start(3, "{ connection_limit = 4, max_deliveries_per_connection = 10, idle_timeout = '1s' }", 0.02)
+    for _, node in ipairs(nodes) do
+      inject(node, 80)
+    end
+    local sends = wait_for_sends(240)
+    stop_all()
+    local open, most, seen = 0, 0, {}
+    for _, event in ipairs(events()) do
+      open = open + (event.word == 'open' and 1 or event.word == 'close' and -1 or 0)
+      most = math.max(most, open)
+      seen[event.node] = true
+    end
+    assert.are.equal(0, open)
+    assert.is_true(most <= 4, most .. ' connections at once')
+    assert.is_true(most >= 3, 'only ' .. most .. ' connections at once')
+    assert.are.same({ true, true, true }, seen)
+    assert.are.equal(240, #sends)
+  end)
+
+  it('keep connections of a limit with local: apart', function()
+    start(2, "{ connection_limit = 'local:1', idle_timeout = '1s' }", 0.3)
+    inject(nodes[1], 2)
+    inject(nodes[2], 2)
+    local started = events()[1].ms
+    wait_for_sends(4)
+    stop_all()
+    local both = 0
+    for _, event in ipairs(events 'open') do
+      both = both + (event.ms - started < 1500 and 1 or 0)
+    end
+    assert.are.equal(2, both)
+  end)
+
+  it('send no faster than max_message_rate in all', function()
+    start(3, "{ connection_limit = 'local:10', max_message_rate = '100/s,max_burst=5' }", 0)
+    for _, node in ipairs(nodes) do
+      inject(node, 150)
+    end
+    local sends = wait_for_sends(450)
+    stop_all()
+    -- 445 tokens after the first five, and the last of them is 4.45 s after the first
+    local took_ms = sends[450].ms - sends[1].ms
+    assert.is_true(took_ms > 4400, took_ms .. ' ms')
+    assert.is_true(took_ms < 9000, took_ms .. ' ms')
+    -- the share of the window, the burst, and what is noted late
+    assert.is_true(fullest(sends, 1000) <= 100 + 5 + 10, fullest(sends, 1000) .. ' in a second')
+    assert.is_true(fullest(sends, 100) <= 10 + 5 + 10, fullest(sends, 100) .. ' in 100 ms')
+    local by_node = {}
+    for _, send in ipairs(sends) do
+      by_node[send.node] = (by_node[send.node] or 0) + 1
+    end
+    assert.are.same({ 150, 150, 150 }, by_node)
+  end)
+
+  it('open connections no faster than max_connection_rate in all', function()
+    start(2, "{ connection_limit = 50, max_deliveries_per_connection = 1, max_connection_rate = '20/s,max_burst=1' }", 0)
+    inject(nodes[1], 30)
+    inject(nodes[2], 30)
+    wait_for_sends(60)
+    stop_all()
+    local opens = events 'open'
+    assert.are.equal(60, #opens)
+    assert.is_true(opens[60].ms - opens[1].ms > 2900, opens[60].ms - opens[1].ms)
+    assert.is_true(fullest(opens, 1000) <= 20 + 1 + 3, fullest(opens, 1000))
+  end)
+
+  it('get the connections of a node that was killed once its leases expire', function()
+    start(
+      2,
+      [[{ connection_limit = 1, idle_timeout = '1s', connect_timeout = '1s', banner_timeout = '0s', ehlo_timeout = '0s',
+        auth_timeout = '0s', starttls_timeout = '0s', mail_from_timeout = '1s', rcpt_to_timeout = '1s', data_timeout = '1s',
+        data_dot_timeout = '1s', rset_timeout = '0s' }]],
+      600
+    )
+    inject(nodes[1], 1)
+    wait_for_sends(1)
+    inject(nodes[2], 1)
+    kumo.sleep(1.5) -- the other asks meanwhile, and is refused
+    assert.are.equal(1, #events 'send')
+    nodes[1]:stop 'KILL'
+    local killed_ms = kumo.time.now().unix_timestamp_millis
+    local sends = wait_for_sends(2)
+    assert.are.equal(2, sends[2].node)
+    assert.is_true(sends[2].ms - killed_ms < 15000, sends[2].ms - killed_ms)
+    nodes[2]:stop 'KILL' -- its send lasts ten minutes
+  end)
+
+  it('wait while Redis is away, and lose nothing', function()
+    start(2, "{ connection_limit = 10, max_message_rate = '200/s,max_burst=5' }", 0)
+    for _, node in ipairs(nodes) do
+      inject(node, 300)
+    end
+    wait_for_sends(100)
+    redis:stop 'KILL'
+    kumo.sleep(0.5)
+    local during = #events 'send'
+    kumo.sleep(1)
+    assert.are.equal(during, #events 'send')
+    start_redis()
+    wait_for_sends(600)
+    stop_all()
+    assert.are.equal(600, #events 'send')
+    for _, node in ipairs(nodes) do
+      local _, lines = node:log():gsub('until it answers again', '')
+      assert.are.equal(1, lines, node:log())
+      assert.matches('answers again\n', node:log())
+    end
+  end)
+
+  it("go on by themselves with fallback = 'local'", function()
+    start(2, "{ connection_limit = 10, max_message_rate = '200/s,max_burst=5' }", 0, 'local')
+    for _, node in ipairs(nodes) do
+      inject(node, 300)
+    end
+    wait_for_sends(100)
+    redis:stop 'KILL'
+    local sends = wait_for_sends(600)
+    stop_all()
+    assert.are.equal(600, #sends)
+  end)
+end)
