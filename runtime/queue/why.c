@@ -105,11 +105,15 @@ add_rates(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 
 		if (tr_throttle_is_shared(throttle))
 			wait_ns = ready->paced_until_ns > now_ns ? ready->paced_until_ns - now_ns : 0;
-		if (wait_ns > 0)
+		if (wait_ns > 0 && pacing > 0)
 			add_hold(holds, "rate", wait_ns,
-				"message rate %.*s: the next token that nobody has taken is there in %.3f s; %u "
-				"connections wait for theirs",
-				(int)key.len, key.data, seconds(wait_ns), pacing);
+				"message rate %.*s: %u connections wait for their tokens, the first that nobody has "
+				"taken is "
+				"there in %.3f s",
+				(int)key.len, key.data, pacing, seconds(wait_ns));
+		else if (wait_ns > 0)
+			add_hold(holds, "rate", wait_ns, "message rate %.*s: the next token is there in %.3f s",
+				(int)key.len, key.data, seconds(wait_ns));
 		else if (pacing > 0 && tr_throttle_is_shared(throttle))
 			add_hold(holds, "rate", -1, "message rate %.*s, shared with other nodes: %u connections wait",
 				(int)key.len, key.data, pacing);

@@ -87,7 +87,7 @@ describe('tailrace why', function()
 
   it('names a message rate, with the time to the next token', function()
     inject('rate.example', 3)
-    says('rate.example', 'rate: message rate kumomta.max_message_rate.unspecified%->rate.example@lua:make.it:1:1:3600: the next token')
+    says('rate.example', 'rate: message rate kumomta.max_message_rate.unspecified%->rate.example@lua:make.it:1:1:3600: the next token is there in 35%d%d')
     says('rate.example', 'nothing is sent for 35%d%d')
   end)
 
