@@ -60,8 +60,10 @@ l_throttle(lua_State *L)
 static void
 set_duration(lua_State *L, const char *key, int64_t ns)
 {
+	int64_t seconds = ns / TR_NS_PER_S;
+
 	lua_createtable(L, 0, 2);
-	lua_pushnumber(L, (lua_Number)(ns / TR_NS_PER_S));
+	lua_pushnumber(L, (lua_Number)seconds);
 	lua_setfield(L, -2, "secs");
 	lua_pushnumber(L, (lua_Number)(ns % TR_NS_PER_S));
 	lua_setfield(L, -2, "nanos");
@@ -190,6 +192,7 @@ l_spec(lua_State *L)
 {
 	struct tr_throttle *throttle = check_throttle(L);
 	const struct tr_rate_spec *spec = tr_throttle_spec(throttle);
+	int64_t period_s = spec->period_ns / TR_NS_PER_S;
 	char text[96];
 
 	tr_rate_spec_format(spec, text);
@@ -200,7 +203,7 @@ l_spec(lua_State *L)
 	lua_setfield(L, -2, "quantity");
 	lua_pushnumber(L, (lua_Number)spec->burst);
 	lua_setfield(L, -2, "burst");
-	lua_pushnumber(L, (lua_Number)(spec->period_ns / TR_NS_PER_S));
+	lua_pushnumber(L, (lua_Number)period_s);
 	lua_setfield(L, -2, "period");
 	lua_pushboolean(L, spec->has_burst);
 	lua_setfield(L, -2, "has_burst");

@@ -226,21 +226,25 @@ send_flight(struct flight *flight)
 static bool
 read_throttle(const struct flight *flight, const struct redisReply *reply, struct tr_throttle_result *out)
 {
-	int allowed, end = 0;
-	double left, reset_us, retry_us;
+	double number[4]; /* allowed, left, reset_us, retry_us */
+	char *at = reply->str, *end;
 
-	if (reply->type != REDIS_REPLY_STRING ||
-		sscanf(reply->str, "%d %lf %lf %lf%n", &allowed, &left, &reset_us, &retry_us, &end) != 4 ||
-		(size_t)end != reply->len || !(left >= 0) || !(reset_us >= 0 && reset_us < 9e15) ||
-		!(retry_us >= 0 && retry_us < 9e15))
+	if (reply->type != REDIS_REPLY_STRING)
+		return false;
+	for (size_t i = 0; i < TR_COUNT(number); i++, at = end) {
+		number[i] = strtod(at, &end);
+		if (end == at || !(number[i] >= 0))
+			return false;
+	}
+	if (*at != '\0' || number[2] >= 9e15 || number[3] >= 9e15)
 		return false;
 	*out = (struct tr_throttle_result){
-		.throttled = allowed == 0,
+		.throttled = number[0] == 0,
 		.limit = flight->op->spec->burst,
-		.remaining = left < 1.8e19 ? (uint64_t)left : UINT64_MAX,
+		.remaining = number[1] < 1.8e19 ? (uint64_t)number[1] : UINT64_MAX,
 		/* up, since then it is true; what four digits have rounded up is not a nanosecond more */
-		.reset_after_ns = (int64_t)ceil(reset_us * 1e3 - 0.05),
-		.retry_after_ns = allowed ? 0 : tr_max_i64((int64_t)ceil(retry_us * 1e3 - 0.05), 1),
+		.reset_after_ns = (int64_t)ceil(number[2] * 1e3 - 0.05),
+		.retry_after_ns = number[0] != 0 ? 0 : tr_max_i64((int64_t)ceil(number[3] * 1e3 - 0.05), 1),
 	};
 	return true;
 }
