@@ -553,6 +553,86 @@ gives_up_a_server_that_does_not_answer(void **state)
 	}
 }
 
+/* A worker: its own loop, its own connection, the same backend. */
+struct worker {
+	pthread_t thread;
+	struct asked asked[100];
+	uint32_t taken, failed;
+	struct tr_loop *loop;
+};
+
+static bool
+all_are_answered(void *arg)
+{
+	struct worker *worker = arg;
+
+	for (size_t i = 0; i < TR_COUNT(worker->asked); i++) {
+		if (!worker->asked[i].answered)
+			return false;
+	}
+	return true;
+}
+
+static void *
+work(void *arg)
+{
+	struct worker *worker = arg;
+
+	tr_loop_enter(worker->loop);
+	for (int round = 0; round < 5; round++) {
+		for (size_t i = 0; i < TR_COUNT(worker->asked); i++) {
+			struct asked *asked = &worker->asked[i];
+			const char *why;
+
+			tr_rate_spec_parse(TR_STR("300/d"), &asked->spec, &why);
+			asked->op = (struct tr_shared_op){.kind = TR_SHARED_THROTTLE,
+				.key = TR_STR("w:300:300:86400"),
+				.spec = &asked->spec,
+				.quantity = 1,
+				.then = then};
+			asked->answered = false;
+			if (backend->start(backend->arg, worker->loop, &asked->op) != TR_OK)
+				abort();
+		}
+		if (!tr_loop_run_until(worker->loop, all_are_answered, worker, LIMIT_NS))
+			abort();
+		for (size_t i = 0; i < TR_COUNT(worker->asked); i++) {
+			worker->failed += worker->asked[i].op.err != TR_OK;
+			worker->taken += worker->asked[i].op.err == TR_OK && !worker->asked[i].op.result.throttled;
+		}
+	}
+	return NULL;
+}
+
+static void
+serves_all_workers(void **state)
+{
+	static struct worker workers[3];
+	uint32_t taken = 0;
+
+	NEED_SERVER();
+	start_server("--appendonly", "no");
+	make_shared("", LIMIT_NS);
+	for (size_t i = 0; i < TR_COUNT(workers); i++) {
+		assert_int_equal(tr_loop_new(&workers[i].loop), TR_OK);
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	}
+	for (size_t i = 0; i < TR_COUNT(workers); i++) {
+		pthread_join(workers[i].thread, NULL);
+		assert_int_equal(workers[i].failed, 0);
+		taken += workers[i].taken;
+	}
+	assert_int_equal(taken, 300);
+	tr_redis_shaping_free(shared);
+	shared = NULL;
+	for (size_t i = 0; i < TR_COUNT(workers); i++) {
+		tr_loop_enter(workers[i].loop);
+		tr_loop_turn(workers[i].loop);
+		tr_loop_free(workers[i].loop);
+	}
+	tr_loop_enter(loop);
+}
+
 static void
 says_why_it_is_not_let_in(void **state)
 {
@@ -652,6 +732,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(what_is_cancelled_is_given_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(fails_fast_and_comes_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(gives_up_a_server_that_does_not_answer, setup, teardown),
+		cmocka_unit_test_setup_teardown(serves_all_workers, setup, teardown),
 		cmocka_unit_test_setup_teardown(says_why_it_is_not_let_in, setup, teardown),
 		cmocka_unit_test_setup_teardown(sees_that_a_peer_is_no_redis, setup, teardown),
 	};
