@@ -315,6 +315,17 @@ op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms)
 	list_add(&op->kept, message);
 }
 
+static const struct tr_queue_config *
+config_of(struct outcome_op *op, struct tr_sched *sched)
+{
+	if (op->config_of != sched) {
+		tr_queue_config_unref(op->config);
+		op->config = sched_config_ref(sched);
+		op->config_of = sched;
+	}
+	return op->config != NULL ? op->config : op->worker->engine->fallback;
+}
+
 void
 op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms)
 {
@@ -324,13 +335,17 @@ op_expire(struct outcome_op *op, struct tr_message *message, const char *site, i
 	char due[32], expiry[32];
 
 	tr_rfc3339(message_expiry_ms(sched, message) * TR_NS_PER_MS, expiry);
-	if (due_ms > 0) {
+	op_event_init(&event, TR_EV_EXPIRATION, message);
+	if (due_ms > 0) { /* after an attempt */
+		const struct tr_queue_config *config = config_of(op, sched);
+
+		event.egress_pool = tr_str(config->egress_pool != NULL ? config->egress_pool : "unspecified");
+		event.provider = tr_str(config->provider);
 		tr_rfc3339(due_ms * TR_NS_PER_MS, due);
 		tr_buf_addf(&text, "Next delivery time would be at %s which exceeds the expiry time %s", due, expiry);
 	} else {
 		tr_buf_addf(&text, "Delivery time has passed the expiry time %s", expiry);
 	}
-	op_event_init(&event, TR_EV_EXPIRATION, message);
 	event.site = tr_str(site);
 	event.response = (struct tr_response){551, {5, 4, 7}, {text.data, text.len}, {NULL, 0}};
 	tr_outbox_emit(&op->outbox, &event);
@@ -365,17 +380,6 @@ emit_delayed(struct outcome_op *op, const struct tr_message *message, const char
 }
 
 /* --- again later ------------------------------------------------------------------------------------------------ */
-
-static const struct tr_queue_config *
-config_of(struct outcome_op *op, struct tr_sched *sched)
-{
-	if (op->config_of != sched) {
-		tr_queue_config_unref(op->config);
-		op->config = sched_config_ref(sched);
-		op->config_of = sched;
-	}
-	return op->config != NULL ? op->config : op->worker->engine->fallback;
-}
 
 /* The hook may have named another queue. True if so: the message went there. */
 static bool
