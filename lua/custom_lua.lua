@@ -4,7 +4,6 @@ local error_text = require 'error_text'
 local host = require 'tr.host'
 local outcome = require 'outcome'
 local queue = require 'tr.session'
-local retry_after = require 'retry_after'
 local session = host.internal 'session'
 
 local raw_xpcall, CANCELLED = host.raw_xpcall, host.CANCELLED
@@ -127,7 +126,7 @@ local function attempt(conn, s, config)
     s:report('transient', 400, INTERNAL .. one_line(result), nil, nil, refused(result) and 'at_once' or 'counts')
     return nil, false
   elseif code >= 400 and code <= 499 then
-    s:report('transient', code, message, peer, retry_after.get(result), refused(message) and 'at_once' or 'counts')
+    s:report('transient', code, message, peer, nil, refused(message) and 'at_once' or 'counts')
     return nil, code ~= 421
   end
   return { kind = 'permanent', code = code, text = message }, true

@@ -6,12 +6,14 @@
 --- Call at the top level of the policy, before the queue helper (its last resort answers for every domain). See
 --- docs/log-hooks.md.
 local kumo = require 'kumo'
-local retry_after = require 'retry_after'
+local outcome_table = require 'policy-extras.log_hook_outcomes'
 local typing = require 'policy-extras.typing'
 local utils = require 'policy-extras.policy_utils'
 
 ---@class log_hooks
 local log_hooks = {}
+
+local outcome_of, read_outcomes = outcome_table.of, outcome_table.read
 
 local BODY_MAX = 1000 -- bytes of an answer's body that go into a record
 local RETRY_AFTER_MAX_S = 86400 -- a peer cannot park a queue for longer
@@ -30,22 +32,52 @@ local queue_config_type = typing.record('queue_config', {
   end,
 })
 
-local new_options = typing.record('log_hooks:new', {
-  name = typing.string,
-  constructor = typing.Function,
-  log_parameters = typing.option(typing.map(typing.string, typing.any)),
-  queue_config = typing.option(queue_config_type),
-  batch_size = typing.default(typing.number, 1),
-  min_batch_size = typing.option(typing.number),
-  max_batch_latency = typing.option(typing.string),
-  filter = typing.option(typing.Function),
+-- What all hooks have in common.
+local function hook_options(name, fields)
+  local all = {
+    name = typing.string,
+    log_parameters = typing.option(typing.map(typing.string, typing.any)),
+    queue_config = typing.option(queue_config_type),
+    filter = typing.option(typing.Function),
+    dead_letters = typing.option(typing.any), -- checked by kumo.configure_log_hook
+    batch_size = typing.default(typing.number, 1),
+    min_batch_size = typing.option(typing.number),
+    max_batch_latency = typing.option(typing.string),
+    max_batch_bytes = typing.option(typing.number),
+  }
+  for key, value in pairs(fields) do
+    all[key] = value
+  end
+  return typing.record(name, all)
+end
+
+local new_options = hook_options('log_hooks:new', { constructor = typing.Function })
+
+local new_json_options = hook_options('log_hooks:new_json', {
+  url = typing.string,
+  headers = typing.option(typing.map(typing.string, typing.string)),
+  identify = typing.option(typing.boolean),
+  compression = typing.option(typing.string),
+  secrets = typing.option(typing.list(typing.string)),
+  timeout = typing.option(typing.any),
+  outcomes = typing.option(typing.any),
 })
 
-local new_json_options = typing.record('log_hooks:new_json', {
-  name = typing.string,
-  url = typing.string,
-  log_parameters = typing.option(typing.map(typing.string, typing.any)),
-  queue_config = typing.option(queue_config_type),
+local new_kafka_options = hook_options('log_hooks:new_kafka', {
+  brokers = typing.string,
+  topic = typing.string,
+  key = typing.option(typing.Function),
+  headers = typing.option(typing.map(typing.string, typing.string)),
+  config = typing.option(typing.map(typing.string, typing.any)),
+})
+
+local new_amqp_options = hook_options('log_hooks:new_amqp', {
+  connection = typing.map(typing.string, typing.any),
+  routing_key = typing.string,
+  exchange = typing.option(typing.string),
+  headers = typing.option(typing.map(typing.string, typing.any)),
+  persistent = typing.default(typing.boolean, true),
+  mandatory = typing.default(typing.boolean, true),
 })
 
 local disposition_options = typing.record('log_hooks:new_disposition_hook', {
@@ -86,14 +118,15 @@ local function decide(msg, hook_name)
   return true
 end
 
-local function register(options)
+local function register(options, constructor_of)
   local name = options.name
   local domain = name .. '.log_hook'
   local constructor = 'make.' .. domain
   names[name] = true
 
   kumo.on('pre_init', function()
-    kumo.configure_log_hook(utils.merge_into(options.log_parameters or {}, { name = name }))
+    local parameters = { name = name, dead_letters = options.dead_letters }
+    kumo.configure_log_hook(utils.merge_into(options.log_parameters or {}, parameters))
   end)
 
   if not next(hooks) then
@@ -116,28 +149,34 @@ local function register(options)
         batch_size = options.batch_size,
         min_batch_size = options.min_batch_size,
         max_batch_latency = options.max_batch_latency,
+        max_batch_bytes = options.max_batch_bytes,
       },
     }
     return kumo.make_queue_config(config)
   end)
 
-  kumo.on(constructor, options.constructor)
+  kumo.on(constructor, constructor_of)
 end
 
----@class (exact) log_hooks.NewOptions
+---@class log_hooks.HookOptions
 ---@field name string                         also the name of its ledger account
----@field constructor fun(domain: string, tenant: string?, campaign: string?): table  with `send` or `send_batch`
 ---@field log_parameters? table<string, any>  of kumo.configure_log_hook: `meta`, `headers`, `per_record` ...
 ---@field queue_config? table<string, any>    of kumo.make_queue_config
+---@field filter? fun(msg: kumo.Message, hook_name: string): boolean?  something true drops the record
+---@field dead_letters? boolean|kumo.DeadLetterBounds  default true: what is refused for good or expires is kept
 ---@field batch_size? integer                 default 1: `send`; more: `send_batch`
 ---@field min_batch_size? integer
 ---@field max_batch_latency? string           e.g. "500ms": how long a batch may wait to become full
----@field filter? fun(msg: kumo.Message, hook_name: string): boolean?  something true drops the record
+---@field max_batch_bytes? integer            of the records' texts; default: no bound
+
+---@class (exact) log_hooks.NewOptions : log_hooks.HookOptions
+---@field constructor fun(domain: string, tenant: string?, campaign: string?): table  with `send` or `send_batch`
 
 --- A hook that a connection object of the policy delivers.
 ---@param options log_hooks.NewOptions
 function log_hooks:new(options) -- luacheck: ignore self
-  register(check(new_options, options))
+  local checked = check(new_options, options)
+  register(checked, checked.constructor)
 end
 
 -- --- new_json --------------------------------------------------------------------------------------------------
@@ -188,35 +227,12 @@ local function retry_after_s(value)
 end
 log_hooks._retry_after_s = retry_after_s -- for the spec
 
---- Which answers are worth another try: the endpoint may recover, be repaired, or be let in again.
-local function is_transient(status)
-  return status < 200
-    or status >= 300 and status < 400
-    or status >= 500
-    or status == 401
-    or status == 403
-    or status == 404
-    or status == 408
-    or status == 425
-    or status == 429
-end
-
-local function try_later(text, delay_s)
-  local ok, rejection = pcall(kumo.reject, 450, text)
-  if not ok and delay_s then
-    retry_after.set(rejection, delay_s)
-  end
-  error(rejection, 0)
-end
-
 local delivered_as = {} -- status -> "200 OK: "
 
-local function post(client, url, msg)
-  local status, reason, text, retry_after_text = client:post_message(url, msg)
-  if not status then
-    error(reason, 0) -- what the network did is tried again
-  end
-  if status >= 200 and status < 300 then
+--- What an answer of the endpoint means for all that was posted: a text (delivered) or an outcome.
+local function judge(outcomes, status, reason, text, retry_after_text)
+  local kind = outcome_of(outcomes, status)
+  if kind == 'delivered' then
     local prefix = delivered_as[status]
     if not prefix then
       prefix = ('%d %s: '):format(status, tostring(reason))
@@ -225,21 +241,34 @@ local function post(client, url, msg)
     return prefix .. cut(text)
   end
   text = ('%d %s: %s'):format(status, tostring(reason), cut(text))
-  if is_transient(status) then
-    try_later(text, retry_after_s(retry_after_text))
+  if kind == 'transient' then
+    return kumo.transient(450, text, retry_after_s(retry_after_text))
   end
-  kumo.reject(500, text)
+  return kumo.permanent(500, text)
 end
+
+local function post(poster, outcomes, what)
+  local status, reason, text, retry_after_text = poster:post(what)
+  if not status then
+    error(reason, 0) -- what the network did is tried again
+  end
+  return judge(outcomes, status, reason, text, retry_after_text)
+end
+
 log_hooks._post = post -- for the spec
 
----@class (exact) log_hooks.NewJsonOptions
----@field name string
+---@class (exact) log_hooks.NewJsonOptions : log_hooks.HookOptions
 ---@field url string
----@field log_parameters? table<string, any>
----@field queue_config? table<string, any>
+---@field headers? table<string, string>   more headers of each request
+---@field identify? boolean                default true: Tailrace-Event-Id, Tailrace-Attempt; of a batch Tailrace-Batch-Id and -Size
+---@field compression? 'gzip'|'zstd'       of the body
+---@field secrets? string[]                sign as Standard Webhooks; two while one replaces the other
+---@field timeout? number|string           of a request; default 60 s
+---@field outcomes? 'reference'|table<integer|string, 'delivered'|'transient'|'permanent'>  by status (429) or class ("4xx")
 
---- A hook that posts each record to a URL as JSON. 2xx: delivered. 408, 425, 429, 5xx, 3xx, 401, 403, 404 and failures of
---- the network are tried again (Retry-After is heeded). Other answers end the record.
+--- A hook that posts each record to a URL as JSON; with batch_size, as many as that in a JSON array. 2xx: delivered. 408, 425,
+--- 429, 5xx, 3xx, 401, 403, 404 and failures of the network are tried again (Retry-After is heeded). Other answers end the
+--- record as a dead letter; those of a batch (413, say) part it until the record that is to blame is alone.
 ---@param options log_hooks.NewJsonOptions
 function log_hooks:new_json(options) -- luacheck: ignore self
   local checked = check(new_json_options, options)
@@ -247,25 +276,157 @@ function log_hooks:new_json(options) -- luacheck: ignore self
   if not url:match '^https?://.' then
     error(("log_hooks:new_json: field 'url': 'http://...' or 'https://...' expected, got %q"):format(url), 2)
   end
-  register {
-    name = checked.name,
-    log_parameters = checked.log_parameters,
-    queue_config = checked.queue_config,
-    batch_size = 1,
-    constructor = function()
-      -- One client for each session. An event is not to be sent where a redirect points to, and how long an answer is does
-      -- not matter: its status has decided.
-      local client = kumo.http.build_client { redirects = false, max_response_bytes = 16384, truncate_response = true }
-      local connection = {}
-      function connection.send(_, msg)
-        return post(client, url, msg)
+  local ok, outcomes = pcall(read_outcomes, checked.outcomes)
+  if not ok then
+    error('log_hooks:new_json: ' .. outcomes, 2)
+  end
+  local function make_poster()
+    -- An event is not to be sent where a redirect points to. The length of an answer does not matter: its status decides.
+    local client = kumo.http.build_client {
+      redirects = false,
+      max_response_bytes = 16384,
+      truncate_response = true,
+      timeout = checked.timeout,
+    }
+    return client, client:poster {
+      url = url,
+      headers = checked.headers,
+      identify = checked.identify,
+      compression = checked.compression,
+      secrets = checked.secrets,
+    }
+  end
+  local made, err = pcall(make_poster) -- so that a mistake is seen at load, and not by the first record
+  if not made and not tostring(err):find('is not available here', 1, true) then -- a tool that only reads the policy
+    error('log_hooks:new_json: ' .. tostring(err):gsub('^[^\n]-:%d+: ', ''), 2)
+  end
+  register(checked, function()
+    local client, poster = make_poster()
+    local connection = {}
+    function connection.send(_, msg)
+      return post(poster, outcomes, msg)
+    end
+    connection.send_batch = connection.send
+    function connection.close()
+      client:close()
+    end
+    return connection
+  end)
+end
+
+-- --- new_kafka ---------------------------------------------------------------------------------------------------
+
+--- Outcomes of a batch from what failed: { index, text, permanent } each, ascending.
+local function each_outcome(count, failed, delivered)
+  if #failed == 0 then
+    return delivered
+  end
+  local list = {}
+  for i = 1, count do
+    list[i] = delivered
+  end
+  for _, failure in ipairs(failed) do
+    list[failure.index] = failure.permanent and kumo.permanent(500, failure.text) or kumo.transient(450, failure.text)
+  end
+  return list
+end
+
+---@class (exact) log_hooks.NewKafkaOptions : log_hooks.HookOptions
+---@field brokers string                   "host:9092,host2:9092"
+---@field topic string
+---@field key? fun(msg: kumo.Message): string?  of the record; nil: any partition
+---@field headers? table<string, string>   beside event_id and attempt
+---@field config? table<string, string|number>  more of librdkafka's configuration
+
+--- A hook that produces each record to a Kafka topic. It is delivered when all in-sync replicas have it (acks=all,
+--- idempotent). A record that Kafka refuses for itself (too large) becomes a dead letter, alone.
+---@param options log_hooks.NewKafkaOptions
+function log_hooks:new_kafka(options) -- luacheck: ignore self
+  local checked = check(new_kafka_options, options)
+  local config = utils.merge_into(checked.config or {}, {
+    ['bootstrap.servers'] = checked.brokers,
+    ['message.timeout.ms'] = 30000, -- the queue tries again, and knows what waits
+    ['linger.ms'] = 5,
+  })
+  local delivered = kumo.delivered('delivered to ' .. checked.topic)
+  local function record(msg)
+    local headers = { event_id = msg:event_id(), attempt = tostring(msg:num_attempts() + 1) }
+    return {
+      topic = checked.topic,
+      payload = msg,
+      key = checked.key and checked.key(msg),
+      headers = utils.merge_into(checked.headers or {}, headers),
+    }
+  end
+  register(checked, function()
+    local producer = kumo.kafka.build_producer(config)
+    local connection = {}
+    function connection.send_batch(_, messages)
+      local records = {}
+      for i, msg in ipairs(messages) do
+        records[i] = record(msg)
       end
-      function connection.close()
-        client:close()
+      local failed, errors, permanent = producer:send_batch(records)
+      local failures = {}
+      for i, index in ipairs(failed) do
+        failures[i] = { index = index, text = errors[i], permanent = permanent[i] }
       end
-      return connection
-    end,
-  }
+      return each_outcome(#messages, failures, delivered)
+    end
+    function connection:send(msg)
+      local result = self:send_batch { msg }
+      return result[1] or result
+    end
+    function connection.close()
+      producer:close()
+    end
+    return connection
+  end)
+end
+
+-- --- new_amqp ----------------------------------------------------------------------------------------------------
+
+---@class (exact) log_hooks.NewAmqpOptions : log_hooks.HookOptions
+---@field connection kumo.amqp.Connection
+---@field routing_key string
+---@field exchange? string                default: the default exchange, where the routing key is a queue
+---@field headers? table<string, any>     beside attempt
+---@field persistent? boolean             default true: delivery_mode 2
+---@field mandatory? boolean              default true: what cannot be routed is tried again
+
+--- A hook that publishes each record over AMQP, with its event_id as the message id. It is delivered when the broker has
+--- confirmed it. A message that the broker refuses for itself (too large) becomes a dead letter, alone.
+---@param options log_hooks.NewAmqpOptions
+function log_hooks:new_amqp(options) -- luacheck: ignore self
+  local checked = check(new_amqp_options, options)
+  local delivered = kumo.delivered(('confirmed for %s %s'):format(checked.exchange or '', checked.routing_key))
+  local function message(msg)
+    return {
+      exchange = checked.exchange,
+      routing_key = checked.routing_key,
+      payload = msg,
+      mandatory = checked.mandatory,
+      delivery_mode = checked.persistent and 2 or 1,
+      content_type = 'application/json',
+      message_id = msg:event_id(),
+      headers = utils.merge_into(checked.headers or {}, { attempt = msg:num_attempts() + 1 }),
+    }
+  end
+  register(checked, function()
+    local connection = {}
+    function connection.send_batch(_, messages)
+      local list = {}
+      for i, msg in ipairs(messages) do
+        list[i] = message(msg)
+      end
+      return each_outcome(#messages, kumo.amqp.publish_batch(checked.connection, list), delivered)
+    end
+    function connection:send(msg)
+      local result = self:send_batch { msg }
+      return result[1] or result
+    end
+    return connection
+  end)
 end
 
 -- --- new_disposition_hook ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 --- of the interface: clients, requests, responses.
 --- Source: contract of the reference's `kumo.http`; RFC 9110, RFC 7578 (multipart), WHATWG URL (form encoding).
 local core = require 'tr.http'
+local encode = require 'kumo.encode'
 local websocket = require 'tr.websocket'
 
 ---@class kumo.http
@@ -386,6 +387,99 @@ function client:post_messages(url, messages, content_type)
     error('client was closed', 2)
   end
   return core.post_messages(self._core, url, messages, content_type)
+end
+
+---@class (exact) kumo.http.PosterOptions
+---@field url string
+---@field content_type? string           default "application/json"
+---@field headers? table<string, string> more headers of each request
+---@field identify? boolean              default true: Tailrace-Event-Id and Tailrace-Attempt of a record; Tailrace-Batch-Id and
+---                                      Tailrace-Batch-Size of a list
+---@field compression? 'gzip'|'zstd'     of the body, with its Content-Encoding
+---@field secrets? string[]              sign as Standard Webhooks: "whsec_BASE64", or the key's bytes; two while one replaces
+---                                      the other
+
+local WHSEC = 'whsec_'
+
+local function secret_key(secret, i)
+  if type(secret) ~= 'string' or secret == '' then
+    error(('poster: secrets[%d]: string expected, got %s'):format(i, secret == '' and 'an empty one' or type(secret)), 4)
+  elseif secret:sub(1, #WHSEC) ~= WHSEC then
+    return secret
+  end
+  local ok, key = pcall(encode.base64_decode, secret:sub(#WHSEC + 1))
+  if not ok or key == '' then
+    error(('poster: secrets[%d]: what follows whsec_ is not base64'):format(i), 4)
+  end
+  return key
+end
+
+local POSTER_KEYS = { url = true, content_type = true, headers = true, identify = true, compression = true, secrets = true }
+local COMPRESSIONS = { gzip = true, zstd = true }
+
+---@class kumo.http.Poster
+---@field package core userdata
+local poster = {}
+poster.__index = poster
+
+--- Posts a message's bytes, or the messages of a list as one JSON array. Any answer is an answer; what the network did is
+--- returned and not raised.
+---@async
+---@param what kumo.Message|kumo.Message[]
+---@return integer? status
+---@return string? reason        the registered phrase; or the message of the failure
+---@return string text           body of the answer; or the failure's code
+---@return string? retry_after   the header of that name, of an answer from 300 on
+function poster:post(what)
+  return core.post(self.core, what)
+end
+
+--- Ours: what posts to one URL have in common, prepared once.
+---@param options kumo.http.PosterOptions
+---@return kumo.http.Poster
+function client:poster(options)
+  if not self._core then
+    error('client was closed', 2)
+  end
+  check_table(options, 'poster: options')
+  for name in pairs(options) do
+    if not POSTER_KEYS[name] then
+      error(("poster: unknown field '%s'"):format(tostring(name)), 2)
+    end
+  end
+  local compression = options.compression
+  if compression ~= nil and not COMPRESSIONS[compression] then
+    error(("poster: compression: 'gzip' or 'zstd' expected, got %s"):format(tostring(compression)), 2)
+  end
+  local headers = { 'Content-Type', check_string(options.content_type or 'application/json', 'poster: content_type') }
+  if compression then
+    headers[3], headers[4] = 'Content-Encoding', compression
+  end
+  for name, value in pairs(options.headers or {}) do
+    headers[#headers + 1] = check_string(name, 'poster: headers')
+    headers[#headers + 1] = check_string(value, 'poster: headers: ' .. tostring(name))
+  end
+  for i = 1, #headers, 2 do
+    if not core.header_ok(headers[i], headers[i + 1]) then
+      error(('poster: headers: %q is no header, or its value has a control byte'):format(headers[i]), 2)
+    end
+  end
+  local secrets = {}
+  for i, secret in ipairs(options.secrets or {}) do
+    secrets[i] = secret_key(secret, i)
+  end
+  if #secrets > 2 then
+    error('poster: secrets: at most two', 2)
+  end
+  return setmetatable({
+    core = core.poster(self._core, {
+      url = check_string(options.url, 'poster: url'),
+      headers = headers,
+      identify = options.identify ~= false,
+      compression = compression,
+      secrets = secrets,
+    }),
+  }, poster)
 end
 
 --- Later requests are refused; those already built can still be sent.

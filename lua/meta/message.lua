@@ -62,6 +62,10 @@ function Message:queue_name() end
 ---@return integer
 function Message:num_attempts() end
 
+--- The event_id of a log record, the same on every attempt. Ours.
+---@return string?  32 characters; nil for other messages
+function Message:event_id() end
+
 function Message:increment_num_attempts() end
 
 ---@param name string

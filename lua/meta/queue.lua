@@ -19,6 +19,7 @@ local kumo = {}
 ---@field batch_size? integer                      default 1: `send`; more: `send_batch`
 ---@field min_batch_size? integer                  default 1
 ---@field max_batch_latency? kumo.DurationValue    default 0: how long a partial batch may wait
+---@field max_batch_bytes? integer                 ours: of message bodies; the first is always taken; default 0: no bound
 
 ---@class (exact) kumo.Protocol  one of the two
 ---@field smtp? kumo.SmtpProtocol
@@ -28,7 +29,7 @@ local kumo = {}
 ---@field retry_interval? kumo.DurationValue       default 20 minutes; doubles with each attempt
 ---@field max_retry_interval? kumo.DurationValue   default: none
 ---@field max_age? kumo.DurationValue              default 7 days
----@field egress_pool? string                      kept; there is one pool, `unspecified`
+---@field egress_pool? string                      default `unspecified`: get_egress_pool is asked for any other
 ---@field max_message_rate? string                 checked, not acted on yet
 ---@field protocol? kumo.Protocol                  default { smtp = {} }
 ---@field reap_interval? kumo.DurationValue        default 10 minutes

@@ -43,6 +43,29 @@ function core.post_message(client, url, message, content_type) end
 ---@return string? retry_after
 function core.post_messages(client, url, messages, content_type) end
 
+---@class (exact) tr.http.PosterOptions
+---@field url string
+---@field headers string[]   name, value ...; with Content-Type
+---@field identify boolean
+---@field compression? 'gzip'|'zstd'
+---@field secrets string[]   keys, at most two
+
+--- What posts to one URL have in common.
+---@param client userdata
+---@param options tr.http.PosterOptions
+---@return userdata poster
+function core.poster(client, options) end
+
+--- Posts a message, or the messages of a list as a JSON array.
+---@async
+---@param poster userdata
+---@param what kumo.Message|kumo.Message[]
+---@return integer? status
+---@return string? reason
+---@return string text
+---@return string? retry_after
+function core.post(poster, what) end
+
 ---@return string? phrase nil for codes that are not registered
 function core.reason(status) end
 

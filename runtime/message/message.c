@@ -301,3 +301,20 @@ tr_message_set_data(struct tr_message *message, struct tr_str bytes)
 	message->flags |= TR_MSG_DIRTY;
 	return TR_OK;
 }
+
+/* runtime/record/encode.c puts the event_id at a fixed place, and no earlier key holds text of others. */
+struct tr_str
+tr_message_event_id(const struct tr_message *message)
+{
+	struct tr_str json = {message->body.data, message->body.len};
+
+	if (!(message->flags & TR_MSG_LOG_RECORD))
+		return (struct tr_str){NULL, 0};
+	if (message->flags & TR_MSG_TEMPLATE)
+		json = tr_meta_get(&message->meta, TR_STR("log_record"));
+	for (size_t at = 0; json.data != NULL && at + 45 < json.len && at < 128; at++) {
+		if (memcmp(json.data + at, "\"event_id\":\"", 12) == 0)
+			return (struct tr_str){json.data + at + 12, 32};
+	}
+	return (struct tr_str){NULL, 0};
+}

@@ -121,6 +121,8 @@ void tr_uuid4(uint8_t out[16]);
 int64_t tr_uuid1_wall_ns(const uint8_t id[16]);
 void tr_uuid_hex(const uint8_t id[16], char hex[33]);
 void tr_uuid_hyphenated(const uint8_t id[16], char text[37]);
+/* The event_id of a log record's JSON, 32 characters; .data NULL: it is none. Borrowed. */
+struct tr_str tr_message_event_id(const struct tr_message *message);
 int tr_uuid_from_hex(struct tr_str hex, uint8_t out[16]); /* 32 digits, dashes ignored; TR_EINVAL */
 
 /* Stored form, without what the spool keeps itself (seq, due, attempts, flags, account, queue). The

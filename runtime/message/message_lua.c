@@ -317,6 +317,18 @@ l_num_attempts(lua_State *L)
 	return 1;
 }
 
+/* event_id of a log record; nothing for other messages. Ours. */
+static int
+l_event_id(lua_State *L)
+{
+	struct tr_str id = tr_message_event_id(tr_message_check(L, 1, "event_id"));
+
+	if (id.data == NULL)
+		return 0;
+	lua_pushlstring(L, id.data, id.len);
+	return 1;
+}
+
 static int
 l_increment_num_attempts(lua_State *L)
 {
@@ -581,6 +593,7 @@ static const luaL_Reg methods[] = {
 	{"set_recipient", l_set_recipient},
 	{"queue_name", l_queue_name},
 	{"num_attempts", l_num_attempts},
+	{"event_id", l_event_id},
 	{"increment_num_attempts", l_increment_num_attempts},
 	{"get_meta", l_get_meta},
 	{"set_meta", l_set_meta},

@@ -67,10 +67,9 @@ revive(struct dead_work *work, const struct tr_message *letter)
 	if (record == NULL)
 		return NULL;
 	record->flags = (uint16_t)(letter->flags & ~(TR_MSG_DEAD | TR_MSG_DIRTY));
-	record->queue = letter->queue != NULL ? strdup(letter->queue) : NULL;
 	tr_meta_remove(&record->meta, TR_STR("dead_letter"));
 	if (dead_other(work->store, letter->account, &account) != TR_OK ||
-		(letter->queue != NULL && record->queue == NULL)) {
+		(letter->queue != NULL && tr_message_set_queue(record, tr_str(letter->queue)) != TR_OK)) {
 		tr_message_free(record);
 		return NULL;
 	}

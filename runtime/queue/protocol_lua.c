@@ -7,10 +7,8 @@
 #include "queue/config_lua.h"
 
 static const struct tr_key lua_keys[] = {
-	{"constructor", 's', true},
-	{"batch_size", 'i', false},
-	{"min_batch_size", 'i', false},
-	{"max_batch_latency", 'd', false},
+	{"constructor", 's', true}, {"batch_size", 'i', false}, {"min_batch_size", 'i', false},
+	{"max_batch_latency", 'd', false}, {"max_batch_bytes", 'i', false}, /* ours */
 };
 
 char *
@@ -136,6 +134,7 @@ read_custom_lua(lua_State *L, struct tr_queue_config *config)
 	config->batch_size = config_opt_u32(L, idx, function, "batch_size", 1, 1);
 	config->min_batch_size = config_opt_u32(L, idx, function, "min_batch_size", 1, 1);
 	config->max_batch_latency_ns = tr_opt_duration_ns(L, idx, function, "max_batch_latency", 0);
+	config->max_batch_bytes = (uint64_t)tr_opt_int(L, idx, "max_batch_bytes", 0);
 }
 
 void

@@ -100,22 +100,13 @@ tr_record_choose_queue(struct tr_message *record, const char **error)
 void
 tr_record_mark_parked(struct tr_logger *hook, struct tr_message *record, const char *error)
 {
-	struct tr_str json = {record->body.data, record->body.len}, id;
+	struct tr_str id;
 
 	record->flags = (uint16_t)((record->flags & ~TR_MSG_UNDECIDED) | TR_MSG_POLICY_ERROR);
 	/* Without memory for the text it is parked all the same; the log line below has it. */
 	(void)tr_meta_set_string(&record->meta, TR_STR("policy_error"), tr_str(error));
 	tr_metric_add(hook->policy_errors, 1);
-	if (record->flags & TR_MSG_TEMPLATE)
-		json = tr_meta_get(&record->meta, TR_STR("log_record"));
-	/* encode.c puts the event_id at a fixed place, and no earlier key holds text of others */
-	id = (struct tr_str){NULL, 0};
-	for (size_t at = 0; json.data != NULL && at + 46 < json.len && at < 128; at++) {
-		if (memcmp(json.data + at, "\"event_id\":\"", 12) == 0) {
-			id = (struct tr_str){json.data + at + 12, 32};
-			break;
-		}
-	}
+	id = tr_message_event_id(record);
 	tr_log(TR_LEVEL_ERROR, "record", "hook %s: event %.*s is parked: %s", hook->name, (int)id.len,
 		id.data != NULL ? id.data : "", error);
 }

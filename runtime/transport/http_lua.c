@@ -10,16 +10,12 @@
 #include "message/message_lua.h"
 #include "policy/policy.h"
 #include "transport/http.h"
+#include "transport/http_post_lua.h"
 
 #define CLIENT_TYPE "tr.http.client"
 #define DEFAULT_TIMEOUT_NS (60 * TR_NS_PER_S)
 #define DEFAULT_IDLE_NS (90 * TR_NS_PER_S)
 #define DEFAULT_RESPONSE_BYTES (8 * 1024 * 1024)
-
-struct client_box {
-	struct tr_http_client *client; /* NULL: collected */
-	struct prepared *prepared;     /* of its last post_message; NULL: none */
-};
 
 /* One request on its way. On the C heap: LuaJIT's lua_yield() keeps only the results. */
 struct perform_op {
@@ -31,10 +27,8 @@ struct perform_op {
 	struct tr_str headers[]; /* name, value ...: point into strings of the anchored table */
 };
 
-static void prepared_unref(struct prepared *prepared);
-
-static struct client_box *
-check_client(lua_State *L, int idx)
+struct client_box *
+http_check_client(lua_State *L, int idx)
 {
 	return luaL_checkudata(L, idx, CLIENT_TYPE);
 }
@@ -42,12 +36,12 @@ check_client(lua_State *L, int idx)
 static int
 l_client_gc(lua_State *L)
 {
-	struct client_box *box = check_client(L, 1);
+	struct client_box *box = http_check_client(L, 1);
 
 	tr_http_client_unref(box->client);
 	box->client = NULL;
-	prepared_unref(box->prepared);
-	box->prepared = NULL;
+	http_poster_unref(box->poster);
+	box->poster = NULL;
 	return 0;
 }
 
@@ -125,8 +119,8 @@ op_free(struct perform_op *op)
 	free(op);
 }
 
-static int
-push_answer(lua_State *L, void *arg)
+int
+http_push_answer(lua_State *L, void *arg)
 {
 	struct tr_http_call *call = arg;
 
@@ -149,8 +143,9 @@ perform_done(struct tr_http_call *call)
 {
 	struct perform_op *op = tr_container_of(call, struct perform_op, call);
 
-	/* push_answer() copies the answer into Lua before any Lua code runs; op must last until the wake returns. */
-	tr_task_wake(&op->ticket, push_answer, call, false);
+	/* http_push_answer() copies the answer into Lua before any Lua code runs; op must last until the wake returns.
+	 */
+	tr_task_wake(&op->ticket, http_push_answer, call, false);
 	op_free(op);
 }
 
@@ -181,7 +176,7 @@ static int
 l_perform(lua_State *L)
 {
 	static const char *const methods[] = {"GET", "POST", "PUT", NULL};
-	struct client_box *box = check_client(L, 1);
+	struct client_box *box = http_check_client(L, 1);
 	struct tr_http *http = tr_service(L, TR_SERVICE_HTTP);
 	struct tr_task *task = tr_task_check(L);
 	const struct tr_message *message = NULL;
@@ -250,281 +245,6 @@ l_perform(lua_State *L)
 	}
 	tr_task_describe(task, "http %s %s", method_name, url);
 	return tr_task_park(task, L, perform_cancel, op, &op->ticket);
-}
-
-/* Pushes the text with every byte that is no valid UTF-8 replaced by U+FFFD. */
-static void
-push_lossy(lua_State *L, struct tr_str text)
-{
-	luaL_Buffer out;
-	size_t at = 0;
-
-	if (tr_utf8_valid(text)) {
-		lua_pushlstring(L, text.data, text.len);
-		return;
-	}
-	luaL_buffinit(L, &out);
-	while (at < text.len) {
-		size_t len = 1;
-
-		while (len < 4 && at + len <= text.len && !tr_utf8_valid((struct tr_str){text.data + at, len}))
-			len++;
-		if (at + len <= text.len && tr_utf8_valid((struct tr_str){text.data + at, len})) {
-			luaL_addlstring(&out, text.data + at, len);
-			at += len;
-		} else {
-			luaL_addlstring(&out, "\xEF\xBF\xBD", 3);
-			at++;
-		}
-	}
-	luaL_pushresult(&out);
-}
-
-/* --- post_message, post_messages ------------------------------------------------------------------- */
-
-/* What the posts of a client to one URL share. Counted: by the client and by each of its posts under way. */
-struct prepared {
-	uint32_t refs;
-	struct post_op *idle;     /* finished, kept for their buffers */
-	struct tr_str headers[2]; /* Content-Type */
-	uint64_t headers_id;
-	struct tr_str url; /* NUL-terminated */
-	char text[];
-};
-
-struct post_op {
-	struct tr_http_call call;
-	struct tr_ticket ticket;
-	struct prepared *prepared;
-	struct tr_bytes bytes; /* body of the one message, shared */
-	struct tr_buf joined;  /* body of several */
-	struct post_op *next;  /* idle */
-};
-
-#define POST_KEPT_BYTES (256 * 1024) /* a larger buffer is not kept for the next post */
-
-static void
-post_free(struct post_op *op)
-{
-	tr_http_call_fini(&op->call);
-	tr_buf_free(&op->joined);
-	free(op);
-}
-
-static void
-prepared_unref(struct prepared *prepared)
-{
-	if (prepared == NULL || --prepared->refs > 0)
-		return;
-	while (prepared->idle != NULL) {
-		struct post_op *op = prepared->idle;
-
-		prepared->idle = op->next;
-		post_free(op);
-	}
-	free(prepared);
-}
-
-static struct prepared *
-prepared_get(struct client_box *box, struct tr_str url, struct tr_str type)
-{
-	static _Atomic uint64_t ids;
-	struct prepared *prepared = box->prepared;
-
-	if (prepared != NULL && tr_str_eq(prepared->url, url) && tr_str_eq(prepared->headers[1], type))
-		return prepared;
-	prepared = calloc(1, sizeof *prepared + url.len + 1 + type.len);
-	if (prepared == NULL)
-		return NULL;
-	prepared->refs = 1;
-	prepared->headers_id = atomic_fetch_add_explicit(&ids, 1, memory_order_relaxed) + 1;
-	memcpy(prepared->text, url.data, url.len);
-	memcpy(prepared->text + url.len + 1, type.data, type.len);
-	prepared->url = (struct tr_str){prepared->text, url.len};
-	prepared->headers[0] = TR_STR("Content-Type");
-	prepared->headers[1] = (struct tr_str){prepared->text + url.len + 1, type.len};
-	prepared_unref(box->prepared);
-	box->prepared = prepared;
-	return prepared;
-}
-
-static void
-post_end(struct post_op *op)
-{
-	struct prepared *prepared = op->prepared;
-
-	tr_http_client_unref(op->call.client);
-	op->call.client = NULL;
-	tr_bytes_fini(&op->bytes);
-	if (op->joined.cap > POST_KEPT_BYTES)
-		tr_buf_free(&op->joined);
-	if (op->call.content.cap > POST_KEPT_BYTES)
-		tr_buf_free(&op->call.content);
-	op->next = prepared->idle;
-	prepared->idle = op;
-	prepared_unref(prepared);
-}
-
-static struct post_op *
-post_new(struct client_box *box, struct prepared *prepared)
-{
-	struct post_op *op = prepared->idle;
-
-	if (op != NULL)
-		prepared->idle = op->next;
-	else
-		op = calloc(1, sizeof *op);
-	if (op == NULL)
-		return NULL;
-	op->prepared = prepared;
-	prepared->refs++;
-	op->call.client = tr_http_client_ref(box->client);
-	return op;
-}
-
-static int
-push_post_answer(lua_State *L, void *arg)
-{
-	struct tr_http_call *call = arg;
-	struct tr_str head = {call->head.data, call->head.len}, retry_after;
-	const char *reason = tr_http_reason(call->status);
-
-	if (call->err != TR_OK)
-		return push_answer(L, arg);
-	lua_pushinteger(L, call->status);
-	if (reason != NULL)
-		lua_pushstring(L, reason);
-	else
-		lua_pushnil(L);
-	push_lossy(L, (struct tr_str){call->content.len > 0 ? call->content.data : "", call->content.len});
-	retry_after =
-		call->status >= 300 && head.len > 0 ? tr_http_header(head, "retry-after") : (struct tr_str){NULL, 0};
-	if (retry_after.data == NULL)
-		return 3;
-	lua_pushlstring(L, retry_after.data, retry_after.len);
-	return 4;
-}
-
-static void
-post_done(struct tr_http_call *call)
-{
-	struct post_op *op = tr_container_of(call, struct post_op, call);
-
-	tr_task_wake(&op->ticket, push_post_answer, call, false);
-	post_end(op);
-}
-
-static void
-post_cancel(void *arg)
-{
-	struct post_op *op = arg;
-
-	tr_http_cancel(&op->call);
-	post_end(op);
-}
-
-/* A JSON array of the messages of the list at idx; their line ends, which the array does not need, are left out. */
-static void
-join(lua_State *L, int idx, struct tr_buf *out)
-{
-	size_t count = lua_objlen(L, idx);
-
-	tr_buf_clear(out);
-	tr_buf_addc(out, '[');
-	for (size_t i = 1; i <= count; i++) {
-		const struct tr_message *message;
-		struct tr_str body;
-
-		lua_rawgeti(L, idx, (int)i);
-		message = tr_message_check(L, -1, "post_messages"); /* was checked: does not raise */
-		lua_pop(L, 1);
-		body = tr_bytes_str(&message->body);
-		while (body.len > 0 && (body.data[body.len - 1] == '\n' || body.data[body.len - 1] == '\r'))
-			body.len--;
-		if (i > 1)
-			tr_buf_addc(out, ',');
-		tr_buf_add_str(out, tr_bytes_str(&message->head));
-		tr_buf_add_str(out, body);
-	}
-	tr_buf_addc(out, ']');
-}
-
-static int
-l_post(lua_State *L, bool many)
-{
-	const char *fn = many ? "post_messages" : "post_message";
-	struct client_box *box = check_client(L, 1);
-	struct tr_http *http = tr_service(L, TR_SERVICE_HTTP);
-	struct tr_task *task = tr_task_check(L);
-	const struct tr_message *message = NULL;
-	struct tr_str url, type = TR_STR("application/json");
-	struct prepared *prepared;
-	struct post_op *op;
-	int err;
-
-	url.data = luaL_checklstring(L, 2, &url.len);
-	if (!lua_isnoneornil(L, 4)) {
-		type.data = luaL_checklstring(L, 4, &type.len);
-		if (!tr_http_header_ok(TR_STR("Content-Type"), type))
-			return luaL_error(L, "%s: the content type has a control byte", fn);
-	}
-	if (many) {
-		luaL_checktype(L, 3, LUA_TTABLE);
-		for (size_t i = lua_objlen(L, 3); i > 0; i--) {
-			lua_rawgeti(L, 3, (int)i);
-			tr_message_check(L, -1, fn);
-			lua_pop(L, 1);
-		}
-	} else {
-		message = tr_message_check(L, 3, fn);
-	}
-	if (box->client == NULL || http == NULL)
-		return luaL_error(L, "%s: HTTP is not available here", fn);
-	prepared = prepared_get(box, url, type);
-	op = prepared != NULL ? post_new(box, prepared) : NULL;
-	if (op == NULL)
-		return luaL_error(L, "%s: out of memory", fn);
-	/* nothing below raises until the request is on its way */
-	if (many) {
-		join(L, 3, &op->joined);
-		err = op->joined.failed ? TR_ENOMEM : TR_OK;
-		op->call.body = (struct tr_str){op->joined.data, op->joined.len};
-	} else {
-		err = tr_message_data(message, &op->bytes);
-		op->call.body = tr_bytes_str(&op->bytes);
-	}
-	if (err != TR_OK) {
-		post_end(op);
-		return luaL_error(L, "%s: out of memory", fn);
-	}
-	op->call.method = TR_HTTP_POST;
-	op->call.url = prepared->url.data;
-	op->call.headers = prepared->headers;
-	op->call.header_count = 1;
-	op->call.headers_id = prepared->headers_id;
-	op->call.done = post_done;
-	err = tr_http_start(http, &op->call);
-	if (err != TR_OK) {
-		post_end(op);
-		return tr_push_error(
-			L, err, "error sending request for url (%s): %s", lua_tostring(L, 2), tr_err_text(err));
-	}
-	tr_task_describe_text(task, "http POST ", prepared->url.data);
-	return tr_task_park(task, L, post_cancel, op, &op->ticket);
-}
-
-/* post_message(client, url, message, content_type) -> status, reason, text, retry_after | nil, message, code */
-static int
-l_post_message(lua_State *L)
-{
-	return l_post(L, false);
-}
-
-/* post_messages(client, url, list, content_type): the same with a JSON array of the messages as the body */
-static int
-l_post_messages(lua_State *L)
-{
-	return l_post(L, true);
 }
 
 /* --- small helpers of lua/kumo/http.lua ------------------------------------------------------------- */
@@ -618,7 +338,7 @@ l_utf8_lossy(lua_State *L)
 	struct tr_str text;
 
 	text.data = luaL_checklstring(L, 1, &text.len);
-	push_lossy(L, text);
+	http_push_lossy(L, text);
 	return 1;
 }
 
@@ -662,8 +382,7 @@ l_random_hex(lua_State *L)
 int
 luaopen_tr_http(lua_State *L)
 {
-	static const luaL_Reg functions[] = {{"client", l_client}, {"perform", l_perform},
-		{"post_message", l_post_message}, {"post_messages", l_post_messages}, {"reason", l_reason},
+	static const luaL_Reg functions[] = {{"client", l_client}, {"perform", l_perform}, {"reason", l_reason},
 		{"header_ok", l_header_ok}, {"header", l_header}, {"header_next", l_header_next}, {"base64", l_base64},
 		{"utf8_valid", l_utf8_valid}, {"utf8_lossy", l_utf8_lossy}, {"url_check", l_url_check},
 		{"duration_s", l_duration_s}, {"random_hex", l_random_hex}, {NULL, NULL}};
@@ -674,5 +393,6 @@ luaopen_tr_http(lua_State *L)
 	lua_pop(L, 1);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
+	http_post_register(L);
 	return 1;
 }

@@ -1,6 +1,5 @@
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
-local retry_after = require 'retry_after'
 
 local function raised(fn, ...)
   local ok, err = pcall(fn, ...)
@@ -26,8 +25,14 @@ describe('log_hooks refuses, naming field and caller:', function()
     { 'new', { name = '', constructor = constructor }, "field 'name': it is empty" },
     { 'new_json', { name = 'x' }, "missing field 'url'" },
     { 'new_json', { name = 'x', url = 'ftp://a' }, "field 'url': 'http://...' or 'https://...' expected" },
-    { 'new_json', { name = 'x', url = 'http://a', batch_size = 2 }, "unknown field 'batch_size'" },
-    { 'new_json', { name = 'x', url = 'http://a', filter = print }, "unknown field 'filter'" },
+    { 'new_json', { name = 'x', url = 'http://a', batchsize = 2 }, "did you mean 'batch_size'?" },
+    { 'new_json', { name = 'x', url = 'http://a', outcomes = 'strict' }, "field 'outcomes': 'default', 'reference' or a table" },
+    { 'new_json', { name = 'x', url = 'http://a', compression = 'lzma' }, "compression: 'gzip' or 'zstd' expected, got lzma" },
+    { 'new_json', { name = 'x', url = 'http://a', secrets = { 'whsec_?' } }, 'what follows whsec_ is not base64' },
+    { 'new_json', { name = 'x', url = 'http://a', headers = { ['X:'] = 'y' } }, 'is no header' },
+    { 'new_kafka', { name = 'x', topic = 't' }, "missing field 'brokers'" },
+    { 'new_kafka', { name = 'x', brokers = 'b', topic = 't', partition = 1 }, "unknown field 'partition'" },
+    { 'new_amqp', { name = 'x', routing_key = 'q' }, "missing field 'connection'" },
     { 'new_disposition_hook', { name = 'x' }, "missing field 'hook'" },
     { 'new_disposition_hook', { name = 'x', hook = print, meta = {} }, "unknown field 'meta'" },
   }
@@ -60,74 +65,90 @@ describe('Retry-After', function()
   end)
 end)
 
--- A client that gives one answer, and notes what was asked.
-local function client_of(status, body, headers, seen)
+local outcomes = require 'policy-extras.log_hook_outcomes'
+
+--- What a post of new_json says of one answer: ok, and a text or an outcome; or false and the error.
+local function post(status, body, retry_after, option)
   local reasons = { [200] = 'OK', [503] = 'Service Unavailable' }
-  return {
-    post_message = function(_, url, msg, content_type)
-      seen.url, seen.type, seen.body = url, content_type or 'application/json', msg:get_data()
+  local poster = {
+    post = function()
       if status == nil then
         return nil, 'connection refused', 'EREFUSED'
       end
-      return status, reasons[status], body or '', (headers or {})['retry-after']
+      return status, reasons[status], body or '', retry_after
     end,
   }
-end
-
-local message = { get_data = function() return '{"type":"Delivery"}\n' end }
-
-local function post(status, body, headers)
-  local seen = {}
-  return seen, pcall(log_hooks._post, client_of(status, body, headers, seen), 'http://hook.test/log', message)
+  return pcall(log_hooks._post, poster, outcomes.read(option), {})
 end
 
 describe('new_json', function()
-  it('sends the record as it is', function()
-    local seen, ok, text = post(200, 'stored')
-    assert.is_true(ok)
-    assert.are.equal('200 OK: stored', text)
-    assert.are.same({ url = 'http://hook.test/log', type = 'application/json', body = '{"type":"Delivery"}\n' }, seen)
-  end)
-
   for _, status in ipairs { 200, 201, 204, 299 } do
     it(status .. ' is delivered', function()
-      local _, ok = post(status)
+      local ok, text = post(status)
       assert.is_true(ok)
+      assert.is_string(text)
     end)
   end
   for _, status in ipairs { 301, 304, 401, 403, 404, 408, 425, 429, 500, 502, 503, 599 } do
     it(status .. ' is tried again', function()
-      local _, ok, err = post(status, 'no')
-      assert.is_false(ok)
-      assert.truthy(tostring(err):find '450')
+      local ok, outcome = post(status, 'no')
+      assert.is_true(ok)
+      assert.are.same({ 'transient', 450 }, { outcome.kind, outcome.code })
     end)
   end
   for _, status in ipairs { 400, 405, 409, 410, 413, 415, 422, 451 } do
     it(status .. ' ends the record', function()
-      local _, ok, err = post(status, 'no')
-      assert.is_false(ok)
-      assert.truthy(tostring(err):find '500')
-      assert.is_nil(retry_after.get(err))
+      local ok, outcome = post(status, 'no')
+      assert.is_true(ok)
+      assert.are.same({ 'permanent', 500 }, { outcome.kind, outcome.code })
     end)
   end
 
+  it('tells what was answered', function()
+    local _, text = post(200, 'stored')
+    assert.are.equal('200 OK: stored', text)
+    local _, outcome = post(503, 'busy')
+    assert.are.equal('503 Service Unavailable: busy', outcome.text)
+  end)
+
   it('passes on failures of the network', function()
-    local _, ok, err = post(nil)
+    local ok, err = post(nil)
     assert.is_false(ok)
     assert.are.equal('connection refused', err)
   end)
 
   it('heeds Retry-After', function()
-    local _, ok, err = post(503, 'busy', { ['retry-after'] = '17' })
-    assert.is_false(ok)
-    assert.are.equal(17, retry_after.get(err))
+    local _, outcome = post(503, 'busy', '17')
+    assert.are.equal(17, outcome.retry_after)
   end)
 
   it('cuts long bodies between characters', function()
-    local _, _, text = post(200, ('x'):rep(999) .. '\195\188' .. ('y'):rep(5000))
+    local _, text = post(200, ('x'):rep(999) .. '\195\188' .. ('y'):rep(5000))
     assert.are.equal('200 OK: ' .. ('x'):rep(999), text)
-    _, _, text = post(200, ('x'):rep(998) .. '\195\188' .. ('y'):rep(5000))
+    _, text = post(200, ('x'):rep(998) .. '\195\188' .. ('y'):rep(5000))
     assert.are.equal('200 OK: ' .. ('x'):rep(998) .. '\195\188', text)
+  end)
+
+  it('takes other outcomes by status and class, or those of the contract', function()
+    local _, outcome = post(422, '', nil, { [422] = 'transient' })
+    assert.are.equal('transient', outcome.kind)
+    _, outcome = post(503, '', nil, { ['5xx'] = 'permanent' })
+    assert.are.equal('permanent', outcome.kind)
+    assert.are.equal('409 nil: ', select(2, post(409, '', nil, { [409] = 'delivered' })))
+    for _, status in ipairs { 301, 400, 404, 429, 503 } do
+      _, outcome = post(status, '', nil, 'reference')
+      assert.are.equal('permanent', outcome.kind)
+    end
+    for expected, option in pairs {
+      ["got \"strict\""] = 'strict',
+      ['got 42'] = { [42] = 'transient' },
+      ['got 6xx'] = { ['6xx'] = 'transient' },
+      ["%[404%]: 'delivered', 'transient' or 'permanent' expected, got later"] = { [404] = 'later' },
+    } do
+      local ok, err = pcall(outcomes.read, option)
+      assert.is_false(ok)
+      assert.matches(expected, err)
+    end
   end)
 end)
 

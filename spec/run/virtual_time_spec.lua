@@ -100,7 +100,7 @@ describe('under the virtual clock', function()
     end)
   end
 
-  it('retries with backoff until max_age, then expires, and the ledger balances', function()
+  it('retries with backoff until max_age, then is a dead letter, and the ledger balances', function()
     start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"
     rt:receive { to = 'a@example.org' }
     rt:advance(3 * 86400)
@@ -116,7 +116,7 @@ describe('under the virtual clock', function()
     assert.is_true(sent[#sent].at - first < 2 * 86400)
     assert.is_true(#sent > 140)
     local h = rt:ledger().h
-    assert.are.equal(1, h.expired)
+    assert.are.equal(1, h.dead)
     assert.are.equal(0, h.waiting)
     assert.is_true((rt:stop()))
     rt = nil

@@ -1,0 +1,210 @@
+-- What the one-call hooks put on the wire, and what becomes of a record: new_json with its options against a server that
+-- keeps requests, new_kafka against the mock cluster, new_amqp against RabbitMQ.
+local helper = require 'helper'
+local kumo = require 'kumo'
+local rabbitmq = require 'rabbitmq'
+
+local POLICY = [[
+local kumo = require 'kumo'
+local log_hooks = require 'policy-extras.log_hooks'
+%s
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = '%s/data' }
+  kumo.define_spool { name = 'meta', path = '%s/meta' }
+  kumo.start_esmtp_listener { listen = '127.0.0.1:0', relay_hosts = { '127.0.0.0/8' } }
+  kumo.start_http_listener { listen = '127.0.0.1:0' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.mail' } } }
+end)
+kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
+]]
+
+describe('a hook of one call', function()
+  local run
+
+  after_each(function()
+    if run and not run:status() then
+      run:stop 'KILL'
+    end
+    run = nil
+    helper.cleanup()
+  end)
+
+  local function start(hook)
+    local dir = helper.dir()
+    helper.write(dir .. '/policy.lua', POLICY:format(hook, dir, dir))
+    run = helper.run(dir .. '/policy.lua')
+    return dir
+  end
+
+  local function send(count)
+    helper.inject(('--smtp %s --count %d'):format(run.smtp, count))
+  end
+
+  local function ledger()
+    return helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http))
+  end
+
+  local function await(what)
+    helper.wait_for(what, function()
+      return ledger():find(what)
+    end)
+  end
+
+  describe('over HTTP', function()
+    local socket = require 'socket'
+
+    --- One request of the hook as { head, body }, answered with 200.
+    local function one_request(listener)
+      local peer = helper.wait_for('a request', function()
+        return listener:accept()
+      end)
+      peer:settimeout(10)
+      local head, line = {}
+      repeat
+        line = assert(peer:receive '*l')
+        local name, value = line:match '^([^:]+): (.*)$'
+        if name then
+          head[name:lower()] = value
+        end
+      until line == ''
+      local body = assert(peer:receive(tonumber(head['content-length'])))
+      peer:send 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+      peer:close()
+      return { head = head, body = body }
+    end
+
+    local function listen()
+      local listener = assert(socket.bind('127.0.0.1', 0))
+      listener:settimeout(0)
+      local _, port = listener:getsockname()
+      return listener, port
+    end
+
+    it('names the event and the attempt', function()
+      local listener, port = listen()
+      start(("log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', headers = { ['X-Key'] = 'k' } }"):format(port))
+      send(1)
+      local request = one_request(listener)
+      local record = kumo.serde.json_parse(request.body)
+      assert.are.equal(record.event_id, request.head['tailrace-event-id'])
+      assert.are.equal('1', request.head['tailrace-attempt'])
+      assert.are.equal('k', request.head['x-key'])
+      assert.are.equal('application/json', request.head['content-type'])
+      assert.is_nil(request.head['webhook-signature'])
+      listener:close()
+    end)
+
+    it('signs, with two secrets', function()
+      local listener, port = listen()
+      start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', identify = false,
+        secrets = { 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', 'old key' } }]]):format(port))
+      send(1)
+      local request = one_request(listener)
+      local head = request.head
+      local content = ('%s.%s.%s'):format(head['webhook-id'], head['webhook-timestamp'], request.body)
+      local function signature(key)
+        local hmac = kumo.digest.hmac_sha256({ key_data = key }, content)
+        return 'v1,' .. kumo.encode.base64_encode(hmac.bytes)
+      end
+      assert.are.equal(signature(kumo.encode.base64_decode 'MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw') .. ' ' .. signature 'old key',
+        head['webhook-signature'])
+      assert.are.equal(kumo.serde.json_parse(request.body).event_id, head['webhook-id'])
+      assert.is_nil(head['tailrace-event-id'])
+      listener:close()
+    end)
+
+    for name, tool in pairs { gzip = 'gzip -dc', zstd = 'zstd -dc' } do
+      it('compresses batches with ' .. name, function()
+        local listener, port = listen()
+        local dir = start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', compression = %q,
+          batch_size = 6, min_batch_size = 6, max_batch_latency = '20s' }]]):format(port, name))
+        send(3)
+        local request = one_request(listener)
+        assert.are.equal(name, request.head['content-encoding'])
+        assert.are.equal('6', request.head['tailrace-batch-size'])
+        assert.are.equal(32, #request.head['tailrace-batch-id'])
+        helper.write(dir .. '/body', request.body)
+        local records = kumo.serde.json_parse((helper.sh(('%s <%s/body'):format(tool, dir))))
+        assert.are.equal(6, #records)
+        listener:close()
+      end)
+    end
+  end)
+
+  it('parts a batch that is too large for the endpoint', function()
+    local listener = assert(require('socket').bind('127.0.0.1', 0))
+    listener:settimeout(0)
+    local _, port = listener:getsockname()
+    start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', batch_size = 8, min_batch_size = 8,
+      max_batch_latency = '20s' }]]):format(port))
+    send(4)
+    local sizes, seen = {}, {}
+    while #seen < 8 do
+      local peer = helper.wait_for('a request', function()
+        return listener:accept()
+      end)
+      peer:settimeout(10)
+      local length
+      repeat
+        local line = assert(peer:receive '*l')
+        length = length or line:match '^[Cc]ontent%-[Ll]ength: (%d+)'
+      until line == ''
+      local records = kumo.serde.json_parse((assert(peer:receive(tonumber(length)))))
+      local status = #records > 2 and '413 Payload Too Large' or '200 OK'
+      sizes[#sizes + 1] = #records
+      if #records <= 2 then
+        for _, record in ipairs(records) do
+          seen[#seen + 1] = record.event_id
+        end
+      end
+      peer:send(('HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'):format(status))
+      peer:close()
+    end
+    assert.are.same({ 8, 4, 2, 2, 4, 2, 2 }, sizes)
+    await '"delivered":8'
+    listener:close()
+  end)
+
+  it('over Kafka', function()
+    start [[log_hooks:new_kafka { name = 'k', brokers = 'ignored:9092', topic = 'events', batch_size = 100,
+      key = function(msg) return msg:recipient().domain end,
+      config = { ['test.mock.num.brokers'] = 1, ['message.max.bytes'] = 100000 } }]]
+    send(50)
+    await '"delivered":100'
+    assert.are.equal(0, run:stop())
+  end)
+
+  it('over AMQP', function()
+    local broker = rabbitmq.start()
+    broker:declare 'events'
+    start(([[log_hooks:new_amqp { name = 'a', connection = { host = '127.0.0.1', port = %d }, routing_key = 'events',
+      batch_size = 100, queue_config = { retry_interval = '1s' } }]]):format(broker.port))
+    send(50)
+    await '"delivered":100'
+    local ids, count = {}, 0
+    for _, line in ipairs(broker:take('events', 100)) do
+      local id = kumo.serde.json_parse(line).event_id
+      count = count + (ids[id] and 0 or 1)
+      ids[id] = true
+    end
+    assert.are.equal(100, count)
+    broker:kill() -- and mail goes on
+    send(20)
+    broker:restart()
+    await '"delivered":140'
+    assert.are.equal(0, run:stop())
+    count = 0
+    helper.wait_for('the rest', function()
+      local line = broker:get 'events'
+      if line then
+        local id = kumo.serde.json_parse(line).event_id
+        count = count + (ids[id] and 0 or 1)
+        ids[id] = true
+      end
+      return count == 40
+    end)
+    broker:stop()
+  end)
+end)
