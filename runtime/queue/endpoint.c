@@ -197,12 +197,13 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 			451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
 		while (all.head != NULL && list.count < OP_MAX) {
 			struct tr_message *message = list_pop(&all);
+			const struct tr_queue_config *config;
 			struct tr_event event;
 
 			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
 			event.site = tr_str(ready->name);
-			event.egress_pool = ready->queue->egress_pool != NULL ? tr_str(ready->queue->egress_pool)
-									      : TR_STR("unspecified");
+			config = op_config(op, sched_of(ready->engine, message));
+			event.egress_pool = tr_str(config->egress_pool != NULL ? config->egress_pool : "unspecified");
 			event.egress_source = tr_str(ready->source);
 			event.response = spec.response;
 			tr_outbox_emit(&op->outbox, &event);

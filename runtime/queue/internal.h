@@ -426,6 +426,8 @@ void op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms);
 void op_move(struct outcome_op *op, struct tr_message *message);
 void op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms);
 void op_retry(struct outcome_op *op, struct message_list *list, const struct retry_spec *spec);
+/* Of a queue, until the next call for another one. Any thread. */
+const struct tr_queue_config *op_config(struct outcome_op *op, struct tr_sched *sched);
 void op_submit(struct outcome_op *op);
 void op_event_init(struct tr_event *event, enum tr_event_type type, const struct tr_message *message);
 int64_t message_units(const struct tr_message *message);

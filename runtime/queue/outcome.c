@@ -315,8 +315,8 @@ op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms)
 	list_add(&op->kept, message);
 }
 
-static const struct tr_queue_config *
-config_of(struct outcome_op *op, struct tr_sched *sched)
+const struct tr_queue_config *
+op_config(struct outcome_op *op, struct tr_sched *sched)
 {
 	if (op->config_of != sched) {
 		tr_queue_config_unref(op->config);
@@ -337,7 +337,7 @@ op_expire(struct outcome_op *op, struct tr_message *message, const char *site, i
 	tr_rfc3339(message_expiry_ms(sched, message) * TR_NS_PER_MS, expiry);
 	op_event_init(&event, TR_EV_EXPIRATION, message);
 	if (due_ms > 0) { /* after an attempt */
-		const struct tr_queue_config *config = config_of(op, sched);
+		const struct tr_queue_config *config = op_config(op, sched);
 
 		event.egress_pool = tr_str(config->egress_pool != NULL ? config->egress_pool : "unspecified");
 		event.provider = tr_str(config->provider);
@@ -422,7 +422,7 @@ decide(struct outcome_op *op, struct tr_message *message, int reject_code, const
 	struct tr_engine *engine = op->worker->engine;
 	const struct retry_spec *spec = &op->spec;
 	struct tr_sched *sched = sched_of(engine, message);
-	const struct tr_queue_config *config = config_of(op, sched);
+	const struct tr_queue_config *config = op_config(op, sched);
 	struct tr_schedule *schedule = message->schedule;
 	int64_t now_ms = tr_wall_ms(), due_ms = now_ms, age_ms = now_ms - message->created_ns / TR_NS_PER_MS;
 	int64_t max_age_ms = config->max_age_ns / TR_NS_PER_MS;

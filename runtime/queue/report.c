@@ -36,6 +36,18 @@ fill_event(struct tr_event *event, const struct session *session, const struct t
 	event->session_id = tr_str(session->pub.uuid_text);
 }
 
+/* Queues with different pools may share a source: each record has the pool of its own. */
+static void
+name_pool(struct tr_event *event, struct outcome_op *op, const struct tr_ready *ready)
+{
+	const struct tr_queue_config *config;
+
+	if (ready->via == NULL && ready->queue->egress_pool == NULL)
+		return;
+	config = op_config(op, sched_of(ready->engine, event->message));
+	event->egress_pool = tr_str(config->egress_pool != NULL ? config->egress_pool : "unspecified");
+}
+
 /* Not tried: back to where they came from, in order. */
 static void
 put_back(struct session *session, struct message_list *list)
@@ -116,6 +128,7 @@ tr_session_report(struct tr_session *pub, struct tr_message *messages, uint32_t 
 	if (outcome->kind != TR_OUT_REQUEUE || outcome->response.code != 0) {
 		for (struct tr_message *message = list.head; message != NULL; message = message->next) {
 			event.message = message;
+			name_pool(&event, op, ready);
 			tr_outbox_emit(&op->outbox, &event);
 		}
 	}
@@ -216,6 +229,7 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 		}
 		fill_event(&event, session, &outcomes[i]);
 		event.message = message;
+		name_pool(&event, op, ready);
 		event.rcpts = group;
 		event.rcpt_count = count;
 		tr_outbox_emit(&op->outbox, &event);

@@ -62,7 +62,7 @@ struct rig {
 	void *data;
 	/* seen */
 	_Atomic uint64_t events[TR_EVENT_TYPES];
-	char last_text[256], last_site[128];
+	char last_text[256], last_site[128], last_pool[64];
 	int last_code;
 	_Atomic uint64_t sent, opened, cancelled, calls;
 	_Atomic uint64_t live, peak, leases_lost;
@@ -392,6 +392,8 @@ rig_emit(void *arg, struct tr_outbox *outbox, const struct tr_event *event)
 	rig->last_code = event->response.code;
 	snprintf(rig->last_text, sizeof rig->last_text, "%.*s", (int)event->response.content.len,
 		event->response.content.data);
+	snprintf(rig->last_pool, sizeof rig->last_pool, "%.*s", (int)event->egress_pool.len,
+		event->egress_pool.data != NULL ? event->egress_pool.data : "");
 	snprintf(rig->last_site, sizeof rig->last_site, "%.*s", (int)event->site.len, event->site.data);
 }
 

@@ -29,7 +29,7 @@ pool_of(struct rig *rig, const char *name, const char **error)
 {
 	struct tr_pool_config *config;
 
-	if (pool_error != NULL || strcmp(name, "p") != 0) {
+	if (pool_error != NULL || strlen(name) != 1) {
 		*error = pool_error;
 		return NULL;
 	}
@@ -58,7 +58,7 @@ source_of(struct rig *rig, const char *name, const char **error)
 static void
 in_pool(struct rig *rig, const char *name, struct tr_queue_config *config)
 {
-	config->egress_pool = strdup("p");
+	config->egress_pool = strdup(strchr(name, '@') != NULL ? "q" : "p");
 	config->retry_interval_ns = 10 * MINUTE_NS;
 }
 
@@ -117,6 +117,27 @@ weights_are_kept_to_the_message(void **state)
 	ready_unref(ready_named(&rig, "a->x.example@lua:make.test"));
 	assert_int_equal(rig.pools_asked, 1);
 	assert_int_equal(rig.sources_asked, 3);
+	rig_fini(&rig);
+}
+
+static void
+each_record_has_the_pool_of_its_queue(void **state)
+{
+	static const uint32_t weights[] = {1};
+	struct rig rig;
+
+	begin(&rig);
+	use_pool("a", weights);
+	for (int i = 0; i < 2; i++) {
+		rig_put(&rig, "x.example", 1);
+		rig_run(&rig, TR_NS_PER_S);
+		assert_string_equal(rig.last_pool, "p");
+		rig_put(&rig, "tenant@x.example", 2);
+		rig_run(&rig, TR_NS_PER_S);
+		assert_string_equal(rig.last_site, "a->x.example@lua:make.test");
+		assert_string_equal(rig.last_pool, "q");
+	}
+	assert_int_equal(rig.sent, 4);
 	rig_fini(&rig);
 }
 
@@ -898,6 +919,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(weights_are_kept_to_the_message),
+		cmocka_unit_test(each_record_has_the_pool_of_its_queue),
 		cmocka_unit_test(weights_are_kept_after_a_restart),
 		cmocka_unit_test(turns_are_those_of_the_model),
 		cmocka_unit_test(a_full_source_is_passed_over),
