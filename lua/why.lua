@@ -8,7 +8,7 @@ local base, name, form = ...
 
 local function fail(text)
   io.stderr:write('tailrace why: ', text, '\n')
-  os.exit(1)
+  error() -- exit status 1
 end
 
 local function encode(text)
