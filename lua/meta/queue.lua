@@ -30,7 +30,7 @@ local kumo = {}
 ---@field max_retry_interval? kumo.DurationValue   default: none
 ---@field max_age? kumo.DurationValue              default 7 days
 ---@field egress_pool? string                      default `unspecified`: get_egress_pool is asked for any other
----@field max_message_rate? string                 checked, not acted on yet
+---@field max_message_rate? string                 of this queue: "100/min", "local:10/s,max_burst=1"
 ---@field protocol? kumo.Protocol                  default { smtp = {} }
 ---@field reap_interval? kumo.DurationValue        default 10 minutes
 ---@field refresh_interval? kumo.DurationValue     default 1 minute
