@@ -36,6 +36,7 @@ local MODULES = {
   { module = 'api', needs = 'tr.http_server', field = 'api' },
   { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },
   { module = 'kumo.kafka', needs = 'tr.kafka', field = 'kafka' },
+  { module = 'kumo.nats', needs = 'tr.nats', field = 'nats' },
   { module = 'kumo.shaping', needs = 'tr.toml', field = 'shaping' },
   { module = 'kumo.explain', needs = 'tr.toml', merge = true },
 }

@@ -14,6 +14,7 @@
 #include "transport/amqp_lua.h"
 #include "transport/http_lua.h"
 #include "transport/kafka_lua.h"
+#include "transport/nats_lua.h"
 #include "transport/redis_lua.h"
 #include "transport/smtp_client_lua.h"
 #include "transport/websocket_lua.h"
@@ -33,6 +34,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.http", luaopen_tr_http},
 	{"tr.amqp", luaopen_tr_amqp},
 	{"tr.kafka", luaopen_tr_kafka},
+	{"tr.nats", luaopen_tr_nats},
 	{"tr.http_server", luaopen_tr_http_server},
 	{"tr.smtp_server", luaopen_tr_smtp_server},
 	{"tr.smtp_client", luaopen_tr_smtp_client},

@@ -4,6 +4,7 @@
 #include "transport/amqp.h"
 #include "transport/http.h"
 #include "transport/kafka.h"
+#include "transport/nats.h"
 
 int
 tr_transports_init(
@@ -18,12 +19,15 @@ tr_transports_init(
 		err = tr_amqp_new(loop, &transports->amqp);
 	if (err == TR_OK)
 		err = tr_kafka_new(loop, &transports->kafka);
+	if (err == TR_OK)
+		err = tr_nats_new(loop, &transports->nats);
 	if (err != TR_OK)
 		return err;
 	tr_host_set_service(host, TR_SERVICE_HTTP, transports->http);
 	tr_host_set_service(host, TR_SERVICE_DNS, transports->dns);
 	tr_host_set_service(host, TR_SERVICE_AMQP, transports->amqp);
 	tr_host_set_service(host, TR_SERVICE_KAFKA, transports->kafka);
+	tr_host_set_service(host, TR_SERVICE_NATS, transports->nats);
 	return TR_OK;
 }
 
@@ -34,5 +38,6 @@ tr_transports_fini(struct tr_transports *transports)
 	tr_dns_free(transports->dns);
 	tr_amqp_free(transports->amqp);
 	tr_kafka_free(transports->kafka);
+	tr_nats_free(transports->nats);
 	*transports = (struct tr_transports){0};
 }

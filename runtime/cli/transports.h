@@ -1,4 +1,5 @@
-/* What moves bytes for one worker's Lua state: HTTP, names, AMQP, Kafka. One list for `tailrace run`, `lua` and specs.
+/* What moves bytes for one worker's Lua state: HTTP, names, AMQP, Kafka, NATS. One list for `tailrace run`, `lua` and
+ * specs.
  */
 #ifndef TR_TRANSPORTS_H
 #define TR_TRANSPORTS_H
@@ -10,12 +11,14 @@ struct tr_dns;
 struct tr_resolvers;
 struct tr_amqp;
 struct tr_kafka;
+struct tr_nats;
 
 struct tr_transports {
 	struct tr_http *http;
 	struct tr_dns *dns;
 	struct tr_amqp *amqp;
 	struct tr_kafka *kafka;
+	struct tr_nats *nats;
 };
 
 /* Makes them and gives them to the host. resolvers: those of all workers; NULL: of its own. TR_OK or TR_ENOMEM; then

@@ -1,0 +1,482 @@
+/* tr.nats: the binding behind lua/kumo/nats.lua, whose names say more. */
+#include "transport/nats_lua.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "message/message_lua.h"
+#include "policy/policy.h"
+#include "transport/nats.h"
+
+#define CLIENT_TYPE "tr.nats.client"
+#define CALL_TYPE "tr.nats.call"
+#define CONNECT "kumo.nats.connect"
+#define PUBLISH "client:publish"
+#define HEADERS_MAX 64
+#define PENDING_MAX 1000000
+
+static const struct tr_key connect_keys[] = {
+	{"servers", 't', true},
+	{"auth", 't', false},
+	{"name", 's', false},
+	{"no_echo", 'b', false},
+	{"max_reconnects", 'i', false},
+	{"connection_timeout", 'd', false},
+	{"tls_required", 'b', false},
+	{"tls_first", 'b', false},
+	{"certificate", 's', false},
+	{"client_cert", 's', false},
+	{"client_key", 's', false},
+	{"ping_interval", 'd', false},
+	{"client_capacity", 'i', false},
+	{"sender_capacity", 'i', false}, /* the documentation's name for it */
+	{"inbox_prefix", 's', false},
+	{"request_timeout", 'd', false},
+	{"retry_on_initial_connect", 'b', false},
+	{"ignore_discovered_servers", 'b', false},
+	{"retain_servers_order", 'b', false},
+};
+static const struct tr_key auth_keys[] = {
+	{"username", 's', false},
+	{"password", 's', false},
+	{"token", 's', false},
+	{"credentials", 's', false},
+};
+static const struct tr_key message_keys[] = {
+	{"subject", 's', true},
+	{"payload", '*', true},
+	{"headers", 't', false},
+	{"await_ack", 'b', false},
+};
+
+struct box {
+	struct tr_nats_connection *connection; /* NULL: closed */
+};
+/* Owns the call while it is being filled, so that raising leaks nothing. */
+struct call_box {
+	struct tr_nats_call *call; /* NULL: started, or none */
+};
+
+/* --- settings --------------------------------------------------------------------------------------------------- */
+
+static struct tr_str
+opt_text(lua_State *L, int idx, const char *key)
+{
+	struct tr_str text = {NULL, 0};
+
+	text.data = tr_opt_string(L, idx, key, NULL, &text.len);
+	if (text.data != NULL && memchr(text.data, '\0', text.len) != NULL)
+		luaL_error(L, CONNECT ": %s has a NUL byte", key);
+	return text;
+}
+
+static int64_t
+opt_time(lua_State *L, int idx, const char *key, int64_t def_s)
+{
+	int64_t ns = tr_opt_duration_ns(L, idx, CONNECT, key, def_s * TR_NS_PER_S);
+
+	return tr_max_i64(tr_min_i64(ns, 86400 * TR_NS_PER_S), TR_NS_PER_MS);
+}
+
+static void
+read_servers(lua_State *L, int idx, struct tr_nats_settings *out)
+{
+	lua_getfield(L, idx, "servers");
+	for (size_t i = 1; i <= lua_objlen(L, -1); i++) {
+		struct tr_str text;
+
+		lua_rawgeti(L, -1, (int)i);
+		if (lua_type(L, -1) != LUA_TSTRING || out->server_count == TR_NATS_SERVERS_MAX)
+			luaL_error(L, CONNECT ": servers: a list of at most %d strings expected", TR_NATS_SERVERS_MAX);
+		text.data = lua_tolstring(L, -1, &text.len); /* the list keeps it */
+		if (memchr(text.data, '\0', text.len) != NULL)
+			luaL_error(L, CONNECT ": servers: a NUL byte");
+		out->servers[out->server_count++] = text;
+		lua_pop(L, 1);
+	}
+	lua_pop(L, 1);
+	if (out->server_count == 0)
+		luaL_error(L, CONNECT ": servers: at least one expected");
+}
+
+static void
+read_auth(lua_State *L, int auth, struct tr_nats_settings *out)
+{
+	const struct tr_str *texts[] = {&out->username, &out->password, &out->token};
+
+	if (!lua_isnil(L, auth)) {
+		tr_check_options(L, auth, CONNECT ": auth", auth_keys, TR_COUNT(auth_keys));
+		out->username = opt_text(L, auth, "username"); /* the table keeps them */
+		out->password = opt_text(L, auth, "password");
+		out->token = opt_text(L, auth, "token");
+		out->credentials = opt_text(L, auth, "credentials");
+	}
+	if ((out->username.data == NULL) != (out->password.data == NULL))
+		luaL_error(L, CONNECT ": auth: either specify both of username and password or neither");
+	for (size_t i = 0; i < TR_COUNT(texts); i++) {
+		if (texts[i]->data != NULL && !tr_utf8_valid(*texts[i]))
+			luaL_error(L, CONNECT ": auth: username, password and token must be UTF-8");
+	}
+}
+
+static uint32_t
+opt_count(lua_State *L, int idx, const char *key, int64_t def, int64_t min, int64_t max)
+{
+	int64_t number = tr_opt_int(L, idx, key, def);
+
+	if (number < min || number > max)
+		luaL_error(L, CONNECT ": %s: %d to %d expected", key, (int)min, (int)max);
+	return (uint32_t)number;
+}
+
+/* open(config, auth) -> client; it connects with its first call, or in the background */
+static int
+l_open(lua_State *L)
+{
+	struct tr_nats *nats = tr_service(L, TR_SERVICE_NATS);
+	struct tr_nats_settings settings = {0};
+	struct box *box;
+	int err;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	lua_settop(L, 2);
+	if (nats == NULL)
+		return luaL_error(L, "NATS is not available here");
+	tr_check_options(L, 1, CONNECT, connect_keys, TR_COUNT(connect_keys));
+	read_servers(L, 1, &settings);
+	read_auth(L, 2, &settings);
+	settings.name = opt_text(L, 1, "name");
+	settings.inbox_prefix = opt_text(L, 1, "inbox_prefix");
+	if (settings.inbox_prefix.data != NULL &&
+		(tr_nats_check_subject(settings.inbox_prefix) != NULL || settings.inbox_prefix.len > 200))
+		return luaL_error(L, CONNECT ": inbox_prefix: a subject of at most 200 bytes expected");
+	if (tr_opt_bool(L, 1, "tls_first", false))
+		return luaL_error(L, CONNECT ": tls_first: libnats of this system cannot start with TLS");
+	settings.tls = tr_opt_bool(L, 1, "tls_required", false);
+	settings.ca_file = opt_text(L, 1, "certificate");
+	settings.cert_file = opt_text(L, 1, "client_cert");
+	settings.key_file = opt_text(L, 1, "client_key");
+	if ((settings.cert_file.data == NULL) != (settings.key_file.data == NULL))
+		return luaL_error(L, CONNECT ": either specify both of client_cert and client_key or neither");
+	settings.no_echo = tr_opt_bool(L, 1, "no_echo", false);
+	settings.ignore_discovered = tr_opt_bool(L, 1, "ignore_discovered_servers", false);
+	settings.retain_order = tr_opt_bool(L, 1, "retain_servers_order", false);
+	settings.retry_connect = tr_opt_bool(L, 1, "retry_on_initial_connect", false);
+	settings.max_reconnects = opt_count(L, 1, "max_reconnects", 0, 0, INT32_MAX);
+	settings.pending_max = opt_count(L, 1, "sender_capacity", 2048, 1, PENDING_MAX);
+	settings.pending_max = opt_count(L, 1, "client_capacity", settings.pending_max, 1, PENDING_MAX);
+	settings.connect_timeout_ns = opt_time(L, 1, "connection_timeout", 5);
+	settings.ping_interval_ns = opt_time(L, 1, "ping_interval", 60);
+	settings.request_timeout_ns = opt_time(L, 1, "request_timeout", 5);
+	box = lua_newuserdata(L, sizeof *box);
+	box->connection = NULL;
+	luaL_getmetatable(L, CLIENT_TYPE);
+	lua_setmetatable(L, -2);
+	err = tr_nats_open(nats, &settings, &box->connection);
+	if (err != TR_OK)
+		return luaL_error(L, CONNECT ": %s", tr_err_text(err));
+	return 1;
+}
+
+static int
+l_close(lua_State *L)
+{
+	struct box *box = luaL_checkudata(L, 1, CLIENT_TYPE);
+
+	tr_nats_unref(box->connection);
+	box->connection = NULL;
+	return 0;
+}
+
+/* --- messages --------------------------------------------------------------------------------------------------- */
+
+static int
+l_call_gc(lua_State *L)
+{
+	struct call_box *box = lua_touserdata(L, 1);
+
+	if (box->call != NULL)
+		tr_nats_call_free(box->call);
+	box->call = NULL;
+	return 0;
+}
+
+/* A new call in a box on the stack. Raises. */
+static struct call_box *
+push_call(lua_State *L, const struct box *client, uint32_t count)
+{
+	struct call_box *box;
+
+	if (client->connection == NULL)
+		luaL_error(L, "client was closed");
+	box = lua_newuserdata(L, sizeof *box);
+	box->call = NULL;
+	luaL_getmetatable(L, CALL_TYPE);
+	lua_setmetatable(L, -2);
+	box->call = tr_nats_call_new(client->connection, count);
+	if (box->call == NULL)
+		luaL_error(L, PUBLISH ": out of memory");
+	return box;
+}
+
+/* The strings stay in the table. Raises. */
+static uint32_t
+read_headers(lua_State *L, int idx, struct tr_str headers[2 * HEADERS_MAX])
+{
+	uint32_t count = 0;
+
+	lua_getfield(L, idx, "headers");
+	if (!lua_isnil(L, -1)) {
+		lua_pushnil(L);
+		while (lua_next(L, -2) != 0) {
+			struct tr_str *header = &headers[2 * count];
+			const char *wrong;
+
+			if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+				luaL_error(L, PUBLISH ": headers: strings by name expected, got %s by %s",
+					luaL_typename(L, -1), luaL_typename(L, -2));
+			if (count == HEADERS_MAX)
+				luaL_error(L, PUBLISH ": headers: at most %d", HEADERS_MAX);
+			header[0].data = lua_tolstring(L, -2, &header[0].len);
+			header[1].data = lua_tolstring(L, -1, &header[1].len);
+			wrong = tr_nats_check_header(header[0], header[1]);
+			if (wrong != NULL)
+				luaL_error(L, PUBLISH ": headers: '%s': %s", header[0].data, wrong);
+			count++;
+			lua_pop(L, 1);
+		}
+	}
+	lua_pop(L, 1);
+	return count;
+}
+
+/* Adds the message of the table at idx. Raises. */
+static void
+read_message(lua_State *L, int idx, struct tr_nats_call *call)
+{
+	struct tr_nats_message message = {0};
+	struct tr_str headers[2 * HEADERS_MAX];
+	struct tr_bytes bytes = {0};
+	const char *wrong;
+	int err;
+
+	tr_check_options(L, idx, PUBLISH, message_keys, TR_COUNT(message_keys));
+	message.subject.data = tr_opt_string(L, idx, "subject", NULL, &message.subject.len);
+	wrong = tr_nats_check_subject(message.subject);
+	if (wrong != NULL)
+		luaL_error(L, PUBLISH ": subject: %s", wrong);
+	message.await_ack = tr_opt_bool(L, idx, "await_ack", true);
+	message.headers = headers;
+	message.header_count = read_headers(L, idx, headers);
+	lua_getfield(L, idx, "payload");
+	if (lua_isuserdata(L, -1)) {
+		if (tr_message_data(tr_message_check(L, lua_gettop(L), PUBLISH ": payload"), &bytes) != TR_OK)
+			luaL_error(L, PUBLISH ": out of memory");
+		message.bytes = &bytes;
+	} else if (lua_isstring(L, -1)) {
+		message.payload.data = lua_tolstring(L, -1, &message.payload.len); /* on the stack */
+	} else {
+		luaL_error(L, PUBLISH ": payload: string expected, got %s", luaL_typename(L, -1));
+	}
+	err = tr_nats_call_add(call, &message);
+	tr_bytes_fini(&bytes);
+	lua_pop(L, 1);
+	if (err != TR_OK)
+		luaL_error(L, PUBLISH ": out of memory");
+}
+
+/* --- calls ------------------------------------------------------------------------------------------------------- */
+
+/* On the C heap: lua_yield() keeps only the results. */
+struct publish_op {
+	struct tr_nats_call *call;
+	int (*push)(lua_State *L, void *call);
+	bool raise; /* push gives the error of the only message */
+	struct tr_ticket ticket;
+};
+
+static void
+set_text(lua_State *L, const char *key, struct tr_str text)
+{
+	lua_pushlstring(L, text.data != NULL ? text.data : "", text.len);
+	lua_setfield(L, -2, key);
+}
+
+static int
+push_error(lua_State *L, void *call)
+{
+	struct tr_nats_result result;
+
+	tr_nats_call_result(call, 0, &result);
+	lua_pushlstring(L, result.text.data, result.text.len);
+	return 1;
+}
+
+static int
+push_ack(lua_State *L, void *call)
+{
+	struct tr_nats_result result;
+
+	tr_nats_call_result(call, 0, &result);
+	lua_createtable(L, 0, 5);
+	if (result.stream.len == 0)
+		return 1; /* none was awaited */
+	set_text(L, "stream", result.stream);
+	set_text(L, "domain", result.domain);
+	set_text(L, "value", result.value);
+	lua_pushnumber(L, (lua_Number)result.sequence);
+	lua_setfield(L, -2, "sequence");
+	lua_pushboolean(L, result.duplicate);
+	lua_setfield(L, -2, "duplicate");
+	return 1;
+}
+
+static int
+push_failures(lua_State *L, void *arg)
+{
+	const struct tr_nats_call *call = arg;
+	int failed = 0;
+
+	lua_newtable(L);
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_nats_result result;
+
+		tr_nats_call_result(call, i, &result);
+		if (result.err == TR_OK)
+			continue;
+		lua_createtable(L, 0, 5);
+		lua_pushinteger(L, (lua_Integer)i + 1);
+		lua_setfield(L, -2, "index");
+		set_text(L, "text", result.text);
+		lua_pushboolean(L, result.permanent);
+		lua_setfield(L, -2, "permanent");
+		lua_pushinteger(L, (lua_Integer)result.code);
+		lua_setfield(L, -2, "err_code");
+		lua_pushstring(L, tr_err_name(result.err));
+		lua_setfield(L, -2, "code");
+		lua_rawseti(L, -2, ++failed);
+	}
+	return 1;
+}
+
+static void
+done(struct tr_nats_call *call)
+{
+	struct publish_op *op = call->owner;
+	struct tr_nats_result first;
+	bool raise;
+
+	tr_nats_call_result(call, 0, &first);
+	raise = op->raise && first.err != TR_OK;
+	tr_task_wake(&op->ticket, raise ? push_error : op->push, call, raise);
+	tr_nats_call_free(call);
+	free(op);
+}
+
+static void
+cancel(void *arg)
+{
+	struct publish_op *op = arg;
+
+	tr_nats_call_cancel(op->call);
+	free(op);
+}
+
+static int
+start(lua_State *L, struct tr_task *task, struct call_box *box, int (*push)(lua_State *L, void *call), bool raise)
+{
+	struct publish_op *op = malloc(sizeof *op);
+
+	if (op == NULL)
+		return luaL_error(L, PUBLISH ": out of memory");
+	*op = (struct publish_op){.call = box->call, .push = push, .raise = raise};
+	op->call->owner = op; /* nothing below raises */
+	op->call->done = done;
+	box->call = NULL;
+	tr_nats_call_start(op->call);
+	tr_task_describe(task, "nats acknowledgements of %u messages", op->call->count);
+	return tr_task_park(task, L, cancel, op, &op->ticket);
+}
+
+static int
+push_nothing(lua_State *L, void *call)
+{
+	return 0;
+}
+
+/* connect(client): waits until it is connected; raises */
+static int
+l_connect(lua_State *L)
+{
+	struct box *client = luaL_checkudata(L, 1, CLIENT_TYPE);
+	struct tr_task *task = tr_task_check(L);
+
+	return start(L, task, push_call(L, client, 1), push_nothing, true);
+}
+
+/* publish(client, message) -> { stream =, sequence =, domain =, duplicate =, value = }; raises */
+static int
+l_publish(lua_State *L)
+{
+	struct box *client = luaL_checkudata(L, 1, CLIENT_TYPE);
+	struct tr_task *task = tr_task_check(L);
+	struct call_box *box;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	box = push_call(L, client, 1);
+	read_message(L, 2, box->call);
+	return start(L, task, box, push_ack, true);
+}
+
+/* publish_batch(client, list) -> list of what failed: { index =, text =, permanent =, err_code =, code = } */
+static int
+l_publish_batch(lua_State *L)
+{
+	struct box *client = luaL_checkudata(L, 1, CLIENT_TYPE);
+	struct tr_task *task = tr_task_check(L);
+	struct call_box *box;
+	size_t count;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	lua_settop(L, 2);
+	count = lua_objlen(L, 2);
+	box = push_call(L, client, count > 0 ? (uint32_t)count : 1);
+	if (count == 0) {
+		lua_newtable(L);
+		return 1;
+	}
+	for (size_t i = 1; i <= count; i++) {
+		lua_rawgeti(L, 2, (int)i);
+		if (!lua_istable(L, -1))
+			return luaL_error(
+				L, PUBLISH "_batch: message %d: table expected, got %s", (int)i, luaL_typename(L, -1));
+		read_message(L, lua_gettop(L), box->call);
+		lua_pop(L, 1);
+	}
+	return start(L, task, box, push_failures, false);
+}
+
+int
+luaopen_tr_nats(lua_State *L)
+{
+	static const luaL_Reg methods[] = {
+		{"publish", l_publish}, {"publish_batch", l_publish_batch}, {"close", l_close}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"open", l_open}, {"connect", l_connect}, {NULL, NULL}};
+
+	luaL_newmetatable(L, CALL_TYPE);
+	lua_pushcfunction(L, l_call_gc);
+	lua_setfield(L, -2, "__gc");
+	lua_pop(L, 1);
+	luaL_newmetatable(L, CLIENT_TYPE);
+	lua_pushcfunction(L, l_close);
+	lua_setfield(L, -2, "__gc");
+	lua_newtable(L);
+	luaL_register(L, NULL, methods);
+	lua_setfield(L, -2, "__index");
+	lua_pop(L, 1);
+	lua_newtable(L);
+	luaL_register(L, NULL, functions);
+	return 1;
+}
