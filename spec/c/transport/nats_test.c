@@ -1,0 +1,545 @@
+/* NATS: its texts, and connections against a server of the test that says what it is told to. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "transport/nats_internal.h"
+
+#define LIMIT_NS (30 * TR_NS_PER_S)
+
+static struct tr_loop *loop;
+static struct tr_nats *nats;
+
+static void
+quiet(void *arg, enum tr_level level, const char *target, const char *text)
+{
+}
+
+static int
+setup(void **state)
+{
+	tr_log_sink(quiet, NULL);
+	assert_int_equal(tr_loop_new(&loop), TR_OK);
+	tr_loop_enter(loop);
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	tr_nats_free(nats);
+	assert_int_equal(tr_hold_count(), 0);
+	tr_loop_free(loop);
+	tr_log_sink(NULL, NULL);
+	return 0;
+}
+
+/* --- texts --------------------------------------------------------------------------------------------------- */
+
+static void
+test_subjects(void **state)
+{
+	static const char *const good[] = {"a", "a.b", "events.mail.1", "$JS.API.INFO", "\xc3\xa4.b"};
+	static const char *const bad[] = {"", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\r\nPUB x 0", "\x7f"};
+
+	for (size_t i = 0; i < TR_COUNT(good); i++)
+		assert_null(tr_nats_check_subject(tr_str(good[i])));
+	for (size_t i = 0; i < TR_COUNT(bad); i++)
+		assert_non_null(tr_nats_check_subject(tr_str(bad[i])));
+	assert_non_null(tr_nats_check_subject((struct tr_str){NULL, 0}));
+	assert_non_null(tr_nats_check_subject((struct tr_str){"a\0b", 3}));
+}
+
+static void
+test_headers(void **state)
+{
+	assert_null(tr_nats_check_header(TR_STR("Nats-Msg-Id"), TR_STR("a: b \xc3\xa4")));
+	assert_null(tr_nats_check_header(TR_STR("x"), TR_STR("")));
+	assert_non_null(tr_nats_check_header(TR_STR(""), TR_STR("x")));
+	assert_non_null(tr_nats_check_header(TR_STR("a b"), TR_STR("x")));
+	assert_non_null(tr_nats_check_header(TR_STR("a:"), TR_STR("x")));
+	assert_non_null(tr_nats_check_header(TR_STR("\xc3\xa4"), TR_STR("x")));
+	assert_non_null(tr_nats_check_header(TR_STR("a"), TR_STR("x\nb: c")));
+	assert_non_null(tr_nats_check_header(TR_STR("a"), TR_STR("x\r")));
+	assert_non_null(tr_nats_check_header(TR_STR("a"), (struct tr_str){"x\0y", 3}));
+}
+
+static struct tr_nats_result
+parse(const char *body, struct tr_buf *memory)
+{
+	struct tr_nats_result result;
+
+	tr_buf_free(memory);
+	*memory = (struct tr_buf){0};
+	tr_nats_parse_ack(tr_str(body), &result, memory);
+	return result;
+}
+
+#define ASSERT_TEXT(expected, text)                                     \
+	do {                                                            \
+		assert_int_equal((text).len, strlen(expected));         \
+		assert_memory_equal((text).data, expected, (text).len); \
+	} while (0)
+
+static void
+test_acks(void **state)
+{
+	struct tr_buf memory = {0};
+	struct tr_nats_result ack = parse("{\"stream\":\"E\\u00e4\",\"seq\":18446744073709551,\"domain\":\"d\","
+					  "\"duplicate\":true,\"val\":\"7\"}",
+		&memory);
+
+	assert_int_equal(ack.err, TR_OK);
+	ASSERT_TEXT("E\xc3\xa4", ack.stream);
+	ASSERT_TEXT("d", ack.domain);
+	ASSERT_TEXT("7", ack.value);
+	assert_true(ack.sequence == 18446744073709551U);
+	assert_true(ack.duplicate);
+	ack = parse("{\"stream\":\"S\",\"seq\":2}", &memory);
+	assert_int_equal(ack.err, TR_OK);
+	assert_false(ack.duplicate);
+	assert_int_equal(ack.domain.len, 0);
+	tr_buf_free(&memory);
+}
+
+static void
+test_refusals(void **state)
+{
+	static const char *const senseless[] = {"", "+OK", "[]", "{}", "{\"stream\":1}", "{\"stream\":\"S\"", "\xff"};
+	struct tr_buf memory = {0};
+	struct tr_nats_result ack = parse(
+		"{\"type\":\"x\",\"error\":{\"code\":400,\"err_code\":10054,\"description\":\"too large\"}}", &memory);
+
+	assert_int_equal(ack.err, TR_ETOOBIG);
+	assert_int_equal(ack.code, 10054);
+	assert_true(ack.permanent);
+	ASSERT_TEXT("10054 too large", ack.text);
+	ack = parse("{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"maximum messages exceeded\"},"
+		    "\"stream\":\"S\",\"seq\":0}",
+		&memory);
+	assert_int_equal(ack.err, TR_EPROTO);
+	assert_false(ack.permanent);
+	ASSERT_TEXT("10077 maximum messages exceeded", ack.text);
+	ack = parse("{\"error\":{}}", &memory);
+	assert_int_equal(ack.err, TR_EPROTO);
+	for (size_t i = 0; i < TR_COUNT(senseless); i++) {
+		ack = parse(senseless[i], &memory);
+		assert_int_equal(ack.err, TR_EPROTO);
+		assert_false(ack.permanent);
+		assert_true(ack.text.len > 0);
+	}
+	tr_buf_free(&memory);
+}
+
+/* --- a server ------------------------------------------------------------------------------------------------ */
+
+enum mode {
+	ACK,     /* each message */
+	SILENT,  /* takes messages and says nothing */
+	DEAF,    /* takes no byte any more after the first message */
+	HANG_UP, /* after the tenth message of a connection */
+	NONSENSE /* answers what was not asked, then what makes no sense */
+};
+static struct {
+	int listener;
+	uint16_t port;
+	pthread_t thread;
+	_Atomic int mode;
+	_Atomic uint32_t messages, connections;
+	_Atomic bool stop;
+} server;
+
+static bool
+read_line(FILE *in, char *line, size_t size)
+{
+	return fgets(line, (int)size, in) != NULL;
+}
+
+static void
+say(int fd, const char *text)
+{
+	if (send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+		return; /* the client is gone, and the next read says so */
+}
+
+/* One client, until it goes or hangs up. */
+static void
+serve(int fd)
+{
+	FILE *in = fdopen(fd, "r+");
+	char line[1024], answer[1200], payload[8192];
+	uint32_t here = 0;
+
+	assert_non_null(in);
+	setvbuf(in, NULL, _IONBF, 0);
+	say(fd, "INFO {\"server_id\":\"T\",\"version\":\"2.9.10\",\"proto\":1,\"headers\":true,\"max_payload\":4096,"
+		"\"host\":\"127.0.0.1\",\"port\":1}\r\n");
+	while (read_line(in, line, sizeof line)) {
+		char subject[200], reply[300];
+		unsigned len;
+
+		if (strncmp(line, "PING", 4) == 0) {
+			say(fd, "PONG\r\n");
+		} else if (sscanf(line, "PUB %199s %299s %u", subject, reply, &len) == 3) {
+			const char *body = "{\"stream\":\"T\",\"seq\":1}";
+
+			if (fread(payload, 1, len + 2, in) != len + 2)
+				break;
+			server.messages++;
+			here++;
+			while (server.mode == DEAF)
+				poll(NULL, 0, 1);
+			if (server.mode == SILENT)
+				continue;
+			if (server.mode == HANG_UP && here == 10)
+				break;
+			if (server.mode == NONSENSE) {
+				char *dot = strrchr(reply, '.');
+
+				snprintf(answer, sizeof answer, "MSG %.*s.ffff-0 1 2\r\n{}\r\nMSG %.*s.x 1 2\r\n{}\r\n",
+					(int)(dot - reply), reply, (int)(dot - reply), reply);
+				say(fd, answer);
+				body = "nonsense";
+			}
+			snprintf(answer, sizeof answer, "MSG %s 1 %zu\r\n%s\r\n", reply, strlen(body), body);
+			say(fd, answer);
+		}
+	}
+	fclose(in);
+}
+
+static void *
+server_main(void *arg)
+{
+	for (;;) {
+		int fd = accept(server.listener, NULL, NULL);
+
+		if (server.stop || fd < 0) {
+			if (fd >= 0)
+				close(fd);
+			return NULL;
+		}
+		server.connections++;
+		serve(fd);
+	}
+}
+
+static void
+server_start(enum mode mode)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof address;
+
+	server.mode = mode;
+	server.messages = server.connections = 0;
+	server.stop = false;
+	server.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(server.listener, (struct sockaddr *)&address, sizeof address), 0);
+	assert_int_equal(listen(server.listener, 16), 0);
+	assert_int_equal(getsockname(server.listener, (struct sockaddr *)&address, &len), 0);
+	server.port = ntohs(address.sin_port);
+	assert_int_equal(pthread_create(&server.thread, NULL, server_main, NULL), 0);
+}
+
+/* After the client is gone. */
+static void
+server_end(void)
+{
+	server.stop = true;
+	shutdown(server.listener, SHUT_RDWR);
+	pthread_join(server.thread, NULL);
+	close(server.listener);
+}
+
+/* --- calls --------------------------------------------------------------------------------------------------- */
+
+static struct tr_nats_connection *
+connection_to(uint16_t port, uint32_t pending_max, int64_t request_timeout_ns)
+{
+	char url[64];
+	struct tr_nats_settings settings = {.server_count = 1,
+		.pending_max = pending_max,
+		.connect_timeout_ns = 2 * TR_NS_PER_S,
+		.ping_interval_ns = 60 * TR_NS_PER_S,
+		.request_timeout_ns = request_timeout_ns};
+	struct tr_nats_connection *connection;
+
+	snprintf(url, sizeof url, "nats://127.0.0.1:%u", port);
+	settings.servers[0] = tr_str(url);
+	assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
+	return connection;
+}
+
+static void
+called(struct tr_nats_call *call)
+{
+	*(bool *)call->owner = true;
+}
+
+static bool
+is_done(void *arg)
+{
+	return *(bool *)arg;
+}
+
+static struct tr_nats_call *
+start(struct tr_nats_connection *connection, uint32_t count, bool *done)
+{
+	struct tr_nats_message message = {.subject = TR_STR("a.b"), .payload = TR_STR("payload"), .await_ack = true};
+	static char large[4000];
+	struct tr_nats_call *call = tr_nats_call_new(connection, count > 0 ? count : 1);
+
+	assert_non_null(call);
+	if (server.mode == DEAF)
+		message.payload = (struct tr_str){large, sizeof large};
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(tr_nats_call_add(call, &message), TR_OK);
+	*done = false;
+	call->done = called;
+	call->owner = done;
+	tr_nats_call_start(call);
+	assert_false(*done);
+	return call;
+}
+
+/* How many ended with this. */
+static uint32_t
+count_of(const struct tr_nats_call *call, int err)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_nats_result result;
+
+		tr_nats_call_result(call, i, &result);
+		count += result.err == err;
+		assert_true(result.err == TR_OK || result.text.len > 0);
+	}
+	return count;
+}
+
+static bool
+has_messages(void *count)
+{
+	return server.messages >= *(uint32_t *)count;
+}
+
+static void
+test_acknowledged(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *probe, *call;
+	bool probed, done;
+
+	server_start(ACK);
+	connection = connection_to(server.port, 7, LIMIT_NS);
+	probe = start(connection, 0, &probed);
+	call = start(connection, 100, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_true(probed);
+	assert_int_equal(count_of(probe, TR_OK), 1);
+	assert_int_equal(count_of(call, TR_OK), 100);
+	assert_int_equal(server.messages, 100);
+	assert_int_equal(server.connections, 1);
+	tr_nats_call_free(probe);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+	tr_nats_free(nats);
+	server_end();
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+}
+
+static void
+test_shared(void **state)
+{
+	struct tr_nats_connection *a = connection_to(1, 7, LIMIT_NS), *b = connection_to(1, 7, LIMIT_NS),
+				  *c = connection_to(1, 8, LIMIT_NS);
+
+	assert_ptr_equal(a, b);
+	assert_ptr_not_equal(a, c);
+	tr_nats_unref(a);
+	tr_nats_unref(b);
+	tr_nats_unref(c);
+}
+
+static void
+test_refused(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+	bool done;
+
+	server_start(ACK); /* a port that nobody listens on any more */
+	server_end();
+	connection = connection_to(server.port, 7, LIMIT_NS);
+	call = start(connection, 3, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_EREFUSED), 3);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+}
+
+static void
+test_silence(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call, *cancelled;
+	struct tr_nats_result result;
+	uint32_t four = 4;
+	bool done, never;
+
+	server_start(SILENT);
+	connection = connection_to(server.port, 4, 300 * TR_NS_PER_MS);
+	call = start(connection, 6, &done);
+	cancelled = start(connection, 6, &never);
+	assert_true(tr_loop_run_until(loop, has_messages, &four, LIMIT_NS));
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_ETIMEDOUT), 6);
+	tr_nats_call_result(call, 0, &result);
+	assert_non_null(strstr(result.text.data, "no acknowledgement"));
+	tr_nats_call_result(call, 5, &result);
+	assert_non_null(strstr(result.text.data, "not sent")); /* there was room for four */
+	tr_nats_call_free(call);
+	tr_nats_call_cancel(cancelled);
+	call = start(connection, 6, &never); /* under way at the end */
+	tr_nats_call_cancel(call);
+	call = start(connection, 6, &never);
+	tr_nats_free(nats);
+	server_end();
+	assert_false(never);
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	tr_nats_call_cancel(call); /* it belonged to the one that is gone */
+}
+
+/* The thread hangs in its socket: nobody who waits has to wait for it. */
+static void
+test_deaf(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call, *cancelled;
+	int64_t started_ns = tr_mono_ns();
+	bool done, never;
+
+	server_start(DEAF);
+	connection = connection_to(server.port, 10000, 500 * TR_NS_PER_MS);
+	cancelled = start(connection, 5000, &never); /* 20 MB: more than sockets hold */
+	call = start(connection, 10, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_true(tr_mono_ns() - started_ns < 3 * TR_NS_PER_S);
+	assert_int_equal(count_of(call, TR_ETIMEDOUT), 10);
+	tr_nats_call_free(call);
+	assert_true(tr_loop_run_until(loop, is_done, &never, LIMIT_NS));
+	assert_int_equal(count_of(cancelled, TR_OK), 0);
+	tr_nats_call_free(cancelled);
+	cancelled = start(connection, 10, &never);
+	tr_nats_call_cancel(cancelled);
+	tr_nats_unref(connection);
+	started_ns = tr_mono_ns();
+	tr_nats_free(nats);
+	assert_true(tr_mono_ns() - started_ns < 6 * TR_NS_PER_S);
+	assert_false(never);
+	server.mode = ACK;
+	server_end();
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+}
+
+static void
+test_hung_up(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+	struct tr_nats_result result;
+	bool done;
+
+	server_start(HANG_UP);
+	connection = connection_to(server.port, 100, LIMIT_NS);
+	call = start(connection, 10, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_true(count_of(call, TR_OK) <= 9);
+	tr_nats_call_result(call, 9, &result);
+	assert_int_equal(result.err, TR_ECLOSED);
+	assert_non_null(strstr(result.text.data, "may have arrived"));
+	assert_false(result.permanent);
+	tr_nats_call_free(call);
+	server.mode = ACK; /* it connects again by itself */
+	call = start(connection, 20, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_OK), 20);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+	tr_nats_free(nats);
+	server_end();
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+}
+
+static void
+test_nonsense(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+	bool done;
+
+	server_start(NONSENSE);
+	connection = connection_to(server.port, 100, LIMIT_NS);
+	call = start(connection, 5, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_EPROTO), 5);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+	tr_nats_free(nats);
+	server_end();
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+}
+
+static void
+test_never_started(void **state)
+{
+	struct tr_nats_connection *connection = connection_to(1, 4, LIMIT_NS);
+	struct tr_nats_call *call = tr_nats_call_new(connection, 3);
+	const struct tr_str headers[] = {TR_STR("a"), TR_STR("b")};
+	const struct tr_nats_message message = {.subject = TR_STR("x"),
+		.payload = TR_STR("y"),
+		.headers = headers,
+		.header_count = 1,
+		.await_ack = true};
+
+	assert_int_equal(tr_nats_call_add(call, &message), TR_OK);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_subjects),
+		cmocka_unit_test(test_headers),
+		cmocka_unit_test(test_acks),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test_setup_teardown(test_acknowledged, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_shared, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silence, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deaf, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hung_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nonsense, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
