@@ -112,7 +112,8 @@ identify(const struct tr_nats_settings *from)
 
 	for (uint32_t i = 0; (text = text_at(&settings, i)) != NULL; i++) {
 		tr_buf_addf(&out, "%zd:", text->data != NULL ? (ssize_t)text->len : (ssize_t)-1);
-		tr_buf_add_str(&out, *text);
+		if (text->data != NULL)
+			tr_buf_add_str(&out, *text);
 	}
 	tr_buf_addf(&out, "%u,%d%d%d%d%d,%u,%u,%lld,%lld,%lld", from->server_count, from->tls, from->no_echo,
 		from->ignore_discovered, from->retain_order, from->retry_connect, from->max_reconnects,

@@ -108,10 +108,16 @@ find_entry(const struct tr_nats_connection *connection, const char *subject)
 {
 	const char *last = strrchr(subject, '.');
 	const struct tr_nats_entry *entry;
-	unsigned index, generation;
+	unsigned long index, generation;
+	char *end;
 
-	if (last == NULL || sscanf(last, ".%x-%x", &index, &generation) != 2 ||
-		index >= connection->settings.pending_max)
+	if (last == NULL)
+		return NULL;
+	index = strtoul(last + 1, &end, 16);
+	if (*end != '-' || index >= connection->settings.pending_max)
+		return NULL;
+	generation = strtoul(end + 1, &end, 16);
+	if (*end != '\0')
 		return NULL;
 	entry = &connection->entries[index];
 	return entry->batch != NULL && entry->generation == generation ? entry : NULL;

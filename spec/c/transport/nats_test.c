@@ -191,14 +191,15 @@ serve(int fd)
 		"\"host\":\"127.0.0.1\",\"port\":1}\r\n");
 	while (read_line(in, line, sizeof line)) {
 		char subject[200], reply[300];
-		unsigned len;
+		size_t len;
 
 		if (strncmp(line, "PING", 4) == 0) {
 			say(fd, "PONG\r\n");
-		} else if (sscanf(line, "PUB %199s %299s %u", subject, reply, &len) == 3) {
+		} else if (sscanf(line, "PUB %199s %299s", subject, reply) == 2) {
 			const char *body = "{\"stream\":\"T\",\"seq\":1}";
 
-			if (fread(payload, 1, len + 2, in) != len + 2)
+			len = strtoul(strrchr(line, ' ') + 1, NULL, 10) + 2; /* with its line end */
+			if (len > sizeof payload || fread(payload, 1, len, in) != len)
 				break;
 			server.messages++;
 			here++;
