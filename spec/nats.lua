@@ -22,23 +22,23 @@ local function free_port()
 end
 
 --- A server that is not started. `config`: more of its configuration. `login`: { user =, pass = } or { auth_token = } of
---- the spec's own requests.
+--- the spec's own requests. `plain`: without JetStream.
 ---@return spec.nats
-function nats.new(config, login)
+function nats.new(config, login, plain)
   local dir = helper.dir()
   local self = setmetatable({ dir = dir, port = free_port(), login = login or {} }, server)
   self.url = 'nats://127.0.0.1:' .. self.port
   self.config = helper.write(dir .. '/nats.conf', ([[
 listen: "127.0.0.1:%d"
-jetstream { store_dir: "%s/store", max_memory_store: 64MB, max_file_store: 256MB }
 %s
-]]):format(self.port, dir, config or ''))
+%s
+]]):format(self.port, plain and '' or ('jetstream { store_dir: "%s/store", max_file_store: 256MB }'):format(dir), config or ''))
   return self
 end
 
 ---@return spec.nats
-function nats.start(config, login)
-  local self = nats.new(config, login)
+function nats.start(config, login, plain)
+  local self = nats.new(config, login, plain)
   self:restart()
   return self
 end

@@ -325,6 +325,18 @@ describe('kumo.nats with a login', function()
     helper.cleanup()
   end)
 
+  it('takes a credentials file', function()
+    local config, path = require 'nats_credentials'()
+    local _, others = require 'nats_credentials'()
+    local server = nats.start(config, nil, true)
+    local client = kumo.nats.connect { servers = { server.url }, auth = { credentials = path } }
+    assert.are.same({}, client:publish { subject = 'e', payload = 'x', await_ack = false })
+    assert.matches('cannot connect', raised(kumo.nats.connect, { servers = { server.url } }))
+    assert.matches('cannot connect', raised(kumo.nats.connect, { servers = { server.url }, auth = { credentials = others } }))
+    server:stop()
+    helper.cleanup()
+  end)
+
   it('speaks TLS and checks the server', function()
     local dir = helper.dir()
     local text, status = helper.sh(([[cd %s && openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem \
