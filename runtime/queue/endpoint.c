@@ -11,6 +11,19 @@ enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
 #define GATE_LINES_NS (60 * TR_NS_PER_S) /* an outage of hours, or one that comes and goes, fills no log */
 #define GATE_TEXT 300                    /* bytes of an answer in such a line */
 
+/* The last failure, for tr_why(): one line. */
+static void
+keep_text_locked(struct tr_ready *ready, struct tr_str text)
+{
+	size_t len = text.len < sizeof ready->gate_text - 1 ? text.len : sizeof ready->gate_text - 1;
+
+	while (len > 0 && (unsigned char)text.data[len - 1] <= ' ')
+		len--;
+	for (size_t i = 0; i < len; i++)
+		ready->gate_text[i] = (unsigned char)text.data[i] < ' ' ? ' ' : text.data[i];
+	ready->gate_text[len] = '\0';
+}
+
 /* What a person should read about a closing (wait_ns > 0) or an opening; empty: nothing. */
 static void
 gate_line_locked(struct tr_ready *ready, int64_t wait_ns, struct tr_str text, struct tr_buf *line)
@@ -33,6 +46,8 @@ gate_line_locked(struct tr_ready *ready, int64_t wait_ns, struct tr_str text, st
 	tr_buf_addf(line, "gate closed for %.1f s", (double)wait_ns / TR_NS_PER_S);
 	if (ready->gate_untold > 0)
 		tr_buf_addf(line, " (closed %u times since the last line)", ready->gate_untold);
+	while (text.len > 0 && (unsigned char)text.data[text.len - 1] <= ' ')
+		text.len--;
 	if (text.len > 0) {
 		tr_buf_addz(line, ": ");
 		for (size_t i = 0; i < text.len && i < GATE_TEXT; i++)
@@ -66,8 +81,7 @@ tell_gate(struct session *session, enum gate_word word, bool at_once, int64_t re
 		word = GATE_NOTHING; /* it began at another pace */
 	session_uncount_locked(session);
 	if (word == GATE_FAILURE)
-		snprintf(ready->gate_text, sizeof ready->gate_text, "%.*s", (int)text.len,
-			text.len > 0 ? text.data : "");
+		keep_text_locked(ready, text);
 	if (word == GATE_SUCCESS)
 		tr_gate_success(&ready->gate, tr_mono_ns());
 	else if (word == GATE_FAILURE &&
@@ -224,6 +238,7 @@ tr_session_connect_failed(struct tr_session *pub, bool at_once, struct tr_str te
 	pthread_mutex_lock(&ready->lock);
 	delay = ready->failures++ > ready->path->consecutive_failures_before_delay &&
 		ready->path->gate.failures_to_close == 0;
+	keep_text_locked(ready, text);
 	pthread_mutex_unlock(&ready->lock);
 	if (pub->path->gate.failures_to_close != 0) {
 		ready->gate_dirty = true;

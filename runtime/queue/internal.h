@@ -162,8 +162,9 @@ void rate_set(struct tr_sched *sched);  /* home: as the configuration says */
 void rate_drop(struct tr_sched *sched); /* home: none */
 /* Tokens for up to `want` messages; if fewer are given the queue is pumped again in time. sched->rate is not NULL. */
 uint32_t rate_take(struct tr_sched *sched, uint32_t want);
-void rate_give_back(struct tr_sched *sched, uint32_t count); /* tokens of messages that did not go */
-void rate_admit(struct tr_sched *sched);                     /* incoming ones without a token go to the line */
+int64_t rate_next_token_ns(const struct tr_sched *sched, int64_t now_ns); /* home; while rate_waits. 0: not known */
+void rate_give_back(struct tr_sched *sched, uint32_t count);              /* tokens of messages that did not go */
+void rate_admit(struct tr_sched *sched); /* incoming ones without a token go to the line */
 void line_add(struct tr_sched *sched, uint32_t slot, bool front);
 uint32_t line_pop(struct tr_sched *sched);
 void line_remove(struct tr_sched *sched, uint32_t slot);
@@ -235,7 +236,7 @@ struct tr_ready {
 	int64_t permit_after_ns;     /* no session is opened before: a rate, or a set shared with other nodes */
 	enum hindrance hindrance;    /* why, and what it is */
 	char hindered_by[128];
-	int64_t hindrance_told_ns; /* the last line about a backend that fails */
+	int64_t hindrance_told_ns;           /* the last line about a backend that fails */
 	struct tr_lease_waiter lease_waiter; /* for a place in lease_set */
 	struct tr_lease_set *lease_set;      /* referenced, and then so is this queue; NULL: waits for none */
 	_Atomic bool lease_told;             /* there is one; home has not heard of it yet */

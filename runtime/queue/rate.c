@@ -176,6 +176,14 @@ rate_take(struct tr_sched *sched, uint32_t want)
 	return got;
 }
 
+int64_t
+rate_next_token_ns(const struct tr_sched *sched, int64_t now_ns)
+{
+	if (tr_throttle_is_shared(sched->rate->throttle))
+		return tr_max_i64(sched->rate->retry_at_ns - now_ns, 0);
+	return limits_next_token_ns(sched->rate->throttle, now_ns);
+}
+
 void
 rate_give_back(struct tr_sched *sched, uint32_t count)
 {

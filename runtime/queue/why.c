@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/json.h"
 #include "queue/internal.h"
@@ -89,6 +90,24 @@ add_gate(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 			ready->denied, ready->gate_text);
 }
 
+/* What a policy calls it: "max_message_rate 10/m", or the name of an additional rate and its spec. */
+static void
+rate_name(const struct tr_throttle *throttle, char *out, size_t size)
+{
+	static const char own[] = "kumomta.max_message_rate.";
+	struct tr_str key = tr_throttle_key(throttle);
+	size_t len = key.len;
+	char spec[96];
+
+	for (int colons = 0; len > 0 && colons < 3; len--) /* NAME:QUANTITY:BURST:PERIOD */
+		colons += key.data[len - 1] == ':';
+	tr_rate_spec_format(tr_throttle_spec(throttle), spec);
+	if (key.len >= sizeof own - 1 && memcmp(key.data, own, sizeof own - 1) == 0)
+		snprintf(out, size, "max_message_rate %s", spec);
+	else
+		snprintf(out, size, "message rate '%.*s' %s", (int)len, key.data, spec);
+}
+
 static void
 add_rates(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 {
@@ -100,23 +119,22 @@ add_rates(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 		return;
 	for (uint32_t i = 0; i < ready->limits->message_count; i++) {
 		struct tr_throttle *throttle = ready->limits->messages[i];
-		struct tr_str key = tr_throttle_key(throttle);
 		int64_t wait_ns = limits_next_token_ns(throttle, now_ns);
+		char name[300];
 
+		rate_name(throttle, name, sizeof name);
 		if (tr_throttle_is_shared(throttle))
 			wait_ns = ready->paced_until_ns > now_ns ? ready->paced_until_ns - now_ns : 0;
 		if (wait_ns > 0 && pacing > 0)
 			add_hold(holds, "rate", wait_ns,
-				"message rate %.*s: %u connections wait for their tokens, the first that nobody has "
-				"taken is "
-				"there in %.3f s",
-				(int)key.len, key.data, pacing, seconds(wait_ns));
+				"%s: %u connections wait for their tokens, the first that nobody has taken is there in "
+				"%.3f s",
+				name, pacing, seconds(wait_ns));
 		else if (wait_ns > 0)
-			add_hold(holds, "rate", wait_ns, "message rate %.*s: the next token is there in %.3f s",
-				(int)key.len, key.data, seconds(wait_ns));
+			add_hold(holds, "rate", wait_ns, "%s: the next token is there in %.3f s", name,
+				seconds(wait_ns));
 		else if (pacing > 0 && tr_throttle_is_shared(throttle))
-			add_hold(holds, "rate", -1, "message rate %.*s, shared with other nodes: %u connections wait",
-				(int)key.len, key.data, pacing);
+			add_hold(holds, "rate", -1, "%s, shared with other nodes: %u connections wait", name, pacing);
 	}
 	if (ready->paced_until_ns > now_ns)
 		add_hold(holds, "rate", ready->paced_until_ns - now_ns,
@@ -155,7 +173,8 @@ add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 		add_hold(holds, "connection_limit", -1, "all %u connections that connection_limit allows are busy",
 			ready->sessions);
 	if (ready->failures > 0)
-		add_hold(holds, "failed_connections", -1, "%u failures to connect in a row", ready->failures);
+		add_hold(holds, "failed_connections", -1, "%u failures to connect in a row%s%s", ready->failures,
+			ready->gate_text[0] != '\0' ? "; the last: " : "", ready->gate_text);
 }
 
 static void
@@ -259,11 +278,21 @@ add_sched_holds(struct holds *holds, struct tr_sched *sched)
 		add_hold(holds, "site", -1, "its mail exchangers are being looked up");
 	if (sched->site_error != NULL)
 		add_hold(holds, "site", tr_max_i64(sched->site_until_ns - now_ns, 0), "%s", sched->site_error);
-	if (sched->parks)
+	if (sched->parks && atomic_load(&sched->log_records))
 		add_hold(holds, "policy", -1,
 			"log records are parked: nothing here may send them (is the constructor's handler gone?)");
-	if (sched->rate_waits)
-		add_hold(holds, "rate", -1, "max_message_rate of the queue lets no more go now");
+	if (sched->rate_waits) {
+		int64_t wait_ns = rate_next_token_ns(sched, now_ns);
+		char spec[96];
+
+		tr_rate_spec_format(&sched->config->message_rate, spec);
+		if (wait_ns > 0)
+			add_hold(holds, "rate", wait_ns,
+				"max_message_rate %s of the queue: the next token is there in %.3f s", spec,
+				seconds(wait_ns));
+		else
+			add_hold(holds, "rate", -1, "max_message_rate %s of the queue lets no more go now", spec);
+	}
 	if (sched->hooking.count > 0)
 		add_hold(holds, "policy", -1, "throttle_insert_ready_queue runs for the first of %u messages",
 			sched->hooking.count);

@@ -14,6 +14,9 @@ kumo.on('get_queue_config', function(domain)
   if domain == 'unconfigured.example' then
     error('nobody knows it', 0)
   end
+  if domain == 'mail.example' then
+    return kumo.make_queue_config { max_message_rate = '2/h', protocol = { smtp = { mx_list = { '127.0.0.1:1' } } } }
+  end
   return kumo.make_queue_config { retry_interval = '1h', protocol = { custom_lua = { constructor = 'make.it' } } }
 end)
 local PATHS = {
@@ -39,7 +42,7 @@ kumo.on('make.it', function()
       if domain == 'later.example' then
         kumo.reject(450, 'not now')
       elseif domain == 'down.example' then
-        kumo.reject(450, '503 Service Unavailable: come back later')
+        kumo.reject(450, '503 Service Unavailable: come back later\n')
       elseif domain == 'refused.example' then
         kumo.reject(450, '401 Unauthorized: who are you')
       elseif domain ~= 'rate.example' and domain ~= 'opening.example' then
@@ -87,7 +90,7 @@ describe('tailrace why', function()
 
   it('names a message rate, with the time to the next token', function()
     inject('rate.example', 3)
-    says('rate.example', 'rate: message rate kumomta.max_message_rate.unspecified%->rate.example@lua:make.it:1:1:3600: the next token is there in 35%d%d')
+    says('rate.example', 'rate: max_message_rate 1/h,max_burst=1: the next token is there in 35%d%d')
     says('rate.example', 'nothing is sent for 35%d%d')
   end)
 
@@ -125,6 +128,20 @@ describe('tailrace why', function()
     assert.is_truthy(metrics:find 'tailrace_endpoint_alarm{queue="unspecified%->refused.example@lua:make.it"} 1', metrics)
     local _, lines = run:log():gsub('the endpoint refuses everything', '')
     assert.are.equal(1, lines)
+  end)
+
+  it('names the rate of a queue and failures to connect, with the last; mail is not told about log records', function()
+    inject('mail.example', 3)
+    local text = says('mail.example', 'rate: max_message_rate 2/h of the queue: the next token is there in 1[78]%d%d')
+    assert.is_nil(text:find('log records', 1, true), text)
+    says('mail.example', 'failed_connections: 2 failures to connect in a row; the last: .*127.0.0.1')
+  end)
+
+  it('writes each hold on one line', function()
+    for line in why('down.example'):gmatch '[^\n]+' do
+      assert.is_truthy(line:find '^%s*%- %a+' or line:find 'queue ', line)
+    end
+    assert.is_nil(why('down.example'):find '\n\n')
   end)
 
   it('names the due time', function()
