@@ -35,8 +35,31 @@ if [ "$only" != LUA ]; then
 	runner $fixed ctest --test-dir "build/$preset" --output-on-failure -j "$(nproc)"
 	sed -n 's/.* \([0-9]*\) tests failed out of \([0-9]*\)$/\2 \1/p' "$log" | awk '{ print $1 - $2, $2 }' >>"$counts"
 fi
+# The specs in as many shares as there are processors, and one: most of them wait. Each share has a closing line of its own.
+specs() {
+	shares=$(($(nproc) + 1))
+	dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-shares.XXXXXX")
+	i=0
+	for spec in $(find spec -name '*_spec.lua' | LC_ALL=C sort); do
+		echo "$spec" >>"$dir/$((i % shares))"
+		i=$((i + 1))
+	done
+	failed=0
+	for share in $(seq 0 $((shares - 1))); do
+		# shellcheck disable=SC2046
+		{ "$TAILRACE" lua /usr/bin/busted --output=plainTerminal --pattern=_spec --lpath='./spec/?.lua' \
+			$(cat "$dir/$share") >"$dir/$share.out" 2>&1 || echo failed >"$dir/$share.failed"; } &
+	done
+	wait
+	for share in $(seq 0 $((shares - 1))); do
+		cat "$dir/$share.out"
+		[ ! -e "$dir/$share.failed" ] || failed=1
+	done
+	rm -rf "$dir"
+	return $failed
+}
 if [ "$only" != C ] && [ "$preset" != tsan ]; then
-	runner "$TAILRACE" lua /usr/bin/busted --output=plainTerminal --pattern=_spec --lpath='./spec/?.lua' spec
+	runner specs
 	sed -n 's,^\([0-9]*\) success[es]* / \([0-9]*\) failures* / \([0-9]*\) errors* / .*,\1 \2 \3,p' "$log" |
 		awk '{ print $1, $2 + $3 }' >>"$counts"
 fi
