@@ -49,6 +49,7 @@ free_ended(struct tr_nats *nats)
 	pthread_mutex_unlock(&nats->lock);
 	for (; ended != NULL; ended = next) {
 		next = ended->ended_next;
+		pthread_join(ended->thread, NULL); /* it has only to return; OpenSSL keeps something a thread */
 		connection_free(ended);
 	}
 }

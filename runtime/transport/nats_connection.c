@@ -170,6 +170,7 @@ connection_main(void *arg)
 	pthread_mutex_unlock(&nats->lock);
 	tr_nats_client_close(connection, flush);
 	tr_nats_unregister(connection);
+	nats_ReleaseThreadMemory();
 	pthread_mutex_lock(&nats->lock);
 	connection->ended_next = nats->ended_connections;
 	nats->ended_connections = connection;
@@ -184,15 +185,11 @@ int
 tr_nats_thread_start(struct tr_nats_connection *connection)
 {
 	sigset_t all, old;
-	pthread_t thread;
 	int errnum;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are for the workers; libnats' threads inherit this */
-	errnum = pthread_create(&thread, NULL, connection_main, connection);
+	errnum = pthread_create(&connection->thread, NULL, connection_main, connection);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (errnum != 0)
-		return tr_err_from_errno(errnum);
-	pthread_detach(thread);
-	return TR_OK;
+	return errnum != 0 ? tr_err_from_errno(errnum) : TR_OK;
 }

@@ -73,6 +73,7 @@ struct tr_nats_connection {
 	int why_err; /* of the last trouble */
 	char why[300];
 	struct tr_nats_connection *ended_next;
+	pthread_t thread; /* loop: joined when it has ended */
 	/* the thread's */
 	natsConnection *nc;
 	natsSubscription *inbox;
