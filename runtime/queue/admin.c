@@ -1,4 +1,5 @@
 /* Administrators' rules: bounces and suspensions, in memory only, each with its own end. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/json.h"
@@ -105,6 +106,12 @@ admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_s
 bool
 admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until_ns)
 {
+	return admin_ready_verdict(engine, name, NULL, until_ns);
+}
+
+bool
+admin_ready_verdict(struct tr_engine *engine, const char *name, struct admin_verdict *out, int64_t *until_ns)
+{
 	struct admin_rule *rule;
 	int64_t now_ns = tr_mono_ns();
 
@@ -118,6 +125,8 @@ admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until
 	}
 	if (rule != NULL && until_ns != NULL)
 		*until_ns = rule->expires_at_ns;
+	if (rule != NULL && out != NULL)
+		snprintf(out->reason, sizeof out->reason, "%s", rule->reason);
 	pthread_mutex_unlock(&engine->admin_lock);
 	return rule != NULL;
 }

@@ -11,14 +11,25 @@ enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
 #define GATE_LINES_NS (60 * TR_NS_PER_S) /* an outage of hours, or one that comes and goes, fills no log */
 #define GATE_TEXT 300                    /* bytes of an answer in such a line */
 
-/* The last failure, for tr_why(): one line. */
+/* As much of an answer as goes into a line, without line ends behind it. */
+static struct tr_str
+one_line(struct tr_str text)
+{
+	if (text.len > GATE_TEXT)
+		text.len = GATE_TEXT;
+	while (text.len > 0 && (unsigned char)text.data[text.len - 1] <= ' ')
+		text.len--;
+	return text;
+}
+
+/* The last failure, for tr_why(). */
 static void
 keep_text_locked(struct tr_ready *ready, struct tr_str text)
 {
-	size_t len = text.len < sizeof ready->gate_text - 1 ? text.len : sizeof ready->gate_text - 1;
+	size_t len;
 
-	while (len > 0 && (unsigned char)text.data[len - 1] <= ' ')
-		len--;
+	text = one_line(text);
+	len = text.len < sizeof ready->gate_text - 1 ? text.len : sizeof ready->gate_text - 1;
 	for (size_t i = 0; i < len; i++)
 		ready->gate_text[i] = (unsigned char)text.data[i] < ' ' ? ' ' : text.data[i];
 	ready->gate_text[len] = '\0';
@@ -46,14 +57,11 @@ gate_line_locked(struct tr_ready *ready, int64_t wait_ns, struct tr_str text, st
 	tr_buf_addf(line, "gate closed for %.1f s", (double)wait_ns / TR_NS_PER_S);
 	if (ready->gate_untold > 0)
 		tr_buf_addf(line, " (closed %u times since the last line)", ready->gate_untold);
-	while (text.len > 0 && (unsigned char)text.data[text.len - 1] <= ' ')
-		text.len--;
+	text = one_line(text);
 	if (text.len > 0) {
 		tr_buf_addz(line, ": ");
-		for (size_t i = 0; i < text.len && i < GATE_TEXT; i++)
+		for (size_t i = 0; i < text.len; i++)
 			tr_buf_addc(line, (unsigned char)text.data[i] < ' ' ? ' ' : text.data[i]);
-		if (text.len > GATE_TEXT)
-			tr_buf_addz(line, "...");
 	}
 	ready->gate_told = true;
 	ready->gate_untold = 0;
@@ -135,16 +143,17 @@ tell_denial(struct tr_ready *ready, const struct tr_outcome *outcome)
 	pthread_mutex_unlock(&ready->lock);
 	if (!changed)
 		return;
-	if (denied)
+	if (denied) {
+		struct tr_str text = one_line(outcome->response.content);
+
 		tr_log(TR_LEVEL_ERROR, "queue",
 			"%s: the endpoint refuses everything: its address or credentials need to be put right; the "
 			"records "
 			"wait: %.*s",
-			ready->name,
-			(int)(outcome->response.content.len < GATE_TEXT ? outcome->response.content.len : GATE_TEXT),
-			outcome->response.content.len > 0 ? outcome->response.content.data : "");
-	else
+			ready->name, (int)text.len, text.len > 0 ? text.data : "");
+	} else {
 		tr_log(TR_LEVEL_INFO, "queue", "%s: the endpoint does not refuse everything any more", ready->name);
+	}
 }
 
 void

@@ -255,7 +255,7 @@ struct tr_ready {
 	_Atomic uint32_t denied; /* 401, 403, 404 in a row; an alarm from gate_failures on */
 	bool gate_alarm;
 	struct tr_metric *alarm_metric; /* NULL until the first */
-	char gate_text[160];            /* of the last failure */
+	char gate_text[300];            /* of the last failure */
 	bool gate_told;                 /* the log says that it is closed */
 	uint32_t gate_untold;           /* closings since the last line about one */
 	int64_t gate_told_at_ns;        /* that line */
@@ -489,6 +489,8 @@ bool admin_rule_matches(const struct admin_rule *rule, const struct tr_sched *sc
 bool admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_sched *sched,
 	struct admin_verdict *out, uint64_t hits, int64_t *until_ns);
 bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until_ns);
+/* The same, with the reason; either may be NULL. */
+bool admin_ready_verdict(struct tr_engine *engine, const char *name, struct admin_verdict *out, int64_t *until_ns);
 void admin_free(struct tr_engine *engine);
 void admin_housekeeping(struct tr_worker *worker);
 void rebinds_free(struct tr_worker *worker);

@@ -180,6 +180,7 @@ add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 static void
 add_ready_holds(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 {
+	struct admin_verdict verdict = {0};
 	int state = atomic_load(&ready->state);
 	int64_t until_ns = 0;
 
@@ -195,9 +196,10 @@ add_ready_holds(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 		add_hold(holds, "replaced", -1, "its protocol has changed: it ends, its messages go elsewhere");
 	if (ready->path == NULL)
 		return;
-	if (atomic_load(&ready->suspended) && admin_ready_suspended(ready->engine, ready->name, &until_ns))
+	if (atomic_load(&ready->suspended) && admin_ready_verdict(ready->engine, ready->name, &verdict, &until_ns))
 		add_hold(holds, "suspension", tr_max_i64(until_ns - now_ns, 0),
-			"an administrator has suspended this ready queue for %.0f s more", seconds(until_ns - now_ns));
+			"this ready queue is suspended for %.0f s more: %s", seconds(until_ns - now_ns),
+			verdict.reason);
 	until_ns = tr_ready_source_suspended_until(ready);
 	if (until_ns > now_ns)
 		add_hold(holds, "suspension", until_ns - now_ns, "the source %s is suspended for %.0f s more",
@@ -261,8 +263,7 @@ add_sched_holds(struct holds *holds, struct tr_sched *sched)
 
 	if (admin_check(sched->engine, TR_ADMIN_SUSPEND, sched, &verdict, 0, &until_ns))
 		add_hold(holds, "suspension", tr_max_i64(until_ns - now_ns, 0),
-			"an administrator has suspended this queue for %.0f s more: %s", seconds(until_ns - now_ns),
-			verdict.reason);
+			"this queue is suspended for %.0f s more: %s", seconds(until_ns - now_ns), verdict.reason);
 	if (sched->config == NULL && sched->error != NULL)
 		add_hold(holds, "configuration", tr_max_i64(sched->error_until_ns - now_ns, 0),
 			"it has no configuration (%s); it is asked again in %.0f s", sched->error,

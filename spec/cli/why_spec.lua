@@ -44,7 +44,7 @@ kumo.on('make.it', function()
       elseif domain == 'down.example' then
         kumo.reject(450, '503 Service Unavailable: come back later\n')
       elseif domain == 'refused.example' then
-        kumo.reject(450, '401 Unauthorized: who are you')
+        kumo.reject(450, '401 Unauthorized: who are you\n')
       elseif domain ~= 'rate.example' and domain ~= 'opening.example' then
         kumo.sleep(600)
       end
@@ -126,7 +126,7 @@ describe('tailrace why', function()
     says('refused.example', 'alarm: the endpoint refuses everything %(2 times in a row%): .*401 Unauthorized: who are you')
     local metrics = client:get('http://' .. run.http .. '/metrics?prefix=tailrace_endpoint_alarm'):send():text()
     assert.is_truthy(metrics:find 'tailrace_endpoint_alarm{queue="unspecified%->refused.example@lua:make.it"} 1', metrics)
-    local _, lines = run:log():gsub('the endpoint refuses everything', '')
+    local _, lines = run:log():gsub('the endpoint refuses everything: [^\n]*who are you\n', '')
     assert.are.equal(1, lines)
   end)
 
@@ -154,7 +154,17 @@ describe('tailrace why', function()
       :header('Content-Type', 'application/json'):body(kumo.serde.json_encode { domain = 'suspended.example', reason = 'moving house', duration = '1h' }):send()
     assert.are.equal(200, response:status_code())
     inject('suspended.example', 1)
-    says('suspended.example', 'suspension: an administrator has suspended this queue for 3[56]%d%d s more: moving house')
+    says('suspended.example', 'suspension: this queue is suspended for 3[56]%d%d s more: moving house')
+  end)
+
+  it('names a suspension of a ready queue, with its reason', function()
+    local name = 'unspecified->still.example@lua:make.it'
+    local response = client:post('http://' .. run.http .. '/api/admin/suspend-ready-q/v1')
+      :header('Content-Type', 'application/json'):body(kumo.serde.json_encode { name = name, reason = 'they asked us to', duration = '1h' }):send()
+    assert.are.equal(200, response:status_code())
+    inject('still.example', 1)
+    says('still.example', 'suspension')
+    says(name, 'suspension: this ready queue is suspended for 3[56]%d%d s more: they asked us to')
   end)
 
   it('names errors of the policy', function()
