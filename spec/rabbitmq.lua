@@ -91,6 +91,11 @@ local function tool(self, name, args)
   return text, status
 end
 
+--- Connections that it has accepted so far, by its log (needs log.console.level = info).
+function broker:accepted()
+  return select(2, self.process:output():gsub('accepting AMQP connection', ''))
+end
+
 --- Makes a durable queue.
 function broker:declare(queue)
   local text, status = tool(self, 'declare-queue', ('-d -q %s'):format(queue))

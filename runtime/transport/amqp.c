@@ -41,9 +41,8 @@ identify(const struct tr_amqp_settings *settings)
 	add_part(&out, settings->ca_file);
 	add_part(&out, settings->cert_file);
 	add_part(&out, settings->key_file);
-	tr_buf_addf(&out, "%u,%d,%u,%lld,%lld,%lld,%lld", settings->heartbeat_s, settings->tls, settings->pool_size,
-		(long long)settings->connect_timeout_ns, (long long)settings->wait_timeout_ns,
-		(long long)settings->publish_timeout_ns, (long long)settings->idle_timeout_ns);
+	tr_buf_addf(&out, "%u,%d,%u,%lld,%lld", settings->heartbeat_s, settings->tls, settings->pool_size,
+		(long long)settings->connect_timeout_ns, (long long)settings->idle_timeout_ns);
 	tr_buf_addc(&out, '\0');
 	if (out.failed)
 		tr_buf_free(&out);
@@ -89,6 +88,33 @@ keep_all(struct tr_amqp_pool *pool, const struct tr_amqp_settings *from)
 	return true;
 }
 
+static void
+pool_free(struct tr_amqp_pool *pool)
+{
+	free(pool->id);
+	free(pool->texts);
+	free(pool);
+}
+
+/* Settings may vary without end (a password that is changed daily, a name made from a message): what nobody uses goes.
+ */
+static void
+drop_unused(struct tr_amqp *amqp)
+{
+	struct tr_amqp_pool **at = &amqp->pools, *pool;
+
+	pthread_mutex_lock(&amqp->lock);
+	while ((pool = *at) != NULL) {
+		if (pool->calls > 0 || pool->threads > 0) {
+			at = &pool->next;
+			continue;
+		}
+		*at = pool->next;
+		pool_free(pool);
+	}
+	pthread_mutex_unlock(&amqp->lock);
+}
+
 int
 tr_amqp_pool(struct tr_amqp *amqp, const struct tr_amqp_settings *settings, struct tr_amqp_pool **out)
 {
@@ -105,6 +131,7 @@ tr_amqp_pool(struct tr_amqp *amqp, const struct tr_amqp_settings *settings, stru
 		*out = pool;
 		return TR_OK;
 	}
+	drop_unused(amqp);
 	pool = calloc(1, sizeof *pool);
 	if (pool == NULL || !keep_all(pool, settings)) {
 		free(pool);
@@ -136,7 +163,15 @@ tr_amqp_call_new(struct tr_amqp_pool *pool, uint32_t count)
 	if (batch == NULL)
 		return NULL;
 	batch->pub.count = count;
+	batch->pub.wait_timeout_ns = pool->settings.wait_timeout_ns;
+	batch->pub.publish_timeout_ns = pool->settings.publish_timeout_ns;
 	batch->pool = pool;
+	batch->next = pool->amqp->calls;
+	batch->prev = &pool->amqp->calls;
+	if (batch->next != NULL)
+		batch->next->prev = &batch->next;
+	pool->amqp->calls = batch;
+	pool->calls++;
 	init_amqp_pool(&batch->memory, 4096);
 	return &batch->pub;
 }
@@ -194,15 +229,14 @@ tr_amqp_call_result(const struct tr_amqp_call *call, uint32_t index, struct tr_a
 		{slot->text.bytes != NULL ? slot->text.bytes : "", slot->text.len}};
 }
 
-void
-tr_amqp_call_free(struct tr_amqp_call *call)
+/* Nothing is under way for it any more. */
+static void
+batch_rest(struct tr_amqp_batch *batch)
 {
-	struct tr_amqp_batch *batch = batch_of(call);
-
-	for (uint32_t i = 0; i < batch->added; i++)
-		tr_bytes_fini(&batch->slots[i].payload);
-	empty_amqp_pool(&batch->memory);
-	free(batch);
+	tr_timer_stop(tr_loop_wheel(batch->pool->amqp->loop), &batch->timer);
+	if (batch->held)
+		tr_hold_drop();
+	batch->held = false;
 }
 
 static void
@@ -210,14 +244,24 @@ batch_unlink(struct tr_amqp_batch *batch)
 {
 	if (batch->prev == NULL)
 		return;
+	batch_rest(batch);
 	*batch->prev = batch->next;
 	if (batch->next != NULL)
 		batch->next->prev = batch->prev;
 	batch->prev = NULL;
-	tr_timer_stop(tr_loop_wheel(batch->pool->amqp->loop), &batch->timer);
-	if (batch->held)
-		tr_hold_drop();
-	batch->held = false;
+	batch->pool->calls--;
+}
+
+void
+tr_amqp_call_free(struct tr_amqp_call *call)
+{
+	struct tr_amqp_batch *batch = batch_of(call);
+
+	batch_unlink(batch);
+	for (uint32_t i = 0; i < batch->added; i++)
+		tr_bytes_fini(&batch->slots[i].payload);
+	empty_amqp_pool(&batch->memory);
+	free(batch);
 }
 
 /* lock held */
@@ -295,6 +339,7 @@ tr_amqp_take(struct tr_amqp_connection *connection)
 		if (window == NULL)
 			exchange = slot->exchange;
 		else if (probe || slot->probe || slot->exchange.len != exchange.len ||
+			 batch->pub.publish_timeout_ns != window->pub.publish_timeout_ns ||
 			 messages + batch->pub.count > WINDOW_MAX || bytes > WINDOW_BYTES ||
 			 memcmp(slot->exchange.bytes, exchange.bytes, exchange.len) != 0)
 			break;
@@ -360,7 +405,7 @@ waited_too_long(struct tr_timer *timer)
 		wake(amqp->fd);
 	if (!failed)
 		tr_timer_start(tr_loop_wheel(amqp->loop), timer,
-			settings->connect_timeout_ns * settings->host_count + settings->publish_timeout_ns + GRACE_NS,
+			settings->connect_timeout_ns * settings->host_count + batch->pub.publish_timeout_ns + GRACE_NS,
 			taken_too_long);
 }
 
@@ -374,14 +419,9 @@ tr_amqp_call_start(struct tr_amqp_call *call)
 	struct tr_amqp *amqp = pool->amqp;
 	int wake_fd = -1, err = TR_OK;
 
-	batch->next = amqp->calls;
-	batch->prev = &amqp->calls;
-	if (amqp->calls != NULL)
-		amqp->calls->prev = &batch->next;
-	amqp->calls = batch;
 	batch->held = true;
 	tr_hold_take(); /* brokers live in real time */
-	tr_timer_start(tr_loop_wheel(amqp->loop), &batch->timer, pool->settings.wait_timeout_ns, waited_too_long);
+	tr_timer_start(tr_loop_wheel(amqp->loop), &batch->timer, call->wait_timeout_ns, waited_too_long);
 	pthread_mutex_lock(&amqp->lock);
 	batch->stage = TR_AMQP_WAITING;
 	batch->line_next = NULL;
@@ -422,8 +462,6 @@ tr_amqp_call_cancel(struct tr_amqp_call *call)
 		pthread_mutex_unlock(&amqp->lock);
 	}
 	if (!taken) {
-		if (amqp != NULL)
-			batch_unlink(batch);
 		tr_amqp_call_free(call);
 		return;
 	}
@@ -465,7 +503,7 @@ readable(struct ev_loop *ev, ev_io *watcher, int revents)
 		pthread_mutex_unlock(&amqp->lock);
 		if (batch == NULL)
 			return;
-		batch_unlink(batch);
+		batch_rest(batch);
 		count(amqp, batch);
 		if (batch->cancelled)
 			tr_amqp_call_free(&batch->pub);
@@ -551,9 +589,7 @@ tr_amqp_free(struct tr_amqp *amqp)
 		struct tr_amqp_pool *pool = amqp->pools;
 
 		amqp->pools = pool->next;
-		free(pool->id);
-		free(pool->texts);
-		free(pool);
+		pool_free(pool);
 	}
 	close(amqp->fd);
 	pthread_mutex_destroy(&amqp->lock);

@@ -36,11 +36,12 @@ struct tr_amqp_settings {
 	struct tr_str cert_file, key_file;
 	uint32_t pool_size;         /* connections, >= 1 */
 	int64_t connect_timeout_ns; /* a host's TCP, TLS and login; > 0, as the others */
-	int64_t wait_timeout_ns;    /* for a free connection */
+	int64_t wait_timeout_ns;    /* for a free connection; this and the next are no part of a pool */
 	int64_t publish_timeout_ns; /* from the first byte to the last confirm of a window */
 	int64_t idle_timeout_ns;    /* an unused connection is closed */
 };
-/* The pool of these settings, made when it is new. It lives until tr_amqp_free(). TR_OK, TR_ENOMEM, TR_ECLOSED. */
+/* The pool of these settings, made when it is new. It lives while it has calls or connections; without, until the next
+ * new pool. TR_OK, TR_ENOMEM. */
 int tr_amqp_pool(struct tr_amqp *amqp, const struct tr_amqp_settings *settings, struct tr_amqp_pool **out);
 
 /* --- publishing --------------------------------------------------------------------------------------------- */
@@ -62,6 +63,7 @@ struct tr_amqp_call {
 	void (*done)(struct tr_amqp_call *call); /* once, from the loop, when each message has its result */
 	void *owner;
 	uint32_t count;
+	int64_t wait_timeout_ns, publish_timeout_ns; /* > 0; preset: the pool's first settings */
 };
 struct tr_amqp_message {
 	struct tr_str exchange, routing_key; /* at most 255 bytes each */

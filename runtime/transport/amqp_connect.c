@@ -2,6 +2,7 @@
 #include <amqp_ssl_socket.h>
 #include <amqp_tcp_socket.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -92,14 +93,19 @@ tr_amqp_why_reply(struct tr_amqp_connection *connection, const char *what, amqp_
 
 /* --- connecting --------------------------------------------------------------------------------------------- */
 
-/* The socket of the state as others see it, to cut it; -1: none. False: it is to end now. */
+/* The socket of the state as others see it, to cut it; -1: none. A duplicate, because rabbitmq-c closes its own when it
+ * likes, and the number may then be another's. False: it is to end now. */
 static bool
 publish_fd(struct tr_amqp_connection *connection, int fd)
 {
 	struct tr_amqp *amqp = connection->pool->amqp;
 	bool go_on;
 
+	if (fd >= 0)
+		fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	pthread_mutex_lock(&amqp->lock);
+	if (connection->fd >= 0)
+		close(connection->fd);
 	connection->fd = fd;
 	go_on = !amqp->ending;
 	pthread_mutex_unlock(&amqp->lock);

@@ -92,6 +92,7 @@ connection_main(void *arg)
 	*connection->prev = connection->next;
 	if (connection->next != NULL)
 		connection->next->prev = connection->prev;
+	pool->threads--; /* it may be freed from here on */
 	close(connection->wake_fd);
 	pthread_cond_broadcast(&amqp->ended);
 	pthread_mutex_unlock(&amqp->lock);
@@ -133,5 +134,6 @@ tr_amqp_connection_start(struct tr_amqp_pool *pool)
 		amqp->connections->prev = &connection->next;
 	amqp->connections = connection;
 	pool->connections++;
+	pool->threads++;
 	return TR_OK;
 }

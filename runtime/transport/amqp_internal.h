@@ -28,7 +28,7 @@ enum tr_amqp_stage { TR_AMQP_BUILDING, TR_AMQP_WAITING, TR_AMQP_TAKEN, TR_AMQP_D
 struct tr_amqp_batch {           /* a call with its messages */
 	struct tr_amqp_call pub; /* first */
 	struct tr_amqp_pool *pool;
-	struct tr_amqp_batch *next, **prev; /* loop: all that were started */
+	struct tr_amqp_batch *next, **prev; /* loop: all that are not freed; prev NULL: tr_amqp_free() has run */
 	struct tr_amqp_batch *line_next;    /* lock: waiting, or done */
 	enum tr_amqp_stage stage;           /* lock */
 	struct tr_amqp_connection *taker;   /* lock; while TAKEN */
@@ -45,9 +45,11 @@ struct tr_amqp_pool {
 	char *id;                         /* the settings, canonical */
 	struct tr_amqp_settings settings; /* texts are NUL-terminated, in `texts` */
 	char *texts;
+	uint32_t calls; /* loop: not yet freed */
 	/* lock */
 	struct tr_amqp_batch *line, **line_end;
-	uint32_t connections;
+	uint32_t connections; /* that take calls */
+	uint32_t threads;     /* of connections, those that say goodbye included */
 	struct tr_amqp_connection *idle;
 	uint32_t good_host;
 };
@@ -57,8 +59,8 @@ struct tr_amqp_connection {
 	struct tr_amqp_connection *next, **prev; /* lock: all */
 	struct tr_amqp_connection *idle_next;    /* lock */
 	bool is_idle;                            /* lock */
-	int fd;                                  /* lock: its socket, -1: none; others may only shut it down */
-	int wake_fd;                             /* an eventfd: there is work, or the end */
+	int fd;      /* lock: a duplicate of its socket, -1: none; others may shut it down */
+	int wake_fd; /* an eventfd: there is work, or the end */
 	/* its thread's */
 	amqp_connection_state_t state; /* NULL: not connected */
 	uint64_t tag;                  /* of the last message published on the channel */

@@ -145,7 +145,7 @@ opt_time(lua_State *L, int idx, const char *key, int64_t def_s)
 
 /* The pool that the table at idx describes. Raises. */
 static struct tr_amqp_pool *
-read_connection(lua_State *L, int idx, struct tr_amqp *amqp)
+read_connection(lua_State *L, int idx, struct tr_amqp *amqp, struct tr_amqp_settings *out)
 {
 	struct tr_amqp_settings settings = {0};
 	struct tr_amqp_pool *pool;
@@ -182,6 +182,7 @@ read_connection(lua_State *L, int idx, struct tr_amqp *amqp)
 	err = tr_amqp_pool(amqp, &settings, &pool);
 	if (err != TR_OK)
 		luaL_error(L, PUBLISH ": %s", tr_err_text(err));
+	*out = settings;
 	return pool;
 }
 
@@ -475,6 +476,7 @@ l_publish(lua_State *L)
 {
 	struct tr_amqp *amqp = tr_service(L, TR_SERVICE_AMQP);
 	struct tr_task *task = tr_task_check(L);
+	struct tr_amqp_settings settings;
 	struct tr_amqp_pool *pool;
 	struct publish_op *op;
 	struct box *box;
@@ -485,7 +487,7 @@ l_publish(lua_State *L)
 	lua_settop(L, 2);
 	if (amqp == NULL)
 		return luaL_error(L, "AMQP is not available here");
-	pool = read_connection(L, 1, amqp);
+	pool = read_connection(L, 1, amqp, &settings);
 	count = lua_objlen(L, 2);
 	if (count == 0) {
 		lua_newtable(L);
@@ -498,6 +500,8 @@ l_publish(lua_State *L)
 	box->call = tr_amqp_call_new(pool, (uint32_t)count);
 	if (box->call == NULL)
 		return luaL_error(L, PUBLISH ": out of memory");
+	box->call->wait_timeout_ns = settings.wait_timeout_ns;
+	box->call->publish_timeout_ns = settings.publish_timeout_ns;
 	for (size_t i = 1; i <= count; i++) {
 		lua_rawgeti(L, 2, (int)i);
 		if (!lua_istable(L, -1))

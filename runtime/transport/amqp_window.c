@@ -17,7 +17,7 @@ struct window {
 	uint32_t count, published, told;
 	uint64_t base;
 	int64_t deadline_ns; /* real */
-	bool closed;         /* the broker closed the channel or connection */
+	bool blamed; /* it ended for what one of its messages is, or asks for: see why_code; 0: rabbitmq-c says so */
 };
 
 /* The answer's text is kept with the call that it is for. */
@@ -77,14 +77,16 @@ returned(struct window *window, const amqp_basic_return_t *why)
 {
 	struct tr_amqp_connection *connection = window->connection;
 	uint16_t code = why->reply_code;
-	char text[256];
+	char text[256], exchange[256];
 	amqp_message_t message;
 	amqp_rpc_reply_t reply;
 	char routing_key[256];
 	size_t key_len = why->routing_key.len < sizeof routing_key ? why->routing_key.len : sizeof routing_key;
+	size_t exchange_len = why->exchange.len < sizeof exchange ? why->exchange.len : sizeof exchange;
 
 	/* the frame's memory may go when the message is read */
 	memcpy(routing_key, why->routing_key.bytes, key_len);
+	memcpy(exchange, why->exchange.bytes, exchange_len);
 	snprintf(text, sizeof text, "returned by the broker: %u %.*s", code, (int)why->reply_text.len,
 		(const char *)why->reply_text.bytes);
 	reply = amqp_read_message(connection->state, CHANNEL, &message, 0);
@@ -95,8 +97,10 @@ returned(struct window *window, const amqp_basic_return_t *why)
 	for (uint32_t i = 0; i < window->published; i++) {
 		struct tr_amqp_slot *slot = window->slots[i];
 
-		if (slot->told || slot->status == TR_AMQP_RETURNED || slot->routing_key.len != key_len ||
+		if (slot->told || slot->status == TR_AMQP_RETURNED || !(slot->mandatory || slot->immediate) ||
+			slot->routing_key.len != key_len || slot->exchange.len != exchange_len ||
 			memcmp(slot->routing_key.bytes, routing_key, key_len) != 0 ||
+			memcmp(slot->exchange.bytes, exchange, exchange_len) != 0 ||
 			slot->payload.len != message.body.len ||
 			(message.body.len > 0 && memcmp(slot->payload.data, message.body.bytes, message.body.len) != 0))
 			continue;
@@ -107,6 +111,22 @@ returned(struct window *window, const amqp_basic_return_t *why)
 	}
 	amqp_destroy_message(&message);
 	return true;
+}
+
+/* Does a broker that closes with this code mean one message, and not its own end or the way we talk? */
+static bool
+blames_message(uint16_t code)
+{
+	return code == AMQP_CONTENT_TOO_LARGE || code == AMQP_ACCESS_REFUSED || code == AMQP_NOT_FOUND ||
+	       code == AMQP_PRECONDITION_FAILED || code == AMQP_NOT_IMPLEMENTED;
+}
+
+/* What rabbitmq-c refuses to encode: headers that fit into no frame, say. */
+static bool
+cannot_encode(int status)
+{
+	return status == AMQP_STATUS_TABLE_TOO_BIG || status == AMQP_STATUS_BAD_AMQP_DATA ||
+	       status == AMQP_STATUS_INVALID_PARAMETER;
 }
 
 /* False: nothing more comes over this connection. */
@@ -147,7 +167,7 @@ handle(struct window *window, const amqp_frame_t *frame)
 		tr_amqp_why(connection, TR_EPROTO, closed->reply_code, "%s closed the channel: %u %.*s",
 			connection->peer, closed->reply_code, (int)closed->reply_text.len,
 			(const char *)closed->reply_text.bytes);
-		window->closed = true;
+		window->blamed = blames_message(closed->reply_code);
 		return false;
 	}
 	case AMQP_CONNECTION_CLOSE_METHOD: {
@@ -155,7 +175,7 @@ handle(struct window *window, const amqp_frame_t *frame)
 		tr_amqp_why(connection, TR_EPROTO, closed->reply_code, "%s closed the connection: %u %.*s",
 			connection->peer, closed->reply_code, (int)closed->reply_text.len,
 			(const char *)closed->reply_text.bytes);
-		window->closed = true;
+		window->blamed = blames_message(closed->reply_code);
 		return false;
 	}
 	default:
@@ -204,7 +224,7 @@ run_window(struct window *window)
 	if (window->count == 1 && window->slots[0]->probe)
 		tell(window, 0, TR_AMQP_ACKED, 0, 0, amqp_empty_bytes);
 	window->base = connection->tag + 1;
-	window->deadline_ns = tr_amqp_real_ns() + connection->pool->settings.publish_timeout_ns;
+	window->deadline_ns = tr_amqp_real_ns() + window->first->pub.publish_timeout_ns;
 	while (window->told < window->count && window->published < window->count) {
 		const struct tr_amqp_slot *slot = window->slots[window->published];
 		int status = amqp_basic_publish(connection->state, CHANNEL, slot->exchange, slot->routing_key,
@@ -213,7 +233,9 @@ run_window(struct window *window)
 
 		if (status != AMQP_STATUS_OK) {
 			tr_amqp_why_status(connection, "cannot publish to", status);
-			listen_to_broker(window, false); /* it may have said why */
+			window->blamed = cannot_encode(status);
+			if (!window->blamed)
+				listen_to_broker(window, false); /* it may have said why */
 			return false;
 		}
 		connection->tag++;
@@ -229,8 +251,9 @@ run_window(struct window *window)
 	return true;
 }
 
-/* One message by itself, on a fresh connection if need be, so that a refusal is its own. */
-static void
+/* One message by itself, on a fresh connection if need be, so that a refusal is its own. False: there is no connection
+ * for those behind it. */
+static bool
 publish_alone(struct window *all, uint32_t i)
 {
 	struct tr_amqp_connection *connection = all->connection;
@@ -238,16 +261,53 @@ publish_alone(struct window *all, uint32_t i)
 		.first = all->first,
 		.slots = &all->slots[i],
 		.owners = &all->owners[i],
-		.count = 1};
+		.count = 1,
+		.blamed = false};
 
+	if (connection->state == NULL && !tr_amqp_connect(connection))
+		return false;
 	all->slots[i]->status = TR_AMQP_ACKED;
-	if ((connection->state == NULL && !tr_amqp_connect(connection)) || !run_window(&one)) {
-		bool refused = one.closed;
+	if (run_window(&one))
+		return true;
+	tr_amqp_disconnect(connection);
+	if (!one.blamed)
+		return false;
+	tell_rest(&one);
+	/* too large, a property that the broker rejects, or nothing that can be sent at all */
+	all->slots[i]->permanent = connection->why_code == AMQP_PRECONDITION_FAILED ||
+				   connection->why_code == AMQP_CONTENT_TOO_LARGE || connection->why_code == 0;
+	return true;
+}
 
-		tell_rest(&one);
-		/* 406: this one is larger than the broker's bound, or has a property that it rejects; 311: the same */
-		all->slots[i]->permanent = refused && (connection->why_code == 406 || connection->why_code == 311);
-		tr_amqp_disconnect(connection);
+/* The window ended for one of its messages: which one shows when each is alone. Not for longer than a window may take,
+ * and an exchange that is not there, or is forbidden, is not asked for again. */
+static void
+part(struct window *window)
+{
+	struct tr_amqp_connection *connection = window->connection;
+	int64_t deadline_ns = tr_amqp_real_ns() + window->first->pub.publish_timeout_ns;
+	const struct tr_amqp_slot *refused = NULL;
+
+	for (uint32_t i = 0; i < window->count; i++) {
+		struct tr_amqp_slot *slot = window->slots[i];
+
+		if (slot->told || slot->status == TR_AMQP_RETURNED)
+			continue;
+		if (tr_amqp_real_ns() >= deadline_ns) {
+			tr_amqp_why(connection, TR_ETIMEDOUT, 0,
+				"deadline has elapsed: %s has refused others of the batch", connection->peer);
+			return;
+		}
+		if (refused != NULL && slot->exchange.len == refused->exchange.len &&
+			memcmp(slot->exchange.bytes, refused->exchange.bytes, slot->exchange.len) == 0) {
+			tell(window, i, TR_AMQP_FAILED, refused->err, refused->reply_code, refused->text);
+			continue;
+		}
+		if (!publish_alone(window, i))
+			return;
+		if (slot->status == TR_AMQP_FAILED &&
+			(slot->reply_code == AMQP_NOT_FOUND || slot->reply_code == AMQP_ACCESS_REFUSED))
+			refused = slot;
 	}
 }
 
@@ -279,12 +339,8 @@ tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *fir
 		}
 		if ((connection->state == NULL && !tr_amqp_connect(connection)) || !run_window(&window)) {
 			tr_amqp_disconnect(connection);
-			if (window.closed && window.count == 1)
-				publish_alone(&window, 0);
-			for (uint32_t i = 0; window.closed && window.count > 1 && i < window.count; i++) {
-				if (!window.slots[i]->told && window.slots[i]->status != TR_AMQP_RETURNED)
-					publish_alone(&window, i);
-			}
+			if (window.blamed)
+				part(&window);
 			tell_rest(&window);
 		}
 	}

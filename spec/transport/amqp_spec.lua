@@ -13,7 +13,7 @@ describe('kumo.amqp', function()
   local broker
 
   setup(function()
-    broker = rabbitmq.start 'max_message_size = 100000'
+    broker = rabbitmq.start('max_message_size = 100000\nlog.console.level = info')
     broker:declare 'events'
   end)
 
@@ -159,6 +159,81 @@ describe('kumo.amqp', function()
     assert.are.equal('old', broker:get 'events')
     assert.matches('connection refused', raised(kumo.amqp.build_client, 'amqp://127.0.0.1:1'))
     assert.matches('amqp:// or amqps:// expected', raised(kumo.amqp.build_client, 'http://127.0.0.1'))
+  end)
+
+  --- Connections of this program to the broker, by the kernel's table.
+  local function connections()
+    local count, wanted = 0, (':%04X 01$'):format(broker.port)
+    for line in io.lines '/proc/net/tcp' do
+      if ((line:match '^%s*%d+: %x+:%x+ (%x+:%x+ %x%x)') or ''):match(wanted) then
+        count = count + 1
+      end
+    end
+    return count
+  end
+
+  it('has one pool for calls that differ in their deadlines only', function()
+    local client = kumo.amqp.build_client(('amqp://127.0.0.1:%d/%%2f?heartbeat=11'):format(broker.port))
+    local before = connections()
+    assert.is_true(before > 0)
+    for millis = 5000, 5020 do
+      assert.are.same({ status = 'Ack' },
+        client:publish_with_timeout({ routing_key = 'nowhere', payload = 'x' }, millis))
+    end
+    assert.are.equal(before, connections())
+    client:close()
+  end)
+
+  it('asks once for an exchange that is not there, and not for each message', function()
+    local list, before = {}, broker:accepted()
+    for i = 1, 1000 do
+      list[i] = { exchange = 'missing', routing_key = 'events', payload = tostring(i) }
+    end
+    local failed = kumo.amqp.publish_batch(connection(), list)
+    assert.are.equal(1000, #failed)
+    assert.matches("404 NOT_FOUND.*no exchange 'missing'", failed[1000].text)
+    assert.are.equal(404, failed[1000].reply_code)
+    assert.is_false(failed[1000].permanent)
+    assert.is_true(broker:accepted() - before < 5)
+  end)
+
+  it('tells apart whose exchange is not there', function()
+    local failed = kumo.amqp.publish_batch(connection(), {
+      { exchange = 'missing', routing_key = 'events', payload = 'a' },
+      { routing_key = 'events', payload = 'good' },
+      { exchange = 'missing', routing_key = 'events', payload = 'b' },
+    })
+    assert.are.equal(2, #failed)
+    assert.are.equal(1, failed[1].index)
+    assert.are.equal(3, failed[2].index)
+    assert.are.equal('good', broker:get 'events')
+    while broker:get 'events' do end
+  end)
+
+  it('finds the message that cannot be put into a frame, and others flow', function()
+    local failed = kumo.amqp.publish_batch(connection(), {
+      { routing_key = 'events', payload = '1' },
+      { routing_key = 'events', payload = '2', headers = { long = ('x'):rep(200000) } },
+      { routing_key = 'events', payload = '3' },
+    })
+    assert.are.equal(1, #failed)
+    assert.are.equal(2, failed[1].index)
+    assert.is_true(failed[1].permanent)
+    local seen = {}
+    for body in function() return broker:get 'events' end do
+      seen[body] = true
+    end
+    assert.are.same({ ['1'] = true, ['3'] = true }, seen)
+  end)
+
+  it('knows which of two alike was returned by their exchanges', function()
+    local failed = kumo.amqp.publish_batch(connection(), {
+      { routing_key = 'events', payload = 'same', mandatory = true },
+      { exchange = 'amq.direct', routing_key = 'events', payload = 'same', mandatory = true },
+    })
+    assert.are.equal(1, #failed)
+    assert.are.equal(2, failed[1].index)
+    assert.are.equal('same', broker:get 'events')
   end)
 
   it('gives up on a broker that hangs, and goes on when it is back', function()
