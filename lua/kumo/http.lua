@@ -295,7 +295,7 @@ function request:try_send()
   unsent(self)
   self._sent = true
   if self._bad then
-    return nil, ('builder error for url (%s): %s'):format(self._url, self._bad), 'EINVAL'
+    return nil, ('builder error for url (%s): %s'):format(core.url_shown(self._url), self._bad), 'EINVAL'
   end
   local status, head, body = core.perform(self._client, self)
   if not status then

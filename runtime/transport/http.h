@@ -75,6 +75,10 @@ int tr_http_start(struct tr_http *http, struct tr_http_call *call);
 void tr_http_cancel(struct tr_http_call *call);
 void tr_http_call_fini(struct tr_http_call *call); /* frees the answer */
 
+/* A URL in texts, logs and records is shown without its user and password: the bytes before them in *front, and what
+ * comes behind (their end is left out, too) is returned. */
+const char *tr_http_url_shown(const char *url, int *front);
+
 /* A token and a value without line ends and NUL (RFC 9110 section 5). */
 bool tr_http_header_ok(struct tr_str name, struct tr_str value);
 /* First header of that name (any case) in `head`; .data NULL: none. */

@@ -27,6 +27,18 @@ tr_http_header_ok(struct tr_str name, struct tr_str value)
 	return true;
 }
 
+const char *
+tr_http_url_shown(const char *url, int *front)
+{
+	const char *at = strstr(url, "://"), *end, *login;
+
+	at = at != NULL ? at + 3 : url;
+	end = at + strcspn(at, "/?#");
+	login = memrchr(at, '@', (size_t)(end - at));
+	*front = (int)(at - url);
+	return login != NULL ? login + 1 : at;
+}
+
 static struct tr_str
 trim(struct tr_str str)
 {

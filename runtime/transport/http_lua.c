@@ -129,8 +129,11 @@ http_push_answer(lua_State *L, void *arg)
 				   : call->building  ? "builder error for url"
 						     : "error sending request for url";
 
-		return tr_push_error(L, call->err, "%s (%s): %.*s", what, call->url, (int)call->error.len,
-			call->error.len > 0 ? call->error.data : "");
+		int front;
+		const char *rest = tr_http_url_shown(call->url, &front);
+
+		return tr_push_error(L, call->err, "%s (%.*s%s): %.*s", what, front, call->url, rest,
+			(int)call->error.len, call->error.len > 0 ? call->error.data : "");
 	}
 	lua_pushinteger(L, call->status);
 	lua_pushlstring(L, call->head.len > 0 ? call->head.data : "", call->head.len);
@@ -181,12 +184,12 @@ l_perform(lua_State *L)
 	struct tr_task *task = tr_task_check(L);
 	const struct tr_message *message = NULL;
 	struct tr_str body = {NULL, 0};
-	const char *url, *method_name;
+	const char *url, *rest, *method_name;
 	enum tr_http_method method;
 	struct perform_op *op;
 	double timeout_s;
 	size_t len, count;
-	int err;
+	int err, front;
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	lua_settop(L, 2);
@@ -238,12 +241,14 @@ l_perform(lua_State *L)
 	op->main = tr_host_state(tr_host_of(L));
 	lua_pushvalue(L, 2);
 	op->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+	rest = tr_http_url_shown(url, &front);
 	err = tr_http_start(http, &op->call);
 	if (err != TR_OK) {
 		op_free(op);
-		return tr_push_error(L, err, "error sending request for url (%s): %s", url, tr_err_text(err));
+		return tr_push_error(
+			L, err, "error sending request for url (%.*s%s): %s", front, url, rest, tr_err_text(err));
 	}
-	tr_task_describe(task, "http %s %s", method_name, url);
+	tr_task_describe(task, "http %s %.*s%s", method_name, front, url, rest);
 	return tr_task_park(task, L, perform_cancel, op, &op->ticket);
 }
 
@@ -342,6 +347,20 @@ l_utf8_lossy(lua_State *L)
 	return 1;
 }
 
+/* url_shown(url) -> url without its user and password */
+static int
+l_url_shown(lua_State *L)
+{
+	const char *url = luaL_checkstring(L, 1), *rest;
+	int front;
+
+	rest = tr_http_url_shown(url, &front);
+	lua_pushlstring(L, url, (size_t)front);
+	lua_pushstring(L, rest);
+	lua_concat(L, 2);
+	return 1;
+}
+
 /* url_check(url) -> true | nil, message */
 static int
 l_url_check(lua_State *L)
@@ -385,7 +404,7 @@ luaopen_tr_http(lua_State *L)
 	static const luaL_Reg functions[] = {{"client", l_client}, {"perform", l_perform}, {"reason", l_reason},
 		{"header_ok", l_header_ok}, {"header", l_header}, {"header_next", l_header_next}, {"base64", l_base64},
 		{"utf8_valid", l_utf8_valid}, {"utf8_lossy", l_utf8_lossy}, {"url_check", l_url_check},
-		{"duration_s", l_duration_s}, {"random_hex", l_random_hex}, {NULL, NULL}};
+		{"url_shown", l_url_shown}, {"duration_s", l_duration_s}, {"random_hex", l_random_hex}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CLIENT_TYPE);
 	lua_pushcfunction(L, l_client_gc);

@@ -39,6 +39,7 @@ struct http_poster {
 	uint32_t secret_count;
 	EVP_MAC_CTX *mac;   /* with secrets */
 	struct tr_str url;  /* NUL-terminated */
+	size_t shown_at;    /* in text: the URL as logs may have it, NUL-terminated */
 	struct tr_buf text; /* what url, headers and secrets point into */
 	uint32_t header_count;
 	struct tr_str headers[]; /* name, value ...: fixed ones, with room for DYNAMIC_MAX pairs behind */
@@ -137,6 +138,18 @@ poster_new(struct tr_http_client *client, uint32_t pairs)
 	return poster;
 }
 
+static void
+add_shown(struct http_poster *poster, const char *url)
+{
+	int front;
+	const char *rest = tr_http_url_shown(url, &front);
+
+	poster->shown_at = poster->text.len;
+	tr_buf_add(&poster->text, url, (size_t)front);
+	tr_buf_addz(&poster->text, rest);
+	tr_buf_addc(&poster->text, '\0');
+}
+
 /* The one that post_message of a client uses: its last, if URL and type are the same. */
 static struct http_poster *
 poster_of(struct client_box *box, struct tr_str url, struct tr_str type)
@@ -151,6 +164,8 @@ poster_of(struct client_box *box, struct tr_str url, struct tr_str type)
 	tr_buf_add_str(&poster->text, url);
 	tr_buf_addc(&poster->text, '\0');
 	tr_buf_add_str(&poster->text, type);
+	tr_buf_addc(&poster->text, '\0');
+	add_shown(poster, url.data);
 	if (poster->text.failed) {
 		http_poster_unref(poster);
 		return NULL;
@@ -478,13 +493,15 @@ post(lua_State *L, struct http_poster *poster, int idx, bool many, const char *f
 	op->call.done = post_done;
 	err = tr_http_start(http, &op->call);
 	if (err != TR_OK) {
-		int results = tr_push_error(
-			L, err, "error sending request for url (%s): %s", poster->url.data, tr_err_text(err));
+		int front;
+		const char *rest = tr_http_url_shown(poster->url.data, &front);
+		int results = tr_push_error(L, err, "error sending request for url (%.*s%s): %s", front,
+			poster->url.data, rest, tr_err_text(err));
 
 		post_end(op);
 		return results;
 	}
-	tr_task_describe_text(task, "http POST ", poster->url.data);
+	tr_task_describe_text(task, "http POST ", poster->text.data + poster->shown_at);
 	return tr_task_park(task, L, post_cancel, op, &op->ticket);
 }
 
@@ -584,6 +601,7 @@ l_poster(lua_State *L)
 		EVP_MAC_free(hmac);
 		poster->text.failed = poster->text.failed || poster->mac == NULL;
 	}
+	add_shown(poster, url);
 	if (poster->text.failed)
 		return luaL_error(L, "poster: out of memory");
 	poster->url.data = poster->text.data + (size_t)poster->url.data;

@@ -169,6 +169,22 @@ describe('kumo.http', function()
     end)
   end
 
+  it('shows no user and no password of a URL in its errors', function()
+    local client = kumo.http.build_client {}
+    local url = 'http://events:s3c@ret@127.0.0.1:1/in?a=b@c'
+    local texts = {
+      error_of(function()
+        client:get(url):send()
+      end),
+      select(2, client:get(url):header('X-A', 'a\r\nb'):try_send()),
+      select(2, client:post_message(url, kumo.make_message('a@b.c', 'd@e.f', 'x'))),
+      select(2, client:poster({ url = url }):post(kumo.make_message('a@b.c', 'd@e.f', 'x'))),
+    }
+    for i = 1, 4 do
+      assert.is_truthy(texts[i]:find('for url (http://127.0.0.1:1/in?a=b@c)', 1, true), texts[i])
+    end
+  end)
+
   it('reports a bad header when it is sent', function()
     local request = kumo.http.build_client({}):get('http://127.0.0.1:1/'):header('X-A', 'a\r\nX-B: c')
     assert.is_truthy(error_of(request.send, request):find 'builder error')
