@@ -7,6 +7,7 @@
 
 #define CHAIN_MAX 16 /* CNAMEs from the question to the records */
 #define RR_MAX 4096  /* records that are looked at */
+#define HOPS_MAX 128 /* pointers in a name: one to each label and no more */
 
 struct packet {
 	const uint8_t *data;
@@ -57,6 +58,7 @@ static void
 name_at(struct packet *packet, char out[TR_DNS_NAME_MAX])
 {
 	size_t at = packet->at, end = 0, used = 0, text = 0, before = packet->at;
+	int hops = 0;
 
 	out[0] = '\0';
 	while (!packet->failed) {
@@ -76,7 +78,7 @@ name_at(struct packet *packet, char out[TR_DNS_NAME_MAX])
 			if (at + 1 >= packet->len)
 				break;
 			to = (size_t)(len & 0x3f) << 8 | packet->data[at + 1];
-			if (to >= before) /* only backwards: it ends */
+			if (to >= before || ++hops > HOPS_MAX) /* only backwards: it ends, and soon */
 				break;
 			if (end == 0)
 				end = at + 2;

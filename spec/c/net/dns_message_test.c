@@ -212,6 +212,32 @@ a_flood_of_records_is_cut(void **state)
 	tr_dns_answer_unref(answer);
 }
 
+/* Pointers that point at pointers: each name would cost thousands of steps, in thousands of records. */
+static void
+a_name_of_pointers_only_fails(void **state)
+{
+	struct tr_dns_answer *answer;
+	size_t first;
+
+	put_head(&reply, 1, 0x8180, 2, 0, "a.test", TR_DNS_A);
+	first = reply.len + 11; /* of the data, behind a root as the owner */
+	put_rr(&reply, "", TR_DNS_TXT, 60, "", 0);
+	reply.len -= 2;
+	put16(&reply, 600);
+	put16(&reply, 0); /* the root, where the first points to */
+	for (size_t i = 1; i < 300; i++)
+		put16(&reply, (uint16_t)(0xc000 | (first + 2 * (i - 1))));
+	put16(&reply, (uint16_t)(0xc000 | (reply.len - 2))); /* an owner */
+	put16(&reply, TR_DNS_A);
+	put16(&reply, 1);
+	put32(&reply, 60);
+	put16(&reply, 4);
+	put32(&reply, 0x7f000001);
+	answer = parse("a.test", TR_DNS_A);
+	assert_int_equal(answer->status, TR_DNS_FAILED);
+	tr_dns_answer_unref(answer);
+}
+
 static void
 names_are_made_normal(void **state)
 {
@@ -251,6 +277,7 @@ main(void)
 		TEST(odd_bytes_of_names_are_escaped),
 		TEST(what_makes_no_sense_fails),
 		TEST(a_name_that_points_at_itself_ends),
+		TEST(a_name_of_pointers_only_fails),
 		TEST(damage_is_survived),
 		TEST(a_flood_of_records_is_cut),
 		TEST(names_are_made_normal),
