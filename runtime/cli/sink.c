@@ -308,6 +308,7 @@ tear_down(struct tr_sink *sink)
 	free(sink->scratch);
 	tr_buf_free(&sink->reply);
 	tr_buf_free(&sink->text);
+	tr_buf_free(&sink->plain);
 	tr_buf_free(&sink->lines);
 	tr_id_set_free(&sink->ids);
 	free(sink);

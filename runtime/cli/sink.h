@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "cli/http_frame.h"
 #include "cli/id_set.h"
 #include "cli/progress.h"
 #include "cli/socket.h"
@@ -57,6 +58,7 @@ struct tr_sink {
 	char *scratch;       /* TR_SINK_READ_BYTES: where reads of all connections land */
 	struct tr_buf reply; /* answers of the connection being handled */
 	struct tr_buf text;  /* short-lived */
+	struct tr_buf plain; /* the body at hand, if it came compressed */
 	struct tr_buf lines; /* of --record, not yet written */
 	int record_fd;       /* -1: none */
 	off_t record_at;
@@ -109,6 +111,10 @@ void tr_sink_http_open(struct tr_sink *sink, int fd);
 void tr_sink_http_close_all(struct tr_sink *sink);
 void tr_sink_smtp_open(struct tr_sink *sink, int fd);
 void tr_sink_smtp_close_all(struct tr_sink *sink);
+
+/* sink_gzip.c: the body as it was before gzip, in sink->plain; what is not gzip, or broken, is returned as it is. */
+struct tr_str tr_sink_plain(
+	struct tr_sink *sink, const char *data, const struct tr_http_head *head, struct tr_str body);
 
 /* sink_show.c: one line for people on standard output. `valid`: the record is JSON. Status 0: there is no answer. */
 void tr_sink_show_record(struct tr_sink *sink, struct tr_str record, bool valid, int status);

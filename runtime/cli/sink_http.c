@@ -211,10 +211,14 @@ handle(struct tr_http_conn *conn, const char *data, struct tr_str body)
 	bool accepted = status / 100 == 2 && !reset && !garbage;
 	struct visit visit = {.sink = sink, .status = reset || garbage ? 0 : status};
 	bool look = sink->show || (sink->count_ids != NULL && accepted);
+	struct tr_str sent = body;
+
+	body = tr_sink_plain(sink, data, head, body);
+
 	struct tr_json_split split = tr_json_split(body, look ? visit_record : NULL, &visit);
 
 	sink->http_requests++;
-	sink->http_bytes += (int64_t)body.len;
+	sink->http_bytes += (int64_t)sent.len;
 	sink->malformed_bodies += split.malformed;
 	if (accepted)
 		sink->records += split.records;
