@@ -9,6 +9,8 @@ local SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server' -- not the wrapper, which
 
 ---@class spec.rabbitmq
 ---@field port integer
+---@field tls_port integer
+---@field ca_file string
 ---@field connection table for kumo.amqp
 local broker = {}
 broker.__index = broker
@@ -20,13 +22,34 @@ local function free_port()
   return tonumber(port)
 end
 
---- Starts a broker and waits until it takes connections. `config`: more lines of rabbitmq.conf.
+--- A CA of its own and a certificate for localhost, as ca.pem, cert.pem and key.pem of the directory.
+local function make_certificates(dir)
+  helper.write(dir .. '/names', 'subjectAltName = DNS:localhost\n')
+  local text, status = helper.sh(([[cd '%s' && {
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj '/CN=CA of a spec' &&
+    openssl req -newkey rsa:2048 -nodes -keyout key.pem -out cert.csr -subj '/CN=localhost' &&
+    openssl x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem; }]])
+    :format(dir))
+  assert(status == 0, text)
+end
+
+--- Starts a broker and waits until it takes connections. `config`: more lines of rabbitmq.conf. It talks TLS as well, on
+--- `tls_port` as localhost, with a certificate of the CA in `ca_file`.
 ---@return spec.rabbitmq
 function rabbitmq.start(config)
   local dir = helper.dir()
   local self = setmetatable({ dir = dir, port = free_port() }, broker)
+  make_certificates(dir)
+  self.tls_port, self.ca_file = free_port(), dir .. '/ca.pem'
+  config = ([[
+%s
+listeners.ssl.1 = 127.0.0.1:%d
+ssl_options.cacertfile = %s/ca.pem
+ssl_options.certfile = %s/cert.pem
+ssl_options.keyfile = %s/key.pem
+]]):format(config or '', self.tls_port, dir, dir, dir)
   helper.write(dir .. '/rabbitmq.conf', ('log.console = true\nlog.console.level = warning\nlog.file = false\n%s\n'):format(
-    config or ''))
+    config))
   helper.write(dir .. '/plugins', '[].\n')
   self.env = {
     HOME = dir,

@@ -114,6 +114,31 @@ describe('kumo.amqp', function()
       message { connection = connection { enable_tls = true, connect_timeout = '5s' } }):gsub('connect to', 'login to'))
   end)
 
+  it('talks TLS, and checks who it talks to', function()
+    local tls = { host = 'localhost', port = broker.tls_port, enable_tls = true, root_ca_cert = broker.ca_file }
+    kumo.amqp.basic_publish(message { payload = 'in secret', connection = tls })
+    assert.are.equal('in secret', broker:get 'events')
+    local list = {}
+    for i = 1, 200 do
+      list[i] = { routing_key = 'events', payload = ('x'):rep(10000) .. i }
+    end
+    assert.are.same({}, kumo.amqp.publish_batch(tls, list))
+    assert.are.equal(200, #broker:take('events', 200))
+    local function refused(change)
+      local other = {}
+      for name, value in pairs(tls) do
+        other[name] = value
+      end
+      for name, value in pairs(change) do
+        other[name] = value
+      end
+      return raised(kumo.amqp.basic_publish, message { connection = other })
+    end
+    assert.matches('SSL peer cert verification failed', refused { root_ca_cert = '/etc/ssl/certs/ca-certificates.crt' })
+    assert.matches('SSL hostname verification failed', refused { host = '127.0.0.1' })
+    assert.matches("root_ca_cert '/nowhere' cannot be used", refused { root_ca_cert = '/nowhere' })
+  end)
+
   it('fails over to the next host', function()
     kumo.amqp.basic_publish(message { payload = 'over',
       connection = { hosts = { '127.0.0.1:1', '127.0.0.1:' .. broker.port } } })
