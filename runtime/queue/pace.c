@@ -1,9 +1,14 @@
 /* Message rates: a session with a batch in hand takes a token of each, the slowest first, and sleeps until its slot. A
  * slot is reserved, so sessions go in the order in which they came and none races for a token. Where the wait would be
- * longer than idle_timeout the batch goes back to the front, untried, and the ready queue closes until then. */
+ * longer than idle_timeout, or a shared rate cannot be asked, the batch goes back to the front, untried, and the ready
+ * queue closes until then. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "queue/internal.h"
+
+#define BACKEND_RETRY_NS TR_NS_PER_S
+#define BACKEND_LINES_NS (60 * TR_NS_PER_S) /* between two lines of the log about it */
 
 struct pace {
 	struct session *session;
@@ -77,6 +82,28 @@ close_until(struct pace *pace, int64_t until_ns)
 	pthread_mutex_unlock(&ready->lock);
 	ready_kick(ready);
 	return back(pace);
+}
+
+/* The shared rates cannot be asked: nothing goes, and nothing loses an attempt for it. */
+static enum tr_go
+hold(struct pace *pace, int64_t now_ns)
+{
+	struct tr_ready *ready = pace->session->pub.ready;
+	const char *error = pace->op.error[0] != '\0' ? pace->op.error : tr_err_text(pace->op.err);
+	bool tell;
+
+	pthread_mutex_lock(&ready->lock);
+	ready->hindrance = BACKEND;
+	snprintf(ready->hindered_by, sizeof ready->hindered_by, "%s", error);
+	ready->permit_after_ns = tr_max_i64(ready->permit_after_ns, now_ns + BACKEND_RETRY_NS);
+	tell = ready->hindrance_told_ns == 0 || now_ns - ready->hindrance_told_ns >= BACKEND_LINES_NS;
+	if (tell)
+		ready->hindrance_told_ns = now_ns;
+	pthread_mutex_unlock(&ready->lock);
+	if (tell)
+		tr_log(TR_LEVEL_WARN, "queue", "%s: nothing is sent, its shared message rate cannot be asked: %s",
+			ready->name, error);
+	return close_until(pace, now_ns + BACKEND_RETRY_NS);
 }
 
 static void
@@ -196,9 +223,7 @@ tr_session_pace(struct tr_session *pub, int64_t *wait_ns, const char **error)
 			*wait_ns = pace->again_ns - now_ns;
 			return TR_GO_WAIT;
 		case FAILED:
-			*error = pace->op.error[0] != '\0' ? pace->op.error : tr_err_text(pace->op.err);
-			back(pace);
-			return TR_GO_FAIL;
+			return hold(pace, now_ns);
 		}
 	}
 	if (pace->slot_ns > now_ns) {
