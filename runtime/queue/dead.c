@@ -37,23 +37,35 @@ tr_dead_free(struct tr_dead_store *store)
 	free(store);
 }
 
+void
+dead_attach(struct tr_dead_store *store, struct tr_engine *engine)
+{
+	store->engine = engine;
+}
+
 /* --- accounts ----------------------------------------------------------------------------------------------- */
 
-/* Name of an account; false: there is none. Slow: once an account. */
+/* Name of an account; false: there is none. The ledger is copied once an account: a name never changes. */
 static bool
 account_name(struct tr_dead_store *store, uint16_t account, char out[64])
 {
+	struct dead_account *known = &store->accounts[account];
 	struct tr_ledger ledger = {0};
-	bool found = false;
 
+	pthread_mutex_lock(&store->lock);
+	memcpy(out, known->name, sizeof known->name);
+	pthread_mutex_unlock(&store->lock);
+	if (out[0] != '\0')
+		return true;
 	if (tr_spool_ledger(store->spool, &ledger) != TR_OK)
 		return false;
-	if (account < ledger.count) {
-		memcpy(out, ledger.accounts[account].name, 64);
-		found = true;
-	}
+	if (account < ledger.count)
+		memcpy(out, ledger.accounts[account].name, sizeof known->name);
 	tr_ledger_fini(&ledger);
-	return found;
+	pthread_mutex_lock(&store->lock);
+	memcpy(known->name, out, sizeof known->name);
+	pthread_mutex_unlock(&store->lock);
+	return out[0] != '\0';
 }
 
 /* The dead account of a hook's, and the reverse. */
@@ -156,7 +168,10 @@ int
 tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_message *message, const char *reason,
 	struct tr_str line)
 {
-	uint16_t account;
+	uint16_t account, was_account = message->account, was_flags = message->flags;
+	uint32_t was_slot = message->slot;
+	uint64_t was_seq = message->seq;
+	int64_t was_due_ms = message->due_ms;
 	char hook[64];
 	int err = dead_other(store, message->account, &account);
 
@@ -166,16 +181,22 @@ tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_mes
 		err = set_info(message, hook, reason, line);
 	if (err != TR_OK)
 		return err;
-	err = tr_change_done(change, message->slot, TR_COL_DEAD, TR_REASON_NONE, 1);
-	if (err != TR_OK)
-		return err;
 	message->slot = TR_NO_SLOT;
 	message->seq = 0;
 	message->account = account;
 	message->due_ms = tr_wall_ms(); /* when it died: its stub tells that without a read */
 	message->flags = (uint16_t)((message->flags | TR_MSG_DEAD) & ~TR_MSG_DIRTY);
 	err = tr_change_put(change, message, tr_str(message->queue != NULL ? message->queue : ""), TR_COL_ACCEPTED, 1);
-	if (err != TR_OK)
+	if (err != TR_OK) { /* first, as it is the larger: so nothing is done */
+		message->slot = was_slot;
+		message->seq = was_seq;
+		message->account = was_account;
+		message->due_ms = was_due_ms;
+		message->flags = was_flags;
+		tr_meta_remove(&message->meta, TR_STR("dead_letter"));
+		return err;
+	}
+	if (tr_change_done(change, was_slot, TR_COL_DEAD, TR_REASON_NONE, 1) != TR_OK)
 		change->failed = true; /* one without the other must not be stored */
 	return TR_OK;
 }
@@ -272,6 +293,7 @@ tr_dead_json(struct tr_buf *out, const struct tr_message *letter, struct tr_str 
 
 struct trim {
 	struct tr_change change;
+	struct tr_dead_store *store;
 	uint32_t count;
 };
 
@@ -279,11 +301,45 @@ static void
 trimmed(struct tr_change *change, int status)
 {
 	struct trim *trim = tr_container_of(change, struct trim, change);
+	struct tr_dead_store *store = trim->store;
+	bool more = status == TR_OK && trim->count == TRIM_MAX && !dead_stopping(store);
+	uint64_t dropped = 0;
 
+	pthread_mutex_lock(&store->lock);
+	store->trimming = false;
+	if (status == TR_OK)
+		store->trimmed += trim->count;
+	if (!more) {
+		dropped = store->trimmed;
+		store->trimmed = 0;
+	}
+	pthread_mutex_unlock(&store->lock);
 	if (status != TR_OK)
 		tr_log(TR_LEVEL_ERROR, "queue", "%u dead letters could not be dropped (%s): a restart sees them again",
 			trim->count, tr_err_text(status));
+	if (dropped > 0)
+		tr_log(TR_LEVEL_WARN, "queue", "%llu dead letters beyond the bounds of their hooks are dropped",
+			(unsigned long long)dropped);
+	if (more)
+		tr_dead_trim(store, change->loop);
 	free(trim);
+	dead_busy_drop(store);
+}
+
+/* After a start: whose letters these are, so that their bounds are known. */
+static void
+find_hooks(struct tr_dead_store *store)
+{
+	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+		uint16_t hook;
+		bool unknown;
+
+		pthread_mutex_lock(&store->lock);
+		unknown = store->accounts[i].list.count > 0 && store->accounts[i].other == NO_ACCOUNT;
+		pthread_mutex_unlock(&store->lock);
+		if (unknown)
+			(void)dead_other(store, i, &hook); /* else the usual bounds hold */
+	}
 }
 
 /* lock held: the oldest letter of it is beyond a bound */
@@ -304,8 +360,9 @@ tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop)
 {
 	struct trim *trim = NULL;
 
+	find_hooks(store);
 	pthread_mutex_lock(&store->lock);
-	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX && store->count > 0; i++) {
+	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX && store->count > 0 && !store->trimming; i++) {
 		struct dead_account *account = &store->accounts[i];
 		const struct tr_dead_bounds *bounds =
 			account->other != NO_ACCOUNT ? &store->accounts[account->other].bounds : &tr_dead_default;
@@ -317,6 +374,7 @@ tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop)
 				trim = malloc(sizeof *trim);
 				if (trim == NULL)
 					break; /* in ten seconds */
+				trim->store = store;
 				trim->count = 0;
 				tr_change_init(&trim->change, store->spool, loop, trimmed, trim);
 			}
@@ -326,9 +384,11 @@ tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop)
 			trim->count++;
 		}
 	}
+	if (trim != NULL)
+		store->trimming = true;
 	pthread_mutex_unlock(&store->lock);
 	if (trim == NULL)
 		return;
-	tr_log(TR_LEVEL_WARN, "queue", "%u dead letters beyond the bounds of their hooks are dropped", trim->count);
+	dead_busy_add(store);
 	tr_spool_submit(&trim->change);
 }

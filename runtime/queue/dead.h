@@ -29,7 +29,7 @@ int tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr
 void tr_dead_add(struct tr_dead_store *store, uint32_t slot); /* stored, also by a start: tr_recovered.flags */
 /* A letter for people and programs: id, seq, size, letter (what happened to it), and the record's text if `payload`. */
 void tr_dead_json(struct tr_buf *out, const struct tr_message *letter, struct tr_str info, bool payload);
-/* Drops what is beyond the bounds, some hundred at most; own thread of `loop`. */
+/* Drops what is beyond the bounds, some hundred in a change, one after the other; own thread of `loop`. */
 void tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop);
 /* Of the policy, kept with each letter: which one refused it. */
 extern _Atomic uint64_t tr_dead_generation;
@@ -59,9 +59,11 @@ struct tr_dead_job {
 	void *owner;
 	uint64_t matched;    /* letters that fit */
 	uint64_t unreadable; /* letters that could not be read now; they stay */
+	bool cut;            /* it ended early, as the engine stops */
 	struct dead_work *work;
 };
-/* On the thread of `loop`. TR_OK: done() will come. TR_ENOMEM. */
+/* On the thread of `loop`. TR_OK: done() will come, and a stop of the engine waits for it. TR_ENOMEM; TR_ECANCELED: the
+ * engine stops. */
 int tr_dead_start(struct tr_dead_store *store, struct tr_loop *loop, struct tr_dead_job *job);
 
 #endif

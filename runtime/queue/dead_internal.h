@@ -13,14 +13,36 @@ struct dead_account {
 	uint64_t bytes;        /* lock */
 	uint16_t other;        /* lock: the dead account of a hook's and the reverse; NO_ACCOUNT: not known yet */
 	struct tr_dead_bounds bounds; /* lock; of a hook's account */
+	char name[64];                /* lock; written once; "": not known yet */
 };
 struct tr_dead_store {
 	struct tr_spool *spool;
+	struct tr_engine *engine; /* NULL: of a stopped spool */
 	pthread_mutex_t lock;
-	uint64_t count; /* lock; all */
+	uint64_t trimmed; /* lock: dropped since the last line about that */
+	bool trimming;    /* lock: a change is under way */
+	uint64_t count;   /* lock; all */
 	struct dead_account accounts[TR_ACCOUNTS_MAX];
 };
 
+/* What is under way: a stop of the engine waits for it, and what can end early should. */
+static inline bool
+dead_stopping(const struct tr_dead_store *store)
+{
+	return store->engine != NULL && stopping(store->engine);
+}
+static inline void
+dead_busy_add(struct tr_dead_store *store)
+{
+	if (store->engine != NULL)
+		busy_add(store->engine);
+}
+static inline void
+dead_busy_drop(struct tr_dead_store *store)
+{
+	if (store->engine != NULL)
+		busy_drop(store->engine);
+}
 int dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out);
 bool dead_is_of(struct tr_dead_store *store, uint16_t account, const char *hook);
 /* lock held: takes out the oldest, TR_NO_SLOT: none; puts one back as the oldest */

@@ -28,12 +28,14 @@ static void
 finish(struct tr_defer *defer)
 {
 	struct dead_work *work = tr_container_of(defer, struct dead_work, defer);
+	struct tr_dead_store *store = work->store;
 	struct tr_dead_job *job = work->job;
 
 	job->work = NULL;
 	free(work);
 	tr_hold_drop();
 	job->done(job);
+	dead_busy_drop(store);
 }
 
 /* --- one letter --------------------------------------------------------------------------------------------- */
@@ -76,6 +78,8 @@ revive(struct dead_work *work, const struct tr_message *letter)
 	record->account = account;
 	record->due_ms = 0;
 	record->attempts = 0;
+	if (record->schedule != NULL) /* a moment to expire at has passed, or else it will too soon */
+		record->schedule->expires_ms = 0;
 	return record;
 }
 
@@ -210,6 +214,11 @@ next_page(struct dead_work *work)
 		.messages = work->messages,
 		.status = work->status};
 	pthread_mutex_lock(&store->lock);
+	if (dead_stopping(store) && work->account < TR_ACCOUNTS_MAX) {
+		job->cut = true;
+		put_back(work);
+		work->account = TR_ACCOUNTS_MAX;
+	}
 	while (work->load.count < PAGE && work->account < TR_ACCOUNTS_MAX) {
 		struct dead_account *account = &store->accounts[work->account];
 		uint32_t slot = work->left > 0 && (job->limit == 0 || job->matched < job->limit)
@@ -255,8 +264,11 @@ next_page(struct dead_work *work)
 int
 tr_dead_start(struct tr_dead_store *store, struct tr_loop *loop, struct tr_dead_job *job)
 {
-	struct dead_work *work = calloc(1, sizeof *work);
+	struct dead_work *work;
 
+	if (dead_stopping(store))
+		return TR_ECANCELED;
+	work = calloc(1, sizeof *work);
 	if (work == NULL)
 		return TR_ENOMEM;
 	work->store = store;
@@ -264,7 +276,8 @@ tr_dead_start(struct tr_dead_store *store, struct tr_loop *loop, struct tr_dead_
 	work->job = job;
 	work->keep = SLOT_LIST_EMPTY;
 	job->work = work;
-	tr_hold_take(); /* until done() */
+	dead_busy_add(store); /* until done() */
+	tr_hold_take();
 	next_page(work);
 	return TR_OK;
 }

@@ -68,6 +68,9 @@ push_done(lua_State *L, void *arg)
 
 	if (op->json.failed)
 		return tr_push_error(L, TR_ENOMEM, "out of memory");
+	if (op->job.cut)
+		return tr_push_error(
+			L, TR_ECANCELED, "the node stops: %d letters are done, the others stay", (int)op->job.matched);
 	lua_pushnumber(L, (lua_Number)op->job.matched);
 	lua_pushnumber(L, (lua_Number)op->job.unreadable);
 	if (op->job.action != TR_DEAD_LOOK)

@@ -75,6 +75,7 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	pthread_mutex_init(&engine->admin_lock, NULL);
 	if (sources_init(engine) != TR_OK || tr_dead_new(engine->spool, &engine->dead) != TR_OK)
 		goto fail;
+	dead_attach(engine->dead, engine);
 	engine->ready_mask = 1023;
 	engine->ready_buckets = calloc(engine->ready_mask + 1, sizeof *engine->ready_buckets);
 	engine->workers = calloc(config->workers, sizeof *engine->workers);
@@ -100,6 +101,7 @@ fail:
 		worker_fini(&engine->workers[i]);
 	tr_queue_config_unref(engine->fallback);
 	sources_free(engine);
+	tr_dead_free(engine->dead);
 	free(engine->workers);
 	free(engine->ready_buckets);
 	tr_shaping_free(engine->own_shaping);

@@ -393,6 +393,7 @@ struct retry_spec {
 };
 struct outcome_op {
 	struct tr_outbox outbox; /* first */
+	struct outcome_op *more; /* of what dies beyond the room of this change; submitted after it */
 	struct tr_worker *worker;
 	uint32_t count;            /* messages in it */
 	int64_t units;             /* of the next op_end(); 0: all of the message's */
@@ -454,10 +455,11 @@ bool judge_message(
 	struct judge *judge, struct tr_sched *sched, struct tr_message *message, enum judge_mode mode, int64_t now_ms);
 /* ready: whose messages were being taken, NULL: on the way to it. */
 void judge_finish(struct judge *judge, const struct tr_ready *ready);
-void judge_start(struct tr_worker *worker);               /* works on worker->judging */
-void judge_slot(struct tr_worker *worker, uint32_t slot); /* the caller moves it to IN_FLIGHT */
-void judge_incoming(struct tr_sched *sched);              /* home: incoming ones to fresh or hooking, or to their end */
-bool load_start(struct tr_sched *sched, uint32_t max);    /* places are reserved by the lanes: `coming` */
+void dead_attach(struct tr_dead_store *store, struct tr_engine *engine); /* a stop waits for what is under way in it */
+void judge_start(struct tr_worker *worker);                              /* works on worker->judging */
+void judge_slot(struct tr_worker *worker, uint32_t slot);                /* the caller moves it to IN_FLIGHT */
+void judge_incoming(struct tr_sched *sched);           /* home: incoming ones to fresh or hooking, or to their end */
+bool load_start(struct tr_sched *sched, uint32_t max); /* places are reserved by the lanes: `coming` */
 void hook_start(struct tr_sched *sched);
 
 /* --- administrators' rules ------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 #include "base/pool.h"
 #include "queue/internal.h"
 
+#define ENVELOPE_BYTES (64 * 1024) /* of a log record and what is stored beside it, with much to spare */
+
 int64_t
 message_units(const struct tr_message *message)
 {
@@ -210,6 +212,23 @@ op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	list_add(&op->ended, message);
 }
 
+/* Letters are stored whole, and a change has its bound: the op itself, or another that is submitted with it. */
+static struct outcome_op *
+with_room(struct outcome_op *op, size_t body_len)
+{
+	size_t need = body_len + ENVELOPE_BYTES;
+	struct outcome_op *more = op->more != NULL ? op->more : op;
+
+	if (more->outbox.change.count == 0 || tr_change_room(&more->outbox.change) >= need)
+		return more;
+	more = op_new(op->worker);
+	if (more == NULL)
+		return op; /* if it is too much for it the record ends without a letter */
+	more->more = op->more;
+	op->more = more;
+	return more;
+}
+
 void
 op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column, const char *reason,
 	const struct tr_response *response)
@@ -220,6 +239,7 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	int err = TR_ENOENT;
 
 	if (tr_dead_wanted(engine->dead, message)) {
+		op = with_room(op, message->body_file == 0 ? message->body.len : 0);
 		tr_response_line(response, &line);
 		err = tr_dead_put(engine->dead, &op->outbox.change, message, reason,
 			(struct tr_str){line.len > 0 ? line.data : "", line.len});
@@ -527,5 +547,10 @@ op_retry(struct outcome_op *op, struct message_list *list, const struct retry_sp
 void
 op_submit(struct outcome_op *op)
 {
-	tr_outbox_submit(&op->outbox);
+	struct outcome_op *more;
+
+	for (; op != NULL; op = more) {
+		more = op->more;
+		tr_outbox_submit(&op->outbox);
+	}
 }

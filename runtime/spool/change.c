@@ -43,6 +43,12 @@ change_limit(const struct tr_change *change)
 	return change->spool->config.segment_bytes / 2;
 }
 
+uint64_t
+tr_change_room(const struct tr_change *change)
+{
+	return change_limit(change) - change->bytes;
+}
+
 /* Counts the op in, if the change stays within half a segment. */
 static int
 keep_op(struct tr_change *change, struct op *op)

@@ -123,6 +123,9 @@ int tr_change_done(
 int tr_change_count(
 	struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units);
 
+/* Payload bytes that it can still take: more is TR_ETOOBIG. */
+uint64_t tr_change_room(const struct tr_change *change);
+
 /* Hands over; own thread of change->loop. Handed to the commit thread at the end of the loop's turn, together with
  * the others of that turn. done() runs on the loop: TR_OK committed; TR_ENOSPC / TR_EIO refused (intake only), then
  * nothing of it is stored and the slots of its new messages are free again. Takes a hold until then. */

@@ -545,7 +545,8 @@ rig_check(struct rig *rig)
 
 	tr_engine_figures(rig->engine, &figures);
 	tr_spool_figures(rig->spool, &spool);
-	all = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked;
+	all = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked +
+	      tr_dead_count(tr_engine_dead(rig->engine));
 	if (all != spool.live_messages)
 		print_message("line %lu timers %lu ready %lu flight %lu undecided %lu parked %lu, live %lu\n",
 			figures.line, figures.timers, figures.ready, figures.in_flight, figures.undecided,

@@ -1,0 +1,247 @@
+/* Dead letters under the real engine: bounds, changes that are full, a stop while they are gone through. */
+#include "rig.h"
+
+/* --- a hook ---------------------------------------------------------------------------------------------- */
+
+#define HOOK_QUEUE "h.log_hook"
+
+static uint16_t account;
+static size_t body_bytes;
+
+static void
+begin(struct rig *rig)
+{
+	rig_init(rig);
+	rig_open(rig);
+	assert_int_equal(tr_spool_account(rig->spool, "h", &account), TR_OK);
+	body_bytes = 100;
+}
+
+static struct tr_message *
+record(uint32_t number)
+{
+	struct tr_message *message = rig_message(HOOK_QUEUE, number);
+	char *text = calloc(1, body_bytes + 1);
+
+	memset(text, 'x', body_bytes);
+	tr_bytes_fini(&message->body);
+	tr_bytes_set(&message->body, tr_blob_new(text, body_bytes));
+	free(text);
+	message->flags |= TR_MSG_LOG_RECORD;
+	message->account = account;
+	return message;
+}
+
+static int64_t
+refuse(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	outcome->kind = TR_OUT_BOUNCED;
+	outcome->response = (struct tr_response){550, {5, 6, 0}, TR_STR("no"), {NULL, 0}};
+	return 0;
+}
+
+static void
+in_batches(struct rig *rig, const char *name, struct tr_queue_config *config)
+{
+	config->batch_size = 100;
+}
+
+static void
+put_records(struct rig *rig, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		rig_put_message(rig, tr_engine_worker(rig->engine, 0), record(i));
+		if (i % 20 == 19)
+			rig_run(rig, TR_NS_PER_MS);
+	}
+}
+
+static int64_t
+column(struct rig *rig, const char *name, enum tr_column column)
+{
+	struct tr_ledger ledger;
+	int64_t value = -1;
+
+	assert_int_equal(tr_spool_ledger(rig->spool, &ledger), TR_OK);
+	for (uint32_t i = 0; i < ledger.count; i++)
+		if (strcmp(ledger.accounts[i].name, name) == 0)
+			value = ledger.accounts[i].columns[column];
+	tr_ledger_fini(&ledger);
+	return value;
+}
+
+static uint64_t
+letters(struct rig *rig)
+{
+	return tr_dead_count(tr_engine_dead(rig->engine));
+}
+
+/* --- bounds ------------------------------------------------------------------------------------------------ */
+
+/* However many die between two looks, the bound holds after the second. */
+static void
+the_bound_holds_however_many_die(void **state)
+{
+	struct rig rig;
+	struct tr_dead_bounds bounds = {.max_count = 10};
+
+	begin(&rig);
+	rig.queue_config = in_batches;
+	rig.send = refuse;
+	tr_dead_configure(tr_engine_dead(rig.engine), account, &bounds);
+	put_records(&rig, 1800);
+	rig_run(&rig, 21 * TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 10);
+	assert_int_equal(column(&rig, "h", TR_COL_DEAD), 1800);
+	assert_int_equal(column(&rig, "dead:h", TR_COL_DROPPED), 1790);
+	rig_fini(&rig);
+}
+
+/* They are the hook's from the start on, not from its first new letter. */
+static void
+bounds_hold_for_what_a_former_run_left(void **state)
+{
+	struct rig rig;
+	struct tr_dead_bounds bounds = {.max_count = 2};
+
+	begin(&rig);
+	rig.send = refuse;
+	put_records(&rig, 5);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 5);
+	rig_close(&rig);
+	rig_open(&rig);
+	tr_dead_configure(tr_engine_dead(rig.engine), account, &bounds);
+	rig_run(&rig, 11 * TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 2);
+	rig_fini(&rig);
+}
+
+/* --- dying --------------------------------------------------------------------------------------------------- */
+
+static void
+one_connection(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+}
+
+static int64_t
+refuse_after_the_first(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	if (rig->calls == 1)
+		return TR_NS_PER_S; /* meanwhile a whole batch comes together */
+	return refuse(rig, session, outcome);
+}
+
+/* More letters than one change can hold: each is stored all the same. */
+static void
+a_batch_larger_than_a_change_dies_whole(void **state)
+{
+	struct rig rig;
+
+	begin(&rig);
+	body_bytes = 60000; /* a hundred: 6 MB; half a segment has 2 */
+	rig.queue_config = in_batches;
+	rig.path_config = one_connection;
+	rig.send = refuse_after_the_first;
+	rig_put(&rig, HOOK_QUEUE, 0);
+	rig_run(&rig, 10 * TR_NS_PER_MS);
+	put_records(&rig, 100);
+	rig_run(&rig, 2 * TR_NS_PER_S);
+	assert_int_equal(rig.calls, 2);
+	assert_int_equal(letters(&rig), 100);
+	assert_int_equal(rig_figures(&rig).parked, 0);
+	assert_int_equal(column(&rig, "dead:h", TR_COL_ACCEPTED), 100);
+	assert_int_equal(column(&rig, "h", TR_COL_BOUNCED), 0);
+	rig_fini(&rig);
+}
+
+/* --- jobs ------------------------------------------------------------------------------------------------------ */
+
+static bool job_ended;
+static uint32_t seen;
+
+static void
+job_each(struct tr_dead_job *job, const struct tr_message *message, struct tr_str info)
+{
+	seen++;
+}
+
+static void
+job_done(struct tr_dead_job *job)
+{
+	job_ended = true;
+}
+
+static void
+job_replayed(struct tr_dead_job *job, struct tr_message *message)
+{
+	struct rig *rig = job->owner;
+
+	tr_queue_insert(tr_engine_worker(rig->engine, 0), message, "Received");
+}
+
+/* A job that is under way when the engine stops ends early, and before the engine says that it has stopped. */
+static void
+a_stop_waits_for_a_job(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_LOOK, .each = job_each, .done = job_done};
+
+	begin(&rig);
+	rig.queue_config = in_batches;
+	rig.send = refuse;
+	put_records(&rig, 500);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 500);
+	job_ended = false;
+	seen = 0;
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	tr_engine_stop(rig.engine, tr_mono_ns() + 20 * TR_NS_PER_S, rig_stopped, &rig);
+	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 60 * TR_NS_PER_S));
+	assert_true(job_ended);
+	assert_true(job.cut);
+	assert_true(seen < 500);
+	assert_int_equal(letters(&rig), 500);
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_ECANCELED);
+	rig_fini(&rig);
+}
+
+/* A record that had a moment to expire at is as new as any other after a replay. */
+static void
+a_replayed_record_does_not_expire_at_once(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+	struct tr_message *message;
+
+	begin(&rig);
+	rig.send = refuse;
+	message = record(0);
+	message->schedule = calloc(1, sizeof *message->schedule);
+	message->schedule->expires_ms = tr_wall_ms() + 60000;
+	rig_put_message(&rig, tr_engine_worker(rig.engine, 0), message);
+	rig_run(&rig, HOUR_NS);
+	assert_int_equal(letters(&rig), 1);
+	rig.send = NULL;
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(job.matched, 1);
+	assert_int_equal(letters(&rig), 0);
+	assert_int_equal(rig.sent, 1);
+	rig_fini(&rig);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_bound_holds_however_many_die),
+		cmocka_unit_test(bounds_hold_for_what_a_former_run_left),
+		cmocka_unit_test(a_batch_larger_than_a_change_dies_whole),
+		cmocka_unit_test(a_stop_waits_for_a_job),
+		cmocka_unit_test(a_replayed_record_does_not_expire_at_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
