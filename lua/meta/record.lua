@@ -19,7 +19,7 @@ local kumo = {}
 ---@field max_age? kumo.DurationValue default 30 days; 0: no bound
 
 ---@class (exact) kumo.LogHookOptions
----@field name string               unique over all hooks; 1 to 63 characters
+---@field name string               unique over all hooks; 1 to 58 characters, not beginning with `dead:`
 ---@field back_pressure? integer    default 128000: handlers of should_enqueue_log_record that may wait at once
 ---@field meta? string[]            names, or prefixes with a trailing '*'
 ---@field headers? string[]         the same, in any case

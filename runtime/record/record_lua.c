@@ -521,9 +521,9 @@ check_name(lua_State *L, const char *function)
 	size_t len;
 	const char *name = tr_opt_string(L, 1, "name", NULL, &len);
 
-	if (len == 0 || len > 63 || strlen(name) != len)
-		luaL_error(
-			L, "%s: name: 1 to 63 characters expected", function); /* it is the name of a ledger account */
+	/* the name of a ledger account, and with "dead:" before it that of its dead letters */
+	if (len == 0 || len > 58 || strlen(name) != len || strncmp(name, "dead:", 5) == 0)
+		luaL_error(L, "%s: name: 1 to 58 characters that do not begin with 'dead:' expected", function);
 	return name;
 }
 
