@@ -367,14 +367,16 @@ reserve(struct tr_sched *sched, uint32_t want, uint64_t weight, int64_t now_ns)
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
 		struct lane *lane = &sched->lanes[i];
 
-		if (weight == 0) { /* each suspension's end goes on */
+		if (lane_state(lane, now_ns) != LANE_IN) { /* each suspension's end goes on: the others may be shut */
 			int64_t until_ns = lane->source != NULL ? atomic_load(&lane->source->suspended_until_ns) : 0;
 
 			if (until_ns > now_ns)
 				sched_retry_in(sched, until_ns - now_ns);
 			else
 				ready_reserve(lane, 0);
-		} else if (lane_state(lane, now_ns) != LANE_IN || selection_asks(lane)) {
+		} else if (weight == 0) { /* one has just ended */
+			sched_activate(sched);
+		} else if (selection_asks(lane)) {
 			continue;
 		} else if (atomic_load(&lane->ready->state) == READY_ERROR) {
 			places += share_of(lane, want, weight); /* they fail */

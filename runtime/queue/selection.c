@@ -75,8 +75,12 @@ ask(struct lane_selection *selection, uint32_t index, uint32_t want)
 	selection->asked = index;
 	selection->op.err = tr_shared_start(sched->engine->shaping, sched->home->loop, &selection->op);
 	selection->asking = selection->op.err == TR_OK;
-	if (selection->asking)
+	if (selection->asking) {
 		sched_count(sched, 1); /* while it is out */
+	} else {
+		selection->failed = true;
+		selection->retry_at_ns = tr_mono_ns() + BACKEND_RETRY_NS;
+	}
 	return selection->asking;
 }
 
@@ -140,11 +144,11 @@ selection_take(struct lane *lane, uint32_t want, int64_t now_ns)
 
 		if (selection->tokens[i] > 0)
 			continue;
-		if (tr_throttle_is_shared(throttle) &&
-			!(selection->failed && tr_shaping_backend(lane->sched->engine->shaping)->fallback_local)) {
-			if (now_ns < selection->retry_at_ns || !ask(selection, i, want))
+		if (tr_throttle_is_shared(throttle)) {
+			if (now_ns >= selection->retry_at_ns && ask(selection, i, want))
+				return LANE_ASKING;
+			if (!selection->failed || !tr_shaping_backend(lane->sched->engine->shaping)->fallback_local)
 				return LANE_THROTTLED;
-			return LANE_ASKING;
 		}
 		if (!tr_throttle_check(throttle, now_ns, 1, &result))
 			return LANE_THROTTLED;

@@ -407,6 +407,52 @@ a_suspended_source_hands_over_to_the_others(void **state)
 }
 
 static void
+b_is_small(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	if (name[0] == 'b') {
+		config->max_ready = 5;
+		config->connection_limit = 1;
+	}
+}
+
+static int64_t
+a_is_unplumbed_and_b_hangs(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	return index_of(session->session->ready) == 1 ? HOUR_NS : a_is_unplumbed(rig, session, outcome);
+}
+
+static int64_t
+b_hangs(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	return index_of(session->session->ready) == 1 ? HOUR_NS : counted(rig, session, outcome);
+}
+
+/* The end of a suspension is noticed though the other sources have no room and let nothing go. */
+static void
+a_source_goes_on_after_its_suspension_while_others_are_full(void **state)
+{
+	static const uint32_t weights[] = {1, 1};
+	struct rig rig;
+
+	begin(&rig);
+	use_pool("ab", weights);
+	unplumbed = (struct tr_suspend_rule){1, 0, 330 * TR_NS_PER_S}; /* between two refreshes */
+	rig.path_config = b_is_small;
+	rig.send = a_is_unplumbed_and_b_hangs;
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	rig.send = b_hangs;
+	assert_true(rig_figures(&rig).line > 80);
+	rig_run(&rig, 331 * TR_NS_PER_S);
+	if (rig_figures(&rig).line > 0 || by_source[0] < 80)
+		fail_msg("%lu in line, %lu from a", rig_figures(&rig).line, by_source[0]);
+	rig_run(&rig, 12 * HOUR_NS);
+	rig_check(&rig);
+	rig_fini(&rig);
+}
+
+static void
 a_threshold_counts_within_its_period(void **state)
 {
 	struct rig rig;
@@ -874,6 +920,7 @@ a_shared_rate_of_selection_is_asked_for(void **state)
 	struct backend backend = {NULL, false, 0};
 	struct tr_shaping_backend table = {.arg = &backend, .start = ask_backend, .cancel = forget_question};
 	struct rig rig;
+	uint64_t asked;
 
 	expected_key = "kumomta.source_selection_rate.a->x.example@lua:make.test.a:100:10:1";
 	begin(&rig);
@@ -895,12 +942,20 @@ a_shared_rate_of_selection_is_asked_for(void **state)
 	assert_int_equal(rig.events[TR_EV_TRANSIENT_FAILURE], 0);
 	memset(by_source, 0, sizeof by_source);
 	backend.broken = true; /* the other sources have none to ask for */
+	table.fallback_local = true;
 	rig_run(&rig, TR_NS_PER_S);
 	for (uint32_t i = 0; i < 100; i++)
 		rig_put(&rig, "x.example", i);
 	rig_run(&rig, TR_NS_PER_S);
 	assert_int_equal(rig.sent, 1100);
-	assert_true(by_source[0] <= 10);
+	assert_true(by_source[0] <= 20); /* a bucket of its own */
+	backend.broken = false;          /* what it decided by itself meanwhile was for a while only */
+	rig_run(&rig, 2 * TR_NS_PER_S);
+	asked = backend.asked;
+	for (uint32_t i = 0; i < 100; i++)
+		rig_put(&rig, "x.example", i);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_true(backend.asked > asked);
 	for (uint32_t i = 0; i < 100; i++) /* a question may be out when it stops */
 		rig_put(&rig, "x.example", i);
 	rig_run(&rig, TR_NS_PER_MS);
@@ -927,6 +982,7 @@ main(void)
 		cmocka_unit_test(an_empty_pool_fails_each_attempt),
 		cmocka_unit_test(one_entry_of_weight_0_is_no_source),
 		cmocka_unit_test(a_suspended_source_hands_over_to_the_others),
+		cmocka_unit_test(a_source_goes_on_after_its_suspension_while_others_are_full),
 		cmocka_unit_test(a_threshold_counts_within_its_period),
 		cmocka_unit_test(with_all_suspended_new_ones_fail_and_old_ones_wait),
 		cmocka_unit_test(a_ready_queue_suspended_by_the_administrator_is_passed_over),
