@@ -430,6 +430,9 @@ permit_ask(struct session *session)
 	if (permit == NULL) {
 		limits_unref(limits);
 		decline(&turn);
+		pthread_mutex_lock(&ready->lock);
+		ready->permit_after_ns = tr_max_i64(ready->permit_after_ns, tr_mono_ns() + TR_NS_PER_S);
+		pthread_mutex_unlock(&ready->lock);
 		return PERMIT_REFUSED;
 	}
 	permit->turn = turn;

@@ -317,10 +317,12 @@ look_after(struct tr_ready *ready)
 		permit_settle(ready, opened);
 }
 
+static void kicked(struct tr_ready *ready);
+
 static void
 timer_due(struct tr_timer *timer)
 {
-	look_after(tr_container_of(timer, struct tr_ready, timer));
+	kicked(tr_container_of(timer, struct tr_ready, timer)); /* there may be a later moment, too */
 }
 
 /* What a kick does: sets the timer for the moments that the state names, and looks after it. */
@@ -330,9 +332,8 @@ kicked(struct tr_ready *ready)
 	int64_t due_ns = INT64_MAX, until_ns = 0, now_ns = tr_mono_ns();
 
 	pthread_mutex_lock(&ready->lock);
-	if (ready->gate.state == TR_GATE_CLOSED)
-		due_ns = ready->gate.reopen_at_ns;
 	int64_t moments[] = {ready->open_after_ns, ready->permit_after_ns, ready->paced_until_ns,
+		ready->gate.state == TR_GATE_CLOSED ? ready->gate.reopen_at_ns : 0,
 		tr_gate_is_paced(&ready->gate) && ready->messages.count > 0 ? ready->gate.next_at_ns : 0};
 	for (size_t i = 0; i < TR_COUNT(moments); i++)
 		if (moments[i] > now_ns)

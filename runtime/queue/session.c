@@ -111,6 +111,8 @@ session_refused(struct session *session)
 	struct tr_engine *engine = session->pub.worker->engine;
 
 	retire(session);
+	if (!stopping(engine))
+		ready_kick(ready); /* who looked while it was counted opened nothing in its place */
 	ready_unref(ready);
 	session_unref(session);
 	busy_drop(engine);
@@ -365,6 +367,7 @@ tr_session_take(struct tr_session *pub, uint32_t max, uint64_t max_bytes, struct
 		pthread_mutex_lock(&ready->lock);
 		session_unidle_locked(session);
 		if (session->limits != ready->limits) {
+			limits_unref(old);
 			old = session->limits;
 			session->limits = limits_ref(ready->limits);
 		}
