@@ -70,92 +70,97 @@ add_host(struct tr_mx *mx, uint16_t preference, struct tr_str name)
 
 /* --- site ------------------------------------------------------------------------------------------------------- */
 
-/* Label `at` of a name, counted from the right; .data NULL: it has fewer. */
+/* Takes the last label off what is left of a name; .data NULL: there is none. */
 static struct tr_str
-label_at(const char *name, uint32_t at)
+take_label(struct tr_str *rest)
 {
-	const char *end;
+	size_t begin = rest->len;
+	struct tr_str label;
 
-	if (name == NULL || *name == '\0')
-		return (struct tr_str){NULL, 0};
-	end = name + strlen(name);
-	for (;;) {
-		const char *begin = end;
-
-		while (begin > name && begin[-1] != '.')
-			begin--;
-		if (at-- == 0)
-			return (struct tr_str){begin, (size_t)(end - begin)};
-		if (begin == name)
-			return (struct tr_str){NULL, 0};
-		end = begin - 1;
-	}
+	if (rest->data == NULL)
+		return *rest;
+	while (begin > 0 && rest->data[begin - 1] != '.')
+		begin--;
+	label = (struct tr_str){rest->data + begin, rest->len - begin};
+	*rest = begin > 0 ? (struct tr_str){rest->data, begin - 1} : (struct tr_str){NULL, 0};
+	return label;
 }
 
-/* True if no host before `host` has the same label there. */
-static bool
-is_first(const struct tr_mx_host *hosts, uint32_t host, uint32_t at, struct tr_str label)
-{
-	for (uint32_t i = 0; i < host; i++) {
-		struct tr_str other = label_at(hosts[i].name, at);
+/* One place of the names, counted from the right. */
+struct place {
+	struct tr_str *labels; /* that differ, in the order of the hosts */
+	uint32_t count;
+	bool missing; /* some name has no label there */
+};
 
-		if (other.data != NULL && tr_str_eq(other, label))
-			return false;
-	}
-	return true;
-}
-
-/* Adds what stands at that place of the names. */
+/* The place's labels; what is left of the names gets shorter. */
 static void
-add_labels(struct tr_buf *out, const struct tr_mx_host *hosts, uint32_t count, uint32_t at)
+read_place(struct place *place, struct tr_str *rests, uint32_t hosts)
 {
-	uint32_t distinct = 0;
-	bool missing = false, several;
-	const char *between = "";
+	place->count = 0;
+	place->missing = false;
+	for (uint32_t i = 0; i < hosts; i++) {
+		struct tr_str label = take_label(&rests[i]);
+		bool known = false;
 
-	for (uint32_t i = 0; i < count; i++) {
-		struct tr_str label = label_at(hosts[i].name, at);
-
-		missing = missing || label.data == NULL;
-		distinct += label.data != NULL && is_first(hosts, i, at, label);
+		place->missing = place->missing || label.data == NULL;
+		for (uint32_t j = 0; label.data != NULL && j < place->count && !known; j++)
+			known = tr_str_eq(place->labels[j], label);
+		if (label.data != NULL && !known)
+			place->labels[place->count++] = label;
 	}
-	several = distinct > 1 || missing;
+}
+
+static void
+add_place(struct tr_buf *out, const struct place *place)
+{
+	bool several = place->count > 1 || place->missing;
+
 	if (several)
 		tr_buf_addc(out, '(');
-	for (uint32_t i = 0; i < count; i++) {
-		struct tr_str label = label_at(hosts[i].name, at);
-
-		if (label.data == NULL || !is_first(hosts, i, at, label))
-			continue;
-		tr_buf_addz(out, between);
-		tr_buf_add_str(out, label);
-		between = "|";
+	for (uint32_t i = 0; i < place->count; i++) {
+		if (i > 0)
+			tr_buf_addc(out, '|');
+		tr_buf_add_str(out, place->labels[i]);
 	}
 	if (several)
-		tr_buf_addz(out, missing ? ")?" : ")");
+		tr_buf_addz(out, place->missing ? ")?" : ")");
 }
 
+/* An answer may bring 256 names of 127 labels, chosen by whoever wants us to work: each label is read once. */
 char *
 tr_mx_site(const struct tr_mx_host *hosts, uint32_t count)
 {
-	uint32_t most = 0;
-	struct tr_buf site = {0};
+	struct tr_str *rests = calloc(2 * (size_t)count + 1, sizeof *rests);
+	struct place place = {.labels = rests != NULL ? rests + count : NULL};
+	struct tr_buf reversed[256] = {{0}}, site = {0};
+	uint32_t places = 0;
 
+	if (rests == NULL)
+		return NULL;
 	for (uint32_t i = 0; i < count; i++) {
-		uint32_t labels = 0;
+		const char *name = hosts[i].name;
 
-		while (label_at(hosts[i].name, labels).data != NULL)
-			labels++;
-		most = labels > most ? labels : most;
+		if (name != NULL && *name != '\0')
+			rests[i] = tr_str(name);
 	}
-	while (most-- > 0) {
-		add_labels(&site, hosts, count, most);
-		if (most > 0)
+	for (; places < TR_COUNT(reversed); places++) { /* 255 bytes, escaped dots included */
+		read_place(&place, rests, count);
+		if (place.count == 0)
+			break;
+		add_place(&reversed[places], &place);
+	}
+	while (places-- > 0) {
+		tr_buf_add(&site, reversed[places].data, reversed[places].len);
+		if (places > 0)
 			tr_buf_addc(&site, '.');
+		site.failed = site.failed || reversed[places].failed;
+		tr_buf_free(&reversed[places]);
 	}
 	tr_buf_addc(&site, '\0');
 	if (site.failed)
 		tr_buf_free(&site);
+	free(rests);
 	return site.data;
 }
 
