@@ -37,6 +37,7 @@ local HOOK_CLASS = {
 ---@field source string
 ---@field site string
 ---@field site_error? string  why the MX could not be looked up: the site is the domain itself
+---@field null_mx boolean     the domain takes no mail
 ---@field ready_queue string
 ---@field values kumo.Explained.Value[]   those set by somebody first, then by name
 ---@field text string         for people
@@ -83,7 +84,7 @@ local function route(config, routing_domain)
     return 'smtp', 'mx_list:' .. table.concat(labels, ','), 'smtp_client'
   end
   local answer = host.internal('kumo.shaping.mx').lookup(routing_domain)
-  return 'smtp', answer.site or routing_domain, 'smtp_client', nil, answer.error
+  return 'smtp', answer.site or routing_domain, 'smtp_client', nil, answer.error, answer.null
 end
 
 local function equal(a, b)
@@ -202,7 +203,7 @@ local function write(result)
   head('queue', result.queue)
   head('protocol', result.constructor and ('%s, constructor %s'):format(result.protocol, result.constructor) or result.protocol)
   head('source', result.source)
-  head('site', result.site_error and ('%s (no MX: %s)'):format(result.site, result.site_error) or result.site)
+  head('site', result.null_mx and 'none: a null MX, mail for it bounces' or result.site_error and ('%s (no MX: %s)'):format(result.site, result.site_error) or result.site)
   head('ready queue', result.ready_queue)
   line ''
   local rows, width = {}, 0
@@ -255,7 +256,7 @@ function explain.explain(domain, options)
   local kumo = require 'kumo'
   local source, routing_domain = options.source or 'unspecified', options.routing_domain or domain
   local queue = queue_name(domain, options)
-  local protocol, site, name, constructor, site_error = route(kumo.invoke_get_queue_config(queue), routing_domain)
+  local protocol, site, name, constructor, site_error, null_mx = route(kumo.invoke_get_queue_config(queue), routing_domain)
   local view = kumo.invoke_get_egress_path_config(routing_domain, source, site)
   local told, shown = from_files(routing_domain, source, site)
   local result = {
@@ -267,6 +268,7 @@ function explain.explain(domain, options)
     source = source,
     site = site,
     site_error = site_error,
+    null_mx = null_mx == true,
     ready_queue = ('%s->%s@%s'):format(source, site, name),
   }
   result.values = collect(view, told, shown, protocol == 'lua' and data.is_hook(domain))
@@ -274,10 +276,25 @@ function explain.explain(domain, options)
   return result
 end
 
+-- What was asked for and is not in the policy.
+local function unknown(result)
+  local kumo, out = require 'kumo', {}
+  if result.source ~= 'unspecified' and kumo.get_event_registrars 'get_egress_source' then
+    local ok, why = pcall(kumo.invoke_get_egress_source, result.source)
+    if not ok then
+      out[1] = ("WARNING: the policy has no source '%s': %s\n"):format(result.source, (tostring(why):gsub('\n.*$', '')))
+    end
+  end
+  if data.is_hook(result.domain) and result.protocol == 'smtp' then
+    out[#out + 1] = ('WARNING: %s is no queue of a log hook in this policy: what follows is for mail\n'):format(result.domain)
+  end
+  return out
+end
+
 -- `tailrace explain`: what is printed, and whether the files are without errors.
 function host.entry.explain(domain, source, json)
   local result = explain.explain(domain, { source = source })
-  local live, problems = host.shaping_live, {}
+  local live, problems = host.shaping_live, unknown(result)
   for _, one in ipairs(live and live:findings() or {}) do
     problems[#problems + 1] = ('%s: %s\n'):format(one.level == 'Error' and 'ERROR' or 'WARNING', findings.text(one))
   end

@@ -377,7 +377,10 @@ describe('kumo.shaping.check finds', function()
     { '', 'Warn', 0, 'the file is empty' },
     { '[default]\nmax_ready = \n', 'Error', 2, '' },
     { '[default\n', 'Error', 1, "expected ']'" },
-    { '[default]\nmax_ready = 1\nmax_ready = 2\n', 'Error', 3, 'redefine' },
+    { '[default]\nmax_ready = 1\nmax_ready = 2\n', 'Error', 3, 'redefine', 'put what belongs together into one' },
+    { '["a.b"]\nmax_ready = 1\n["a.b"]\nmax_ready = 2\n', 'Error', 3, 'redefine', 'put what belongs together into one' },
+    { '[default]\nmax_message_rate = 5/s\n', 'Error', 2, 'column', 'texts are quoted' },
+    { '["a.b"]\nmax_ready = 1\n["c', 'Error', 3, 'end-of-file', 'is the file written to the end?' },
     { '[default]\nautomation = 5\n', 'Error', 2, 'a list of rules is expected, got 5' },
   }
   local RULE = { regex = "'x'", action = '"Suspend"', duration = '"1h"' }

@@ -430,6 +430,12 @@ describe('tailrace explain', function()
     kumo.define_spool { name = 'data', path = DIR .. '/data' }
     kumo.start_http_listener { listen = '127.0.0.1:0' }
   end)
+  kumo.on('pre_init', function()
+    kumo.dns.configure_test_resolver { 'silent.example. 60 MX 0 .' }
+  end)
+  kumo.on('get_egress_source', function(name)
+    return kumo.make_egress_source { name = name == 'ip-1' and name or error('there is no ' .. name, 0) }
+  end)
   local get = shaping:setup { DIR .. '/shaping.toml' }
   kumo.on('get_egress_path_config', function(domain, source, site)
     local params = get(domain, source, site, true)
@@ -469,6 +475,21 @@ describe('tailrace explain', function()
     local output, status = explain('["webhook.log_hook"]\nconnection_limit = 3\n', 'webhook.log_hook --json')
     assert.are.equal(0, status)
     assert.are.equal('webhook.log_hook', kumo.serde.json_parse(output).site)
+  end)
+
+  it('says that a domain takes no mail', function()
+    local output, status = explain('[default]\nmax_ready = 3\n', 'silent.example --source ip-1')
+    assert.are.equal(0, status)
+    assert.truthy(output:find('site +none: a null MX, mail for it bounces\n'), output)
+    assert.is_nil(output:find 'WARNING')
+  end)
+
+  it('warns about a source and a hook that the policy does not have', function()
+    local output = explain('[default]\nmax_ready = 3\n', 'other.log_hook --source ip-9')
+    assert.truthy(output:find("WARNING: the policy has no source 'ip-9': there is no ip-9\n", 1, true), output)
+    assert.truthy(output:find("WARNING: other.log_hook is no queue of a log hook in this policy: what follows is for mail\n", 1, true), output)
+    output = explain('[default]\nmax_ready = 3\n', 'webhook.log_hook')
+    assert.is_nil(output:find 'WARNING', output)
   end)
 
   it('fails with the findings of a wrong file', function()

@@ -104,6 +104,16 @@ end
 
 local HALF = 'is the file written to the end? Write a new file beside it and rename it, so that nobody reads half of one'
 
+-- The remedy for a file that cannot be parsed.
+local function remedy(why)
+  if why:find 'redefine' then
+    return 'each section and each key may stand once in a file: put what belongs together into one'
+  elseif why:find 'end%-of%-file' or why:find 'JSON' then
+    return HALF
+  end
+  return 'texts are quoted, and so are names of sections with dots, as in ["example.com"]'
+end
+
 --- Reads a file. What is wrong is added to the findings; then the file counts as empty.
 ---@async
 ---@param path string
@@ -159,7 +169,7 @@ function files.read(path, options, found, text)
   if not value then
     place.line = line or 0
     if is_toml or is_json then
-      found:fatal(place, why, HALF)
+      found:fatal(place, why, remedy(why))
     else
       found:at_level(level, place, why, 'neither TOML nor JSON: ' .. HALF)
     end
