@@ -14,7 +14,10 @@
 #define WEIGHT 16                     /* of what was seen before one attempt */
 #define WINDOW 16                     /* successes whose rate is measured */
 #define WINDOW_MIN 8
-#define STEPS_MAX 2 /* that many steps bring no success: it closes */
+#define TELLING 24                    /* attempts after a step that tell whether it helped */
+#define VAIN_MAX 3                    /* so many steps that did not: the failures are random */
+#define RANDOM_NS (300 * TR_NS_PER_S) /* as long as that is believed */
+#define STEPS_MAX 2                   /* that many steps bring no success: it closes */
 
 /* --- the pace of an opening gate -------------------------------------------------------------------------- */
 
@@ -41,6 +44,26 @@ open_window(struct tr_gate *gate, int64_t now_ns)
 	gate->window_good = 0;
 }
 
+/* Did the last step back change anything? A limit lets the same number through at every pace above it, so its share of
+ * successes grows as the interval did; failures at random keep theirs. Asked once, before the pace has grown again. */
+static void
+weigh_step(struct tr_gate *gate, int64_t now_ns)
+{
+	double limited = gate->good_share * gate->stretch, share = (double)gate->since / TELLING;
+
+	if (gate->since + gate->bad != TELLING || gate->stretch < 1.25)
+		return;
+	if (share < (gate->good_share + (limited < 1 ? limited : 1)) / 2)
+		gate->vain++;
+	else if (gate->vain > 0)
+		gate->vain--;
+	if (gate->vain < VAIN_MAX)
+		return;
+	gate->vain = 0;
+	gate->random_until_ns = now_ns + RANDOM_NS;
+	gate->careful = false;
+}
+
 static void
 pace_success(struct tr_gate *gate, int64_t now_ns)
 {
@@ -50,6 +73,7 @@ pace_success(struct tr_gate *gate, int64_t now_ns)
 		gate->concurrent++;
 	if (gate->since < UINT32_MAX)
 		gate->since++;
+	weigh_step(gate, now_ns);
 	if (++gate->window_good >= WINDOW) {
 		gate->seen_ns = (now_ns - gate->window_at_ns) / WINDOW;
 		open_window(gate, now_ns);
@@ -63,11 +87,18 @@ pace_success(struct tr_gate *gate, int64_t now_ns)
 	}
 }
 
+static bool
+fails_at_random(const struct tr_gate *gate, int64_t now_ns)
+{
+	return now_ns < gate->random_until_ns;
+}
+
 /* To nearly what has got through of late: a limit lets no more through however much is sent. */
 static void
 step_back(struct tr_gate *gate, int64_t now_ns)
 {
 	double interval = (double)gate->interval_ns, seen = (double)gate->seen_ns;
+	uint32_t count = gate->since + gate->bad;
 
 	if (gate->window_good >= WINDOW_MIN) {
 		double now_seen = (double)(now_ns - gate->window_at_ns) / gate->window_good;
@@ -76,11 +107,15 @@ step_back(struct tr_gate *gate, int64_t now_ns)
 	}
 	seen = seen > 0 ? seen / SHARE : interval * STEP;
 	seen = seen < interval * 1.05 ? interval * 1.05 : seen > interval * STEP_MOST ? interval * STEP_MOST : seen;
+	gate->good_share =
+		count >= TELLING && count < 2 * TELLING ? (double)gate->since / count : 1 - gate->failing / 65536.0;
+	gate->stretch = seen / interval;
 	set_interval(gate, seen);
 	gate->careful = true;
 	gate->failing = AFTER_STEP;
 	gate->failures = 0;
 	gate->since = 0;
+	gate->bad = 0;
 	gate->seen_ns = 0;
 	gate->concurrent = gate->concurrent > 2 ? gate->concurrent / 2 : 1;
 	gate->next_at_ns = now_ns + gate->interval_ns;
@@ -93,9 +128,11 @@ static bool
 pace_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns)
 {
 	gate->failing += (65536 - gate->failing) / WEIGHT;
+	gate->bad++;
+	weigh_step(gate, now_ns);
 	if (gate->failures >= rules->failures_to_close && ++gate->steps >= STEPS_MAX)
 		return true;
-	if (gate->failures >= rules->failures_to_close || gate->failing > TOO_MANY)
+	if (!fails_at_random(gate, now_ns) && (gate->failures >= rules->failures_to_close || gate->failing > TOO_MANY))
 		step_back(gate, now_ns);
 	return false;
 }
@@ -164,6 +201,8 @@ tr_gate_success(struct tr_gate *gate, int64_t now_ns)
 		gate->steps = 0;
 		gate->concurrent = 1;
 		gate->since = 0;
+		gate->bad = 0;
+		gate->stretch = 0;
 		gate->seen_ns = 0;
 		gate->next_at_ns = 0; /* the next one at once: it has been answered */
 		open_window(gate, now_ns);
@@ -214,7 +253,7 @@ tr_gate_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t
 		gate->interval_ns = 0; /* it is down, not in a hurry: the way back begins anew */
 	else if (gate->interval_ns != 0)
 		set_interval(gate, (double)gate->interval_ns * STEP);
-	gate->careful = gate->interval_ns != 0;
+	gate->careful = gate->interval_ns != 0 && !fails_at_random(gate, now_ns);
 	gate->opened_for_ns = tr_max_i64(backoff(gate, rules, random), floor_ns);
 	gate->reopen_at_ns = now_ns + gate->opened_for_ns;
 	gate->state = TR_GATE_CLOSED;

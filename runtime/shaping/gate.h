@@ -2,8 +2,9 @@
  * probe, and then bit by bit: attempts start one after the other at first, and each success brings the next one nearer,
  * until there is no bound any more. A destination that limits the rate is met on that way: when more than a third of
  * the attempts fail, or several in a row, the pace steps back and then grows slowly, so that it gets what it allows
- * instead of a burst at each opening. A share of failures below that changes nothing. Pure arithmetic: time and
- * randomness are arguments. Not thread-safe: the ready queue's mutex guards it. */
+ * instead of a burst at each opening. A share of failures below that changes nothing, nor does one that stays the same
+ * however slow the pace is: that endpoint fails at random. Pure arithmetic: time and randomness are arguments. Not
+ * thread-safe: the ready queue's mutex guards it. */
 #ifndef TR_GATE_H
 #define TR_GATE_H
 
@@ -25,11 +26,16 @@ struct tr_gate {
 	int64_t window_at_ns;  /* successes are counted since */
 	int64_t seen_ns;       /* between two of them in the window before; 0: not known */
 	uint32_t window_good;
-	uint32_t since;      /* successes since the last step back */
-	uint32_t concurrent; /* so many attempts at once, while there is an interval */
-	uint32_t failing;    /* share of failures of late, in 1/65536 */
-	uint32_t steps;      /* steps back in a row without a success */
-	bool careful;        /* it has stepped back: the pace grows slowly */
+	uint32_t since;          /* successes since the last step back */
+	uint32_t concurrent;     /* so many attempts at once, while there is an interval */
+	uint32_t failing;        /* share of failures of late, in 1/65536 */
+	uint32_t bad;            /* failures since the last step back */
+	uint32_t vain;           /* steps that changed nothing, less those that did */
+	double stretch;          /* of the interval, by the last step */
+	double good_share;       /* of attempts, before the last step */
+	int64_t random_until_ns; /* failures do not come from the pace, it was found: none steps back */
+	uint32_t steps;          /* steps back in a row without a success */
+	bool careful;            /* it has stepped back: the pace grows slowly */
 };
 
 struct tr_gate_rules {

@@ -105,6 +105,8 @@ zero_never_closes(void **state)
 struct endpoint {
 	double rate, burst, tokens; /* a bucket, as proxies limit their clients; rate 0: none */
 	uint32_t fails_every;       /* 0: never */
+	double fails_share;         /* at random */
+	uint64_t random;
 	int64_t at_ns;
 	uint64_t good, bad, calls;
 };
@@ -124,6 +126,9 @@ asks(struct endpoint *endpoint, int64_t now_ns)
 		endpoint->tokens -= good;
 	}
 	if (endpoint->fails_every > 0 && endpoint->calls % endpoint->fails_every == 0)
+		good = false;
+	endpoint->random = endpoint->random * 6364136223846793005U + 1442695040888963407U;
+	if ((double)(endpoint->random >> 33) / (double)(1U << 31) < endpoint->fails_share)
 		good = false;
 	*(good ? &endpoint->good : &endpoint->bad) += 1;
 	return good;
@@ -187,6 +192,32 @@ one_failure_in_seven_keeps_the_pace(void **state)
 	assert_true(tr_gate_enter(&gate, now_ns, &wait_ns));
 }
 
+/* Slowing down is of no use to an endpoint that fails whatever the pace: by steps back alone it would get 2/s. That is
+ * found out by chance, too, so a few of the seeds may take longer. */
+static void
+a_third_that_fails_at_random_is_no_limit(void **state)
+{
+	static const double shares[] = {0.2, 0.25, 0.32};
+
+	for (size_t i = 0; i < TR_COUNT(shares); i++) {
+		int slow = 0;
+
+		for (uint64_t seed = 1; seed <= 40; seed++) {
+			struct endpoint endpoint = {.fails_share = shares[i], .random = seed * 977};
+			struct tr_gate gate = {0};
+			int64_t now_ns = 0;
+
+			tr_gate_failure(&gate, &rules, now_ns, true, -1, 0.5);
+			use(&gate, &endpoint, &now_ns, 120 * TR_NS_PER_S);
+			endpoint.good = 0;
+			use(&gate, &endpoint, &now_ns, 120 * TR_NS_PER_S);
+			slow += endpoint.good < 120 * 25;
+		}
+		if (slow > 8)
+			fail_msg("share %g: %d of 40 are slow", shares[i], slow);
+	}
+}
+
 static void
 it_opens_bit_by_bit(void **state)
 {
@@ -232,6 +263,7 @@ main(void)
 		cmocka_unit_test(zero_never_closes),
 		cmocka_unit_test(a_limit_is_found_and_used),
 		cmocka_unit_test(one_failure_in_seven_keeps_the_pace),
+		cmocka_unit_test(a_third_that_fails_at_random_is_no_limit),
 		cmocka_unit_test(it_opens_bit_by_bit),
 		cmocka_unit_test(an_endpoint_that_dies_on_the_way_closes_it),
 	};
