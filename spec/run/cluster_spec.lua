@@ -225,11 +225,14 @@ describe('nodes that share a Redis', function()
     wait_for_sends(600)
     stop_all()
     assert.are.equal(600, #events 'send')
-    for _, node in ipairs(nodes) do
+    local told = 0
+    for _, node in ipairs(nodes) do -- one that had sent all of its own before has nothing to tell
       local _, lines = node:log():gsub('until it answers again', '')
-      assert.are.equal(1, lines, node:log())
-      assert.matches('answers again\n', node:log())
+      assert.is_true(lines <= 1, node:log())
+      assert.are.equal(lines == 1, node:log():find 'answers again\n' ~= nil, node:log())
+      told = told + lines
     end
+    assert.is_true(told >= 1)
   end)
 
   it("go on by themselves with fallback = 'local'", function()
