@@ -4,7 +4,8 @@
 --   tailrace sink --http 127.0.0.1:4242 --smtp 127.0.0.1:2526
 --   tailrace run --policy examples/shaping/policy.lua
 --   tailrace inject --smtp 127.0.0.1:2525 --count 2000 --connections 10
---   curl -s 'http://127.0.0.1:8000/metrics' | grep waiting      # or: tailrace explain webhook.log_hook --policy ...
+--   tailrace why webhook.log_hook                               # what holds it: a rate of 100/s, or nothing
+--   tailrace explain webhook.log_hook --policy examples/shaping/policy.lua
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
 local shaping = require 'policy-extras.shaping'
