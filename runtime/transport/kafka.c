@@ -14,6 +14,7 @@
 #include "transport/kafka_internal.h"
 
 #define IDLE_NS (60 * TR_NS_PER_S) /* an unused producer is kept for the next session */
+#define IDLE_MAX 8                 /* unused producers kept: each has threads */
 #define END_S 5                    /* for the threads of librdkafka to end */
 #define EVENTS_A_TURN 64           /* each may carry thousands of reports */
 
@@ -107,6 +108,24 @@ idle_too_long(struct tr_timer *timer)
 	producer_retire(tr_container_of(timer, struct tr_kafka_producer, idle));
 }
 
+/* Configurations may vary without end, a client.id made from a message, say: the one unused for longest goes. */
+static void
+bound_idle(struct tr_kafka *kafka)
+{
+	struct tr_kafka_producer *oldest = NULL;
+	uint32_t count = 0;
+
+	for (struct tr_kafka_producer *each = kafka->producers; each != NULL; each = each->next) {
+		if (!tr_timer_running(&each->idle))
+			continue;
+		count++;
+		if (oldest == NULL || each->idle.due_ns <= oldest->idle.due_ns)
+			oldest = each;
+	}
+	if (count > IDLE_MAX)
+		producer_retire(oldest);
+}
+
 void
 tr_kafka_producer_rest(struct tr_kafka_producer *producer)
 {
@@ -116,8 +135,10 @@ tr_kafka_producer_rest(struct tr_kafka_producer *producer)
 		producer_free(producer);
 	else if (tr_kafka_is_fatal(producer))
 		producer_retire(producer);
-	else
+	else {
 		tr_timer_start(tr_loop_wheel(producer->kafka->loop), &producer->idle, IDLE_NS, idle_too_long);
+		bound_idle(producer->kafka);
+	}
 }
 
 /* --- events ---------------------------------------------------------------------------------------------- */

@@ -24,7 +24,7 @@ void tr_kafka_free(struct tr_kafka *kafka);
 #define TR_KAFKA_ERROR_MAX 512
 int tr_kafka_open(struct tr_kafka *kafka, const struct tr_str *pairs, uint32_t count, struct tr_kafka_producer **out,
 	char error[TR_KAFKA_ERROR_MAX]);
-/* Without references it is kept for a minute for the next who asks. NULL is fine. */
+/* Without references it is kept for a minute for the next who asks, one of at most eight. NULL is fine. */
 void tr_kafka_unref(struct tr_kafka_producer *producer);
 /* It has met a fatal error (a fenced or out of sequence idempotent producer) and sends nothing any more; opening it
  * again gives a new one. */

@@ -387,6 +387,27 @@ a_configuration_has_one_producer(void **state)
 	tr_kafka_unref(other);
 }
 
+/* Each has threads: a name made from a message must not cost some for a minute. */
+static void
+unused_producers_are_few(void **state)
+{
+	uint32_t count = 0;
+	char name[16];
+
+	for (int i = 0; i < 40; i++) {
+		snprintf(name, sizeof name, "client%d", i);
+		tr_kafka_unref(producer_with("client.id", name, NULL, NULL));
+	}
+	for (struct tr_kafka_producer *each = kafka->producers; each != NULL; each = each->next)
+		count++;
+	assert_int_equal(count, 8);
+	tr_kafka_unref(producer_with("client.id", "client39", NULL, NULL)); /* the last is there still */
+	count = 0;
+	for (struct tr_kafka_producer *each = kafka->producers; each != NULL; each = each->next)
+		count++;
+	assert_int_equal(count, 8);
+}
+
 static void
 what_librdkafka_refuses_is_named(void **state)
 {
@@ -471,6 +492,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(who_waits_too_long_for_room_is_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(calls_may_be_given_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_configuration_has_one_producer, setup, teardown),
+		cmocka_unit_test_setup_teardown(unused_producers_are_few, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_librdkafka_refuses_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(after_a_fatal_error_there_is_a_new_one, setup, teardown),
 		cmocka_unit_test(names_of_errors),
