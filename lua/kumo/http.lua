@@ -415,6 +415,18 @@ local function secret_key(secret, i)
 end
 
 local POSTER_KEYS = { url = true, content_type = true, headers = true, identify = true, compression = true, secrets = true }
+-- What frames a request, and what says who signed it: a second line would leave it to the receiver which one holds.
+local OWN_HEADERS = {
+  ['content-length'] = true,
+  ['transfer-encoding'] = true,
+  ['tailrace-event-id'] = true,
+  ['tailrace-attempt'] = true,
+  ['tailrace-batch-id'] = true,
+  ['tailrace-batch-size'] = true,
+  ['webhook-id'] = true,
+  ['webhook-timestamp'] = true,
+  ['webhook-signature'] = true,
+}
 local COMPRESSIONS = { gzip = true, zstd = true }
 
 ---@class kumo.http.Poster
@@ -456,8 +468,17 @@ function client:poster(options)
     headers[3], headers[4] = 'Content-Encoding', compression
   end
   for name, value in pairs(options.headers or {}) do
-    headers[#headers + 1] = check_string(name, 'poster: headers')
-    headers[#headers + 1] = check_string(value, 'poster: headers: ' .. tostring(name))
+    name, value = check_string(name, 'poster: headers'), check_string(value, 'poster: headers: ' .. tostring(name))
+    local lower = name:lower()
+    if OWN_HEADERS[lower] then
+      error(("poster: headers: '%s' is the runtime's own"):format(name), 2)
+    elseif lower == 'content-encoding' and compression then
+      error(("poster: headers: '%s' comes from compression"):format(name), 2)
+    elseif lower == 'content-type' then -- in place of the default: two lines would leave it open which one holds
+      headers[2] = value
+    else
+      headers[#headers + 1], headers[#headers + 2] = name, value
+    end
   end
   for i = 1, #headers, 2 do
     if not core.header_ok(headers[i], headers[i + 1]) then

@@ -185,6 +185,31 @@ describe('kumo.http', function()
     end
   end)
 
+  it('has one line of a header that the poster knows', function()
+    local client = kumo.http.build_client {}
+    local poster = getmetatable(client).__index.poster
+    local seen
+    local fake = { _core = client._core, poster = poster }
+    local core = require 'tr.http'
+    local made = core.poster
+    core.poster = function(_, options)
+      seen = options.headers
+      return made(_, options)
+    end
+    fake:poster { url = 'http://h/', headers = { ['content-type'] = 'application/cloudevents+json', ['X-A'] = 'b' } }
+    core.poster = made
+    assert.are.same({ 'Content-Type', 'application/cloudevents+json', 'X-A', 'b' }, seen)
+    for name, cause in pairs {
+      ['Content-Length'] = "is the runtime's own",
+      ['Transfer-Encoding'] = "is the runtime's own",
+      ['Webhook-Signature'] = "is the runtime's own",
+      ['content-encoding'] = 'comes from compression',
+    } do
+      assert.is_truthy(error_of(client.poster, client, { url = 'http://h/', compression = 'gzip', headers = { [name] = 'x' } })
+        :find(cause, 1, true))
+    end
+  end)
+
   it('reports a bad header when it is sent', function()
     local request = kumo.http.build_client({}):get('http://127.0.0.1:1/'):header('X-A', 'a\r\nX-B: c')
     assert.is_truthy(error_of(request.send, request):find 'builder error')
