@@ -1,0 +1,33 @@
+-- Events to a RabbitMQ queue, each confirmed by the broker.
+-- Try it: a broker with a queue `mail-events`, `tailrace run --policy examples/amqp.lua`, then
+-- `tailrace inject --smtp 127.0.0.1:2525 --count 1000`.
+local kumo = require 'kumo'
+local log_hooks = require 'policy-extras.log_hooks'
+
+local DIR = os.getenv 'TAILRACE_DIR' or '/tmp/tailrace'
+local NEXT_HOP = os.getenv 'TAILRACE_NEXT_HOP' or '127.0.0.1:2526'
+local SMTP = os.getenv 'TAILRACE_SMTP' or '127.0.0.1:2525'
+
+log_hooks:new_amqp {
+  name = 'amqp',
+  connection = {
+    host = os.getenv 'TAILRACE_AMQP_HOST' or '127.0.0.1',
+    port = tonumber(os.getenv 'TAILRACE_AMQP_PORT' or '5672'),
+    connection_name = 'tailrace',
+  },
+  routing_key = 'mail-events',
+  batch_size = 500,
+  max_batch_latency = '200ms',
+}
+
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/spool/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/spool/meta' }
+  kumo.start_esmtp_listener { listen = SMTP, relay_hosts = { '127.0.0.0/8' } }
+  kumo.start_http_listener { listen = os.getenv 'TAILRACE_HTTP' or '127.0.0.1:8000' } -- for `tailrace dead` and `why`
+end)
+
+-- Mail goes to the next hop; the hook answers for its own queue.
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { protocol = { smtp = { mx_list = { NEXT_HOP } } } }
+end)

@@ -1,0 +1,42 @@
+-- The examples of hooks as they are, with real mail.
+local helper = require 'helper'
+local rabbitmq = require 'rabbitmq'
+
+describe('an example', function()
+  after_each(helper.cleanup)
+
+  --- Runs a policy, sends 30 mails through it, and waits until all 60 events of them are delivered.
+  local function run_example(name, env)
+    local sink = helper.sink '--http 127.0.0.1:0 --smtp 127.0.0.1:0'
+    env.TAILRACE_DIR = helper.dir()
+    env.TAILRACE_NEXT_HOP = sink.smtp
+    env.TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http)
+    env.TAILRACE_SMTP = '127.0.0.1:0'
+    env.TAILRACE_HTTP = '127.0.0.1:0'
+    local run = helper.run(('examples/%s.lua'):format(name), '', env)
+    helper.inject(('--smtp %s --count 30 --header "X-Customer-ID: 42"'):format(run.smtp))
+    helper.wait_for('sixty events', function()
+      return helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http)):find '"delivered":60'
+    end)
+    assert.are.equal(0, run:stop())
+    return helper.summary(sink)
+  end
+
+  it('webhook_batch.lua: few requests, all records', function()
+    local got = run_example('webhook_batch', {})
+    assert.are.equal(60, got.http.records)
+    assert.is_true(got.http.requests < 30)
+  end)
+
+  it('kafka.lua: each record is acknowledged', function()
+    run_example('kafka', { TAILRACE_KAFKA = 'mock' })
+  end)
+
+  it('amqp.lua: each record is confirmed', function()
+    local broker = rabbitmq.start()
+    broker:declare 'mail-events'
+    run_example('amqp', { TAILRACE_AMQP_PORT = broker.port })
+    assert.are.equal(60, #broker:take('mail-events', 60))
+    broker:stop()
+  end)
+end)
