@@ -252,6 +252,21 @@ ready_resolve(struct tr_ready *ready)
 	ready->engine->ops.resolve_path(ready->engine->ops_arg, ready->home, ready);
 }
 
+/* It waits for a place that the new limits name, too: then it keeps its turn. */
+static bool
+waits_rightly_locked(const struct tr_ready *ready)
+{
+	const struct ready_limits *limits = ready->limits;
+
+	if (ready->lease_set == NULL || !ready->lease_waiter.promise)
+		return false;
+	for (uint32_t i = 0; limits != NULL && i < limits->lease_count; i++) {
+		if (limits->leases[i].set == ready->lease_set && limits->leases[i].limit == ready->lease_waiter.limit)
+			return true;
+	}
+	return false;
+}
+
 void
 tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const char *error)
 {
@@ -259,6 +274,7 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 	struct ready_limits *limits = NULL;
 	struct message_list excess = {NULL, NULL, 0};
 	struct tr_sched *chain;
+	bool waits_on = false;
 
 	if (config != NULL && limits_new(ready, config, &limits) != TR_OK) {
 		tr_path_config_unref(config);
@@ -279,7 +295,9 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 		ready->permit_after_ns = 0; /* what was refused by the old ones may be asked again */
 		if (!limits_same_rates(limits, ready->limits))
 			ready->paced_until_ns = 0;
-		ready->hindrance = FREE;
+		waits_on = waits_rightly_locked(ready);
+		if (!waits_on)
+			ready->hindrance = FREE;
 		atomic_store(&ready->selects, config->selection_rate.quantity > 0 || config->selection_rate_count > 0);
 		if (config->gate.failures_to_close == 0)
 			ready->gate = (struct tr_gate){0};
@@ -314,7 +332,7 @@ tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const
 			ready->path != NULL ? ", the old one stays" : "", error != NULL ? error : "no answer");
 	ready_kick_chain(chain);
 	free(why);
-	if (config != NULL)
+	if (config != NULL && !waits_on)
 		permit_unwait(ready);
 	limits_unref(limits);
 	tr_path_config_unref(old);

@@ -179,6 +179,91 @@ a_set_of_leases_is_shared_and_passed_on(void **state)
 }
 
 static void
+a_set_of_one(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	add_limit(config, "set", 1);
+	config->idle_timeout_ns = TR_NS_PER_S;
+}
+
+static char first_of_others;
+
+static int64_t
+a_takes_75_s(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	char name = strstr(tr_ready_name(session->session->ready).data, "->")[2];
+
+	if (name == 'a')
+		return 75 * TR_NS_PER_S;
+	if (first_of_others == 0)
+		first_of_others = name;
+	return 0;
+}
+
+/* A path that is asked for again while its queue waits for a place costs it no turn. */
+static void
+a_refresh_keeps_the_turn_for_a_lease(void **state)
+{
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.path_config = a_set_of_one;
+	rig.send = a_takes_75_s;
+	first_of_others = 0;
+	rig_open(&rig);
+	put(&rig, "a.example", 1);
+	rig_run(&rig, TR_NS_PER_S);
+	put(&rig, "b.example", 1);
+	rig_run(&rig, 11 * TR_NS_PER_S);
+	put(&rig, "c.example", 1);
+	rig_run(&rig, 61 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 0);
+	rig_run(&rig, 20 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 3);
+	assert_int_equal(first_of_others, 'b');
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
+static void
+one_connection(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+}
+
+/* Of two moments that a ready queue waits for the later one is not forgotten. */
+static void
+the_later_moment_is_kept_too(void **state)
+{
+	static const char name[] = "unspecified->a.example@lua:make.test";
+	struct rig rig;
+	struct tr_ready *ready;
+	char id[37];
+
+	rig_init(&rig);
+	rig.path_config = one_connection;
+	rig.send = slow;
+	rig_open(&rig);
+	put(&rig, "a.example", 3);
+	rig_run(&rig, TR_NS_PER_S / 2);
+	assert_int_equal(rig_figures(&rig).ready, 2);
+	assert_int_equal(
+		tr_admin_add(rig.engine, TR_ADMIN_SUSPEND_READY, NULL, name, "test", 5 * TR_NS_PER_S, false, false, id),
+		TR_OK);
+	ready = ready_find(rig.engine, tr_str(name));
+	assert_non_null(ready);
+	pthread_mutex_lock(&ready->lock);
+	ready->open_after_ns = tr_mono_ns() + TR_NS_PER_S;
+	pthread_mutex_unlock(&ready->lock);
+	ready_kick(ready);
+	ready_unref(ready);
+	rig_run(&rig, 2 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 1);
+	rig_run(&rig, 6 * TR_NS_PER_S); /* before anybody makes his round */
+	assert_int_equal(rig.sent, 3);
+	rig_fini(&rig);
+}
+
+static void
 leases_of_other_nodes_are_taken_extended_and_given_back(void **state)
 {
 	struct rig rig;
@@ -469,6 +554,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_set_of_leases_is_shared_and_passed_on),
+		cmocka_unit_test(a_refresh_keeps_the_turn_for_a_lease),
+		cmocka_unit_test(the_later_moment_is_kept_too),
 		cmocka_unit_test(leases_of_other_nodes_are_taken_extended_and_given_back),
 		cmocka_unit_test(a_place_of_another_node_is_asked_for_again),
 		cmocka_unit_test(a_lost_lease_ends_the_session),
