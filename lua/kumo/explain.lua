@@ -203,29 +203,32 @@ local function write(result)
   head('queue', result.queue)
   head('protocol', result.constructor and ('%s, constructor %s'):format(result.protocol, result.constructor) or result.protocol)
   head('source', result.source)
-  head('site', result.null_mx and 'none: a null MX, mail for it bounces' or result.site_error and ('%s (no MX: %s)'):format(result.site, result.site_error) or result.site)
+  if result.null_mx then
+    head('site', 'none: a null MX, mail for it bounces')
+  else
+    head('site', result.site_error and ('%s (no MX: %s)'):format(result.site, result.site_error) or result.site)
+  end
   head('ready queue', result.ready_queue)
   line ''
-  local rows, width = {}, 0
+  local rows, widths = {}, { [true] = 0, [false] = 0 } -- of what nobody has set, and of the rest
+  local function row_of(text, where, unset)
+    rows[#rows + 1] = { text, where, unset }
+    widths[unset] = math.min(math.max(widths[unset], #text), 60)
+  end
   for _, row in ipairs(result.values) do
-    local text = ('%s = %s'):format(row.key, written(row.value))
-    rows[#rows + 1] = { text, FROM[row.from] or place(row), row.from }
-    width = math.max(width, #text)
+    local unset = row.from == 'default' or row.from == 'log_hook'
+    row_of(('%s = %s'):format(row.key, written(row.value)), FROM[row.from] or place(row), unset)
     for _, old in ipairs(row.overrode) do
-      local under = ('%s overrode %s'):format((' '):rep(#row.key), written(old.value))
-      rows[#rows + 1] = { under, place(old), row.from }
-      width = math.max(width, #under)
+      row_of(('%s overrode %s'):format((' '):rep(#row.key), written(old.value)), place(old), unset)
     end
   end
-  width = math.min(width, 60)
   local before
   for _, row in ipairs(rows) do
-    local unset = row[3] == 'default' or row[3] == 'log_hook'
-    if before == false and unset then
+    if before == false and row[3] then
       line ''
     end
-    before = unset
-    line(('%-' .. width .. 's  %s'):format(row[1], row[2]))
+    before = row[3]
+    line(('%-' .. widths[row[3]] .. 's  %s'):format(row[1], row[2]))
   end
   return table.concat(out, '\n') .. '\n'
 end

@@ -151,7 +151,9 @@ describe('tailrace why', function()
 
   it('names a suspension', function()
     local response = client:post('http://' .. run.http .. '/api/admin/suspend/v1')
-      :header('Content-Type', 'application/json'):body(kumo.serde.json_encode { domain = 'suspended.example', reason = 'moving house', duration = '1h' }):send()
+      :header('Content-Type', 'application/json')
+      :body(kumo.serde.json_encode { domain = 'suspended.example', reason = 'moving house', duration = '1h' })
+      :send()
     assert.are.equal(200, response:status_code())
     inject('suspended.example', 1)
     says('suspended.example', 'suspension: this queue is suspended for 3[56]%d%d s more: moving house')
@@ -173,7 +175,8 @@ describe('tailrace why', function()
   end)
 
   it('knows ready queues and messages', function()
-    assert.is_truthy(why('unspecified->limit.example@lua:make.it'):find '^ready queue unspecified%->limit.example@lua:make.it: 3 ready, 1 connections of at most 1 %(0 idle%)')
+    local head = 'ready queue unspecified->limit.example@lua:make.it: 3 ready, 1 connections of at most 1 (0 idle)'
+    assert.are.equal(head, why('unspecified->limit.example@lua:make.it'):sub(1, #head))
     local response = client:get('http://' .. run.http .. '/api/admin/inspect-sched-q/v1?queue_name=later.example&limit=1'):send()
     local id = kumo.serde.json_parse(response:text()).messages[1].id
     local text = why(id)

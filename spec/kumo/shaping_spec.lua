@@ -344,7 +344,7 @@ describe('kumo.shaping.check finds', function()
     { '[provider.p]\nmatch = []\nprovider_conection_limit = 5\n', 'Error', 3, "did you mean 'provider_connection_limit'" },
     { '[default]\nmax_ready = "many"\n', 'Error', 2, 'max_ready: ', 'got "many" (write a whole number)' },
     { '[default]\nmax_ready = -1\n', 'Error', 2, 'max_ready: ', 'got -1' },
-    { '[default]\nconnection_limit = 0\n', 'Error', 2, 'connection_limit: ', 'write a whole number of at least 1' },
+    { '[default]\nconnection_limit = 0\n', 'Error', 2, 'connection_limit: ', 'leave the line out' },
     { '[default]\nidle_timeout = "s"\n', 'Error', 2, 'idle_timeout: ', 'got "s" (write seconds or a text with units' },
     { '[default]\nidle_timeout = "60"\n', 'Error', 2, 'idle_timeout: ', 'as in 30, "30s"' },
     { '[default]\nidle_timeout = -5\n', 'Error', 2, 'idle_timeout: ' },

@@ -477,6 +477,11 @@ describe('tailrace explain', function()
     assert.are.equal('webhook.log_hook', kumo.serde.json_parse(output).site)
   end)
 
+  it('keeps the lines that somebody has set short: the default ones do not widen them', function()
+    local output = explain('["webhook.log_hook"]\nconnection_limit = 3\n', 'webhook.log_hook')
+    assert.truthy(output:find('\nconnection_limit = 3         /', 1, true), output) -- as wide as refresh_strategy = "Epoch"
+  end)
+
   it('says that a domain takes no mail', function()
     local output, status = explain('[default]\nmax_ready = 3\n', 'silent.example --source ip-1')
     assert.are.equal(0, status)

@@ -122,7 +122,7 @@ end
 local REMEDY = {
   duration = 'write seconds or a text with units, as in 30, "30s" or "1m 30s"',
   rate = 'write a number and a period, as in "100/s", "20/30min" or "local:1000/s,max_burst=50"',
-  limit = 'write a whole number of at least 1, as in 10 or "local:10"',
+  limit = 'leave the line out to have the limit of a weaker section',
   integer = 'write a whole number',
   map = 'write names and values, as in { "shared" = "100/s" }',
 }
