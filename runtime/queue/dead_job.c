@@ -28,14 +28,15 @@ static void
 finish(struct tr_defer *defer)
 {
 	struct dead_work *work = tr_container_of(defer, struct dead_work, defer);
-	struct tr_dead_store *store = work->store;
+	struct tr_engine *engine = work->store->engine;
 	struct tr_dead_job *job = work->job;
 
 	job->work = NULL;
 	free(work);
 	tr_hold_drop();
-	job->done(job);
-	dead_busy_drop(store);
+	job->done(job); /* without an engine this may free the store */
+	if (engine != NULL)
+		busy_drop(engine);
 }
 
 /* --- one letter --------------------------------------------------------------------------------------------- */
