@@ -260,7 +260,7 @@ log_hooks._post = post -- for the spec
 ---@class (exact) log_hooks.NewJsonOptions : log_hooks.HookOptions
 ---@field url string
 ---@field headers? table<string, string>   more headers of each request
----@field identify? boolean                default true: Tailrace-Event-Id, Tailrace-Attempt; of a batch Tailrace-Batch-Id and -Size
+---@field identify? boolean                default true: Tailrace-Event-Id, Tailrace-Attempt; of a batch Tailrace-Batch-Id, -Size
 ---@field compression? 'gzip'|'zstd'       of the body
 ---@field secrets? string[]                sign as Standard Webhooks; two while one replaces the other
 ---@field timeout? number|string           of a request; default 60 s

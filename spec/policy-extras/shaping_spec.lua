@@ -479,7 +479,7 @@ describe('tailrace explain', function()
 
   it('keeps the lines that somebody has set short: the default ones do not widen them', function()
     local output = explain('["webhook.log_hook"]\nconnection_limit = 3\n', 'webhook.log_hook')
-    assert.truthy(output:find('\nconnection_limit = 3         /', 1, true), output) -- as wide as refresh_strategy = "Epoch"
+    assert.truthy(output:find('\nconnection_limit = 3        /', 1, true), output) -- as wide as refresh_strategy = "Epoch"
   end)
 
   it('says that a domain takes no mail', function()

@@ -60,8 +60,8 @@ describe('the gate', function()
 
   local function start(endpoint, extra)
     dir = helper.dir()
-    helper.write(dir .. '/policy.lua',
-      ('DIR = %q\nPATH = { connection_limit = 10, gate_failures = 5, max_ready = 10000 }\n%s\n%s\nENDPOINT = %s\n'):format(dir, POLICY, extra or '', endpoint))
+    local path = 'PATH = { connection_limit = 10, gate_failures = 5, max_ready = 10000 }'
+    helper.write(dir .. '/policy.lua', ('DIR = %q\n%s\n%s\n%s\nENDPOINT = %s\n'):format(dir, path, POLICY, extra or '', endpoint))
     rt = testing.start { policy = dir .. '/policy.lua' }
   end
 
