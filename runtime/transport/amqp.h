@@ -1,5 +1,5 @@
 /* Publishing over AMQP 0-9-1 by rabbitmq-c. No Lua. Own thread only, but for what amqp_connection.c does in threads of
- * its own: rabbitmq-c blocks. See docs/amqp.md.
+ * its own: rabbitmq-c blocks. See docs/transports.md.
  *
  * Connections are pooled by their settings, a worker for itself. Each runs in a thread, has one channel in confirm mode
  * and takes what waits for it as one window: it publishes all of it, then waits for the confirms, so that many callers

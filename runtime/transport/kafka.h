@@ -1,4 +1,4 @@
-/* A Kafka producer by librdkafka on the worker's loop. No Lua. Own thread only. See docs/kafka.md.
+/* A Kafka producer by librdkafka on the worker's loop. No Lua. Own thread only. See docs/transports.md.
  *
  * One librdkafka producer a worker and configuration, shared by all who ask for that configuration, because each owns
  * threads, sockets and buffers. A record is delivered when its report says so; "queue full" is back-pressure: what does

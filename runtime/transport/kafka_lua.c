@@ -326,10 +326,8 @@ l_send(lua_State *L)
 	struct tr_kafka_call *call;
 
 	lua_settop(L, 2);
+	producer = check_producer(L, box); /* may raise: before the record holds a message's bytes */
 	read_record(L, 2, &reading);
-	if (box->producer == NULL)
-		tr_bytes_fini(&reading.bytes);
-	producer = check_producer(L, box);
 	call = tr_kafka_call_new(producer, 1);
 	if (call == NULL || !add(call, &reading)) {
 		tr_bytes_fini(&reading.bytes);

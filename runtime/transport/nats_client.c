@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "transport/http.h"
 #include "transport/nats_internal.h"
 
 #define WRITE_MS 4000 /* a server that takes no byte for so long is given up */
@@ -100,6 +101,18 @@ leave(struct tr_nats_connection *connection)
 	pthread_rwlock_unlock(&registry.lock);
 }
 
+/* The first server, for texts: without user and password. */
+static const char *
+server_of(const struct tr_nats_connection *connection, char out[128])
+{
+	const char *url = connection->settings.servers[0].data, *rest;
+	int front;
+
+	rest = tr_http_url_shown(url, &front);
+	snprintf(out, 128, "%.*s%s", front, url, rest);
+	return out;
+}
+
 /* --- callbacks ---------------------------------------------------------------------------------------------------- */
 
 /* ...INBOX.ENTRY-GENERATION of an acknowledgement; the entry still awaits it, else NULL. */
@@ -153,13 +166,13 @@ static void
 lost(struct tr_nats_connection *connection, natsConnection *nc, const char *what)
 {
 	const char *reason = NULL;
-	char text[sizeof connection->why + 40];
+	char text[sizeof connection->why + 40], server[128];
 
 	natsConnection_GetLastError(nc, &reason);
 	connection->connected = false;
 	tr_nats_why(connection, TR_ECLOSED, "%s%s%.200s", what, reason != NULL && reason[0] != '\0' ? ": " : "",
 		reason != NULL ? reason : "");
-	tr_log(TR_LEVEL_WARN, "nats", "%s: %s", connection->settings.servers[0].data, connection->why);
+	tr_log(TR_LEVEL_WARN, "nats", "%s: %s", server_of(connection, server), connection->why);
 	snprintf(text, sizeof text, "%s; it may have arrived", connection->why);
 	tr_nats_fail_sent(connection, NULL, TR_ECLOSED, text);
 	pthread_cond_signal(&connection->work);
@@ -195,6 +208,7 @@ static void
 on_reconnected(natsConnection *nc, void *closure)
 {
 	struct tr_nats_connection *connection = enter(closure);
+	char server[128];
 
 	if (connection == NULL)
 		return;
@@ -202,7 +216,7 @@ on_reconnected(natsConnection *nc, void *closure)
 		connection->connected = true;
 		connection->why[0] = '\0';
 		tr_metric_add(connection->nats->connects, 1);
-		tr_log(TR_LEVEL_INFO, "nats", "%s: connected again", connection->settings.servers[0].data);
+		tr_log(TR_LEVEL_INFO, "nats", "%s: connected again", server_of(connection, server));
 		pthread_cond_signal(&connection->work);
 	}
 	leave(connection);
@@ -226,13 +240,14 @@ on_error(natsConnection *nc, natsSubscription *subscription, natsStatus status, 
 {
 	struct tr_nats_connection *connection = enter(closure);
 	const char *reason = NULL;
+	char server[128];
 
 	if (connection == NULL)
 		return;
 	natsConnection_GetLastError(nc, &reason);
 	if (reason == NULL || reason[0] == '\0')
 		reason = natsStatus_GetText(status);
-	tr_log(TR_LEVEL_WARN, "nats", "%s: %s", connection->settings.servers[0].data, reason);
+	tr_log(TR_LEVEL_WARN, "nats", "%s: %s", server_of(connection, server), reason);
 	if (status == NATS_NOT_PERMITTED)
 		not_permitted(connection, reason);
 	else if (!connection->connected)
@@ -385,10 +400,11 @@ tr_nats_client_connect(struct tr_nats_connection *connection)
 		s = subscribe(connection, nc);
 	if (s != NATS_OK) {
 		const char *reason = nats_GetLastError(NULL);
+		char server[128];
 
 		pthread_mutex_lock(&nats->lock);
 		tr_nats_why(connection, tr_nats_err(s), "cannot connect to %.120s: %s%s%.120s",
-			connection->settings.servers[0].data, natsStatus_GetText(s),
+			server_of(connection, server), natsStatus_GetText(s),
 			reason != NULL && reason[0] != '\0' ? ": " : "", reason != NULL ? reason : "");
 		pthread_mutex_unlock(&nats->lock);
 	}

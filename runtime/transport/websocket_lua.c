@@ -1,9 +1,11 @@
 #include "transport/websocket_lua.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/json.h"
 #include "policy/policy.h"
+#include "transport/http.h"
 #include "transport/websocket_link.h"
 
 #define STREAM_TYPE "tr.websocket"
@@ -33,7 +35,7 @@ struct stream {
 	struct tr_ws_link *link; /* NULL: the opening failed */
 	int64_t timeout_ns;
 	struct wait *wait[ROLES];
-	char url[]; /* for texts */
+	char url[]; /* for texts: without user and password */
 };
 
 struct links_box {
@@ -404,12 +406,12 @@ l_new(lua_State *L)
 	static const struct tr_key keys[] = {
 		{"timeout", 'd', false}, {"ping_interval", 'd', false}, {"max_message_bytes", 'i', false}};
 	size_t len;
-	const char *url = luaL_checklstring(L, 1, &len), *why;
+	const char *url = luaL_checklstring(L, 1, &len), *rest, *why;
 	struct tr_ws_settings settings = {DEFAULT_TIMEOUT_NS, DEFAULT_PING_NS, DEFAULT_MESSAGE_BYTES};
 	struct tr_ws_links *links;
 	struct stream **box, *stream;
 	int64_t bytes;
-	int err;
+	int err, front;
 
 	if (!lua_isnoneornil(L, 2)) {
 		luaL_checktype(L, 2, LUA_TTABLE);
@@ -430,13 +432,14 @@ l_new(lua_State *L)
 	stream = calloc(1, sizeof *stream + len + 1);
 	if (stream == NULL)
 		return luaL_error(L, "%s: out of memory", fn);
-	memcpy(stream->url, url, len + 1);
+	rest = tr_http_url_shown(url, &front);
+	snprintf(stream->url, len + 1, "%.*s%s", front, url, rest);
 	stream->refs = 1;
 	stream->loop = tr_host_loop(tr_host_of(L));
 	stream->timeout_ns = settings.timeout_ns;
 	err = tr_ws_link_open(links, url, &settings, changed, stream, &stream->link, &why);
 	if (err != TR_OK) {
-		lua_pushfstring(L, "%s (%s): %s", fn, url, why);
+		lua_pushfstring(L, "%s (%s): %s", fn, stream->url, why);
 		free(stream);
 		return lua_error(L);
 	}

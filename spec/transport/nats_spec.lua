@@ -122,6 +122,8 @@ describe('kumo.nats', function()
 
   it('raises for what cannot be connected', function()
     assert.matches('cannot connect to nats://127.0.0.1:1:', raised(kumo.nats.connect, { servers = { '127.0.0.1:1' } }))
+    assert.matches('cannot connect to nats://127.0.0.1:1:', -- no user, no password
+      raised(kumo.nats.connect, { servers = { 'nats://events:s3cret@127.0.0.1:1' } }))
     assert.matches('cannot connect', raised(connect, { tls_required = true, connection_timeout = '2s' }))
     assert.matches('cannot connect', raised(connect, { servers = { 'tls://127.0.0.1:' .. server.port } }))
     assert.matches('cannot connect', raised(connect, { auth = { credentials = '/not/there.creds' } }))

@@ -66,6 +66,7 @@ describe('kumo.http.connect_websocket', function()
   end)
 
   it('raises when there is no connection, and for a bad URL or option', function()
+    assert.is_truthy(error_of('ws://u:s3cret@h/'):find('(ws://h/): a user name', 1, true)) -- its password is not told
     assert.truthy(error_of('ws://127.0.0.1:1/'):find 'refused')
     assert.truthy(error_of('http://127.0.0.1/'):find 'begins with ws:// or wss://')
     assert.truthy(error_of(url .. '/echo', { time_out = 1 }):find "did you mean 'timeout'")
