@@ -372,17 +372,23 @@ fail_all(struct tr_amqp_batch *batch, int err, const char *text)
 	}
 }
 
-/* A thread that hangs in its socket, which rabbitmq-c cannot bound, gets out of it when that is cut. */
+/* A thread that hangs in its socket, which rabbitmq-c cannot bound, gets out of it when that is cut; again, if it has
+ * another by then, because its window is being parted. */
 static void
 taken_too_long(struct tr_timer *timer)
 {
 	struct tr_amqp_batch *batch = tr_container_of(timer, struct tr_amqp_batch, timer);
 	struct tr_amqp *amqp = batch->pool->amqp;
+	bool taken;
 
 	pthread_mutex_lock(&amqp->lock);
-	if (batch->stage == TR_AMQP_TAKEN)
+	taken = batch->stage == TR_AMQP_TAKEN;
+	if (taken)
 		tr_amqp_connection_interrupt(batch->taker);
 	pthread_mutex_unlock(&amqp->lock);
+	if (taken)
+		tr_timer_start(
+			tr_loop_wheel(amqp->loop), timer, batch->pub.publish_timeout_ns + GRACE_NS, taken_too_long);
 }
 
 static void
