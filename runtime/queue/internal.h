@@ -336,6 +336,7 @@ struct session {
 	uint32_t held;          /* messages with it now */
 	struct tr_timer cancel; /* at stop */
 	bool cancelled;
+	bool named;                  /* in the line of another one, which is cancelled with it */
 	bool pacing;                 /* ready->lock: waits for a rate with messages in hand */
 	bool counted;                /* ready->lock: in gate_under_way */
 	int64_t took_at_ns;          /* own: when it was counted */

@@ -26,6 +26,37 @@ busy_drop(struct tr_engine *engine)
 		tell(engine);
 }
 
+/* One line for all that are cancelled with this one for the same reason: a line each would meet the bound of lines a
+ * second, and whole queues would go unnamed. */
+static void
+name(struct session *session)
+{
+	struct tr_session *pub = &session->pub;
+	struct tr_buf others = {0};
+	uint32_t count = 0, held = 0;
+
+	for (struct session *other = pub->worker->sessions; other != NULL; other = other->worker_next) {
+		if (other == session || other->named || other->cancelled || other->held == 0 ||
+			other->pub.ready != pub->ready || other->pub.path != pub->path ||
+			strcmp(other->pub.phase, pub->phase) != 0)
+			continue;
+		other->named = true;
+		count++;
+		held += other->held;
+		tr_buf_addf(&others, " %s", other->pub.uuid_text);
+	}
+	session->named = true;
+	if (count == 0)
+		tr_log(TR_LEVEL_WARN, "queue", "%s: session %s is cancelled while %s with %u messages",
+			pub->ready->name, pub->uuid_text, pub->phase, session->held);
+	else
+		tr_log(TR_LEVEL_WARN, "queue",
+			"%s: session %s is cancelled while %s with %u messages, so are %u more with %u:%.*s",
+			pub->ready->name, pub->uuid_text, pub->phase, session->held, count, held, (int)others.len,
+			others.len > 0 ? others.data : "");
+	tr_buf_free(&others);
+}
+
 static void
 cancel(struct session *session)
 {
@@ -33,10 +64,9 @@ cancel(struct session *session)
 
 	if (session->cancelled)
 		return;
+	if (session->held > 0 && !session->named)
+		name(session);
 	session->cancelled = true;
-	tr_log(session->held > 0 ? TR_LEVEL_WARN : TR_LEVEL_DEBUG, "queue",
-		"%s: session %s is cancelled while %s with %u messages", session->pub.ready->name,
-		session->pub.uuid_text, session->pub.phase, session->held);
 	atomic_fetch_add_explicit(&session->refs, 1, memory_order_relaxed); /* it may end in the call */
 	engine->ops.cancel_session(engine->ops_arg, &session->pub);
 	session_unref(session);
