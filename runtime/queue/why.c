@@ -157,8 +157,12 @@ add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 				(int)name.len, name.data, (unsigned long long)tr_lease_set_count(ready->lease_set),
 				ready->sessions);
 		} else if (ready->hindrance == CONNECTION_RATE) {
+			char spec[96] = "";
+
+			if (ready->limits != NULL && ready->limits->connection != NULL)
+				tr_rate_spec_format(tr_throttle_spec(ready->limits->connection), spec);
 			add_hold(holds, "connection_rate", after_ns,
-				"connection rate %s: the next one may open in %.3f s", ready->hindered_by,
+				"max_connection_rate %s: the next connection may open in %.3f s", spec,
 				seconds(after_ns));
 		} else if (ready->hindrance == BACKEND) {
 			add_hold(holds, "backend", after_ns, "the shared limits cannot be asked: %s",

@@ -108,7 +108,7 @@ describe('tailrace why', function()
 
   it('names the connection rate', function()
     inject('opening.example', 2)
-    says('opening.example', 'connection_rate: connection rate .*the next one may open in 3[56]%d%d')
+    says('opening.example', 'connection_rate: max_connection_rate 1/h,max_burst=1: the next connection may open in 3[56]%d%d')
   end)
 
   it('names a full ready queue', function()
