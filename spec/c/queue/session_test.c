@@ -379,12 +379,21 @@ recipients_have_their_own_outcomes(void **state)
 	rig_fini(&rig);
 }
 
-static int named;
+static int named, named_lines;
 
 static void
 count_names(void *arg, enum tr_level level, const char *target, const char *text)
 {
-	named += strstr(text, "is cancelled while DeliveringMessage with 1 messages") != NULL;
+	static const char one[] = "is cancelled while DeliveringMessage with 1 messages";
+	const char *at = strstr(text, one);
+	unsigned more = 0, held = 0;
+
+	if (at == NULL)
+		return;
+	if (sscanf(at + sizeof one - 1, ", so are %u more with %u:", &more, &held) == 2)
+		assert_int_equal(more, held); /* each has one message */
+	named += 1 + (int)more;
+	named_lines++;
 }
 
 static void
@@ -400,12 +409,13 @@ stop_names_busy_sessions_and_keeps_its_deadline(void **state)
 		rig_put(&rig, "dead.example", i);
 	rig_run(&rig, TR_NS_PER_S);
 	start_ns = tr_mono_ns();
-	named = 0;
+	named = named_lines = 0;
 	tr_log_sink(count_names, NULL);
 	tr_engine_stop(rig.engine, start_ns + 20 * TR_NS_PER_S, rig_stopped, &rig);
 	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, MINUTE_NS));
 	tr_log_sink(NULL, NULL);
 	assert_int_equal(named, rig.peak);
+	assert_int_equal(named_lines, 1);
 	assert_int_equal(rig.cancelled, rig.peak);
 	assert_in_range(tr_mono_ns() - start_ns, 20 * TR_NS_PER_S, 21 * TR_NS_PER_S);
 	assert_int_equal(rig_check(&rig), 10);
