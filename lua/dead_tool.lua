@@ -118,8 +118,9 @@ end
 
 local function line_of(letter)
   local what = letter.letter
-  return ('%s  %s  %s  %s  %d attempts  %s'):format(letter.id, what.at or '?', show(what.hook or '?'), what.reason or '?',
+  local line = ('%s  %s  %s  %s  %d attempts  %s'):format(letter.id, what.at or '?', show(what.hook or '?'), what.reason or '?',
     what.attempts or 0, show(what.answer or ''))
+  return (line:gsub('%s+$', ''))
 end
 
 local action = request.action
@@ -141,6 +142,11 @@ if action == 'list' or action == 'show' or action == 'export' then
   if not json then
     print(('%d dead letters'):format(count))
   end
+elseif not (next(filter) or request.all) then
+  if close then
+    close()
+  end
+  fail 'say which letters: --hook, --id, --since, --until or --reason; --all for all of them'
 else
   local answer = ask(action, copy { limit = request.limit, all = request.all or nil })
   unreadable = answer.unreadable

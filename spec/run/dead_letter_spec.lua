@@ -252,7 +252,7 @@ end)
     local status
     text, status = dead('replay ' .. admin)
     assert.are.equal(1, status)
-    assert.matches('say which letters', text)
+    assert.matches('say which letters: %-%-hook, .*%-%-all', text)
     assert.are.equal(0, run:stop())
 
     text = dead(('list --meta %s/meta --data %s/data'):format(dir, dir))
