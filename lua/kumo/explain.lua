@@ -298,6 +298,9 @@ end
 function host.entry.explain(domain, source, json)
   local result = explain.explain(domain, { source = source })
   local live, problems = host.shaping_live, unknown(result)
+  if live then
+    live:load() -- a hook's path does not wait for that
+  end
   for _, one in ipairs(live and live:findings() or {}) do
     problems[#problems + 1] = ('%s: %s\n'):format(one.level == 'Error' and 'ERROR' or 'WARNING', findings.text(one))
   end

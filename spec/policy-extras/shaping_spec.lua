@@ -497,6 +497,16 @@ describe('tailrace explain', function()
     assert.is_nil(output:find 'WARNING', output)
   end)
 
+  it('says once that a file is missing', function()
+    local _, _, dir = explain('[default]\nmax_ready = 3\n', 'webhook.log_hook')
+    assert(os.remove(dir .. '/shaping.toml'))
+    local output = helper.sh(
+      ('%s explain webhook.log_hook --policy %s'):format(helper.quote(helper.TAILRACE), helper.quote(dir .. '/policy.lua'))
+    )
+    local _, times = output:gsub('No such file or directory %(make the file readable', '')
+    assert.are.equal(1, times, output)
+  end)
+
   it('fails with the findings of a wrong file', function()
     local output, status = explain('[default]\nmax_redy = 3\n', 'webhook.log_hook')
     assert.are.equal(78, status)

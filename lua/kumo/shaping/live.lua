@@ -41,7 +41,9 @@ end
 
 local function log_findings(found)
   for _, one in ipairs(found) do
-    c.log(one.level == 'Error' and 'error' or 'warn', 'shaping: ' .. findings.text(one))
+    if not c.validating then -- `tailrace explain` prints them itself
+      c.log(one.level == 'Error' and 'error' or 'warn', 'shaping: ' .. findings.text(one))
+    end
   end
 end
 
