@@ -151,7 +151,8 @@ tr_mx_site(const struct tr_mx_host *hosts, uint32_t count)
 		add_place(&reversed[places], &place);
 	}
 	while (places-- > 0) {
-		tr_buf_add(&site, reversed[places].data, reversed[places].len);
+		if (reversed[places].data != NULL) /* of a name that ends with a dot it is nothing */
+			tr_buf_add(&site, reversed[places].data, reversed[places].len);
 		if (places > 0)
 			tr_buf_addc(&site, '.');
 		site.failed = site.failed || reversed[places].failed;

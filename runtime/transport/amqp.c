@@ -242,7 +242,7 @@ batch_rest(struct tr_amqp_batch *batch)
 static void
 batch_unlink(struct tr_amqp_batch *batch)
 {
-	if (batch->prev == NULL)
+	if (batch->prev == NULL || batch->pool == NULL) /* tr_amqp_free() has run */
 		return;
 	batch_rest(batch);
 	*batch->prev = batch->next;
@@ -580,9 +580,8 @@ tr_amqp_free(struct tr_amqp *amqp)
 		return;
 	ev_io_stop(tr_loop_ev(amqp->loop), &amqp->readable);
 	ended = await_threads(amqp);
-	while (amqp->calls != NULL) {
-		struct tr_amqp_batch *batch = amqp->calls;
-
+	for (struct tr_amqp_batch *batch = amqp->calls, *next; batch != NULL; batch = next) {
+		next = batch->next;
 		batch_unlink(batch);
 		if (ended)
 			batch->pool = NULL; /* its owner may still cancel it */

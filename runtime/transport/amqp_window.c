@@ -11,11 +11,11 @@
 
 struct window {
 	struct tr_amqp_connection *connection;
-	struct tr_amqp_batch *first; /* by line_next */
 	struct tr_amqp_slot **slots; /* those being published, in order; their tags go up from `base` */
 	struct tr_amqp_batch **owners;
 	uint32_t count, published, told;
 	uint64_t base;
+	int64_t limit_ns;    /* publish_timeout of its calls */
 	int64_t deadline_ns; /* real */
 	bool blamed; /* it ended for what one of its messages is, or asks for: see why_code; 0: rabbitmq-c says so */
 };
@@ -224,7 +224,7 @@ run_window(struct window *window)
 	if (window->count == 1 && window->slots[0]->probe)
 		tell(window, 0, TR_AMQP_ACKED, 0, 0, amqp_empty_bytes);
 	window->base = connection->tag + 1;
-	window->deadline_ns = tr_amqp_real_ns() + window->first->pub.publish_timeout_ns;
+	window->deadline_ns = tr_amqp_real_ns() + window->limit_ns;
 	while (window->told < window->count && window->published < window->count) {
 		const struct tr_amqp_slot *slot = window->slots[window->published];
 		int status = amqp_basic_publish(connection->state, CHANNEL, slot->exchange, slot->routing_key,
@@ -258,7 +258,7 @@ publish_alone(struct window *all, uint32_t i)
 {
 	struct tr_amqp_connection *connection = all->connection;
 	struct window one = {.connection = connection,
-		.first = all->first,
+		.limit_ns = all->limit_ns,
 		.slots = &all->slots[i],
 		.owners = &all->owners[i],
 		.count = 1,
@@ -285,7 +285,7 @@ static void
 part(struct window *window)
 {
 	struct tr_amqp_connection *connection = window->connection;
-	int64_t deadline_ns = tr_amqp_real_ns() + window->first->pub.publish_timeout_ns;
+	int64_t deadline_ns = tr_amqp_real_ns() + window->limit_ns;
 	const struct tr_amqp_slot *refused = NULL;
 
 	for (uint32_t i = 0; i < window->count; i++) {
@@ -314,7 +314,7 @@ part(struct window *window)
 void
 tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *first)
 {
-	struct window window = {.connection = connection, .first = first};
+	struct window window = {.connection = connection, .limit_ns = first->pub.publish_timeout_ns};
 	uint32_t at = 0;
 
 	for (struct tr_amqp_batch *batch = first; batch != NULL; batch = batch->line_next)

@@ -439,8 +439,10 @@ tr_kafka_free(struct tr_kafka *kafka)
 		return;
 	kafka->ending = true;
 	any = kafka->producers != NULL;
-	while (kafka->producers != NULL)
-		producer_retire(kafka->producers);
+	for (struct tr_kafka_producer *producer = kafka->producers, *next; producer != NULL; producer = next) {
+		next = producer->next;
+		producer_retire(producer);
+	}
 	if (any)
 		ended = await_ends();
 	tr_kafka_calls_give_up(kafka, ended);
