@@ -94,6 +94,11 @@ function core.utf8_lossy(bytes) end
 ---@return string? message
 function core.url_check(url) end
 
+--- For texts that people see: the URL without its user and password.
+---@param url string
+---@return string
+function core.url_shown(url) end
+
 --- Seconds of a duration: a number or a text such as "1m 30s". Raises for others.
 ---@param duration number|string
 ---@return number
