@@ -21,7 +21,8 @@ static void
 add_part(struct tr_buf *out, struct tr_str text)
 {
 	tr_buf_addf(out, "%zd:", text.data != NULL ? (ssize_t)text.len : (ssize_t)-1);
-	tr_buf_add_str(out, text);
+	if (text.data != NULL)
+		tr_buf_add_str(out, text);
 }
 
 /* The settings as one text: equal texts, one pool. */
