@@ -153,7 +153,7 @@ await_no_threads(void)
 static void
 test_pools_that_nobody_uses_go(void **state)
 {
-	char name[16];
+	char name[24];
 
 	for (int i = 0; i < 100; i++) {
 		snprintf(name, sizeof name, "n%d", i);

@@ -392,7 +392,7 @@ static void
 unused_producers_are_few(void **state)
 {
 	uint32_t count = 0;
-	char name[16];
+	char name[24];
 
 	for (int i = 0; i < 40; i++) {
 		snprintf(name, sizeof name, "client%d", i);
