@@ -116,10 +116,15 @@ local function each(payload, fn)
   return unreadable
 end
 
+--- "1 dead letter", "2 dead letters"
+local function number(count, what)
+  return ('%d %s%s'):format(count, what, count == 1 and '' or 's')
+end
+
 local function line_of(letter)
   local what = letter.letter
-  local line = ('%s  %s  %s  %s  %d attempts  %s'):format(letter.id, what.at or '?', show(what.hook or '?'), what.reason or '?',
-    what.attempts or 0, show(what.answer or ''))
+  local line = ('%s  %s  %s  %s  %s  %s'):format(letter.id, what.at or '?', show(what.hook or '?'), what.reason or '?',
+    number(what.attempts or 0, 'attempt'), show(what.answer or ''))
   return (line:gsub('%s+$', ''))
 end
 
@@ -140,7 +145,7 @@ if action == 'list' or action == 'show' or action == 'export' then
     end
   end)
   if not json then
-    print(('%d dead letters'):format(count))
+    print(number(count, 'dead letter'))
   end
 elseif not (next(filter) or request.all) then
   if close then
@@ -153,7 +158,9 @@ else
   if request.json then
     print(kumo.serde.json_encode(answer))
   else
-    print(('%d dead letters %s'):format(answer.matched, action == 'replay' and 'are back in their queues' or 'dropped'))
+    local one = answer.matched == 1
+    local back = one and 'is back in its queue' or 'are back in their queues'
+    print(number(answer.matched, 'dead letter') .. ' ' .. (action == 'replay' and back or 'dropped'))
   end
 end
 if close then

@@ -152,7 +152,8 @@ set_info(struct tr_message *message, const char *hook, const char *reason, struc
 	tr_json_add_string(&json, line);
 	tr_buf_addc(&json, ',');
 	tr_json_add_key(&json, "attempts");
-	tr_buf_addf(&json, "%u,", message->attempts);
+	/* the attempt that was refused is not counted in the message any more: it has ended */
+	tr_buf_addf(&json, "%u,", message->attempts + (strcmp(reason, "rejected") == 0 ? 1u : 0u));
 	tr_json_add_key(&json, "at");
 	tr_json_add_string(&json, tr_str(at));
 	tr_buf_addc(&json, ',');
