@@ -1,5 +1,5 @@
-#include "cli/hook_check.h"
 #include "cli/server.h"
+#include "cli/hook_check.h"
 
 #include <errno.h>
 #include <fcntl.h>

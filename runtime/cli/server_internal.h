@@ -7,7 +7,6 @@
 #include "cli/server.h"
 #include "cli/transports.h"
 
-
 struct tr_worker_parts {
 	struct tr_loop *loop;
 	struct tr_host *host;

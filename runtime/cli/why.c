@@ -1,4 +1,5 @@
-/* `tailrace why QUEUE|MESSAGE`: asks a running node through its HTTP listener what holds it. lua/why.lua does the work. */
+/* `tailrace why QUEUE|MESSAGE`: asks a running node through its HTTP listener what holds it. lua/why.lua does the work.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -22,7 +23,8 @@ tr_cmd_why(int argc, char **argv)
 		"why",
 		"QUEUE|MESSAGE [--admin URL]",
 		"Says what holds back a scheduled queue, a ready queue or a message (by its id) of a running node: due "
-		"time,\ngate, rates, connection limits, a full ready queue, suspensions, sources, errors of the policy.",
+		"time,\ngate, rates, connection limits, a full ready queue, suspensions, sources, errors of the "
+		"policy.",
 		options,
 		"Exit status: 0, 1 the node has no such thing or cannot be asked. The node must trust this address.",
 		&rest,
@@ -35,7 +37,8 @@ tr_cmd_why(int argc, char **argv)
 	if (status == TR_ARGS_RUN) {
 		tr_buf_addf(&script, "%s/lua/why.lua", tr_share_dir());
 		tr_buf_addc(&script, '\0');
-		char *call[] = {argv[0], script.data, (char *)admin, (char *)rest.items[0], json ? "json" : "text", NULL};
+		char *call[] = {
+			argv[0], script.data, (char *)admin, (char *)rest.items[0], json ? "json" : "text", NULL};
 
 		status = script.failed ? TR_EXIT_OSERR : tr_cmd_lua(5, call);
 	}

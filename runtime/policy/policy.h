@@ -37,10 +37,10 @@ enum tr_service_id {
 	TR_SERVICE_SMTP,
 	TR_SERVICE_RUN, /* struct tr_run of runtime/cli: what init has configured */
 	TR_SERVICE_DNS,
-	TR_SERVICE_AMQP,  /* struct tr_amqp of runtime/transport */
-	TR_SERVICE_KAFKA, /* struct tr_kafka of runtime/transport */
-	TR_SERVICE_NATS,  /* struct tr_nats of runtime/transport */
-	TR_SERVICE_SHAPING, /* struct tr_shaping of runtime/shaping */
+	TR_SERVICE_AMQP,     /* struct tr_amqp of runtime/transport */
+	TR_SERVICE_KAFKA,    /* struct tr_kafka of runtime/transport */
+	TR_SERVICE_NATS,     /* struct tr_nats of runtime/transport */
+	TR_SERVICE_SHAPING,  /* struct tr_shaping of runtime/shaping */
 	TR_SERVICE_DECLARED, /* of runtime/record/declare_lua.c: the hooks whose queue is known */
 	TR_SERVICES,
 };

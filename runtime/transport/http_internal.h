@@ -15,8 +15,8 @@ struct tr_http {
 	struct tr_http_client *clients;
 	struct tr_http_flight *flights; /* under way */
 	uint32_t in_flight;
-	const char *env_proxy;     /* HTTP_PROXY in capitals, which curl does not read; NULL: not set, or a CGI */
-	bool no_proxy;             /* the environment names no proxy: curl need not look at it for each request */
+	const char *env_proxy; /* HTTP_PROXY in capitals, which curl does not read; NULL: not set, or a CGI */
+	bool no_proxy;         /* the environment names no proxy: curl need not look at it for each request */
 };
 
 struct tr_http_client {

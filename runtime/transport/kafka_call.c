@@ -139,9 +139,9 @@ record_told(struct tr_kafka_slot *record, int err, int32_t partition, int64_t of
 
 /* --- producing ------------------------------------------------------------------------------------------- */
 
-	/* False: there is no room now. */
-	static bool
-	produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
+/* False: there is no room now. */
+static bool
+produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
 {
 	struct tr_kafka_batch *call = record->call;
 	rd_kafka_resp_err_t err = rd_kafka_producev(producer->rk, RD_KAFKA_V_TOPIC(call->text.data + record->topic_at),
