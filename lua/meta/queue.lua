@@ -97,8 +97,8 @@ function kumo.make_queue_config(options) end
 ---@field prohibited_hosts? string[]  addresses and blocks; default { '127.0.0.0/8', '::1', '0.0.0.0', '::' }
 ---@field skip_hosts? string[]        the same; default {}
 ---@field enable_tls? 'Opportunistic'|'OpportunisticInsecure'|'Required'|'RequiredInsecure'|'Disabled'  Required ones are refused: no TLS yet
----@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  checked, not acted on yet; so are those up to allow_smtp_auth_plain_without_valid_certificate
----@field try_next_host_on_transport_error? boolean
+---@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  where the next message goes when the connection is lost; default ConnectNextHost
+---@field try_next_host_on_transport_error? boolean  checked, not acted on yet; so are those up to allow_smtp_auth_plain_without_valid_certificate
 ---@field enable_mta_sts? boolean
 ---@field enable_dane? boolean
 ---@field tls_certificate? kumo.KeySource

@@ -52,7 +52,7 @@ static const struct path_key {
 	{{"readyq_pool_name", 's', false}, IGNORED},
 	{{"low_memory_reduction_policy", 's', false}, IGNORED},
 	{{"no_memory_reduction_policy", 's', false}, IGNORED},
-	{{"reconnect_strategy", 's', false}, LATER},
+	{{"reconnect_strategy", 's', false}, NOW},
 	{{"try_next_host_on_transport_error", 'b', false}, LATER},
 	{{"ignore_8bit_checks", 'b', false}, NOW},
 	{{"enable_tls", 's', false}, LATER},
@@ -87,7 +87,7 @@ static const char *const tls_modes[] = {
 	"Opportunistic", "OpportunisticInsecure", "Required", "RequiredInsecure", "Disabled", NULL};
 static const char *const wakeups[] = {"Aggressive", "Relaxed", NULL};
 static const char *const reductions[] = {"ShrinkDataAndMeta", "ShrinkData", "NoShrink", NULL};
-static const char *const reconnects[] = {"TerminateSession", "ReconnectSameHost", "ConnectNextHost", NULL};
+static const char *const reconnects[] = {"ConnectNextHost", "ReconnectSameHost", "TerminateSession", NULL};
 static const char *const ip_strategies[] = {
 	"Ipv4AndIpv6", "Ipv4Only", "Ipv6Only", "Ipv6ThenIpv4", "Ipv4ThenIpv6", NULL};
 static const struct {
@@ -98,7 +98,6 @@ static const struct {
 	{"maintainer_wakeup_strategy", wakeups},
 	{"low_memory_reduction_policy", reductions},
 	{"no_memory_reduction_policy", reductions},
-	{"reconnect_strategy", reconnects},
 	{"ip_lookup_strategy", ip_strategies},
 };
 
@@ -335,6 +334,8 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 	config->enable_rset = tr_opt_bool(L, idx, "enable_rset", config->enable_rset);
 	config->use_lmtp = tr_opt_bool(L, idx, "use_lmtp", config->use_lmtp);
 	config->ignore_8bit_checks = tr_opt_bool(L, idx, "ignore_8bit_checks", config->ignore_8bit_checks);
+	config->reconnect =
+		(uint8_t)config_opt_enum(L, idx, FUNCTION, "reconnect_strategy", reconnects, config->reconnect);
 	read_hosts(L, idx, config);
 }
 
@@ -370,6 +371,7 @@ path_defaults(lua_State *L, const struct tr_path_config *config)
 	config_default_bool(L, "enable_rset", config->enable_rset);
 	config_default_bool(L, "use_lmtp", config->use_lmtp);
 	config_default_bool(L, "ignore_8bit_checks", config->ignore_8bit_checks);
+	config_default_text(L, "reconnect_strategy", reconnects[config->reconnect]);
 	config_default_text(L, "ip_lookup_strategy", ip_strategies[config->ip_strategy]);
 	if (config_view_lacks(L, "prohibited_hosts")) {
 		lua_newtable(L);

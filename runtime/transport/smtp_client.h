@@ -18,6 +18,9 @@ struct tr_smtpc_host {
 	struct tr_sockaddr addr; /* where it is, without its port; len 0: the name is looked up */
 };
 
+/* Where the next message goes when the connection is lost: to the next candidate, to the same address, nowhere. */
+enum tr_smtpc_reconnect { TR_SMTPC_NEXT_HOST, TR_SMTPC_SAME_HOST, TR_SMTPC_TERMINATE };
+
 /* All times in nanoseconds, > 0. */
 struct tr_smtpc_config {
 	int64_t connect_timeout_ns, banner_timeout_ns, ehlo_timeout_ns, mail_from_timeout_ns, rcpt_to_timeout_ns,
@@ -25,6 +28,7 @@ struct tr_smtpc_config {
 	uint32_t max_recipients_per_batch; /* RCPTs of a transaction, >= 1 */
 	uint16_t port;                     /* for hosts that name none */
 	bool enable_pipelining, enable_rset, use_lmtp, ignore_8bit_checks;
+	enum tr_smtpc_reconnect reconnect;
 	uint16_t remote_port;              /* goes before every other port; 0: none */
 	struct tr_dial_config dial;        /* source address and proxy; its strings are borrowed for good */
 	const char *ehlo_name;             /* what we call ourselves */

@@ -116,6 +116,8 @@ int64_t tr_smtpc_step_timeout_ns(const struct tr_smtpc *smtp);
 const char *tr_smtpc_step_name(enum smtp_step step);
 
 /* smtp_connect.c */
+/* The connection is lost, and the message was not tried: on as the configuration says. */
+void tr_smtpc_reconnect(struct tr_smtpc *smtp);
 void tr_smtpc_connect_next(struct tr_smtpc *smtp);
 void tr_smtpc_candidate_failed(struct tr_smtpc *smtp, const char *fmt, ...) TR_PRINTF(2, 3);
 void tr_smtpc_connect_reply(struct tr_smtpc *smtp, const struct tr_smtpc_reply *reply);

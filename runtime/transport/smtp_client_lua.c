@@ -122,6 +122,7 @@ make_client(struct conn *conn, const struct tr_smtpc_host *hosts, size_t count)
 		.enable_rset = path->enable_rset,
 		.use_lmtp = path->use_lmtp,
 		.ignore_8bit_checks = path->ignore_8bit_checks,
+		.reconnect = (enum tr_smtpc_reconnect)path->reconnect,
 		.ehlo_name = path->ehlo_domain,
 		.hosts = hosts,
 		.host_count = count,

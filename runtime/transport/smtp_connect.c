@@ -127,6 +127,21 @@ tr_smtpc_connect_next(struct tr_smtpc *smtp)
 	tr_smtpc_finish(smtp, smtp->message != NULL ? TR_EAGAIN : TR_ECLOSED);
 }
 
+void
+tr_smtpc_reconnect(struct tr_smtpc *smtp)
+{
+	smtp->reconnected = true;
+	tr_buf_clear(&smtp->error);
+	if (smtp->config.reconnect == TR_SMTPC_TERMINATE) {
+		smtp->step = SMTP_CLOSED;
+		tr_smtpc_finish(smtp, TR_EAGAIN);
+		return;
+	}
+	if (smtp->config.reconnect == TR_SMTPC_SAME_HOST && smtp->addr_at > 0)
+		smtp->addr_at--; /* once: what fails now goes on to the next */
+	tr_smtpc_connect_next(smtp);
+}
+
 /* Through: what STARTTLS and AUTH add stands between EHLO's reply and this. */
 static void
 ready(struct tr_smtpc *smtp)

@@ -255,9 +255,7 @@ tr_smtpc_transmit_broken(struct tr_smtpc *smtp, int err, const char *why)
 	if (said == 0 && smtp->transactions > 1 && !smtp->answered && !smtp->reconnected && step < SMTP_DOT &&
 		(err == TR_ECLOSED || err == TR_EIO)) {
 		/* The peer had given up a connection that was idle. The message was not tried. */
-		smtp->reconnected = true;
-		tr_buf_clear(&smtp->error);
-		tr_smtpc_connect_next(smtp);
+		tr_smtpc_reconnect(smtp);
 		return;
 	}
 	if (said != 0)
@@ -546,9 +544,7 @@ tr_smtpc_send(struct tr_smtpc *smtp, const struct tr_message *message, tr_smtpc_
 	if (smtp->stream == NULL || smtp->step != SMTP_IDLE || tr_stream_input(smtp->stream)->len > 0 ||
 		tr_stream_stale(smtp->stream)) { /* the peer has hung up, or has something to say: 421 or anything */
 		tr_smtpc_drop(smtp);
-		smtp->reconnected = true;
-		tr_buf_clear(&smtp->error);
-		tr_smtpc_connect_next(smtp);
+		tr_smtpc_reconnect(smtp);
 		return;
 	}
 	tr_stream_resume(smtp->stream);

@@ -304,6 +304,37 @@ an_idle_connection_that_ended_is_no_attempt(void **state)
 }
 
 static void
+the_strategy_says_where_the_next_message_goes(void **state)
+{
+	/* one candidate: the next host is none, the same host is there, and a session that is to end ends */
+	const struct {
+		enum tr_smtpc_reconnect strategy;
+		size_t hosts;
+		int expected;
+	} cases[] = {
+		{TR_SMTPC_NEXT_HOST, 1, TR_EAGAIN},
+		{TR_SMTPC_SAME_HOST, 1, TR_OK},
+		{TR_SMTPC_TERMINATE, 2, TR_EAGAIN},
+	};
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		struct fixture *fix = set_up(SCRIPT(HELLO, ONE_OK));
+
+		fix->peer.scripts[1] = SCRIPT(HELLO, ONE_OK, "H");
+		fix->hosts[1] = fix->hosts[0];
+		fix->config.host_count = cases[i].hosts;
+		fix->config.reconnect = cases[i].strategy;
+		renew(fix);
+		assert_int_equal(connect_now(fix), TR_OK);
+		assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
+		await_closed(fix, 1);
+		assert_int_equal(send_now(fix, any_message(fix)), cases[i].expected);
+		assert_int_equal(tr_smtpc_usable(fix->smtp), cases[i].expected == TR_OK);
+		tear_down_as(fix, NULL, NULL);
+	}
+}
+
+static void
 an_end_without_a_word_moves_the_message_once(void **state)
 {
 	/* The peer hangs up while the commands are under way: neither connection has said anything about the message.
@@ -420,6 +451,7 @@ main(void)
 		cmocka_unit_test(a_peer_that_stops_taking_the_body_is_an_io_error),
 		cmocka_unit_test(a_slow_taker_of_the_body_is_given_time),
 		cmocka_unit_test(an_idle_connection_that_ended_is_no_attempt),
+		cmocka_unit_test(the_strategy_says_where_the_next_message_goes),
 		cmocka_unit_test(an_end_without_a_word_moves_the_message_once),
 		cmocka_unit_test(an_end_after_a_word_counts),
 		cmocka_unit_test(virtual_time_passes_while_a_connection_is_idle),
