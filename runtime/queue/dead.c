@@ -211,10 +211,44 @@ tr_dead_add(struct tr_dead_store *store, uint32_t slot)
 	stub->queue = NO_SCHED;
 	stub->order = 0;
 	pthread_mutex_lock(&store->lock);
+	if (account->list.count > 0 && tr_spool_stub(store->spool, account->list.tail)->seq > stub->seq)
+		account->unsorted = true; /* two workers' changes, or one that was copied forward in the log */
 	slots_add(store->spool, &account->list, slot);
 	account->bytes += stub->size;
 	store->count++;
 	pthread_mutex_unlock(&store->lock);
+}
+
+struct order {
+	uint64_t seq;
+	uint32_t slot;
+};
+
+static int
+compare(const void *a, const void *b)
+{
+	uint64_t x = ((const struct order *)a)->seq, y = ((const struct order *)b)->seq;
+
+	return (x > y) - (x < y);
+}
+
+void
+dead_sort(struct tr_dead_store *store, struct dead_account *account)
+{
+	uint32_t count = account->list.count, slot;
+	struct order *orders = account->unsorted ? malloc(count * sizeof *orders) : NULL;
+
+	if (orders == NULL)
+		return;
+	for (uint32_t i = 0; i < count; i++) {
+		slot = slots_pop(store->spool, &account->list);
+		orders[i] = (struct order){tr_spool_stub(store->spool, slot)->seq, slot};
+	}
+	qsort(orders, count, sizeof *orders, compare);
+	for (uint32_t i = 0; i < count; i++)
+		slots_add(store->spool, &account->list, orders[i].slot);
+	free(orders);
+	account->unsorted = false;
 }
 
 uint64_t
@@ -269,6 +303,9 @@ dead_pop(struct tr_dead_store *store, struct dead_account *account)
 void
 dead_put_back(struct tr_dead_store *store, struct dead_account *account, uint32_t slot)
 {
+	if (account->list.count > 0 &&
+		tr_spool_stub(store->spool, account->list.head)->seq < tr_spool_stub(store->spool, slot)->seq)
+		account->unsorted = true;
 	slots_add_front(store->spool, &account->list, slot);
 	account->bytes += tr_spool_stub(store->spool, slot)->size;
 	store->count++;

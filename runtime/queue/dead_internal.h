@@ -10,6 +10,7 @@
 
 struct dead_account {
 	struct slot_list list; /* lock: the oldest first */
+	bool unsorted;         /* lock: some are not in the order of their seq, which pages go by */
 	uint64_t bytes;        /* lock */
 	uint16_t other;        /* lock: the dead account of a hook's and the reverse; NO_ACCOUNT: not known yet */
 	struct tr_dead_bounds bounds; /* lock; of a hook's account */
@@ -47,6 +48,8 @@ int dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out);
 bool dead_is_of(struct tr_dead_store *store, uint16_t account, const char *hook);
 /* lock held: takes out the oldest, TR_NO_SLOT: none; puts one back as the oldest */
 uint32_t dead_pop(struct tr_dead_store *store, struct dead_account *account);
+/* lock held: the letters are in the order of their seq, unless there is no memory for that */
+void dead_sort(struct tr_dead_store *store, struct dead_account *account);
 void dead_put_back(struct tr_dead_store *store, struct dead_account *account, uint32_t slot);
 
 #endif

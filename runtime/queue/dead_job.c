@@ -236,6 +236,7 @@ next_page(struct dead_work *work)
 			} while (work->account < TR_ACCOUNTS_MAX && store->accounts[work->account].list.count == 0);
 			if (work->account == TR_ACCOUNTS_MAX)
 				break;
+			dead_sort(store, &store->accounts[work->account]);
 			work->left = store->accounts[work->account].list.count;
 			if (job->hook != NULL) {
 				bool is_of;

@@ -1,6 +1,8 @@
 /* Dead letters under the real engine: bounds, changes that are full, a stop while they are gone through. */
 #include "rig.h"
 
+#include "queue/dead_internal.h"
+
 /* --- a hook ---------------------------------------------------------------------------------------------- */
 
 #define HOOK_QUEUE "h.log_hook"
@@ -161,10 +163,14 @@ a_batch_larger_than_a_change_dies_whole(void **state)
 static bool job_ended;
 static uint32_t seen;
 
+static uint64_t last_seq;
+
 static void
 job_each(struct tr_dead_job *job, const struct tr_message *message, struct tr_str info)
 {
 	seen++;
+	assert_true(message->seq > last_seq); /* pages go by it */
+	last_seq = message->seq;
 }
 
 static void
@@ -179,6 +185,39 @@ job_replayed(struct tr_dead_job *job, struct tr_message *message)
 	struct rig *rig = job->owner;
 
 	tr_queue_insert(tr_engine_worker(rig->engine, 0), message, "Received");
+}
+
+/* Whatever order their changes were committed in. */
+static void
+letters_are_seen_in_the_order_of_their_seq(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_LOOK, .each = job_each, .done = job_done};
+	struct tr_dead_store *store;
+	uint16_t dead;
+
+	begin(&rig);
+	rig.send = refuse;
+	put_records(&rig, 200);
+	rig_run(&rig, TR_NS_PER_S);
+	store = tr_engine_dead(rig.engine);
+	assert_int_equal(dead_other(store, account, &dead), TR_OK);
+	for (int i = 0; i < 150; i += 50) { /* as if the changes of the first ones had been the last */
+		uint32_t slot;
+
+		pthread_mutex_lock(&store->lock);
+		slot = dead_pop(store, &store->accounts[dead]);
+		pthread_mutex_unlock(&store->lock);
+		tr_dead_add(store, slot);
+	}
+	seen = 0;
+	last_seq = 0;
+	job_ended = false;
+	assert_int_equal(tr_dead_start(store, rig.loops[0], &job), TR_OK);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_true(job_ended);
+	assert_int_equal(seen, 200);
+	rig_fini(&rig);
 }
 
 /* A job that is under way when the engine stops ends early, and before the engine says that it has stopped. */
@@ -196,6 +235,7 @@ a_stop_waits_for_a_job(void **state)
 	assert_int_equal(letters(&rig), 500);
 	job_ended = false;
 	seen = 0;
+	last_seq = 0;
 	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
 	tr_engine_stop(rig.engine, tr_mono_ns() + 20 * TR_NS_PER_S, rig_stopped, &rig);
 	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 60 * TR_NS_PER_S));
@@ -239,6 +279,7 @@ main(void)
 		cmocka_unit_test(the_bound_holds_however_many_die),
 		cmocka_unit_test(bounds_hold_for_what_a_former_run_left),
 		cmocka_unit_test(a_batch_larger_than_a_change_dies_whole),
+		cmocka_unit_test(letters_are_seen_in_the_order_of_their_seq),
 		cmocka_unit_test(a_stop_waits_for_a_job),
 		cmocka_unit_test(a_replayed_record_does_not_expire_at_once),
 	};
