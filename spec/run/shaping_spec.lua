@@ -292,7 +292,7 @@ describe('an egress path', function()
       ["max_ready = 0"] = "max_ready",
       ["gate_failures = -1"] = "gate_failures",
       ["gate_backoff = '2m'"] = "gate_max_backoff must not be less than gate_backoff",
-      ["reconnect_strategy = 'Never'"] = "reconnect_strategy = 'Never': expected one of TerminateSession",
+      ["reconnect_strategy = 'Never'"] = "reconnect_strategy = 'Never': expected one of ConnectNextHost",
       ["dispatcher_wakeup_strategy = 'x'"] = "expected one of Aggressive, Relaxed",
       ["max_message_rat = '1/s'"] = "did you mean 'max_message_rate'",
     } do
