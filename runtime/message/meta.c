@@ -92,7 +92,7 @@ grow(struct tr_meta *meta, uint32_t cap)
 	items = tr_pool_get(cap * sizeof *items);
 	if (items == NULL)
 		return TR_ENOMEM;
-	if (meta->count > 0)
+	if (meta->count > 0 && meta->items != NULL)
 		memcpy(items, meta->items, meta->count * sizeof *items);
 	if (!in_block(meta, meta->items))
 		tr_pool_put(meta->items, meta->cap * sizeof *items);

@@ -175,9 +175,9 @@ l_run(lua_State *L)
 		return luaL_error(L, "out of memory");
 	}
 	if (hook != NULL)
-		op->job.hook = strcpy(op->texts, hook);
+		op->job.hook = memcpy(op->texts, hook, hook_len + 1);
 	if (reason != NULL)
-		op->job.reason = strcpy(op->texts + (hook != NULL ? hook_len : 0) + 1, reason);
+		op->job.reason = memcpy(op->texts + (hook != NULL ? hook_len : 0) + 1, reason, reason_len + 1);
 	op->job.action = (enum tr_dead_action)action;
 	op->job.since_ms = field_ms(L, "since_s");
 	op->job.until_ms = field_ms(L, "until_s");

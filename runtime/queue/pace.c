@@ -26,10 +26,12 @@ forget(struct pace *pace)
 {
 	int64_t now_ns = tr_mono_ns();
 
+	/* who asks or has passed has limits. NOLINTBEGIN(clang-analyzer-core.NullDereference) */
 	if (pace->asking)
 		tr_shared_cancel(pace->limits->shaping, &pace->op);
 	while (pace->passed > 0) {
 		struct tr_throttle *throttle = pace->limits->messages[--pace->passed];
+		/* NOLINTEND(clang-analyzer-core.NullDereference) */
 
 		if (!tr_throttle_is_shared(throttle))
 			tr_throttle_give_back(throttle, now_ns);
@@ -205,6 +207,7 @@ tr_session_pace(struct tr_session *pub, int64_t *wait_ns, const char **error)
 		*wait_ns = pace->again_ns - now_ns;
 		return TR_GO_WAIT;
 	}
+	/* may_wait() says no without limits. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	while (pace->passed < pace->limits->message_count) {
 		struct tr_throttle *throttle = pace->limits->messages[pace->passed];
 

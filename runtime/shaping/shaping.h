@@ -139,6 +139,7 @@ tr_shared_cancel(const struct tr_shaping *shaping, struct tr_shared_op *op)
 {
 	const struct tr_shaping_backend *backend = tr_shaping_backend(shaping);
 
+	/* who cancels has it. NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 	if (op->flight != NULL)
 		backend->cancel(backend->arg, op);
 }
