@@ -207,7 +207,7 @@ tr_session_pace(struct tr_session *pub, int64_t *wait_ns, const char **error)
 		*wait_ns = pace->again_ns - now_ns;
 		return TR_GO_WAIT;
 	}
-	/* may_wait() says no without limits. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
+	/* set above, and may_wait() leaves them. NOLINTNEXTLINE(clang-analyzer-core.NullDereference) */
 	while (pace->passed < pace->limits->message_count) {
 		struct tr_throttle *throttle = pace->limits->messages[pace->passed];
 

@@ -44,7 +44,8 @@ tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
 	record->has_key = from->key.data != NULL;
 	record->key_at = call->text.len;
 	record->key_len = from->key.len;
-	tr_buf_add_str(&call->text, from->key);
+	if (record->has_key)
+		tr_buf_add_str(&call->text, from->key);
 	record->partition = from->partition;
 	record->timeout_ns = from->timeout_ns;
 	record->result = (struct tr_kafka_result){0, -1, -1};
