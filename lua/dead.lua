@@ -87,7 +87,7 @@ function dead.list_json(filter, store)
 end
 
 ---@async
----@return table[] letters { id, seq, size, letter = { hook, queue, reason, answer, attempts, at, generation }, payload }
+---@return table[] letters { id, seq, size, letter = { hook, queue, reason, answer, attempts, at }, payload }
 function dead.list(filter)
   local _, list = host.c.json_parse(dead.list_json(filter), false)
   return list.letters

@@ -7,7 +7,6 @@
 
 #define TRIM_MAX 500 /* letters dropped in one change */
 
-_Atomic uint64_t tr_dead_generation = 1;
 const struct tr_dead_bounds tr_dead_default = {1000000, UINT64_C(1) << 30, INT64_C(30) * 86400 * 1000, false};
 
 int
@@ -156,9 +155,7 @@ set_info(struct tr_message *message, const char *hook, const char *reason, struc
 	tr_buf_addf(&json, "%u,", message->attempts + (strcmp(reason, "rejected") == 0 ? 1u : 0u));
 	tr_json_add_key(&json, "at");
 	tr_json_add_string(&json, tr_str(at));
-	tr_buf_addc(&json, ',');
-	tr_json_add_key(&json, "generation");
-	tr_buf_addf(&json, "%llu}", (unsigned long long)atomic_load(&tr_dead_generation));
+	tr_buf_addc(&json, '}');
 	err = json.failed ? TR_ENOMEM
 			  : tr_meta_set(&message->meta, TR_STR("dead_letter"), (struct tr_str){json.data, json.len});
 	tr_buf_free(&json);

@@ -31,8 +31,6 @@ void tr_dead_add(struct tr_dead_store *store, uint32_t slot); /* stored, also by
 void tr_dead_json(struct tr_buf *out, const struct tr_message *letter, struct tr_str info, bool payload);
 /* Drops what is beyond the bounds, some hundred in a change, one after the other; own thread of `loop`. */
 void tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop);
-/* Of the policy, kept with each letter: which one refused it. */
-extern _Atomic uint64_t tr_dead_generation;
 /* A JSON array of the names of the hooks that have letters. */
 void tr_dead_hooks(struct tr_dead_store *store, struct tr_buf *out);
 uint64_t tr_dead_count(const struct tr_dead_store *store);
