@@ -13,7 +13,7 @@
 #include "transport/nats_internal.h"
 
 #define IDLE_NS (60 * TR_NS_PER_S) /* an unused connection is kept for the next client */
-#define END_S 5                    /* for the threads to end */
+#define END_S 12                   /* for the threads to end: a write that hangs and what libnats flushes at a close */
 
 void
 tr_nats_wake(struct tr_nats *nats)

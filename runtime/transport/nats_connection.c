@@ -100,6 +100,7 @@ send_one(struct tr_nats_connection *connection, struct tr_nats_batch *batch)
 	status = tr_nats_client_publish(connection, batch, slot, entry, generation);
 	pthread_mutex_lock(&nats->lock);
 	batch->busy = false;
+	connection->stalled = status != NATS_OK;
 	if (slot->told) {
 		if (batch->cancelled && batch->stage == TR_NATS_BUILDING)
 			tr_nats_give_back(nats, batch); /* its owner has let go of it meanwhile */
@@ -166,7 +167,7 @@ connection_main(void *arg)
 		if (!step(connection))
 			pthread_cond_wait(&connection->work, &nats->lock);
 	}
-	flush = connection->connected;
+	flush = connection->connected && !connection->stalled;
 	pthread_mutex_unlock(&nats->lock);
 	tr_nats_client_close(connection, flush);
 	tr_nats_unregister(connection);

@@ -79,6 +79,7 @@ struct tr_nats_connection {
 	natsSubscription *inbox;
 	char inbox_name[256];
 	bool was_connected;
+	bool stalled;      /* the last publish failed: no flush at the end */
 	uint32_t failures; /* connects in a row */
 	struct tr_buf header;
 };
