@@ -349,24 +349,21 @@ function log_hooks:new_kafka(options) -- luacheck: ignore self
     ['linger.ms'] = 5,
   })
   local delivered = kumo.delivered('delivered to ' .. checked.topic)
-  local function record(msg)
-    local headers = { event_id = msg:event_id(), attempt = tostring(msg:num_attempts() + 1) }
-    return {
-      topic = checked.topic,
-      payload = msg,
-      key = checked.key and checked.key(msg),
-      headers = utils.merge_into(checked.headers or {}, headers),
-    }
-  end
   register(checked, function()
     local producer = kumo.kafka.build_producer(config)
     local connection = {}
     function connection.send_batch(_, messages)
-      local records = {}
-      for i, msg in ipairs(messages) do
-        records[i] = record(msg)
+      local keys
+      if checked.key then
+        keys = {}
+        for i, msg in ipairs(messages) do
+          keys[i] = checked.key(msg) or false
+        end
       end
-      local failed, errors, permanent = producer:send_batch(records)
+      local failed, errors, permanent = producer:send_messages(checked.topic, messages, keys, checked.headers)
+      if not failed then
+        return delivered
+      end
       local failures = {}
       for i, index in ipairs(failed) do
         failures[i] = { index = index, text = errors[i], permanent = permanent[i] }

@@ -31,6 +31,18 @@ function producer:send(record) end
 ---@return boolean[] permanent parallel to failed: the record would be refused again (too large, invalid)
 function producer:send_batch(list) end
 
+--- Sends what messages hold, from where it lies, with the headers `event_id` and `attempt`, and waits for all reports. Not in
+--- the reference.
+---@async
+---@param topic string
+---@param messages kumo.Message[]
+---@param keys? (string|false)[]          by message; false: any partition
+---@param headers? table<string, string>  of each, at most 62
+---@return integer[]? failed    indexes, ascending; nil: all are delivered
+---@return string[]? errors     parallel to failed
+---@return boolean[]? permanent parallel to failed
+function producer:send_messages(topic, messages, keys, headers) end
+
 --- Drops the handle; later calls raise `client was closed`. What is under way goes on.
 function producer:close() end
 

@@ -2,6 +2,7 @@
 #include "transport/kafka_lua.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "message/message_lua.h"
@@ -379,11 +380,124 @@ l_send_batch(lua_State *L)
 	return start(L, task, call, batch_sent);
 }
 
+/* --- messages --------------------------------------------------------------------------------------------------- */
+
+static int
+push_messages_sent(lua_State *L, void *arg)
+{
+	const struct tr_kafka_call *call = arg;
+
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_kafka_result result;
+
+		tr_kafka_call_result(call, i, &result);
+		if (result.err != 0)
+			return push_batch_sent(L, arg);
+	}
+	return 0;
+}
+
+static void
+messages_sent(struct tr_kafka_call *call)
+{
+	op_done(call, push_messages_sent, false);
+}
+
+/* Adds the message at idx with its event_id and attempt behind the headers that all have. */
+static bool
+add_message(lua_State *L, int idx, struct tr_kafka_call *call, struct reading *reading)
+{
+	const struct tr_message *message = tr_message_check(L, idx, "send_messages"); /* was checked: does not raise */
+	struct tr_str event_id = tr_message_event_id(message);
+	struct tr_str *header = &reading->headers[2 * (size_t)reading->record.header_count];
+	uint32_t common = reading->record.header_count;
+	char attempt[12];
+	bool ok;
+
+	if (event_id.data != NULL) {
+		*header++ = TR_STR("event_id");
+		*header++ = event_id;
+		reading->record.header_count++;
+	}
+	*header++ = TR_STR("attempt");
+	*header = (struct tr_str){attempt, (size_t)snprintf(attempt, sizeof attempt, "%u", message->attempts + 1u)};
+	reading->record.header_count++;
+	ok = tr_message_data(message, &reading->bytes) == TR_OK && add(call, reading);
+	reading->record.header_count = common;
+	return ok;
+}
+
+/* The key of message i: from the list at index 4, if there is one. Raises for what is no text. */
+static void
+read_key(lua_State *L, size_t i, struct tr_str *out)
+{
+	*out = (struct tr_str){NULL, 0};
+	if (lua_isnil(L, 4))
+		return;
+	lua_rawgeti(L, 4, (int)i);
+	if (lua_type(L, -1) == LUA_TSTRING)
+		out->data = lua_tolstring(L, -1, &out->len); /* the list keeps it */
+	else if (lua_toboolean(L, -1))
+		luaL_error(L, "kafka: key: string expected, got %s", luaL_typename(L, -1));
+	lua_pop(L, 1);
+}
+
+/* send_messages(producer, topic, messages, keys, headers) -> nothing, or failed, errors, permanent */
+static int
+l_send_messages(lua_State *L)
+{
+	struct box *box = check_box(L, 1);
+	struct tr_task *task = tr_task_check(L);
+	struct tr_kafka_producer *producer = check_producer(L, box);
+	struct reading reading = {.record = {.partition = -1, .timeout_ns = ENQUEUE_NS}};
+	struct tr_kafka_call *call;
+	size_t count;
+
+	reading.record.topic.data = luaL_checklstring(L, 2, &reading.record.topic.len);
+	luaL_checktype(L, 3, LUA_TTABLE);
+	lua_settop(L, 5);
+	if (!lua_isnil(L, 4))
+		luaL_checktype(L, 4, LUA_TTABLE);
+	if (!lua_isnil(L, 5)) {
+		lua_newtable(L);
+		lua_pushvalue(L, 5);
+		lua_setfield(L, -2, "headers");
+		read_headers(L, 6, &reading);
+		lua_settop(L, 5);
+	}
+	if (reading.record.header_count > HEADERS_MAX - 2)
+		return luaL_error(L, "kafka record: headers: at most %d", HEADERS_MAX - 2);
+	reading.record.headers = reading.headers;
+	reading.record.bytes = &reading.bytes;
+	count = lua_objlen(L, 3);
+	if (count == 0)
+		return 0;
+	for (size_t i = 1; i <= count; i++) { /* what raises does so before anything is on its way */
+		lua_rawgeti(L, 3, (int)i);
+		tr_message_check(L, -1, "send_messages");
+		lua_pop(L, 1);
+		read_key(L, i, &reading.record.key);
+	}
+	call = tr_kafka_call_new(producer, (uint32_t)count);
+	for (size_t i = 1; call != NULL && i <= count; i++) {
+		read_key(L, i, &reading.record.key);
+		lua_rawgeti(L, 3, (int)i);
+		if (!add_message(L, lua_gettop(L), call, &reading)) {
+			tr_kafka_call_free(call);
+			call = NULL;
+		}
+		lua_pop(L, 1);
+	}
+	if (call == NULL)
+		return luaL_error(L, "kafka: out of memory");
+	return start(L, task, call, messages_sent);
+}
+
 int
 luaopen_tr_kafka(lua_State *L)
 {
-	static const luaL_Reg methods[] = {
-		{"send", l_send}, {"send_batch", l_send_batch}, {"close", l_close}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {{"send", l_send}, {"send_batch", l_send_batch},
+		{"send_messages", l_send_messages}, {"close", l_close}, {NULL, NULL}};
 	static const luaL_Reg functions[] = {{"open", l_open}, {NULL, NULL}};
 
 	luaL_newmetatable(L, PRODUCER_TYPE);
