@@ -213,6 +213,20 @@ open_spool(struct tr_server *server, char **error)
 	char *why = NULL;
 	int err;
 
+	if (server->spool_dir != NULL) {
+		free(run->meta_path);
+		free(run->data_path);
+		config.no_flush = true;
+		config.min_free_space = config.min_free_inodes = (struct tr_space_limit){-1, 0};
+		if (asprintf(&run->meta_path, "%s/meta", server->spool_dir) < 0)
+			run->meta_path = NULL;
+		if (asprintf(&run->data_path, "%s/data", server->spool_dir) < 0)
+			run->data_path = NULL;
+		config.meta_path = run->meta_path;
+		config.data_path = run->data_path;
+		if (run->meta_path == NULL || run->data_path == NULL)
+			return TR_ENOMEM;
+	}
 	if (run->meta_path == NULL || run->data_path == NULL) {
 		set_error(error,
 			"the spool '%s' is not defined: call kumo.define_spool{name='%s', path=...} in the event "
@@ -335,8 +349,10 @@ boot(struct tr_server *server, char **error)
 	host = server->worker[0].host;
 	tr_loop_enter(server->worker[0].loop);
 	tr_host_set_service(host, TR_SERVICE_RUN, &server->run);
+	tr_host_set_service(host, TR_SERVICE_OFFLINE, server->spool_dir);
 	err = load_policy(host, error);
 	server->run.configuring = true;
+	server->run.validating = server->spool_dir != NULL;
 	if (err == TR_OK)
 		err = fire(host, "pre_init", error);
 	if (err == TR_OK)
@@ -432,6 +448,7 @@ dispose(struct tr_server *server)
 	free(server->policy);
 	free(server->share_dir);
 	free(server->user);
+	free(server->spool_dir);
 	free(server->worker);
 	free(server);
 }
@@ -451,13 +468,15 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->seed = config->seed ? config->seed : (uint64_t)tr_wall_ns() ^ ((uint64_t)getpid() << 48);
 	server->jit = config->jit;
 	server->segment_bytes = config->segment_bytes;
-	server->policy = strdup(config->policy);
+	server->policy = config->policy ? strdup(config->policy) : NULL;
 	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());
 	server->user = config->user ? strdup(config->user) : NULL;
+	server->spool_dir = config->spool_dir ? strdup(config->spool_dir) : NULL;
 	server->worker = calloc(server->workers, sizeof *server->worker);
 	tr_record_lua_ops(&server->record_ops);
-	if (server->policy == NULL || server->share_dir == NULL || server->worker == NULL ||
-		boot(server, error) != TR_OK) {
+	if ((config->policy != NULL && server->policy == NULL) ||
+		(config->spool_dir != NULL && server->spool_dir == NULL) || server->share_dir == NULL ||
+		server->worker == NULL || boot(server, error) != TR_OK) {
 		set_error(error, "out of memory");
 		if (server->worker == NULL)
 			server->workers = 0;

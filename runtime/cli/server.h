@@ -11,13 +11,16 @@
 struct tr_server;
 
 struct tr_server_config {
-	const char *policy;    /* file; copied */
+	const char *policy;    /* file; copied; NULL: none, which only a server with its own spool_dir can be without */
 	const char *share_dir; /* NULL: found by tr_share_dir() */
 	uint32_t workers;      /* 0: one per core; exactly 1 under the virtual clock */
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
 	uint64_t segment_bytes; /* of the spool; 0: its default */
 	const char *user;       /* NULL: stay; else drop to that user once listeners are bound */
+	/* Not NULL: the spool is made in this empty directory, not synced, whatever the policy defines; listeners and
+	 * local logs are checked and not opened. For tools that run a production policy beside production. */
+	const char *spool_dir;
 };
 
 /* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its

@@ -18,7 +18,7 @@ struct tr_worker_parts {
 };
 
 struct tr_server {
-	char *policy, *share_dir, *user;
+	char *policy, *share_dir, *user, *spool_dir;
 	uint32_t workers;
 	uint64_t seed, segment_bytes;
 	bool jit;

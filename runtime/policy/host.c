@@ -146,6 +146,7 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 	host->validating = config->validating;
 	host->worker = config->worker;
 	host->limit_ns = config->handler_limit_ns > 0 ? config->handler_limit_ns : DEFAULT_LIMIT_NS;
+	atomic_init(&host->run_limit_ns, host->limit_ns);
 	host->share_dir = strdup(config->share_dir);
 	host->policy = config->policy ? strdup(config->policy) : NULL;
 	if (host->share_dir == NULL || (config->policy != NULL && host->policy == NULL))
@@ -188,6 +189,7 @@ tr_host_free(struct tr_host *host)
 		lua_close(host->L);
 	}
 	free(host->event_name);
+	free(host->cut_at);
 	free(host->share_dir);
 	free(host->policy);
 	free(host);

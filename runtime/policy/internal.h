@@ -26,6 +26,7 @@ struct tr_task {
 	void (*end)(void *arg, const struct tr_task_result *result);
 	void *end_arg;
 	int64_t deadline_ns;      /* from the start; 0: none */
+	int64_t limit_ns;         /* of one run, if it is less than the host's; 0: the host's */
 	int64_t deadline_at_ns;   /* monotonic; 0: none */
 	int64_t waiting_since_ns; /* monotonic moment of the first wait; 0: none yet */
 	struct tr_timer deadline;
@@ -67,14 +68,17 @@ struct tr_host {
 
 	/* Watchdog: see watchdog.c. */
 	struct tr_host *next_watched;
-	int64_t limit_ns;
-	_Atomic uint64_t stretch; /* odd: Lua runs; one more at each start and end of a stretch */
-	pthread_t thread;         /* that runs it; written before `stretch` turns odd */
-	_Atomic bool interrupt;   /* the hook has to raise "ran too long" */
-	_Atomic int named;        /* 1: stuck[] is filled */
-	char stuck[256];          /* event and ids, filled by the signal handler */
-	uint64_t seen;            /* watchdog thread only: stretch at its last look ... */
-	int64_t seen_ns;          /* ... and since when it has been that */
+	int64_t limit_ns;             /* of tasks without one of their own */
+	_Atomic int64_t run_limit_ns; /* of the stretch that runs */
+	_Atomic uint64_t stretch;     /* odd: Lua runs; one more at each start and end of a stretch */
+	pthread_t thread;             /* that runs it; written before `stretch` turns odd */
+	_Atomic bool interrupt;       /* the hook has to raise "ran too long" */
+	_Atomic bool cancel;          /* the hook has to cancel the innermost task: tr_watch_cancel() */
+	char *cut_at;                 /* traceback of where a task was cancelled by it; malloc'ed; NULL: none */
+	_Atomic int named;            /* 1: stuck[] is filled */
+	char stuck[256];              /* event and ids, filled by the signal handler */
+	uint64_t seen;                /* watchdog thread only: stretch at its last look ... */
+	int64_t seen_ns;              /* ... and since when it has been that */
 	bool told;
 };
 

@@ -42,6 +42,7 @@ enum tr_service_id {
 	TR_SERVICE_NATS,     /* struct tr_nats of runtime/transport */
 	TR_SERVICE_SHAPING,  /* struct tr_shaping of runtime/shaping */
 	TR_SERVICE_DECLARED, /* of runtime/record/declare_lua.c: the hooks whose queue is known */
+	TR_SERVICE_OFFLINE,  /* not NULL: nothing outside of the process is to be written, local logs are not opened */
 	TR_SERVICES,
 };
 
@@ -102,6 +103,7 @@ struct tr_task_call {
 	void (*end)(void *arg, const struct tr_task_result *result); /* once; NULL: errors are logged */
 	void *end_arg;
 	int64_t deadline_ns; /* from now; 0: none */
+	int64_t limit_ns;    /* longest run between two waits, if it is less than the host's; 0: the host's */
 	const char *ids;     /* "message 5c0f... event 77..." for tracebacks; copied; may be NULL */
 	const uint8_t *id;   /* 16 bytes that `ids` ends with, as hex digits after a blank; copied; NULL: none */
 };
@@ -150,6 +152,10 @@ uint64_t tr_config_epoch_bump(void); /* returns the new one */
  * (event, ids) and interrupted by an error with a traceback. Start once before workers; stop last. */
 int tr_watchdog_start(void);
 void tr_watchdog_stop(void);
+/* For the handler of a signal (Ctrl-C) in the thread that runs Lua: what runs is cancelled at its next instruction, as
+ * by tr_task_cancel(); its result's text then has the traceback of where it was. False: no Lua runs in this thread. A
+ * function in C (string.find, say) cannot be interrupted: it ends first. */
+bool tr_watch_cancel(void);
 
 /* --- helpers for bindings ------------------------------------------------------------------------ */
 /* Pushes `nil, message, code` and returns 3. */

@@ -194,6 +194,8 @@ finish(struct tr_task *task, int status)
 				tr_buf_addf(&text, " in event '%s'", task->event);
 			if (task->ids != NULL)
 				tr_buf_addf(&text, " (%s)", tr_task_ids(task, full));
+			if (host->cut_at != NULL)
+				tr_buf_addf(&text, "\n%s", host->cut_at);
 		} else {
 			tr_error_text(task, &text);
 		}
@@ -208,6 +210,8 @@ finish(struct tr_task *task, int status)
 	if (status == LUA_YIELD) {
 		lua_settop(task->L, 0);
 	} else {
+		free(host->cut_at);
+		host->cut_at = NULL;
 		luaL_unref(host->L, LUA_REGISTRYINDEX, task->ref);
 		task->ref = LUA_NOREF;
 		task->L = NULL;
@@ -226,8 +230,12 @@ resume(struct tr_task *task, int nargs)
 	task->state = TASK_RUNNING;
 	host->current = task;
 	set_event(host, task->event);
-	if (host->depth++ == 0)
+	if (host->depth++ == 0) {
+		atomic_store_explicit(&host->run_limit_ns,
+			task->limit_ns > 0 && task->limit_ns < host->limit_ns ? task->limit_ns : host->limit_ns,
+			memory_order_relaxed);
 		tr_watch_enter(host);
+	}
 	int status = lua_resume(task->L, nargs);
 	if (--host->depth == 0)
 		tr_watch_leave(host);
@@ -279,6 +287,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->end = call->end;
 	task->end_arg = call->end_arg;
 	task->deadline_ns = call->deadline_ns;
+	task->limit_ns = call->limit_ns;
 	task->deadline_at_ns = 0;
 	task->waiting_since_ns = 0;
 	task->cancel = NULL;
@@ -435,10 +444,19 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 		lua_error(L);
 	}
 	lua_sethook(L, NULL, 0, 0);
+	if (atomic_exchange(&host->cancel, false)) {
+		if (host->current != NULL && host->current->ending == 0)
+			host->current->ending = TR_ECANCELED;
+		luaL_traceback(L, L, NULL, 0);
+		free(host->cut_at);
+		host->cut_at = strdup(lua_tostring(L, -1)); /* NULL: it is shown without */
+		lua_pushlightuserdata(L, &tr_cancel_key);
+		lua_error(L);
+	}
 	if (atomic_exchange(&host->interrupt, false)) {
 		luaL_where(L, 0);
-		lua_pushfstring(
-			L, "handler ran longer than %f s without waiting", (lua_Number)host->limit_ns / TR_NS_PER_S);
+		lua_pushfstring(L, "handler ran longer than %f s without waiting",
+			(lua_Number)atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed) / TR_NS_PER_S);
 		lua_concat(L, 2);
 		lua_error(L);
 	}

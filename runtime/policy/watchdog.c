@@ -38,8 +38,10 @@ tr_watch_leave(struct tr_host *host)
 {
 	atomic_fetch_add_explicit(&host->stretch, 1, memory_order_release);
 	running_host = outer_count > 0 ? outer_hosts[--outer_count] : NULL;
-	if (atomic_load_explicit(&host->interrupt, memory_order_relaxed)) { /* it ended by itself just now */
+	if (atomic_load_explicit(&host->interrupt, memory_order_relaxed) ||
+		atomic_load_explicit(&host->cancel, memory_order_relaxed)) { /* it ended by itself just now */
 		atomic_store(&host->interrupt, false);
+		atomic_store(&host->cancel, false);
 		lua_sethook(host->L, NULL, 0, 0);
 	}
 }
@@ -74,14 +76,27 @@ interrupt(int signal)
 	lua_sethook(host->L, tr_task_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
 }
 
+bool
+tr_watch_cancel(void)
+{
+	struct tr_host *host = running_host;
+
+	if (host == NULL)
+		return false;
+	atomic_store(&host->cancel, true);
+	lua_sethook(host->L, tr_task_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
+	return true;
+}
+
 static void
 look(struct tr_host *host, int64_t now_ns)
 {
+	int64_t limit_ns = atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed);
 	uint64_t stretch = atomic_load_explicit(&host->stretch, memory_order_acquire);
 
 	if (atomic_load(&host->named) == 1) {
 		tr_log(TR_LEVEL_ERROR, "watchdog", "worker %u ran Lua for over %.1f s without waiting: %s",
-			host->worker, (double)host->limit_ns / TR_NS_PER_S, host->stuck);
+			host->worker, (double)limit_ns / TR_NS_PER_S, host->stuck);
 		host->told = true;
 		atomic_store(&host->named, stretch == host->seen && stretch % 2 == 1 ? 2 : 0);
 	}
@@ -93,7 +108,7 @@ look(struct tr_host *host, int64_t now_ns)
 			atomic_store(&host->named, 0);
 		return;
 	}
-	if (stretch % 2 == 0 || now_ns - host->seen_ns < host->limit_ns)
+	if (stretch % 2 == 0 || now_ns - host->seen_ns < limit_ns)
 		return;
 	/* Again at each look until the stretch ends: the policy may have caught the error and gone on. */
 	atomic_store(&host->interrupt, true);

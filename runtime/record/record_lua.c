@@ -490,7 +490,8 @@ add_logger(lua_State *L, const char *function, const struct tr_logger_config *co
 	lua_getglobal(L, "_VALIDATING_CONFIG");
 	validating = lua_toboolean(L, -1);
 	lua_pop(L, 1);
-	if (recorder == NULL || validating)
+	if (recorder == NULL || validating ||
+		(config->kind == TR_LOGGER_FILE && tr_service(L, TR_SERVICE_OFFLINE) != NULL))
 		return;
 	push_state_table(L, &claims_key);
 	luaL_checkstack(L, 8, function);
