@@ -17,6 +17,7 @@ local DEFAULT = {
   [408] = 'transient',
   [425] = 'transient',
   [429] = 'transient',
+  private = 'transient', -- the name leads to an address that deny_private_addresses refuses: it may be repaired
 }
 
 -- Exactly the contract: what is not 2xx ends the record.
@@ -26,6 +27,7 @@ local REFERENCE = {
   ['3xx'] = 'permanent',
   ['4xx'] = 'permanent',
   ['5xx'] = 'permanent',
+  private = 'transient', -- there: an error of the network
 }
 
 local PRESETS = { default = DEFAULT, reference = REFERENCE }
@@ -53,6 +55,8 @@ function log_hook_outcomes.read(option)
     elseif not KINDS[kind] then
       error(("field 'outcomes': [%s]: 'delivered', 'transient' or 'permanent' expected, got %s"):format(tostring(status),
         tostring(kind)), 0)
+    elseif status == 'private' and kind == 'delivered' then
+      error("field 'outcomes': [private]: 'transient' or 'permanent' expected, got delivered", 0)
     end
     out[status] = kind
   end

@@ -60,6 +60,8 @@ local new_json_options = hook_options('log_hooks:new_json', {
   compression = typing.option(typing.string),
   secrets = typing.option(typing.list(typing.string)),
   timeout = typing.option(typing.any),
+  deny_private_addresses = typing.option(typing.boolean),
+  allow_addresses = typing.option(typing.list(typing.string)),
   outcomes = typing.option(typing.any),
 })
 
@@ -250,6 +252,9 @@ end
 local function post(poster, outcomes, what)
   local status, reason, text, retry_after_text = poster:post(what)
   if not status then
+    if text == 'EACCES' then -- deny_private_addresses: `text` is the code
+      return outcomes.private == 'permanent' and kumo.permanent(500, reason) or kumo.transient(450, reason)
+    end
     error(reason, 0) -- what the network did is tried again
   end
   return judge(outcomes, status, reason, text, retry_after_text)
@@ -264,6 +269,8 @@ log_hooks._post = post -- for the spec
 ---@field compression? 'gzip'|'zstd'       of the body
 ---@field secrets? string[]                sign as Standard Webhooks; two while one replaces the other
 ---@field timeout? number|string           of a request; default 60 s
+---@field deny_private_addresses? boolean  default false: the URL may lead to public addresses only
+---@field allow_addresses? string[]        addresses and blocks where it may lead all the same
 ---@field outcomes? 'reference'|table<integer|string, 'delivered'|'transient'|'permanent'>  by status (429) or class ("4xx")
 
 --- A hook that posts each record to a URL as JSON; with batch_size, as many as that in a JSON array. 2xx: delivered. 408, 425,
@@ -287,6 +294,8 @@ function log_hooks:new_json(options) -- luacheck: ignore self
       max_response_bytes = 16384,
       truncate_response = true,
       timeout = checked.timeout,
+      deny_private_addresses = checked.deny_private_addresses,
+      allow_addresses = checked.allow_addresses,
     }
     return client, client:poster {
       url = url,

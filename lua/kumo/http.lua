@@ -459,6 +459,10 @@ function client:poster(options)
       error(("poster: unknown field '%s'"):format(tostring(name)), 2)
     end
   end
+  local denied = core.url_denied(self._core, check_string(options.url, 'poster: url'))
+  if denied then -- a name is looked at when it is connected to
+    error(('poster: url: %s is no public address (deny_private_addresses)'):format(denied), 2)
+  end
   local compression = options.compression
   if compression ~= nil and not COMPRESSIONS[compression] then
     error(("poster: compression: 'gzip' or 'zstd' expected, got %s"):format(tostring(compression)), 2)
@@ -517,6 +521,8 @@ end
 ---@field redirects? boolean                ours: false follows none, default true
 ---@field max_response_bytes? integer       ours: bound of an answer's body, default 8 MiB
 ---@field truncate_response? boolean       ours: true keeps that much of a longer body; default false: an error
+---@field deny_private_addresses? boolean   ours: true connects to public addresses only, and uses no proxy; default false
+---@field allow_addresses? string[]         ours: addresses and blocks to which it may connect all the same
 
 ---@param options kumo.http.ClientOptions
 ---@return kumo.http.Client

@@ -19,6 +19,12 @@ function core.client(options) end
 ---@return string body     or the failure's code
 function core.perform(client, request) end
 
+--- The address that the URL names itself, in any form, and the client does not allow; nil: none, or a name.
+---@param client userdata
+---@param url string
+---@return string? address
+function core.url_denied(client, url) end
+
 --- Posts a message's bytes; the names in lua/kumo/http.lua say more.
 ---@async
 ---@param client userdata

@@ -32,6 +32,7 @@ enum tr_err {
 	TR_ECORRUPT = -13, /* stored bytes are damaged */
 	TR_EREFUSED = -14, /* connection refused */
 	TR_ETOOBIG = -15,
+	TR_EACCES = -16, /* a rule of ours forbids it */
 };
 
 /* "ETIMEDOUT" for TR_ETIMEDOUT; "EUNKNOWN" for anything else. Static. */

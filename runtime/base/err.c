@@ -21,6 +21,7 @@ static const struct {
 	[-TR_ECORRUPT] = {"ECORRUPT", "stored bytes are damaged"},
 	[-TR_EREFUSED] = {"EREFUSED", "connection refused"},
 	[-TR_ETOOBIG] = {"ETOOBIG", "too big"},
+	[-TR_EACCES] = {"EACCES", "not allowed"},
 };
 
 const char *

@@ -281,6 +281,19 @@ tr_http_client_new(struct tr_http *http, const struct tr_http_settings *settings
 			return TR_ENOMEM;
 		}
 	}
+	client->settings.guard.allow = NULL;
+	if (settings->guard.allow_count > 0) {
+		size_t bytes = settings->guard.allow_count * sizeof *client->allow;
+
+		client->allow = malloc(bytes);
+		if (client->allow == NULL) {
+			free(client->user_agent);
+			free(client);
+			return TR_ENOMEM;
+		}
+		memcpy(client->allow, settings->guard.allow, bytes);
+		client->settings.guard.allow = client->allow;
+	}
 	client->refs = 1;
 	client->http = http;
 	client->next = http->clients;
@@ -322,6 +335,7 @@ tr_http_client_unref(struct tr_http_client *client)
 	if (client->http != NULL)
 		client_detach(client);
 	free(client->user_agent);
+	free(client->allow);
 	free(client);
 }
 

@@ -15,6 +15,7 @@
 
 #include "base/buf.h"
 #include "base/loop.h"
+#include "net/guard.h"
 
 struct tr_http;        /* one a worker */
 struct tr_http_client; /* settings and idle flights; counted */
@@ -34,6 +35,10 @@ struct tr_http_settings {
 	bool accept_invalid_certs;
 	bool redirects;         /* follow at most 10 */
 	bool truncate_response; /* of a longer body the first max_response_bytes are kept, and it is no error */
+	/* Of each address that is connected to, or to which a connection is open already: one that is not allowed is
+	 * left out; where none is left the call fails with TR_EACCES. No proxy is used then: it would look names up by
+	 * itself. `allow` is copied. */
+	struct tr_guard guard;
 };
 /* TR_OK or TR_ENOMEM; the caller holds one reference. */
 int tr_http_client_new(struct tr_http *http, const struct tr_http_settings *settings, struct tr_http_client **out);
@@ -74,6 +79,10 @@ int tr_http_start(struct tr_http *http, struct tr_http_call *call);
 /* Ends it without done(); its connection is closed. Nothing happens if it is not under way. */
 void tr_http_cancel(struct tr_http_call *call);
 void tr_http_call_fini(struct tr_http_call *call); /* frees the answer */
+
+/* Does the URL name an address itself, in any form that libcurl reads, and one that the client's guard does not allow?
+ * Then that address in `text`. */
+bool tr_http_url_denied(const struct tr_http_client *client, const char *url, char text[64]);
 
 /* A URL in texts, logs and records is shown without its user and password: the bytes before them in *front, and what
  * comes behind (their end is left out, too) is returned. */

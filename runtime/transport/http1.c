@@ -153,18 +153,21 @@ is_stale(struct tr_http1_conn *conn, int64_t idle_for_ns)
 }
 
 static struct tr_http1_conn *
-idle_take(struct tr_http1_place *place, int64_t idle_ns)
+idle_take(struct tr_http1_place *place, int64_t idle_ns, const struct tr_guard *guard)
 {
-	struct tr_http1_conn *conn;
+	struct tr_http1_conn *next;
 	int64_t now_ns;
 
 	if (place->idle == NULL)
 		return NULL;
 	now_ns = tr_mono_ns();
-	while ((conn = place->idle) != NULL) {
+	for (struct tr_http1_conn *conn = place->idle; conn != NULL; conn = next) {
 		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what is closed leaves the list */
 		int64_t idle_for_ns = now_ns - conn->idle_since_ns;
 
+		next = conn->next;
+		if (!tr_guard_allows(guard, &conn->addr))
+			continue; /* another client's */
 		if (idle_for_ns < tr_min_i64(idle_ns, conn->idle_ns) && !is_stale(conn, idle_for_ns)) {
 			idle_remove(conn);
 			return conn;
@@ -426,7 +429,8 @@ tr_http1_launch(struct tr_http1 *http1, struct tr_http_flight *flight, const cha
 
 	if (err != TR_OK)
 		return err;
-	while ((conn = idle_take(flight->own.place, flight->client->settings.idle_ns)) != NULL) {
+	while ((conn = idle_take(flight->own.place, flight->client->settings.idle_ns,
+			&flight->client->settings.guard)) != NULL) {
 		carry(conn, flight);
 		if (conn->send_errnum == 0 || conn->sent > 0)
 			return TR_OK;

@@ -21,8 +21,9 @@ struct tr_http1_dial {
 	/* Of real packets, so in real time: it must run while the request's hold stops the virtual clock. */
 	ev_timer pace;
 	int64_t began_ns;
-	int errnum; /* of the last failed attempt */
-	bool kept;  /* the one address is that of other connections: there may be others */
+	int errnum;                       /* of the last failed attempt; 0: none was made */
+	const struct tr_sockaddr *denied; /* the last that the client's guard does not allow */
+	bool kept;                        /* the one address is that of other connections: there may be others */
 	size_t next, count;
 	struct tr_sockaddr addrs[];
 };
@@ -67,6 +68,14 @@ give_up(struct tr_http1_dial *dial)
 	long long ms = (tr_mono_ns() - dial->began_ns) / TR_NS_PER_MS;
 	int errnum = dial->errnum, err = tr_err_from_errno(errnum);
 
+	if (errnum == 0 && dial->denied != NULL) {
+		char text[160];
+
+		tr_http_denial(dial->denied, text);
+		tr_http1_dial_stop(flight);
+		tr_http1_fail(flight, TR_EACCES, "%s", text);
+		return;
+	}
 	tr_http1_dial_stop(flight);
 	tr_http1_fail(flight, err == TR_EINVAL || err == TR_OK ? TR_EIO : err,
 		"Couldn't connect to server: Failed to connect to %s port %u after %lld ms: Couldn't connect to "
@@ -74,13 +83,18 @@ give_up(struct tr_http1_dial *dial)
 		place->name, place->port, ms, strerror(errnum));
 }
 
-/* Begins to connect; errno is kept if that is not possible. */
+/* Begins to connect; errno is kept if that is not possible. The guard sees the very address that is connected to. */
 static bool
 attempt(struct tr_http1_dial *dial, const struct tr_sockaddr *addr)
 {
-	struct tr_http1_conn *conn = calloc(1, sizeof *conn);
+	struct tr_http1_conn *conn;
 	int on = 1, fd;
 
+	if (!tr_guard_allows(&dial->flight->client->settings.guard, addr)) {
+		dial->denied = addr;
+		return false;
+	}
+	conn = calloc(1, sizeof *conn);
 	if (conn == NULL) {
 		dial->errnum = ENOMEM;
 		return false;

@@ -1,4 +1,5 @@
 /* What an answer, or the lack of one, means. */
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -46,6 +47,12 @@ tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code)
 		return;
 	}
 	curl_easy_getinfo(flight->curl.easy, CURLINFO_OS_ERRNO, &os_errno);
+	if (flight->curl.denied &&
+		(code == CURLE_ABORTED_BY_CALLBACK || (code == CURLE_COULDNT_CONNECT && os_errno == 0))) {
+		call->err = TR_EACCES;
+		tr_buf_addz(&call->error, flight->curl.denial);
+		return;
+	}
 	call->err = err_of(code, os_errno);
 	if (call->err == TR_EINVAL && flight->curl.prereqs > 0)
 		call->err = TR_EPROTO; /* it was the answer that made no sense */
@@ -55,6 +62,34 @@ tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code)
 		tr_buf_addf(&call->error, ": %s", flight->curl.error);
 	if (code == CURLE_COULDNT_CONNECT && os_errno != 0)
 		tr_buf_addf(&call->error, ": %s", strerror((int)os_errno));
+}
+
+const char *
+tr_http_denial(const struct tr_sockaddr *addr, char text[160])
+{
+	char ip[64];
+
+	tr_sockaddr_text(addr, false, ip);
+	snprintf(text, 160, "not allowed to connect to %s: it is no public address (deny_private_addresses)", ip);
+	return text;
+}
+
+bool
+tr_http_url_denied(const struct tr_http_client *client, const char *text_url, char text[64])
+{
+	CURLU *url = curl_url();
+	char *host = NULL;
+	struct tr_sockaddr addr;
+	bool denied =
+		url != NULL && curl_url_set(url, CURLUPART_URL, text_url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
+		curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK && *host != '/' &&
+		tr_sockaddr_parse(tr_str(host), 80, &addr) == TR_OK && !tr_guard_allows(&client->settings.guard, &addr);
+
+	if (denied)
+		tr_sockaddr_text(&addr, false, text);
+	curl_free(host);
+	curl_url_cleanup(url);
+	return denied;
 }
 
 bool

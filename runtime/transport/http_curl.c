@@ -60,6 +60,38 @@ on_header(char *data, size_t one, size_t len, void *arg)
 	return len;
 }
 
+/* With a guard: the address of a new connection, right before it is connected to. */
+static curl_socket_t
+open_guarded(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	struct tr_http_flight *flight = arg;
+	struct tr_sockaddr addr = {.len = (socklen_t)address->addrlen};
+
+	memcpy(&addr.ss, &address->addr, address->addrlen < sizeof addr.ss ? address->addrlen : sizeof addr.ss);
+	if (tr_guard_allows(&flight->client->settings.guard, &addr))
+		return tr_http_multi_open(flight->client->http->multi, address);
+	flight->curl.denied = true;
+	tr_http_denial(&addr, flight->curl.denial);
+	return CURL_SOCKET_BAD; /* curl tries the name's next address */
+}
+
+/* May the request go over this connection? One that another client has opened to a name leads to an address that this
+ * client's guard has not seen. */
+static bool
+is_allowed(struct tr_http_flight *flight, const char *remote)
+{
+	const struct tr_guard *guard = &flight->client->settings.guard;
+	struct tr_sockaddr addr = {.len = 0};
+
+	if (!guard->deny_private)
+		return true;
+	if (tr_sockaddr_parse(tr_str(remote), 80, &addr) == TR_OK && tr_guard_allows(guard, &addr))
+		return true;
+	flight->curl.denied = true;
+	tr_http_denial(&addr, flight->curl.denial);
+	return false;
+}
+
 /* Called before each request on a connection; a second time when curl begins again because the reused connection was
  * dead. */
 static int
@@ -68,6 +100,8 @@ on_prereq(void *arg, char *remote, char *local, int remote_port, int local_port)
 	struct tr_http_flight *flight = arg;
 	long sent = 0;
 
+	if (!is_allowed(flight, remote))
+		return CURL_PREREQFUNC_ABORT;
 	if (flight->curl.prereqs++ == 0 || flight->method == TR_HTTP_GET)
 		return CURL_PREREQFUNC_OK;
 	curl_easy_getinfo(flight->curl.easy, CURLINFO_REQUEST_SIZE, &sent);
@@ -127,7 +161,11 @@ make_easy(struct tr_http_flight *flight)
 	if (!settings->truncate_response)
 		curl_easy_setopt(easy, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)settings->max_response_bytes);
 	curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)tr_max_i64(1, settings->idle_ns / TR_NS_PER_S));
-	if (client->http->no_proxy)
+	if (settings->guard.deny_private) {
+		curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_guarded);
+		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, flight);
+	}
+	if (client->http->no_proxy || settings->guard.deny_private)
 		curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
 	if (client->user_agent != NULL)
 		curl_easy_setopt(easy, CURLOPT_USERAGENT, client->user_agent);
@@ -215,7 +253,8 @@ static int
 set_url(struct tr_http_flight *flight, const char *url)
 {
 	const char *proxy = flight->client->http->env_proxy;
-	bool proxied = proxy != NULL && strncasecmp(url, "http://", 7) == 0;
+	bool proxied =
+		proxy != NULL && !flight->client->settings.guard.deny_private && strncasecmp(url, "http://", 7) == 0;
 
 	if (proxied != flight->curl.proxied) {
 		curl_easy_setopt(flight->curl.easy, CURLOPT_PROXY, proxied ? proxy : NULL);
@@ -229,6 +268,15 @@ set_url(struct tr_http_flight *flight, const char *url)
 		return TR_ENOMEM;
 	set_parsed(flight, url);
 	return TR_OK;
+}
+
+/* Whether to leave out the connections that are open already. */
+static void
+set_fresh(struct tr_http_flight *flight, bool fresh)
+{
+	if (flight->curl.fresh != fresh)
+		curl_easy_setopt(flight->curl.easy, CURLOPT_FRESH_CONNECT, fresh ? 1L : 0L);
+	flight->curl.fresh = fresh;
 }
 
 int
@@ -263,6 +311,8 @@ tr_http_curl_launch(struct tr_http_flight *flight, const char *url, int64_t time
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body.len);
 	}
 	flight->curl.prereqs = 0;
+	flight->curl.denied = false;
+	set_fresh(flight, false);
 	flight->curl.error[0] = '\0';
 	err = set_headers(flight);
 	if (err == TR_OK)
@@ -284,6 +334,19 @@ on_done(void *arg, CURL *easy, CURLcode code)
 	long status = 0;
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &flight);
+	if (code == CURLE_ABORTED_BY_CALLBACK && flight->curl.denied && !flight->curl.fresh) {
+		tr_http_curl_stop(flight); /* it was an open one: the name may have addresses that are allowed */
+		set_fresh(flight, true);
+		flight->curl.denied = false;
+		flight->curl.prereqs = 0;
+		if (tr_http_multi_add(flight->client->http->multi, easy) == TR_OK)
+			return;
+		flight->curl.why = "out of memory";
+		flight->curl.why_err = TR_ENOMEM;
+		tr_http_flight_fail(flight, code);
+		tr_http_flight_failed(flight);
+		return;
+	}
 	if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && flight->curl.truncated)) {
 		tr_http_flight_fail(flight, code);
 		tr_http_curl_stop(flight);

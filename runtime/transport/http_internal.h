@@ -24,6 +24,7 @@ struct tr_http_client {
 	struct tr_http_client *next, **prev;
 	struct tr_http_settings settings;
 	char *user_agent;
+	struct tr_cidr *allow; /* what settings.guard points to */
 	uint32_t refs;
 	struct tr_http_flight *idle;
 	uint32_t idle_count;
@@ -45,6 +46,8 @@ struct tr_http_easy {
 	bool truncated;  /* more body came than is kept */
 	const char *why; /* what our callbacks stopped it for; NULL: nothing */
 	int why_err;
+	bool denied, fresh; /* by the guard; this time with no connection that was open already */
+	char denial[160];
 	char error[CURL_ERROR_SIZE];
 };
 
@@ -81,6 +84,8 @@ void tr_http_curl_stop(struct tr_http_flight *flight);
 void tr_http_curl_free(struct tr_http_easy *curl);
 
 /* --- http_answer.c --- */
+/* Why the guard refuses an address, for errors; in `text`. */
+const char *tr_http_denial(const struct tr_sockaddr *addr, char text[160]);
 /* Fills the call's err and error from curl's result, or from what our callbacks said. */
 void tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code);
 /* Two URLs with the same host and port. */

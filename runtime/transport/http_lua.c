@@ -50,7 +50,8 @@ static void
 warn_unknown(lua_State *L, int idx)
 {
 	static const char *const names[] = {"user_agent", "timeout", "pool_idle_timeout", "connection_verbose",
-		"accept_invalid_certs", "redirects", "max_response_bytes", "truncate_response", NULL};
+		"accept_invalid_certs", "redirects", "max_response_bytes", "truncate_response",
+		"deny_private_addresses", "allow_addresses", NULL};
 
 	lua_pushnil(L);
 	while (lua_next(L, idx) != 0) {
@@ -68,6 +69,42 @@ warn_unknown(lua_State *L, int idx)
 		}
 		lua_pop(L, 1);
 	}
+}
+
+/* The list is a userdata on the stack's top: collected when the call is over. */
+static void
+read_guard(lua_State *L, int idx, const char *fn, struct tr_guard *guard)
+{
+	static const char key[] = "allow_addresses";
+	struct tr_cidr *list;
+	uint32_t count;
+	char hint[64];
+
+	guard->deny_private = tr_opt_bool(L, idx, "deny_private_addresses", false);
+	lua_getfield(L, idx, key);
+	if (lua_isnil(L, -1))
+		return;
+	if (!lua_istable(L, -1))
+		luaL_error(L, "%s: %s: list expected, got %s", fn, key, luaL_typename(L, -1));
+	if (!guard->deny_private)
+		luaL_error(L, "%s: %s has no effect without deny_private_addresses", fn, key);
+	count = (uint32_t)lua_objlen(L, -1);
+	list = lua_newuserdata(L, (count > 0 ? count : 1) * sizeof *list);
+	for (uint32_t i = 0; i < count; i++) {
+		struct tr_str text = {NULL, 0};
+
+		lua_rawgeti(L, -2, (int)i + 1);
+		if (lua_type(L, -1) == LUA_TSTRING)
+			text.data = lua_tolstring(L, -1, &text.len);
+		if (text.data == NULL || tr_cidr_parse(text, &list[i], hint) != TR_OK)
+			luaL_error(L, "%s: %s[%d]: an address or a block such as '10.0.0.0/8' expected, got %s%s%s", fn,
+				key, (int)i + 1, text.data != NULL ? text.data : luaL_typename(L, -1),
+				text.data != NULL && hint[0] != '\0' ? "; did you mean " : "",
+				text.data != NULL ? hint : "");
+		lua_pop(L, 1);
+	}
+	guard->allow = list;
+	guard->allow_count = count;
 }
 
 static int
@@ -95,6 +132,7 @@ l_client(lua_State *L)
 		return luaL_error(L, "%s: max_response_bytes must be at least 1", fn);
 	settings.max_response_bytes = (size_t)bytes;
 	settings.truncate_response = tr_opt_bool(L, 1, "truncate_response", false);
+	read_guard(L, 1, fn, &settings.guard);
 	if (settings.timeout_ns < 1)
 		settings.timeout_ns = 1;
 	box = lua_newuserdata(L, sizeof *box);
@@ -377,6 +415,20 @@ l_url_check(lua_State *L)
 	return 1;
 }
 
+/* url_denied(client, url) -> the address that the URL names itself and the client's guard does not allow | nothing */
+static int
+l_url_denied(lua_State *L)
+{
+	struct client_box *box = http_check_client(L, 1);
+	const char *url = luaL_checkstring(L, 2);
+	char text[64];
+
+	if (box->client == NULL || !tr_http_url_denied(box->client, url, text))
+		return 0;
+	lua_pushstring(L, text);
+	return 1;
+}
+
 static int
 l_duration_s(lua_State *L)
 {
@@ -404,7 +456,8 @@ luaopen_tr_http(lua_State *L)
 	static const luaL_Reg functions[] = {{"client", l_client}, {"perform", l_perform}, {"reason", l_reason},
 		{"header_ok", l_header_ok}, {"header", l_header}, {"header_next", l_header_next}, {"base64", l_base64},
 		{"utf8_valid", l_utf8_valid}, {"utf8_lossy", l_utf8_lossy}, {"url_check", l_url_check},
-		{"url_shown", l_url_shown}, {"duration_s", l_duration_s}, {"random_hex", l_random_hex}, {NULL, NULL}};
+		{"url_shown", l_url_shown}, {"url_denied", l_url_denied}, {"duration_s", l_duration_s},
+		{"random_hex", l_random_hex}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CLIENT_TYPE);
 	lua_pushcfunction(L, l_client_gc);

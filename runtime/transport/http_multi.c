@@ -14,7 +14,7 @@
 struct watch {
 	ev_io io;
 	struct tr_http_multi *multi;
-	bool ours;   /* from open_socket(): close_socket() will tell when it goes */
+	bool ours;   /* from tr_http_multi_open(): close_socket() will tell when it goes */
 	bool wanted; /* curl wants to hear of it */
 };
 
@@ -178,10 +178,9 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 	return 0;
 }
 
-static curl_socket_t
-open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+curl_socket_t
+tr_http_multi_open(struct tr_http_multi *multi, const struct curl_sockaddr *address)
 {
-	struct tr_http_multi *multi = arg;
 	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 	struct watch *watch;
 
@@ -194,6 +193,12 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	}
 	watch->ours = true;
 	return fd;
+}
+
+static curl_socket_t
+open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	return tr_http_multi_open(arg, address);
 }
 
 static int

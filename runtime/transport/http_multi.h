@@ -20,6 +20,9 @@ void tr_http_multi_free(struct tr_http_multi *multi); /* closes all connections;
 /* Makes the handle's connections known to the multi, and the certificates that SSL_CERT_FILE and SSL_CERT_DIR name
  * known to the handle; once, before its first use. */
 void tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy);
+/* What curl is to use for CURLOPT_OPENSOCKETFUNCTION: for an easy handle that has one of its own, to be called from
+ * there. */
+curl_socket_t tr_http_multi_open(struct tr_http_multi *multi, const struct curl_sockaddr *address);
 int tr_http_multi_add(struct tr_http_multi *multi, CURL *easy); /* TR_OK, TR_ENOMEM */
 void tr_http_multi_remove(struct tr_http_multi *multi, CURL *easy);
 

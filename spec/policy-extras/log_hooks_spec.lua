@@ -30,6 +30,12 @@ describe('log_hooks refuses, naming field and caller:', function()
     { 'new_json', { name = 'x', url = 'http://a', compression = 'lzma' }, "compression: 'gzip' or 'zstd' expected, got lzma" },
     { 'new_json', { name = 'x', url = 'http://a', secrets = { 'whsec_?' } }, 'what follows whsec_ is not base64' },
     { 'new_json', { name = 'x', url = 'http://a', headers = { ['X:'] = 'y' } }, 'is no header' },
+    { 'new_json', { name = 'x', url = 'http://169.254.169.254/', deny_private_addresses = true },
+      '169.254.169.254 is no public address (deny_private_addresses)' },
+    { 'new_json', { name = 'x', url = 'http://2130706433/', deny_private_addresses = true }, '127.0.0.1 is no public address' },
+    { 'new_json', { name = 'x', url = 'http://a', deny_private_addresses = true, allow_addresses = { '10.0.0.1/8' } },
+      'did you mean 10.0.0.0/8' },
+    { 'new_json', { name = 'x', url = 'http://a', allow_addresses = { '10.0.0.0/8' } }, 'no effect without deny_private_addresses' },
     { 'new_kafka', { name = 'x', topic = 't' }, "missing field 'brokers'" },
     { 'new_kafka', { name = 'x', brokers = 'b', topic = 't', partition = 1 }, "unknown field 'partition'" },
     { 'new_amqp', { name = 'x', routing_key = 'q' }, "missing field 'connection'" },
@@ -117,6 +123,18 @@ describe('new_json', function()
     assert.are.equal('connection refused', err)
   end)
 
+  it('tries again where an address is not allowed, unless told otherwise', function()
+    local refusing = {
+      post = function()
+        return nil, 'not allowed to connect to 10.0.0.1', 'EACCES'
+      end,
+    }
+    local outcome = log_hooks._post(refusing, outcomes.read(nil), {})
+    assert.are.same({ 'transient', 450, 'not allowed to connect to 10.0.0.1' }, { outcome.kind, outcome.code, outcome.text })
+    outcome = log_hooks._post(refusing, outcomes.read { private = 'permanent' }, {})
+    assert.are.same({ 'permanent', 500 }, { outcome.kind, outcome.code })
+  end)
+
   it('heeds Retry-After', function()
     local _, outcome = post(503, 'busy', '17')
     assert.are.equal(17, outcome.retry_after)
@@ -141,6 +159,7 @@ describe('new_json', function()
     end
     for expected, option in pairs {
       ["got \"strict\""] = 'strict',
+      ["%[private%]: 'transient' or 'permanent' expected, got delivered"] = { private = 'delivered' },
       ['got 42'] = { [42] = 'transient' },
       ['got 6xx'] = { ['6xx'] = 'transient' },
       ["%[404%]: 'delivered', 'transient' or 'permanent' expected, got later"] = { [404] = 'later' },

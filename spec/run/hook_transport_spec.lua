@@ -133,6 +133,29 @@ describe('a hook of one call', function()
     end
   end)
 
+  it('connects to no private address if told so', function()
+    local sink = helper.sink '--http 127.0.0.1:0'
+    local port = sink.http:match ':(%d+)$'
+    start(([[
+      local url = 'http://localhost:%d/log'
+      log_hooks:new_json { name = 'denied', url = url, deny_private_addresses = true, outcomes = { private = 'permanent' } }
+      log_hooks:new_json { name = 'waiting', url = url, deny_private_addresses = true }
+      log_hooks:new_json { name = 'allowed', url = url, deny_private_addresses = true, allow_addresses = { '127.0.0.1', '::1' } }
+    ]]):format(port))
+    send(1) -- two records
+    local function hook(name)
+      return kumo.serde.json_parse(ledger())[name]
+    end
+    helper.wait_for('their ends', function()
+      return hook('denied').dead == 2 and hook('allowed').delivered == 2
+    end)
+    assert.are.equal(2, hook('waiting').waiting)
+    local letters = helper.sh(('%s dead list --admin http://%s'):format(helper.quote(helper.TAILRACE), run.http))
+    assert.matches('denied  rejected  1 attempt  500 error sending request for url %(http://localhost:%d+/log%): not allowed to connect to ',
+      letters)
+    assert.are.equal(2, helper.summary(sink).http.requests)
+  end)
+
   it('parts a batch that is too large for the endpoint', function()
     local listener = assert(require('socket').bind('127.0.0.1', 0))
     listener:settimeout(0)

@@ -152,6 +152,25 @@ describe('kumo.http', function()
     assert.are.equal('EREFUSED', code)
   end)
 
+  it('does not connect to private addresses if told so', function()
+    local sink = helper.sink '--http 127.0.0.1:0'
+    local port = sink.http:match ':(%d+)$'
+    local client = kumo.http.build_client { deny_private_addresses = true, allow_addresses = { '192.0.2.0/24' } }
+    for _, host in ipairs { '127.0.0.1', 'localhost', '0' } do
+      local response, message, code = client:get(('http://%s:%s/'):format(host, port)):try_send()
+      assert.is_nil(response)
+      assert.are.equal('EACCES', code)
+      assert.matches('not allowed to connect to [%d.:]+: it is no public address', message)
+    end
+    client = kumo.http.build_client { deny_private_addresses = true, allow_addresses = { '127.0.0.0/8' } }
+    assert.are.equal(200, client:get('http://' .. sink.http .. '/'):send():status_code())
+    for wrong, expected in pairs { ['300.0.0.1'] = "'10.0.0.0/8' expected, got 300.0.0.1", ['10.0.0.1/8'] = 'did you mean 10.0.0.0/8' } do
+      local err = error_of(kumo.http.build_client, { deny_private_addresses = true, allow_addresses = { wrong } })
+      assert.truthy(err:find(expected, 1, true), err)
+    end
+    helper.summary(sink)
+  end)
+
   it('ends at its time-out', function()
     local sink = helper.sink '--http 127.0.0.1:0 --hang'
     local client = kumo.http.build_client { timeout = '1h' }

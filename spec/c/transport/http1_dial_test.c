@@ -289,6 +289,79 @@ can_be_cancelled_at_each_step(void **state)
 	tear_down(&fix);
 }
 
+static const struct tr_http_settings *
+with_guard(const char *allow)
+{
+	static struct tr_http_settings settings;
+	static struct tr_cidr block;
+
+	assert_int_equal(tr_cidr_parse(tr_str(allow), &block, NULL), TR_OK);
+	settings = plain;
+	settings.guard = (struct tr_guard){.deny_private = true, .allow = &block, .allow_count = 1};
+	return &settings;
+}
+
+static void
+use_client(struct fixture *fix, const struct tr_http_settings *settings)
+{
+	tr_http_client_unref(fix->client);
+	assert_int_equal(tr_http_client_new(fix->http, settings, &fix->client), TR_OK);
+}
+
+static void
+leaves_out_addresses_that_are_not_allowed(void **state)
+{
+	static const char *const addresses[] = {"127.0.0.2", "10.0.0.1", "127.0.0.1", "169.254.169.254", NULL};
+	static const char *const others[] = {"::1", "127.0.0.2", NULL};
+	static const struct script scripts[] = {{"RWC", {CLOSE_2}}};
+	struct fixture fix;
+
+	start(&fix, scripts, 1, addresses);
+	use_client(&fix, with_guard("127.0.0.1"));
+	expect(&fix, TR_OK, "");
+	answer = others;
+	expect(&fix, TR_EACCES, "not allowed to connect to 127.0.0.2: it is no public address");
+	assert_int_equal(queries, 2);
+	tear_down(&fix);
+}
+
+/* A name that first leads to a public address and then to this machine ("DNS rebinding"): the address that is connected
+ * to is the one that was looked at. */
+static void
+is_not_led_astray_by_a_second_answer(void **state)
+{
+	static const char *const first[] = {"127.0.0.1", NULL}, *const second[] = {"127.0.0.2", NULL};
+	static const struct script scripts[] = {{"RWRWC", {OK_2, CLOSE_2}}};
+	struct fixture fix;
+
+	start(&fix, scripts, 1, first);
+	use_client(&fix, with_guard("127.0.0.1"));
+	expect(&fix, TR_OK, "");
+	answer = second;
+	expect(&fix, TR_OK, ""); /* over the connection that is open */
+	expect(&fix, TR_EACCES, "127.0.0.2");
+	assert_int_equal(fix.server.connections, 1);
+	tear_down(&fix);
+}
+
+/* The kept address is one that another client has connected to. */
+static void
+looks_at_the_kept_address_too(void **state)
+{
+	static const char *const first[] = {"127.0.0.1", NULL}, *const second[] = {"127.0.0.2", NULL};
+	static const struct script scripts[] = {{"RWH", {OK_2}}};
+	struct fixture fix;
+
+	start(&fix, scripts, 1, first);
+	expect(&fix, TR_OK, "");
+	use_client(&fix, with_guard("127.0.0.2"));
+	answer = second;
+	expect(&fix, TR_EREFUSED, "refused"); /* 127.0.0.2 is allowed, and nobody listens there */
+	assert_int_equal(queries, 2);
+	assert_int_equal(fix.server.requests, 1);
+	tear_down(&fix);
+}
+
 int
 main(void)
 {
@@ -301,6 +374,9 @@ main(void)
 		cmocka_unit_test(asks_again_when_no_connection_is_left),
 		cmocka_unit_test(asks_again_when_the_kept_address_refuses),
 		cmocka_unit_test(can_be_cancelled_at_each_step),
+		cmocka_unit_test(leaves_out_addresses_that_are_not_allowed),
+		cmocka_unit_test(is_not_led_astray_by_a_second_answer),
+		cmocka_unit_test(looks_at_the_kept_address_too),
 	};
 
 	signal(SIGPIPE, SIG_IGN);
