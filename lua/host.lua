@@ -532,6 +532,11 @@ function entry.script(path, ...)
   return call(chunk, ...)
 end
 
+--- The peer of a scripted connection: runtime/net/scripted_lua.c.
+function entry.scripted(serve, conn, address)
+  pass(serve(conn, address))
+end
+
 --- A function as a task of its own: c.spawn.
 function entry.spawned(fn)
   pass(fn())

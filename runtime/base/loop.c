@@ -398,7 +398,11 @@ drive(struct tr_loop *loop, bool stoppable, int64_t end_ns, int64_t holds_until_
 			is_done = true;
 			break;
 		}
+		bool hooks_due = loop->hooks_due;
+
 		did = turn(loop, flag);
+		if (was_virtual && hooks_due) /* a hook may have sent what a peer on this loop is about to read */
+			did = true;
 		flag = EVRUN_NOWAIT;
 		if (!was_virtual) { /* what is ready ends the sleep at once: no turn to look for it is needed */
 			if (!did && end_ns != FOREVER && tr_mono_ns() >= end_ns)

@@ -6,6 +6,7 @@
 #include "ingress/smtp_server_lua.h"
 #include "message/message_lua.h"
 #include "net/dns_lua.h"
+#include "net/scripted_lua.h"
 #include "policy/library.h"
 #include "queue/dead_lua.h"
 #include "queue/queue_lua.h"
@@ -31,6 +32,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.record", luaopen_tr_record},
 	{"tr.run", luaopen_tr_run},
 	{"tr.dns", luaopen_tr_dns},
+	{"tr.scripted", luaopen_tr_scripted},
 	{"tr.http", luaopen_tr_http},
 	{"tr.amqp", luaopen_tr_amqp},
 	{"tr.kafka", luaopen_tr_kafka},

@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "net/stream.h"
+#include "net/scripted.h"
+#include "net/stream_internal.h"
 
 struct tr_connect {
 	struct tr_loop *loop;
@@ -13,6 +14,8 @@ struct tr_connect {
 	struct tr_timer timer;
 	struct tr_defer later; /* an end that is known before tr_stream_connect() returns */
 	int fd, errnum;
+	bool scripted;
+	struct tr_sockaddr to, local; /* if scripted */
 	void (*then)(void *arg, struct tr_stream *stream, int err, int errnum);
 	void *arg;
 };
@@ -38,7 +41,8 @@ free_op(struct tr_connect *op)
 	tr_loop_undefer(op->loop, &op->later);
 	if (op->fd >= 0)
 		close(op->fd);
-	tr_hold_drop();
+	if (!op->scripted)
+		tr_hold_drop();
 	free(op);
 }
 
@@ -55,6 +59,8 @@ finish(struct tr_connect *op, int err, int errnum)
 		op->fd = -1;
 		if (stream == NULL)
 			err = TR_ENOMEM;
+		else if (op->scripted)
+			tr_streami_scripted(stream, &op->to, &op->local);
 	}
 	free_op(op);
 	then(arg, stream, err, errnum);
@@ -82,7 +88,7 @@ writable_cb(struct ev_loop *ev, ev_io *watcher, int revents)
 	int errnum = 0;
 	socklen_t len = sizeof errnum;
 
-	if (getsockopt(op->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) != 0)
+	if (!op->scripted && getsockopt(op->fd, SOL_SOCKET, SO_ERROR, &errnum, &len) != 0)
 		errnum = errno;
 	finish(op, err_of(errnum), errnum);
 }
@@ -106,12 +112,27 @@ tr_stream_connect(struct tr_loop *loop, const struct tr_sockaddr *to, const stru
 	int64_t timeout_ns, void (*then)(void *arg, struct tr_stream *stream, int err, int errnum), void *arg)
 {
 	struct tr_connect *op = calloc(1, sizeof *op);
+	enum tr_scripted_kind kind;
 
 	if (op == NULL)
 		return NULL;
 	op->loop = loop;
 	op->then = then;
 	op->arg = arg;
+	kind = tr_scripted_connect(to, source, &op->fd, &op->local);
+	if (kind != TR_SCRIPTED_REAL) {
+		op->scripted = true;
+		op->to = *to;
+		ev_io_init(&op->writable, writable_cb, op->fd, EV_WRITE);
+		op->writable.data = op;
+		if (kind == TR_SCRIPTED_SILENT) {
+			tr_timer_start(tr_loop_wheel(loop), &op->timer, timeout_ns, timed_out);
+		} else {
+			op->errnum = kind == TR_SCRIPTED_OPEN ? 0 : ECONNREFUSED;
+			tr_loop_defer(loop, &op->later, finish_later);
+		}
+		return op;
+	}
 	tr_hold_take();
 	op->fd = socket(to->ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	ev_io_init(&op->writable, writable_cb, op->fd, EV_WRITE);

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "net/dns_internal.h"
+#include "net/scripted.h"
 
 #define ALIAS_MAX 8            /* questions that the aliases of one name may cost */
 #define CACHED_MAX (16 * 1024) /* bytes of an answer; a longer one is not worth its place */
@@ -167,6 +168,15 @@ flight_go(struct flight *flight)
 	if (resolver->kind == TR_RESOLVER_AGGREGATE && resolver->child_count > 0)
 		resolver = resolver->children[flight->child];
 	tr_metric_add(flight->dns->resolvers->queries, 1);
+	if (tr_scripted_on()) {
+		bool last = resolver->kind != TR_RESOLVER_TEST;
+
+		answer = tr_scripted_ask(name, flight->type, last);
+		if (answer != NULL) {
+			flight_answered(flight, answer);
+			return;
+		}
+	}
 	if (resolver->kind == TR_RESOLVER_TEST) {
 		flight_answered(flight, tr_zones_ask(resolver->zones, name, flight->type));
 		return;

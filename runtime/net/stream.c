@@ -66,7 +66,7 @@ tr_streami_mark_dirty(struct tr_stream *stream)
 void
 tr_streami_update_hold(struct tr_stream *stream)
 {
-	bool want = !stream->dead &&
+	bool want = !stream->dead && !stream->scripted &&
 		    (stream->closing || stream->backlog > 0 || (!stream->paused && !stream->ended && stream->end == 0));
 
 	if (want == stream->held)
@@ -430,6 +430,25 @@ ask_addr(struct tr_stream *stream, struct tr_sockaddr **kept, int (*ask)(int, st
 	}
 	*kept = addr;
 	return addr;
+}
+
+static struct tr_sockaddr *
+copy_addr(const struct tr_sockaddr *addr)
+{
+	struct tr_sockaddr *copy = malloc(sizeof *copy);
+
+	if (copy != NULL)
+		*copy = *addr;
+	return copy; /* NULL: then it shows what the kernel says */
+}
+
+void
+tr_streami_scripted(struct tr_stream *stream, const struct tr_sockaddr *peer, const struct tr_sockaddr *local)
+{
+	stream->scripted = true;
+	stream->peer = copy_addr(peer);
+	stream->local = copy_addr(local);
+	tr_streami_update_hold(stream);
 }
 
 static int

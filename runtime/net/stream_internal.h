@@ -51,6 +51,7 @@ struct tr_stream {
 	bool was_high;
 	bool write_failed; /* what is written from now on is dropped */
 	bool held;
+	bool scripted; /* holds no virtual time: its peer lives in this process */
 };
 
 /* --- stream.c --- */
@@ -63,6 +64,8 @@ void tr_streami_end(struct tr_stream *stream, int err);
 void tr_streami_read(struct tr_stream *stream);
 void tr_streami_discard(struct tr_stream *stream);
 void tr_streami_deliver_later(struct tr_defer *defer);
+/* One end of a pair inside of the process, with the addresses that it shall show. */
+void tr_streami_scripted(struct tr_stream *stream, const struct tr_sockaddr *peer, const struct tr_sockaddr *local);
 /* --- stream_write.c --- */
 void tr_streami_drop_output(struct tr_stream *stream);
 void tr_streami_flush(struct tr_stream *stream);

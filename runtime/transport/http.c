@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "net/scripted.h"
 #include "transport/http_internal.h"
 
 enum {
@@ -58,7 +59,8 @@ land(struct tr_http_flight *flight)
 	if (flight->next != NULL)
 		flight->next->prev = flight->prev;
 	http->in_flight--;
-	tr_hold_drop();
+	if (flight->held)
+		tr_hold_drop();
 	flight->call->flight = NULL;
 	flight->call = NULL;
 	flight->client = NULL;
@@ -91,8 +93,17 @@ static int
 launch(struct tr_http_flight *flight, const char *url)
 {
 	struct tr_http *http = flight->client->http;
-	int err = http->http1 != NULL ? tr_http1_launch(http->http1, flight, url) : TR_EAGAIN;
+	int err = TR_EAGAIN;
 
+	if (http->http1 == NULL && tr_scripted_on())
+		tr_http1_new(http->loop, &http->http1); /* a script knows no proxy */
+	if (http->http1 != NULL)
+		err = tr_http1_launch(http->http1, flight, url);
+	if (err == TR_EAGAIN && tr_scripted_on()) {
+		flight->on_curl = false;
+		tr_http1_fail(flight, TR_EINVAL, "%s is a URL for libcurl, which cannot be scripted", url);
+		return TR_OK;
+	}
 	flight->on_curl = err == TR_EAGAIN;
 	return flight->on_curl ? tr_http_curl_launch(flight, url, timeout_of(flight)) : err;
 }
@@ -171,6 +182,11 @@ tr_http_flight_to_curl(struct tr_http_flight *flight)
 {
 	int err;
 
+	if (tr_scripted_on()) {
+		tr_http1_fail(flight, TR_EIO, "Couldn't resolve host name: Could not resolve host: %s",
+			flight->own.place->name);
+		return;
+	}
 	flight->on_curl = true;
 	err = tr_http_curl_launch(flight, flight->own.url.data, timeout_of(flight));
 	if (err != TR_OK) {
@@ -238,7 +254,9 @@ tr_http_start(struct tr_http *http, struct tr_http_call *call)
 		flight->next->prev = &flight->next;
 	http->flights = flight;
 	http->in_flight++;
-	tr_hold_take();
+	flight->held = !tr_scripted_on();
+	if (flight->held)
+		tr_hold_take();
 	tr_timer_start(tr_loop_wheel(http->loop), &flight->deadline, timeout_of(flight), deadline_cb);
 	return TR_OK;
 }

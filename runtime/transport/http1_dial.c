@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "net/scripted.h"
 #include "transport/http1.h"
 #include "transport/http_internal.h"
 
@@ -88,6 +89,7 @@ static bool
 attempt(struct tr_http1_dial *dial, const struct tr_sockaddr *addr)
 {
 	struct tr_http1_conn *conn;
+	enum tr_scripted_kind kind;
 	int on = 1, fd;
 
 	if (!tr_guard_allows(&dial->flight->client->settings.guard, addr)) {
@@ -99,10 +101,12 @@ attempt(struct tr_http1_dial *dial, const struct tr_sockaddr *addr)
 		dial->errnum = ENOMEM;
 		return false;
 	}
-	fd = socket(addr->ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0 || (connect(fd, (const struct sockaddr *)&addr->ss, addr->len) != 0 && errno != EINPROGRESS &&
-			      errno != EINTR)) {
-		dial->errnum = errno;
+	kind = tr_scripted_connect(addr, NULL, &fd, NULL);
+	if (kind == TR_SCRIPTED_REAL)
+		fd = socket(addr->ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0 || (kind == TR_SCRIPTED_REAL && connect(fd, (const struct sockaddr *)&addr->ss, addr->len) != 0 &&
+			      errno != EINPROGRESS && errno != EINTR)) {
+		dial->errnum = kind == TR_SCRIPTED_REFUSED ? ECONNREFUSED : errno;
 		if (fd >= 0)
 			close(fd);
 		free(conn);

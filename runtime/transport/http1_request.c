@@ -1,17 +1,19 @@
 /* Which requests are ours, and their bytes. */
 #include <stdlib.h>
 
+#include "net/scripted.h"
 #include "transport/http1.h"
 #include "transport/http_internal.h"
 
-#define DEFAULT_PORT 80
+#define HTTP_PORT 80
+#define HTTPS_PORT 443
 #define DIGITS "0123456789"
 #define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 struct parts {
 	struct tr_str authority; /* host with brackets, and port */
 	struct tr_str host;      /* with brackets */
-	uint16_t port;
+	uint16_t port, default_port;
 	const char *target; /* "" or from the slash on */
 };
 
@@ -20,12 +22,15 @@ struct parts {
 static bool
 split_url(const char *url, struct parts *parts)
 {
-	const char *at = url + 7, *c;
-	unsigned long port = DEFAULT_PORT;
+	/* with a script nothing leaves the process: it shows what would go inside of TLS */
+	bool https = strncmp(url, "https://", 8) == 0 && tr_scripted_on();
+	const char *at = url + (https ? 8 : 7), *c;
+	unsigned long port = https ? HTTPS_PORT : HTTP_PORT;
 	size_t len;
 
-	if (strncmp(url, "http://", 7) != 0)
+	if (!https && strncmp(url, "http://", 7) != 0)
 		return false;
+	parts->default_port = (uint16_t)port;
 	if (*at == '[') {
 		len = 1 + strspn(at + 1, DIGITS "abcdefABCDEF:.");
 		if (at[len] != ']')
@@ -60,7 +65,7 @@ split_url(const char *url, struct parts *parts)
 static bool
 is_literal(const struct parts *parts, struct tr_sockaddr *addr)
 {
-	return tr_sockaddr_parse(parts->authority, DEFAULT_PORT, addr) == TR_OK;
+	return tr_sockaddr_parse(parts->authority, parts->default_port, addr) == TR_OK;
 }
 
 /* A name whose last label begins with a digit may be a number to libcurl: 127.1, 0x7f000001. */
@@ -76,7 +81,7 @@ like_number(struct tr_str host)
 static struct tr_http1_place *
 place_get(struct tr_http1 *http1, const struct parts *parts)
 {
-	bool port_named = parts->port != DEFAULT_PORT, brackets = parts->host.data[0] == '[';
+	bool port_named = parts->port != parts->default_port, brackets = parts->host.data[0] == '[';
 	struct tr_http1_place *place;
 	struct tr_buf host = {0};
 
@@ -85,7 +90,7 @@ place_get(struct tr_http1 *http1, const struct parts *parts)
 		tr_buf_addf(&host, ":%u", parts->port);
 	tr_buf_addc(&host, '\0');
 	for (place = http1->places; place != NULL && !host.failed; place = place->next) {
-		if (strcmp(place->host, host.data) == 0) {
+		if (place->port == parts->port && strcmp(place->host, host.data) == 0) {
 			place->refs++;
 			tr_buf_free(&host);
 			return place;

@@ -61,6 +61,7 @@ struct tr_http_flight {
 	int hops;
 	bool drop_body, drop_auth; /* by a redirect */
 	bool on_curl;              /* who carries it */
+	bool held;                 /* the virtual clock: not if the network is scripted */
 	struct tr_http1_request own;
 	struct tr_http_easy curl;
 };

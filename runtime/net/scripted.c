@@ -1,0 +1,408 @@
+#include "net/scripted.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "net/stream_internal.h"
+
+#define FIRST_PORT 40000    /* of clients; counted up, so that a run repeats itself */
+#define OWN_NET 0xc6120000u /* 198.18.0.0/15 is for benchmarks: RFC 2544, nobody's own */
+#define CLIENT_HOST 0xfffeu /* 198.18.255.254 */
+#define NAME_TTL_S 60
+
+struct place {
+	struct place *next;
+	struct tr_sockaddr at;
+	enum tr_scripted_kind kind;
+};
+
+struct named {
+	struct named *next;
+	struct tr_sockaddr addr;
+	char name[];
+};
+
+struct stray {
+	struct stray *next;
+	bool told;
+	char what[];
+};
+
+/* An end that accepted() is to be told about. */
+struct fresh {
+	struct fresh *next;
+	struct tr_scripted_end end;
+};
+
+struct tr_scripted {
+	struct tr_loop *loop;
+	void (*accepted)(void *arg, const struct tr_scripted_end *end);
+	void *arg;
+	enum tr_scripted_kind otherwise;
+	struct place *places;
+	struct named *names;
+	struct stray *strays;
+	struct fresh *fresh, **fresh_last;
+	struct tr_defer later;
+	uint32_t own_names; /* addresses given out */
+	uint16_t port;
+};
+
+static _Thread_local struct tr_scripted *set;
+
+int
+tr_scripted_new(struct tr_loop *loop, void (*accepted)(void *arg, const struct tr_scripted_end *end), void *arg,
+	struct tr_scripted **out)
+{
+	struct tr_scripted *script;
+
+	*out = NULL;
+	if (set != NULL)
+		return TR_EINVAL;
+	script = calloc(1, sizeof *script);
+	if (script == NULL)
+		return TR_ENOMEM;
+	script->loop = loop;
+	script->accepted = accepted;
+	script->arg = arg;
+	script->otherwise = TR_SCRIPTED_REFUSED;
+	script->fresh_last = &script->fresh;
+	script->port = FIRST_PORT;
+	*out = set = script;
+	return TR_OK;
+}
+
+void
+tr_scripted_free(struct tr_scripted *script)
+{
+	if (script == NULL)
+		return;
+	tr_loop_undefer(script->loop, &script->later);
+	for (struct fresh *fresh = script->fresh, *next; fresh != NULL; fresh = next) {
+		next = fresh->next;
+		tr_stream_abort(fresh->end.stream);
+		free(fresh);
+	}
+	for (struct place *place = script->places, *next; place != NULL; place = next) {
+		next = place->next;
+		free(place);
+	}
+	for (struct named *named = script->names, *next; named != NULL; named = next) {
+		next = named->next;
+		free(named);
+	}
+	for (struct stray *stray = script->strays, *next; stray != NULL; stray = next) {
+		next = stray->next;
+		free(stray);
+	}
+	if (set == script)
+		set = NULL;
+	free(script);
+}
+
+/* --- places and names ------------------------------------------------------------------------------------- */
+
+static bool
+same_place(const struct tr_sockaddr *a, const struct tr_sockaddr *b)
+{
+	char left[64], right[64];
+
+	tr_sockaddr_text(a, true, left);
+	tr_sockaddr_text(b, true, right);
+	return strcmp(left, right) == 0;
+}
+
+int
+tr_scripted_set(struct tr_scripted *script, const struct tr_sockaddr *at, enum tr_scripted_kind kind)
+{
+	struct place *place = script->places;
+
+	while (place != NULL && !same_place(&place->at, at))
+		place = place->next;
+	if (place == NULL) {
+		place = calloc(1, sizeof *place);
+		if (place == NULL)
+			return TR_ENOMEM;
+		place->at = *at;
+		place->next = script->places;
+		script->places = place;
+	}
+	place->kind = kind;
+	return TR_OK;
+}
+
+void
+tr_scripted_otherwise(struct tr_scripted *script, enum tr_scripted_kind kind)
+{
+	script->otherwise = kind;
+}
+
+static void
+own_addr(uint32_t host, uint16_t port, struct tr_sockaddr *out)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&out->ss;
+
+	memset(out, 0, sizeof *out);
+	in->sin_family = AF_INET;
+	in->sin_addr.s_addr = htonl(OWN_NET | host);
+	in->sin_port = htons(port);
+	out->len = sizeof *in;
+}
+
+int
+tr_scripted_name(struct tr_scripted *script, const char *name, const struct tr_sockaddr *addr, struct tr_sockaddr *out)
+{
+	struct named **at = &script->names, *named;
+
+	for (; *at != NULL; at = &(*at)->next) {
+		if (strcmp((*at)->name, name) != 0 || (addr != NULL && !same_place(&(*at)->addr, addr)))
+			continue;
+		if (out != NULL)
+			*out = (*at)->addr;
+		return TR_OK;
+	}
+	named = calloc(1, sizeof *named + strlen(name) + 1);
+	if (named == NULL)
+		return TR_ENOMEM;
+	memcpy(named->name, name, strlen(name) + 1);
+	if (addr != NULL)
+		named->addr = *addr;
+	else
+		own_addr(++script->own_names & 0xffff, 0, &named->addr);
+	*at = named;
+	if (out != NULL)
+		*out = named->addr;
+	return TR_OK;
+}
+
+static void
+note_stray(const char *kind, const char *what)
+{
+	size_t len = strlen(kind) + strlen(what) + 1;
+	struct stray **at = &set->strays, *stray;
+
+	for (; *at != NULL; at = &(*at)->next) {
+		if (strncmp((*at)->what, kind, strlen(kind)) == 0 && strcmp((*at)->what + strlen(kind), what) == 0)
+			return;
+	}
+	stray = calloc(1, sizeof *stray + len);
+	if (stray == NULL)
+		return; /* the connection is refused all the same */
+	snprintf(stray->what, len, "%s%s", kind, what);
+	*at = stray;
+}
+
+char *
+tr_scripted_strays(struct tr_scripted *script)
+{
+	struct tr_buf text = {0};
+
+	for (struct stray *stray = script->strays; stray != NULL; stray = stray->next) {
+		if (stray->told)
+			continue;
+		stray->told = true;
+		tr_buf_addf(&text, "%s\n", stray->what);
+	}
+	if (text.len == 0 || text.failed) {
+		tr_buf_free(&text);
+		return NULL;
+	}
+	text.data[text.len - 1] = '\0';
+	return text.data;
+}
+
+/* --- connections --------------------------------------------------------------------------------------------- */
+
+bool
+tr_scripted_on(void)
+{
+	return set != NULL;
+}
+
+static void
+tell_accepted(struct tr_defer *later)
+{
+	struct tr_scripted *script = tr_container_of(later, struct tr_scripted, later);
+	struct fresh *fresh = script->fresh;
+
+	if (fresh == NULL)
+		return;
+	script->fresh = fresh->next;
+	if (script->fresh == NULL)
+		script->fresh_last = &script->fresh;
+	else
+		tr_loop_defer(script->loop, &script->later, tell_accepted); /* accepted() may free the script */
+	struct tr_scripted_end end = fresh->end;
+	free(fresh);
+	script->accepted(script->arg, &end);
+}
+
+static const struct place *
+find(const struct tr_sockaddr *to)
+{
+	const struct place *place = set->places;
+
+	while (place != NULL && !same_place(&place->at, to))
+		place = place->next;
+	return place;
+}
+
+static void
+no_data(struct tr_stream *stream, void *arg)
+{
+}
+
+static void
+no_closed(struct tr_stream *stream, int err, void *arg)
+{
+}
+
+static const struct tr_stream_handlers no_handlers = {no_data, NULL, no_closed};
+
+/* Both ends; -1: no descriptors or no memory. */
+static int
+open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct tr_sockaddr *local)
+{
+	struct fresh *fresh = calloc(1, sizeof *fresh);
+	struct tr_scripted_end *end;
+	struct stat about;
+	int fds[2];
+
+	if (fresh == NULL)
+		return -1;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) != 0) {
+		free(fresh);
+		return -1;
+	}
+	end = &fresh->end;
+	end->stream = tr_stream_new(set->loop, fds[1], &no_handlers, NULL);
+	if (end->stream == NULL || fstat(fds[0], &about) != 0) {
+		if (end->stream != NULL)
+			tr_stream_abort(end->stream);
+		close(fds[0]);
+		free(fresh);
+		return -1;
+	}
+	end->at = *to;
+	if (source != NULL)
+		end->client = *source;
+	else
+		own_addr(CLIENT_HOST, 0, &end->client);
+	if (tr_sockaddr_port(&end->client) == 0)
+		tr_sockaddr_set_port(&end->client, set->port++);
+	end->near_fd = fds[0];
+	end->near_inode = about.st_ino;
+	tr_streami_scripted(end->stream, &end->client, to);
+	if (local != NULL)
+		*local = end->client;
+	*set->fresh_last = fresh;
+	set->fresh_last = &fresh->next;
+	tr_loop_defer(set->loop, &set->later, tell_accepted);
+	return fds[0];
+}
+
+/* A descriptor that never becomes writable. */
+static int
+open_silent(void)
+{
+	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	uint64_t most = UINT64_MAX - 1;
+
+	if (fd >= 0 && write(fd, &most, sizeof most) != (ssize_t)sizeof most) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+enum tr_scripted_kind
+tr_scripted_connect(const struct tr_sockaddr *to, const struct tr_sockaddr *source, int *fd, struct tr_sockaddr *local)
+{
+	enum tr_scripted_kind kind;
+	const struct place *place;
+	char text[64];
+
+	*fd = -1;
+	if (set == NULL || to->ss.ss_family == AF_UNIX)
+		return TR_SCRIPTED_REAL;
+	place = find(to);
+	kind = place != NULL ? place->kind : set->otherwise;
+	if (place == NULL && kind != TR_SCRIPTED_OPEN) {
+		tr_sockaddr_text(to, true, text);
+		note_stray("", text);
+	}
+	if (kind == TR_SCRIPTED_OPEN)
+		*fd = open_pair(to, source, local);
+	else if (kind == TR_SCRIPTED_SILENT)
+		*fd = open_silent();
+	return kind == TR_SCRIPTED_REAL || *fd >= 0 ? kind : TR_SCRIPTED_REFUSED;
+}
+
+void
+tr_scripted_reset(const struct tr_scripted_end *end)
+{
+	struct stat about;
+
+	/* A socket of a pair that is closed with bytes unread resets the other: so the other sends one. It may be gone,
+	 * and its number in other hands. */
+	if (fstat(end->near_fd, &about) == 0 && S_ISSOCK(about.st_mode) && about.st_ino == end->near_inode &&
+		send(end->near_fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN) {
+		/* full of bytes that nobody has read: that resets, too */
+	}
+	tr_stream_flush(end->stream);
+	tr_stream_abort(end->stream);
+}
+
+/* --- names ------------------------------------------------------------------------------------------------------ */
+
+static struct tr_dns_answer *
+answer_of(const char *name, enum tr_dns_type type)
+{
+	struct tr_dns_builder *builder = calloc(1, sizeof *builder);
+	struct tr_dns_answer *answer;
+
+	if (builder == NULL)
+		return tr_dns_answer_new(TR_DNS_FAILED, TR_ENOMEM, "out of memory");
+	for (const struct named *named = set->names; named != NULL; named = named->next) {
+		const struct sockaddr_in *v4 = (const struct sockaddr_in *)&named->addr.ss;
+		const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&named->addr.ss;
+
+		if (strcmp(named->name, name) != 0)
+			continue;
+		if (type == TR_DNS_A && v4->sin_family == AF_INET)
+			tr_dns_builder_add_addr(builder, &v4->sin_addr, sizeof v4->sin_addr);
+		else if (type == TR_DNS_AAAA && v6->sin6_family == AF_INET6)
+			tr_dns_builder_add_addr(builder, &v6->sin6_addr, sizeof v6->sin6_addr);
+	}
+	answer = tr_dns_builder_end(builder, type);
+	if (answer != NULL)
+		answer->ttl_s = NAME_TTL_S;
+	free(builder);
+	return answer;
+}
+
+struct tr_dns_answer *
+tr_scripted_ask(const char *name, enum tr_dns_type type, bool final)
+{
+	const struct named *named;
+
+	if (set == NULL)
+		return NULL;
+	for (named = set->names; named != NULL; named = named->next) {
+		if (strcmp(named->name, name) == 0)
+			return answer_of(name, type);
+	}
+	if (final && set->otherwise == TR_SCRIPTED_OPEN && tr_scripted_name(set, name, NULL, NULL) == TR_OK)
+		return answer_of(name, type);
+	if (!final || set->otherwise == TR_SCRIPTED_REAL)
+		return NULL;
+	note_stray("name ", name);
+	return tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "NXDOMAIN");
+}
