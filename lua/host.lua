@@ -560,6 +560,24 @@ function host.internal(name)
   return loaded[name]
 end
 
+--- All bytes of a file, read by another thread while the task waits; nil and what is wrong, with the path.
+---@async
+---@param path string
+---@return string? bytes
+---@return string? message
+function host.read_file(path)
+  if package.preload['tr.fs'] then
+    local bytes, message = require('tr.fs').load(path)
+    return bytes, not bytes and ('%s: %s'):format(path, message) or nil
+  end
+  local file, message = io.open(path, 'rb') -- a program without the room
+  local bytes = file and file:read '*a'
+  if file then
+    file:close()
+  end
+  return bytes, not bytes and (message or 'cannot read ' .. path) or nil
+end
+
 --- Loads the modules that every policy has. Other Lua files of the runtime add their own entries to `host.entry`.
 function entry.boot()
   host.c = c

@@ -19,6 +19,7 @@ local BINDINGS = {
 local MODULES = {
   { module = 'kumo.encode', needs = 'tr.bytes', field = 'encode' },
   { module = 'kumo.digest', needs = 'tr.bytes', field = 'digest' },
+  { module = 'kumo.fs', needs = 'tr.fs', field = 'fs' },
   { module = 'kumo.uuid', needs = 'tr.bytes', field = 'uuid' },
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
   { module = 'message', needs = 'tr.message' },
@@ -209,6 +210,10 @@ for _, extension in ipairs(MODULES) do
       merge(kumo, module)
     end
   end
+end
+
+for _, name in ipairs { 'read_dir', 'glob', 'uncached_glob' } do -- deprecated names
+  kumo[name] = kumo.fs and kumo.fs[name]
 end
 
 -- One epoch for memoize caches and queues, whoever asks for the new one.

@@ -80,14 +80,9 @@ local function read(path, name)
   if type(path) ~= 'string' then
     error(('%s: path: string expected, got %s'):format(name, type(path)), 3)
   end
-  local file, err = io.open(path, 'rb')
-  if not file then
-    error(('%s: %s'):format(name, err), 3)
-  end
-  local text = file:read '*a'
-  file:close()
+  local text, err = host.read_file(path)
   if not text then
-    error(('%s: cannot read %s'):format(name, path), 3)
+    error(('%s: %s'):format(name, err), 3)
   end
   return text
 end

@@ -199,6 +199,11 @@ local function split(number)
   return s, math.floor((number - s) * NS + 0.5)
 end
 
+--- A moment from whole seconds and nanoseconds, for modules of the runtime.
+function time._make(s, ns)
+  return make(time_meta, s, ns)
+end
+
 function time.now()
   local s, ns = c.now()
   return make(time_meta, s, ns)

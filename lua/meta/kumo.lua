@@ -20,6 +20,7 @@ kumo.digest = require 'kumo.digest'
 kumo.dns = require 'kumo.dns'
 kumo.domain_map = require('kumo.domain_map').domain_map
 kumo.encode = require 'kumo.encode'
+kumo.fs = require 'kumo.fs'
 kumo.http = require 'kumo.http'
 kumo.memoize = require('kumo.memoize').memoize
 kumo.regex = require 'kumo.regex'

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/work.h"
 
 /* Under the virtual clock, how long (real time) a loop sleeps before it asks again whether holds are out:
  * a hold may be dropped in another thread without a wake. */
@@ -101,6 +102,7 @@ tr_loop_free(struct tr_loop *loop)
 {
 	if (loop == NULL)
 		return;
+	tr_work_finish(loop);
 	/* Mail that is still there is not run: its receivers are gone. Only its holds end. */
 	for (struct tr_mail *mail = atomic_exchange(&loop->mail, NULL); mail != NULL; mail = mail->next)
 		tr_hold_drop();

@@ -22,6 +22,7 @@
 
 const struct tr_module tr_modules[] = {
 	{"tr.bytes", luaopen_tr_bytes},
+	{"tr.fs", luaopen_tr_fs},
 	{"tr.regex", luaopen_tr_regex},
 	{"tr.toml", luaopen_tr_toml},
 	{"tr.message", luaopen_tr_message},
