@@ -4,6 +4,7 @@
 local host = require 'tr.host'
 local session = host.internal 'session'
 local smtp = require 'tr.smtp_client'
+local INTERNAL = require('error_text').INTERNAL
 
 local REWRITE = 'smtp_client_rewrite_delivery_status'
 
@@ -61,16 +62,29 @@ session.add_protocol('smtp', {
   end,
 
   send = function(conn, s)
-    local tried = conn:send(s)
-    if not tried then -- the peer had hung up meanwhile: no attempt
-      s:requeue 'DispatcherDrop'
-      return false
+    while true do
+      local tried = conn:send(s)
+      if not tried then -- the peer had hung up meanwhile: no attempt
+        s:requeue 'DispatcherDrop'
+        return false
+      end
+      if host.has_handler(REWRITE) then
+        rewrite(conn, s)
+      end
+      if not conn:goes_on(s) then
+        local usable = conn:report(s)
+        return usable
+      elseif not conn:tell(s) then
+        return false
+      end
+      s:phase 'AttemptingConnection'
+      local ok, why = conn:next_host()
+      if not ok then
+        s:report('transient', 400, INTERNAL .. why)
+        return false
+      end
+      s:phase 'DeliveringMessage'
     end
-    if host.has_handler(REWRITE) then
-      rewrite(conn, s)
-    end
-    local usable = conn:report(s)
-    return usable
   end,
 
   close = function(conn)

@@ -98,8 +98,8 @@ function kumo.make_queue_config(options) end
 ---@field skip_hosts? string[]        the same; default {}
 ---@field enable_tls? 'Opportunistic'|'OpportunisticInsecure'|'Required'|'RequiredInsecure'|'Disabled'  Required ones are refused: no TLS yet
 ---@field reconnect_strategy? 'TerminateSession'|'ReconnectSameHost'|'ConnectNextHost'  where the next message goes when the connection is lost; default ConnectNextHost
----@field try_next_host_on_transport_error? boolean  checked, not acted on yet; so are those up to allow_smtp_auth_plain_without_valid_certificate
----@field enable_mta_sts? boolean
+---@field try_next_host_on_transport_error? boolean  after 421, silence or a broken connection the message goes on to the next host at once; default false
+---@field enable_mta_sts? boolean   checked and named by a warning: there is no TLS yet; so are those up to allow_smtp_auth_plain_without_valid_certificate
 ---@field enable_dane? boolean
 ---@field tls_certificate? kumo.KeySource
 ---@field tls_private_key? kumo.KeySource
@@ -112,7 +112,7 @@ function kumo.make_queue_config(options) end
 ---@field smtp_auth_plain_password? kumo.KeySource
 ---@field allow_smtp_auth_plain_without_tls? boolean
 ---@field allow_smtp_auth_plain_without_valid_certificate? boolean
----@field dispatcher_wakeup_strategy? string                      accepted, without effect; so are those below
+---@field dispatcher_wakeup_strategy? string                      checked and named by a warning: without effect; so are those below
 ---@field maintainer_wakeup_strategy? string
 ---@field aggressive_connection_opening? boolean
 ---@field readyq_pool_name? string

@@ -61,6 +61,23 @@ function connection:queue(session) end
 ---@return boolean usable   another message may follow
 function connection:report(session) end
 
+--- Whether the message in hand, which was sent, is for the next host at once (try_next_host_on_transport_error).
+---@param session userdata
+---@return boolean
+function connection:goes_on(session) end
+
+--- Instead of report(): records tell what became of each recipient, and those that are kept stay in hand.
+---@async
+---@param session userdata
+---@return boolean in_hand   false: it could not be stored, nothing is in hand
+function connection:tell(session) end
+
+--- Leaves the host and connects to the next candidate that answers.
+---@async
+---@return true? ok
+---@return string? err   what was wrong with each
+function connection:next_host() end
+
 --- QUIT. May be called twice.
 function connection:close() end
 

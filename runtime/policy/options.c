@@ -136,7 +136,8 @@ tr_check_options(lua_State *L, int idx, const char *function, const struct tr_ke
 		}
 		const char *expected = misfit(L, key->type);
 		if (expected != NULL) {
-			lua_pushfstring(L, "field '%s': %s expected, got %s", name, expected, luaL_typename(L, -1));
+			lua_pushfstring(L, "field '%s': %s expected, got %s", name, expected,
+				lua_type(L, -1) == LUA_TNUMBER ? lua_tostring(L, -1) : luaL_typename(L, -1));
 			fail(L, idx, function);
 		}
 		lua_pop(L, 1);

@@ -69,6 +69,7 @@ struct tr_path_config {
 	char *provider, *ehlo_domain;
 	uint16_t smtp_port;
 	bool enable_pipelining, enable_rset, use_lmtp, ignore_8bit_checks;
+	bool try_next_host;    /* try_next_host_on_transport_error */
 	uint8_t reconnect;     /* 0 ConnectNextHost, 1 ReconnectSameHost, 2 TerminateSession */
 	bool prohibited_given; /* by the policy: then they hold for an mx_list, too */
 	uint8_t ip_strategy;   /* of ip_lookup_strategy: enum tr_ip_strategy of runtime/net, the same order */

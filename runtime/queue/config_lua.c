@@ -8,15 +8,15 @@
 #include "queue/config_view_lua.h"
 
 void
-config_warn_once(const char *function, const char *key)
+config_warn_once(const char *function, const char *key, const char *effect)
 {
 	static _Atomic uint64_t warned[64]; /* by hash: a lost warning after a collision is harmless */
 	uint64_t hash = tr_hash(key, strlen(key));
 	_Atomic uint64_t *word = &warned[(hash >> 6) % TR_COUNT(warned)];
 	uint64_t bit = UINT64_C(1) << (hash & 63);
 
-	if ((atomic_fetch_or(word, bit) & bit) == 0)
-		tr_log(TR_LEVEL_WARN, "config", "%s: option '%s' is checked but not acted on yet", function, key);
+	if (effect != NULL && (atomic_fetch_or(word, bit) & bit) == 0)
+		tr_log(TR_LEVEL_WARN, "config", "%s: option '%s': %s", function, key, effect);
 }
 
 int

@@ -16,8 +16,8 @@ struct config_box {
 void config_register_type(lua_State *L, const char *type, lua_CFunction gc); /* the metatable: a read-only view */
 struct config_box *config_new_box(lua_State *L, const char *type);           /* pushed; config NULL */
 
-/* Once a process and option: it is checked, and has no effect. */
-void config_warn_once(const char *function, const char *key);
+/* Once a process and option: it is not acted on, as `effect` says; NULL: no warning. */
+void config_warn_once(const char *function, const char *key, const char *effect);
 /* One of `names` (NULL-terminated); raises with the list otherwise. Returns its index, or def when the key is
  * absent. */
 int config_opt_enum(lua_State *L, int idx, const char *function, const char *key, const char *const *names, int def);

@@ -409,8 +409,10 @@ struct outcome_op {
 	struct tr_sched *config_of; /* of whom config is, for a run of messages */
 	struct tr_queue_config *config;
 	struct retry_spec spec;
-	struct tr_buf line;    /* response for the hook */
-	struct slot_list lost; /* damaged stubs */
+	struct tr_buf line;                 /* response for the hook */
+	struct slot_list lost;              /* damaged stubs */
+	struct tr_message *telling_message; /* of tr_session_tell_rcpts(); NULL: none */
+	struct tr_telling *telling;         /* NULL: nobody waits for it any more */
 };
 /* Own, in endpoint.c: what the outcome says of the endpoint; before the messages are let go. */
 void endpoint_outcome(struct session *session, const struct tr_outcome *outcome);
@@ -423,6 +425,8 @@ void op_die(struct outcome_op *op, struct tr_message *message, enum tr_column co
 void op_lost(struct outcome_op *op, uint32_t slot);
 void op_park(struct outcome_op *op, struct tr_message *message);
 void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */
+/* Stored again if it is dirty, then told() has it. */
+void op_tell(struct outcome_op *op, struct tr_message *message, struct tr_telling *telling);
 /* With that due time, stored again if it is dirty, then back. */
 void op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms);
 /* message->queue is another one: stored, then inserted there; op->spec.reasons[0] tells why. */

@@ -158,7 +158,13 @@ op_done(struct tr_outbox *outbox, int status)
 {
 	struct outcome_op *op = tr_container_of(outbox, struct outcome_op, outbox);
 	struct tr_worker *worker = op->worker;
+	struct tr_message *message = op->telling_message;
+	struct tr_telling *telling = op->telling;
 
+	if (message != NULL && (status != TR_OK || telling == NULL)) {
+		list_add(&op->kept, message);
+		message = NULL;
+	}
 	if (status == TR_OK)
 		settle_committed(op);
 	else
@@ -169,6 +175,12 @@ op_done(struct tr_outbox *outbox, int status)
 	tr_buf_free(&op->line);
 	tr_pool_put(op, sizeof *op);
 	busy_drop(worker->engine);
+	if (telling != NULL) {
+		telling->op = NULL;
+		if (message != NULL)
+			session_of(telling->session)->held++;
+		telling->told(telling, message);
+	}
 }
 
 struct outcome_op *
@@ -307,6 +319,18 @@ op_save(struct outcome_op *op, struct tr_message *message)
 	tr_message_revoke(message);
 	store_again(op, message);
 	list_add(&op->kept, message);
+}
+
+void
+op_tell(struct outcome_op *op, struct tr_message *message, struct tr_telling *telling)
+{
+	op_count(op);
+	tr_message_revoke(message);
+	if (message->flags & TR_MSG_DIRTY)
+		store_again(op, message);
+	op->telling_message = message;
+	op->telling = telling;
+	telling->op = op;
 }
 
 void

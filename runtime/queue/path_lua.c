@@ -4,12 +4,13 @@
 
 #include "base/clock.h"
 #include "queue/config_view_lua.h"
+#include "queue/path_tls_lua.h"
 
 #define FUNCTION "kumo.make_egress_path"
 
-/* What an option of make_egress_path does here: NOW is acted on, LATER is checked, kept in the view and named by a
- * warning. */
-enum when { NOW, LATER, IGNORED };
+/* What an option of make_egress_path does here: NOW is acted on; LATER and NEVER are checked, kept in the view and
+ * named by a warning: what is not there yet, and what there is nothing for that it could tune. */
+enum when { NOW, LATER, NEVER };
 
 static const struct path_key {
 	struct tr_key key;
@@ -46,27 +47,27 @@ static const struct path_key {
 	{{"refresh_strategy", 's', false}, NOW},
 	{{"refresh_interval", 'd', false}, NOW},
 	{{"provider_name", 's', false}, NOW},
-	{{"dispatcher_wakeup_strategy", 's', false}, IGNORED},
-	{{"maintainer_wakeup_strategy", 's', false}, IGNORED},
-	{{"aggressive_connection_opening", 'b', false}, IGNORED},
-	{{"readyq_pool_name", 's', false}, IGNORED},
-	{{"low_memory_reduction_policy", 's', false}, IGNORED},
-	{{"no_memory_reduction_policy", 's', false}, IGNORED},
+	{{"dispatcher_wakeup_strategy", 's', false}, NEVER},
+	{{"maintainer_wakeup_strategy", 's', false}, NEVER},
+	{{"aggressive_connection_opening", 'b', false}, NEVER},
+	{{"readyq_pool_name", 's', false}, NEVER},
+	{{"low_memory_reduction_policy", 's', false}, NEVER},
+	{{"no_memory_reduction_policy", 's', false}, NEVER},
 	{{"reconnect_strategy", 's', false}, NOW},
-	{{"try_next_host_on_transport_error", 'b', false}, LATER},
+	{{"try_next_host_on_transport_error", 'b', false}, NOW},
 	{{"ignore_8bit_checks", 'b', false}, NOW},
 	{{"enable_tls", 's', false}, LATER},
 	{{"enable_mta_sts", 'b', false}, LATER},
 	{{"enable_dane", 'b', false}, LATER},
 	{{"enable_pipelining", 'b', false}, NOW},
 	{{"enable_rset", 'b', false}, NOW},
-	{{"tls_prefer_openssl", 'b', false}, IGNORED},
+	{{"tls_prefer_openssl", 'b', false}, NEVER},
 	{{"tls_certificate", '*', false}, LATER},
 	{{"tls_private_key", '*', false}, LATER},
 	{{"openssl_cipher_list", 's', false}, LATER},
 	{{"openssl_cipher_suites", 's', false}, LATER},
 	{{"openssl_options", 's', false}, LATER},
-	{{"rustls_cipher_suites", 't', false}, IGNORED},
+	{{"rustls_cipher_suites", 't', false}, NEVER},
 	{{"remember_broken_tls", 'd', false}, LATER},
 	{{"opportunistic_tls_reconnect_on_failed_handshake", 'b', false}, LATER},
 	{{"use_lmtp", 'b', false}, NOW},
@@ -85,6 +86,7 @@ static const struct path_key {
 static const char *const refresh_strategies[] = {"Ttl", "Epoch", NULL};
 static const char *const tls_modes[] = {
 	"Opportunistic", "OpportunisticInsecure", "Required", "RequiredInsecure", "Disabled", NULL};
+#define TLS_DISABLED 4
 static const char *const wakeups[] = {"Aggressive", "Relaxed", NULL};
 static const char *const reductions[] = {"ShrinkDataAndMeta", "ShrinkData", "NoShrink", NULL};
 static const char *const reconnects[] = {"ConnectNextHost", "ReconnectSameHost", "TerminateSession", NULL};
@@ -336,6 +338,7 @@ read_path(lua_State *L, int idx, struct tr_path_config *config)
 	config->ignore_8bit_checks = tr_opt_bool(L, idx, "ignore_8bit_checks", config->ignore_8bit_checks);
 	config->reconnect =
 		(uint8_t)config_opt_enum(L, idx, FUNCTION, "reconnect_strategy", reconnects, config->reconnect);
+	config->try_next_host = tr_opt_bool(L, idx, "try_next_host_on_transport_error", config->try_next_host);
 	read_hosts(L, idx, config);
 }
 
@@ -372,6 +375,7 @@ path_defaults(lua_State *L, const struct tr_path_config *config)
 	config_default_bool(L, "use_lmtp", config->use_lmtp);
 	config_default_bool(L, "ignore_8bit_checks", config->ignore_8bit_checks);
 	config_default_text(L, "reconnect_strategy", reconnects[config->reconnect]);
+	config_default_bool(L, "try_next_host_on_transport_error", config->try_next_host);
 	config_default_text(L, "ip_lookup_strategy", ip_strategies[config->ip_strategy]);
 	if (config_view_lacks(L, "prohibited_hosts")) {
 		lua_newtable(L);
@@ -383,13 +387,23 @@ path_defaults(lua_State *L, const struct tr_path_config *config)
 	}
 }
 
+/* What a warning says of an option that is not acted on; NULL: nothing is to be said. */
+static const char *
+effect_of(const struct path_key *key, int tls_mode)
+{
+	if (strcmp(key->key.name, "enable_tls") == 0)
+		return tls_mode == TLS_DISABLED ? NULL
+						: "there is no TLS towards next hops yet: mail goes in clear text";
+	return key->when == LATER ? "it is checked but not acted on yet"
+				  : "it has no effect: there is nothing here that it could tune";
+}
+
 int
 l_make_egress_path(lua_State *L)
 {
 	struct tr_key keys[TR_COUNT(path_keys)];
 	struct config_box *box;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	for (size_t i = 0; i < TR_COUNT(path_keys); i++)
 		keys[i] = path_keys[i].key;
@@ -406,10 +420,11 @@ l_make_egress_path(lua_State *L)
 		return luaL_error(L,
 			FUNCTION ": enable_tls = '%s' cannot be honoured: TLS towards next hops is not supported yet",
 			tls_modes[mode]);
+	config_check_path_tls(L, 1);
 	for (size_t i = 0; i < TR_COUNT(path_keys); i++) {
 		lua_getfield(L, 1, path_keys[i].key.name);
-		if (!lua_isnil(L, -1) && path_keys[i].when == LATER && strcmp(path_keys[i].key.name, "enable_tls") != 0)
-			config_warn_once(FUNCTION, path_keys[i].key.name);
+		if (!lua_isnil(L, -1) && path_keys[i].when != NOW)
+			config_warn_once(FUNCTION, path_keys[i].key.name, effect_of(&path_keys[i], mode));
 		lua_pop(L, 1);
 	}
 	config_push_view(L, 1, &path_keys[0].key, TR_COUNT(path_keys), sizeof path_keys[0]);

@@ -242,6 +242,19 @@ void tr_session_report(
 /* Outcomes by recipient (SMTP): outcome[i] is for message->rcpts[i]; equal ones share a record. Takes the message;
  * recipients with a transient outcome stay. */
 void tr_session_report_rcpts(struct tr_session *session, struct tr_message *message, const struct tr_outcome *outcomes);
+/* As tr_session_report_rcpts() where some outcome is transient, but the recipients that are kept stay with the session,
+ * for another host at once: records are told, no attempt is counted. told() from the loop, when that is stored: the
+ * message is the session's again; NULL: it could not be stored, and waits in its queue. False: no memory, nothing is
+ * done. The struct is the caller's, and stays until told() or tr_session_untell(), which a session that ends calls: the
+ * message then goes back to its queue. */
+struct tr_telling {
+	void (*told)(struct tr_telling *telling, struct tr_message *message);
+	struct tr_session *session;
+	struct outcome_op *op; /* NULL: nothing is under way */
+};
+bool tr_session_tell_rcpts(struct tr_session *session, struct tr_message *message, const struct tr_outcome *outcomes,
+	struct tr_telling *telling);
+void tr_session_untell(struct tr_telling *telling);
 /* Bound of outcomes not yet committed: a session that finds this true waits (tr_session_wait_settled wakes by
  * wake_session). */
 bool tr_session_must_settle(const struct tr_session *session);

@@ -1,4 +1,6 @@
 /* kumo.make_queue_config */
+#include <stdio.h>
+
 #include "base/clock.h"
 #include "queue/config_view_lua.h"
 
@@ -18,6 +20,48 @@ static const struct tr_key queue_keys[] = {
 	{"shrink_policy", 't', false},
 };
 
+/* An array of { interval =, policy = }. */
+static void
+check_shrink_policy(lua_State *L, const char *function)
+{
+	static const struct tr_key keys[] = {{"interval", 'd', true}, {"policy", 's', true}};
+	static const char *const policies[] = {"ShrinkDataAndMeta", "ShrinkData", "NoShrink", NULL};
+	char what[96];
+
+	lua_getfield(L, 1, "shrink_policy");
+	if (lua_istable(L, -1)) {
+		int count = 0, listed = (int)lua_objlen(L, -1);
+
+		for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1))
+			count++;
+		if (count != listed)
+			luaL_error(L, "%s: shrink_policy: an array of { interval =, policy = } is expected", function);
+		for (int i = 1; i <= listed; i++) {
+			snprintf(what, sizeof what, "%s: shrink_policy[%d]", function, i);
+			lua_rawgeti(L, -1, i);
+			tr_check_options(L, lua_gettop(L), what, keys, TR_COUNT(keys));
+			config_opt_enum(L, lua_gettop(L), what, "policy", policies, 0);
+			lua_pop(L, 1);
+		}
+	}
+	lua_pop(L, 1);
+}
+
+/* There is one timer wheel, at 1 ms, and messages that wait have no body in memory. */
+static void
+name_idle_options(lua_State *L, const char *function)
+{
+	static const char *const idle[] = {"strategy", "timerwheel_tick_interval", "shrink_policy"};
+
+	for (size_t i = 0; i < TR_COUNT(idle); i++) {
+		lua_getfield(L, 1, idle[i]);
+		if (!lua_isnil(L, -1))
+			config_warn_once(
+				function, idle[i], "it has no effect: there is nothing here that it could tune");
+		lua_pop(L, 1);
+	}
+}
+
 int
 l_make_queue_config(lua_State *L)
 {
@@ -28,7 +72,6 @@ l_make_queue_config(lua_State *L)
 	struct tr_queue_config *config;
 	struct config_box *box;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	tr_check_options(L, 1, function, queue_keys, TR_COUNT(queue_keys));
 	box = config_new_box(L, QUEUE_TYPE); /* owns the configuration from here, so raising leaks nothing */
@@ -46,7 +89,9 @@ l_make_queue_config(lua_State *L)
 	if (config->retry_interval_ns < TR_NS_PER_MS)
 		return luaL_error(L, "%s: retry_interval must be at least 1ms", function);
 	config->refresh_on_epoch = config_opt_enum(L, 1, function, "refresh_strategy", strategies, 0) == 1;
-	config_opt_enum(L, 1, function, "strategy", wheels, 2); /* checked: there is one wheel here, at 1 ms */
+	config_opt_enum(L, 1, function, "strategy", wheels, 2);
+	check_shrink_policy(L, function);
+	name_idle_options(L, function);
 	config->egress_pool = config_copy_string(L, 1, "egress_pool");
 	config->provider = config_copy_string(L, 1, "provider_name");
 	config_opt_rate(L, 1, function, "max_message_rate", &config->message_rate);

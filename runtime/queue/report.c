@@ -188,51 +188,54 @@ same_outcome(const struct tr_outcome *a, const struct tr_outcome *b)
 	       tr_str_eq(a->response.command, b->response.command);
 }
 
-void
-tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, const struct tr_outcome *outcomes)
-{
-	struct session *session = session_of(pub);
-	struct tr_ready *ready = pub->ready;
-	uint32_t total = message->rcpt_count, kept = 0, number[TR_OUT_REQUEUE + 1] = {0};
-	const struct tr_addr **group = calloc(total > 0 ? total : 1, sizeof *group);
-	bool *told = calloc(total > 0 ? total : 1, sizeof *told);
-	struct outcome_op *op = op_new(pub->worker);
-	const struct tr_outcome *transient = NULL;
-	struct message_list one = {NULL, NULL, 0};
+/* Memory for telling the outcomes of a message; owned by who asked for it. */
+struct telling_room {
+	const struct tr_addr **group;
+	bool *told;
+	struct outcome_op *op;
+};
 
-	if (group == NULL || told == NULL || op == NULL || total == 0) {
-		tr_log(TR_LEVEL_ERROR, "queue", "%s: no memory for an outcome: the message is sent again", ready->name);
-		if (op != NULL)
-			op_submit(op);
-		list_add(&one, message);
-		session->held--;
-		ready_return_to_lines(pub->worker, &one, true);
-		free(group);
-		free(told);
-		return;
-	}
-	session->held--;
+static bool
+telling_room(struct session *session, uint32_t total, struct telling_room *out)
+{
+	out->group = calloc(total > 0 ? total : 1, sizeof *out->group);
+	out->told = calloc(total > 0 ? total : 1, sizeof *out->told);
+	out->op = out->group != NULL && out->told != NULL && total > 0 ? op_new(session->pub.worker) : NULL;
+	if (out->op != NULL)
+		return true;
+	free(out->group);
+	free(out->told);
+	return false;
+}
+
+/* The records; number[kind] becomes how many recipients had it. */
+static void
+tell_rcpts(struct session *session, const struct tr_message *message, const struct tr_outcome *outcomes,
+	struct telling_room *room, uint32_t number[TR_OUT_REQUEUE + 1])
+{
+	struct tr_session *pub = &session->pub;
+	struct tr_ready *ready = pub->ready;
+	uint32_t total = message->rcpt_count;
+
 	for (uint32_t i = 0; i < total; i++) {
 		struct tr_event event;
 		uint32_t count = 0;
 
 		number[outcomes[i].kind]++;
-		if (outcomes[i].kind == TR_OUT_TRANSIENT && transient == NULL)
-			transient = &outcomes[i];
-		if (told[i] || outcomes[i].kind == TR_OUT_REQUEUE)
+		if (room->told[i] || outcomes[i].kind == TR_OUT_REQUEUE)
 			continue;
 		for (uint32_t j = i; j < total; j++) {
-			if (told[j] || !same_outcome(&outcomes[i], &outcomes[j]))
+			if (room->told[j] || !same_outcome(&outcomes[i], &outcomes[j]))
 				continue;
-			told[j] = true;
-			group[count++] = &message->rcpts[j];
+			room->told[j] = true;
+			room->group[count++] = &message->rcpts[j];
 		}
 		fill_event(&event, session, &outcomes[i]);
 		event.message = message;
-		name_pool(&event, op, ready);
-		event.rcpts = group;
+		name_pool(&event, room->op, ready);
+		event.rcpts = room->group;
 		event.rcpt_count = count;
-		tr_outbox_emit(&op->outbox, &event);
+		tr_outbox_emit(&room->op->outbox, &event);
 	}
 	endpoint_outcome(session, &outcomes[0]);
 	ready_metric(ready, M_DELIVERED, number[TR_OUT_DELIVERED]);
@@ -241,6 +244,59 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 	pub->delivered += number[TR_OUT_DELIVERED] == total;
 	pub->failed += number[TR_OUT_BOUNCED] > 0;
 	pub->transient += number[TR_OUT_TRANSIENT] > 0;
+}
+
+/* Recipients that have ended leave the message, and are counted. True: some did. */
+static bool
+drop_ended(struct outcome_op *op, struct tr_message *message, const struct tr_outcome *outcomes,
+	const uint32_t number[TR_OUT_REQUEUE + 1])
+{
+	uint32_t total = message->rcpt_count, kept = 0;
+
+	for (uint32_t i = 0; i < total; i++) {
+		if (outcomes[i].kind == TR_OUT_TRANSIENT || outcomes[i].kind == TR_OUT_REQUEUE)
+			message->rcpts[kept++] = message->rcpts[i];
+		else
+			tr_addr_fini(&message->rcpts[i]);
+	}
+	message->rcpt_count = kept;
+	if (kept == total)
+		return false;
+	message->flags |= TR_MSG_DIRTY;
+	if (number[TR_OUT_DELIVERED] > 0)
+		tr_change_count(&op->outbox.change, message->account, TR_COL_DELIVERED, TR_REASON_NONE,
+			number[TR_OUT_DELIVERED]);
+	if (number[TR_OUT_BOUNCED] > 0)
+		tr_change_count(
+			&op->outbox.change, message->account, TR_COL_BOUNCED, TR_REASON_NONE, number[TR_OUT_BOUNCED]);
+	return true;
+}
+
+void
+tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, const struct tr_outcome *outcomes)
+{
+	struct session *session = session_of(pub);
+	struct tr_ready *ready = pub->ready;
+	uint32_t total = message->rcpt_count, number[TR_OUT_REQUEUE + 1] = {0};
+	const struct tr_outcome *transient = NULL;
+	struct message_list one = {NULL, NULL, 0};
+	struct telling_room room;
+	struct outcome_op *op;
+	bool reduced;
+
+	session->held--;
+	if (!telling_room(session, total, &room)) {
+		tr_log(TR_LEVEL_ERROR, "queue", "%s: no memory for an outcome: the message is sent again", ready->name);
+		list_add(&one, message);
+		ready_return_to_lines(pub->worker, &one, true);
+		return;
+	}
+	op = room.op;
+	tell_rcpts(session, message, outcomes, &room, number);
+	for (uint32_t i = 0; i < total && transient == NULL; i++) {
+		if (outcomes[i].kind == TR_OUT_TRANSIENT)
+			transient = &outcomes[i];
+	}
 	if (number[TR_OUT_TRANSIENT] + number[TR_OUT_REQUEUE] == 0) {
 		/* all ended: the message goes into one column, the others are counted beside it */
 		if (number[TR_OUT_DELIVERED] > 0 && number[TR_OUT_BOUNCED] > 0)
@@ -252,22 +308,7 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 		op_submit(op);
 		goto out;
 	}
-	for (uint32_t i = 0; i < total; i++) {
-		if (outcomes[i].kind == TR_OUT_TRANSIENT || outcomes[i].kind == TR_OUT_REQUEUE)
-			message->rcpts[kept++] = message->rcpts[i];
-		else
-			tr_addr_fini(&message->rcpts[i]);
-	}
-	message->rcpt_count = kept;
-	if (kept < total) {
-		message->flags |= TR_MSG_DIRTY;
-		if (number[TR_OUT_DELIVERED] > 0)
-			tr_change_count(&op->outbox.change, message->account, TR_COL_DELIVERED, TR_REASON_NONE,
-				number[TR_OUT_DELIVERED]);
-		if (number[TR_OUT_BOUNCED] > 0)
-			tr_change_count(&op->outbox.change, message->account, TR_COL_BOUNCED, TR_REASON_NONE,
-				number[TR_OUT_BOUNCED]);
-	}
+	reduced = drop_ended(op, message, outcomes, number);
 	list_add(&one, message);
 	if (transient != NULL) {
 		struct retry_spec spec = {.increment = true,
@@ -277,7 +318,7 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 			.response = transient->response};
 
 		op_retry(op, &one, &spec);
-	} else if (kept == total) {
+	} else if (!reduced) {
 		op_submit(op);
 		put_back(session, &one);
 	} else {
@@ -285,6 +326,35 @@ tr_session_report_rcpts(struct tr_session *pub, struct tr_message *message, cons
 		op_submit(op);
 	}
 out:
-	free(group);
-	free(told);
+	free(room.group);
+	free(room.told);
+}
+
+bool
+tr_session_tell_rcpts(struct tr_session *pub, struct tr_message *message, const struct tr_outcome *outcomes,
+	struct tr_telling *telling)
+{
+	struct session *session = session_of(pub);
+	uint32_t number[TR_OUT_REQUEUE + 1] = {0};
+	struct telling_room room;
+
+	if (!telling_room(session, message->rcpt_count, &room))
+		return false;
+	tell_rcpts(session, message, outcomes, &room, number);
+	drop_ended(room.op, message, outcomes, number);
+	session->held--;
+	telling->session = pub;
+	op_tell(room.op, message, telling);
+	op_submit(room.op);
+	free(room.group);
+	free(room.told);
+	return true;
+}
+
+void
+tr_session_untell(struct tr_telling *telling)
+{
+	if (telling->op != NULL)
+		telling->op->telling = NULL;
+	telling->op = NULL;
 }

@@ -19,6 +19,10 @@ struct tr_message *tr_session_lua_hand(lua_State *L, int idx);
 void tr_session_lua_report(lua_State *L, int idx, const struct tr_outcome *outcome);
 /* Reports outcomes per recipient of the one message in hand; it is in hand no more. */
 void tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes);
+/* tr_session_tell_rcpts() of the one message in hand; it is in hand no more. */
+bool tr_session_lua_tell_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes, struct tr_telling *telling);
+/* The message that was told is in hand again. */
+void tr_session_lua_put(struct tr_session *session, struct tr_message *message);
 /* Calls fn(arg) when the session ends, however it does (a cancelled one runs no more Lua); one per session, NULL:
  * none. */
 void tr_session_lua_on_end(struct tr_session *session, void (*fn)(void *arg), void *arg);

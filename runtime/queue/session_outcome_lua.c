@@ -197,6 +197,36 @@ tr_session_lua_report_rcpts(lua_State *L, int idx, const struct tr_outcome *outc
 	tr_session_report_rcpts(hand->session, message, outcomes);
 }
 
+bool
+tr_session_lua_tell_rcpts(lua_State *L, int idx, const struct tr_outcome *outcomes, struct tr_telling *telling)
+{
+	struct tr_hand *hand = tr_hand_check(L, idx);
+	struct tr_message *message = hand->list, *next = message != NULL ? message->next : NULL;
+
+	if (message == NULL)
+		return false;
+	message->next = NULL;
+	if (!tr_session_tell_rcpts(hand->session, message, outcomes, telling)) {
+		message->next = next;
+		return false;
+	}
+	hand->list = next;
+	if (--hand->count == 0)
+		hand->list_end = &hand->list;
+	return true;
+}
+
+void
+tr_session_lua_put(struct tr_session *session, struct tr_message *message)
+{
+	struct tr_hand *hand = session->task;
+
+	message->next = hand->list;
+	if (hand->count++ == 0)
+		hand->list_end = &message->next;
+	hand->list = message;
+}
+
 /* session:requeue(reason) gives back all in hand without an attempt. */
 static int
 l_requeue(lua_State *L)

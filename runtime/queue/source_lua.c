@@ -264,7 +264,6 @@ l_make_egress_source(lua_State *L)
 	struct config_box *box;
 	int64_t port;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	tr_check_options(L, 1, function, source_keys, TR_COUNT(source_keys));
 	box = config_new_box(L, SOURCE_TYPE); /* owns the definition from here, so raising leaks nothing */
@@ -312,7 +311,6 @@ l_make_egress_pool(lua_State *L)
 	struct tr_str name;
 	size_t count = 0, keys = 0;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	tr_check_options(L, 1, function, pool_keys, TR_COUNT(pool_keys));
 	box = config_new_box(L, POOL_TYPE);
@@ -500,23 +498,22 @@ engine_of(lua_State *L)
 	return tr_service(L, TR_SERVICE_ENGINE);
 }
 
-/* cached_source(name) -> table | nil, error text, or nothing if policy must be asked */
-static int
-l_cached_source(lua_State *L)
+static struct tr_str
+name_at(lua_State *L)
 {
 	struct tr_str name;
-	struct tr_source_config *config;
-	char *error;
 
 	name.data = luaL_checklstring(L, 1, &name.len);
-	if (engine_of(L) == NULL)
-		return 0;
-	config = tr_engine_cached_source(engine_of(L), name, &error);
-	if (config != NULL) {
-		push_source_view(L, config);
-		tr_source_config_unref(config);
+	return name;
+}
+
+/* The view on top of the stack, if there is one; else nil and the text, which is freed; NULL: nothing, policy must be
+ * asked. */
+static int
+push_cached(lua_State *L, bool has, char *error)
+{
+	if (has)
 		return 1;
-	}
 	if (error == NULL)
 		return 0;
 	lua_pushnil(L);
@@ -525,62 +522,69 @@ l_cached_source(lua_State *L)
 	return 2;
 }
 
+/* cached_source(name) -> table | nil, error text, or nothing if policy must be asked */
+static int
+l_cached_source(lua_State *L)
+{
+	struct tr_str name = name_at(L);
+	struct tr_source_config *config;
+	char *error = NULL;
+
+	if (engine_of(L) == NULL)
+		return 0;
+	config = tr_engine_cached_source(engine_of(L), name, &error);
+	if (config != NULL)
+		push_source_view(L, config);
+	tr_source_config_unref(config);
+	return push_cached(L, config != NULL, error);
+}
+
 static int
 l_cached_pool(lua_State *L)
 {
-	struct tr_str name;
+	struct tr_str name = name_at(L);
 	struct tr_pool_config *config;
-	char *error;
+	char *error = NULL;
 
-	name.data = luaL_checklstring(L, 1, &name.len);
 	if (engine_of(L) == NULL)
 		return 0;
 	config = tr_engine_cached_pool(engine_of(L), name, &error);
-	if (config != NULL) {
+	if (config != NULL)
 		push_pool_view(L, config);
-		tr_pool_config_unref(config);
-		return 1;
-	}
-	if (error == NULL)
-		return 0;
-	lua_pushnil(L);
-	lua_pushstring(L, error);
-	free(error);
-	return 2;
+	tr_pool_config_unref(config);
+	return push_cached(L, config != NULL, error);
 }
 
 /* cache_source(name, object | nil, error text) -> the object's view as a table */
 static int
 l_cache_source(lua_State *L)
 {
-	struct tr_str name;
+	struct tr_str name = name_at(L);
 	struct tr_source_config *config = tr_source_config_at(L, 2);
+	const char *error = config == NULL ? luaL_checkstring(L, 3) : NULL;
 
-	name.data = luaL_checklstring(L, 1, &name.len);
+	if (engine_of(L) != NULL)
+		tr_engine_cache_source(engine_of(L), name, tr_source_config_ref(config), error);
 	if (config != NULL)
 		push_source_view(L, config);
 	else
 		lua_pushnil(L);
-	if (engine_of(L) != NULL)
-		tr_engine_cache_source(engine_of(L), name, tr_source_config_ref(config),
-			config == NULL ? luaL_checkstring(L, 3) : NULL);
 	return 1;
 }
 
 static int
 l_cache_pool(lua_State *L)
 {
-	struct tr_str name;
+	struct tr_str name = name_at(L);
 	struct tr_pool_config *config = tr_pool_config_at(L, 2);
+	const char *error = config == NULL ? luaL_checkstring(L, 3) : NULL;
 
-	name.data = luaL_checklstring(L, 1, &name.len);
+	if (engine_of(L) != NULL)
+		tr_engine_cache_pool(engine_of(L), name, tr_pool_config_ref(config), error);
 	if (config != NULL)
 		push_pool_view(L, config);
 	else
 		lua_pushnil(L);
-	if (engine_of(L) != NULL)
-		tr_engine_cache_pool(
-			engine_of(L), name, tr_pool_config_ref(config), config == NULL ? luaL_checkstring(L, 3) : NULL);
 	return 1;
 }
 

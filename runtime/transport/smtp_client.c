@@ -249,6 +249,12 @@ tr_smtpc_connect(struct tr_smtpc *smtp, tr_smtpc_done_fn *done, void *arg)
 	tr_smtpc_connect_next(smtp);
 }
 
+bool
+tr_smtpc_has_next(const struct tr_smtpc *smtp)
+{
+	return smtp->addr_at < smtp->addr_count || smtp->host_at < smtp->host_count;
+}
+
 enum tr_dial_trouble
 tr_smtpc_trouble(const struct tr_smtpc *smtp)
 {

@@ -50,6 +50,8 @@ void tr_smtpc_close(struct tr_smtpc *smtp);
 /* Ends with TR_OK, or TR_ECLOSED when no candidate is left: tr_smtpc_error() says why each failed. */
 typedef void tr_smtpc_done_fn(void *arg, int status);
 void tr_smtpc_connect(struct tr_smtpc *smtp, tr_smtpc_done_fn *done, void *arg);
+/* Candidates are left behind the one of the moment: after tr_smtpc_close() tr_smtpc_connect() goes on to them. */
+bool tr_smtpc_has_next(const struct tr_smtpc *smtp);
 /* "HOST [ADDR]: REASON, HOST2 [ADDR2]: REASON2"; NUL-terminated, at most some 2 KiB. */
 const char *tr_smtpc_error(const struct tr_smtpc *smtp);
 
@@ -68,6 +70,7 @@ struct tr_smtpc_result {
 	struct tr_str
 		command; /* "MAIL FROM:<a@b>", "RCPT TO:<c@d>", "DATA", ".", "RSET"; .data NULL: none was answered */
 	bool said;       /* by the peer (or a local refusal like it), not a time-out or a broken connection */
+	bool of_host; /* what failed is the host or the way to it, not an answer to this message: 421, silence, RSET */
 };
 /* Of message->rcpts[index], after a send that ended with TR_OK; texts are borrowed until the next send. */
 void tr_smtpc_result(const struct tr_smtpc *smtp, uint32_t index, struct tr_smtpc_result *out);

@@ -5,34 +5,10 @@
 
 #include "policy/policy.h"
 #include "queue/session_lua.h"
-#include "transport/smtp_plan.h"
+#include "transport/smtp_conn_lua.h"
 
-#define CONN_TYPE "tr.smtp.connection"
-#define FEW 8 /* recipients whose outcomes need no memory of their own */
-
-/* On the C heap: it outlives the userdata while a task is parked on it. */
-struct conn {
-	struct tr_smtpc *smtp;     /* NULL: where to connect to is not known yet */
-	struct tr_smtp_plan *plan; /* under way */
-	struct tr_host *host;
-	struct tr_session *session;      /* that has it; NULL: it has ended */
-	struct tr_source_config *source; /* referenced; NULL: `unspecified` */
-	struct tr_ticket ticket;         /* of the operation under way */
-	bool busy;                       /* an operation is under way, and holds the connection */
-	bool orphan;                     /* the userdata is gone */
-	uint32_t rcpt_count;             /* of the message that was sent last; 0: no results to report */
-	enum tr_smtp_plan_kind verdict;  /* why there is nothing to connect to; TR_PLAN_READY: there is */
-	struct tr_buf text;              /* of the verdict */
-	char *domain;                    /* whose MX are looked up */
-	struct tr_smtpc_host *hosts;     /* of the mx_list, for the plan */
-};
-
-struct box {
-	struct conn *conn; /* NULL: closed */
-};
-
-static struct conn *
-check(lua_State *L)
+struct conn *
+smtp_conn_check(lua_State *L)
 {
 	struct box *box = luaL_checkudata(L, 1, CONN_TYPE);
 
@@ -46,6 +22,8 @@ conn_free(struct conn *conn)
 {
 	if (conn->session != NULL)
 		tr_session_lua_on_end(conn->session, NULL, NULL);
+	tr_session_untell(&conn->telling);
+	tr_loop_undefer(tr_host_loop(conn->host), &conn->told);
 	tr_smtp_plan_cancel(conn->plan);
 	tr_smtpc_free(conn->smtp);
 	tr_source_config_unref(conn->source);
@@ -58,6 +36,8 @@ conn_free(struct conn *conn)
 static void
 stop(struct conn *conn)
 {
+	tr_session_untell(&conn->telling);
+	tr_loop_undefer(tr_host_loop(conn->host), &conn->told);
 	tr_smtp_plan_cancel(conn->plan);
 	conn->plan = NULL;
 	if (conn->smtp != NULL)
@@ -186,15 +166,15 @@ push_connected(lua_State *L, void *arg)
 	return 2;
 }
 
-static int
-push_sent(lua_State *L, void *arg)
+int
+smtp_conn_push_ok(lua_State *L, void *arg)
 {
 	lua_pushboolean(L, ((struct ending *)arg)->status == TR_OK);
 	return 1;
 }
 
-static void
-wake(struct conn *conn, int (*push)(lua_State *L, void *arg), int status)
+void
+smtp_conn_wake(struct conn *conn, int (*push)(lua_State *L, void *arg), int status)
 {
 	struct ending ending = {conn, status};
 	struct tr_ticket ticket = conn->ticket;
@@ -203,17 +183,17 @@ wake(struct conn *conn, int (*push)(lua_State *L, void *arg), int status)
 	if (conn->orphan) { /* a task is parked on it, but nobody can use it any more: let it see the end all the same
 			     */
 		conn->orphan = false;
-		tr_task_wake(&ticket, push_sent, &(struct ending){conn, TR_ECLOSED}, false);
+		tr_task_wake(&ticket, smtp_conn_push_ok, &(struct ending){conn, TR_ECLOSED}, false);
 		conn_free(conn);
 		return;
 	}
 	tr_task_wake(&ticket, push, &ending, false); /* runs Lua, which may do anything with the connection */
 }
 
-static void
-connect_done(void *arg, int status)
+void
+smtp_conn_connected(void *arg, int status)
 {
-	wake(arg, push_connected, status);
+	smtp_conn_wake(arg, push_connected, status);
 }
 
 static void
@@ -223,11 +203,11 @@ send_done(void *arg, int status)
 
 	if (status != TR_OK)
 		conn->rcpt_count = 0;
-	wake(conn, push_sent, status);
+	smtp_conn_wake(conn, smtp_conn_push_ok, status);
 }
 
-static void
-cancelled(void *op)
+void
+smtp_conn_cancelled(void *op)
 {
 	struct conn *conn = op;
 
@@ -238,13 +218,13 @@ cancelled(void *op)
 		conn_free(conn);
 }
 
-static int
-park(lua_State *L, struct conn *conn, struct tr_task *task)
+int
+smtp_conn_park(lua_State *L, struct conn *conn, struct tr_task *task)
 {
 	conn->busy = true;
 	tr_task_describe(
 		task, "smtp: %s", conn->smtp != NULL ? tr_smtpc_waits_for(conn->smtp) : "the look-up of the hosts");
-	return tr_task_park(task, L, cancelled, conn, &conn->ticket);
+	return tr_task_park(task, L, smtp_conn_cancelled, conn, &conn->ticket);
 }
 
 static double
@@ -264,11 +244,11 @@ planned(void *arg, const struct tr_smtp_plan_result *result)
 	conn->verdict = result->kind;
 	if (result->kind != TR_PLAN_READY) {
 		tr_buf_addz(&conn->text, result->text);
-		wake(conn, push_connected, TR_ECLOSED);
+		smtp_conn_wake(conn, push_connected, TR_ECLOSED);
 	} else if (conn->session == NULL || make_client(conn, result->hosts, result->host_count) != TR_OK) {
-		wake(conn, push_connected, TR_ENOMEM);
+		smtp_conn_wake(conn, push_connected, TR_ENOMEM);
 	} else {
-		tr_smtpc_connect(conn->smtp, connect_done, conn);
+		tr_smtpc_connect(conn->smtp, smtp_conn_connected, conn);
 	}
 }
 
@@ -289,7 +269,7 @@ domain_of(const struct tr_session *session, const struct tr_message *message)
 static int
 l_connect(lua_State *L)
 {
-	struct conn *conn = check(L);
+	struct conn *conn = smtp_conn_check(L);
 	struct tr_session *session = tr_session_lua_check(L, 2);
 	struct tr_message *message = tr_session_lua_hand(L, 2);
 	struct tr_task *task = tr_task_check(L);
@@ -329,7 +309,7 @@ l_connect(lua_State *L)
 		conn->plan = tr_smtp_plan_start(tr_host_service(conn->host, TR_SERVICE_DNS), &config, planned, conn);
 	if (conn->plan == NULL)
 		return luaL_error(L, "smtp: out of memory");
-	return park(L, conn, task);
+	return smtp_conn_park(L, conn, task);
 }
 
 /* connection:source_suspended(session, text) -> whether the source is left alone now, after a connect that failed for
@@ -337,7 +317,7 @@ l_connect(lua_State *L)
 static int
 l_source_suspended(lua_State *L)
 {
-	struct conn *conn = check(L);
+	struct conn *conn = smtp_conn_check(L);
 	struct tr_session *session = tr_session_lua_check(L, 2);
 	enum tr_dial_trouble trouble = conn->smtp != NULL ? tr_smtpc_trouble(conn->smtp) : TR_DIAL_TARGET;
 
@@ -366,7 +346,7 @@ l_give_up(lua_State *L)
 		[TR_PLAN_PROHIBITED] = {TR_OUT_BOUNCED, 550, {5, 4, 4}, "MxWasProhibited"},
 		[TR_PLAN_SKIPPED] = {TR_OUT_TRANSIENT, 451, {4, 4, 4}, "MxWasSkipped"},
 	};
-	struct conn *conn = check(L);
+	struct conn *conn = smtp_conn_check(L);
 	struct tr_session *session = tr_session_lua_check(L, 2);
 	struct tr_message *message = tr_session_lua_hand(L, 2);
 	struct tr_outcome outcome = {.delivery_protocol = TR_STR("ESMTP"), .retry_after_ns = -1};
@@ -393,7 +373,7 @@ l_give_up(lua_State *L)
 static int
 l_send(lua_State *L)
 {
-	struct conn *conn = check(L);
+	struct conn *conn = smtp_conn_check(L);
 	struct tr_message *message = tr_session_lua_hand(L, 2);
 	struct tr_task *task = tr_task_check(L);
 
@@ -403,128 +383,7 @@ l_send(lua_State *L)
 		return luaL_error(L, "no message in hand");
 	conn->rcpt_count = message->rcpt_count;
 	tr_smtpc_send(conn->smtp, message, send_done, conn);
-	return park(L, conn, task);
-}
-
-/* --- results -------------------------------------------------------------------------------------------- */
-
-static void
-fill_outcome(const struct conn *conn, uint32_t index, struct tr_outcome *out)
-{
-	static const enum tr_outcome_kind kinds[] = {
-		[TR_SMTPC_DELIVERED] = TR_OUT_DELIVERED,
-		[TR_SMTPC_BOUNCED] = TR_OUT_BOUNCED,
-		[TR_SMTPC_TRANSIENT] = TR_OUT_TRANSIENT,
-	};
-	struct tr_smtpc_result result;
-
-	tr_smtpc_result(conn->smtp, index, &result);
-	*out = (struct tr_outcome){
-		.kind = kinds[result.kind],
-		.response = {.code = result.code, .content = result.text, .command = result.command},
-		.has_peer = true,
-		.peer_name = tr_str(tr_smtpc_peer_name(conn->smtp)),
-		.peer_addr = tr_str(tr_smtpc_peer_addr(conn->smtp)),
-		.source_address = tr_str(tr_smtpc_local_addr(conn->smtp)),
-		.delivery_protocol = TR_STR("ESMTP"),
-		.retry_after_ns = -1,
-		/* A refusal of one message says nothing of the host; silence, a broken connection and 421 do. */
-		.gate_counts = result.kind == TR_SMTPC_DELIVERED || !result.said || result.code == 421,
-	};
-	tr_response_split_enhanced(&out->response);
-	if (conn->source != NULL && conn->source->ha_proxy_server != NULL) {
-		out->proxy_server = tr_str(conn->source->ha_proxy_server);
-		out->proxy_protocol = TR_STR("haproxy");
-	} else if (conn->source != NULL && conn->source->socks5_proxy_server != NULL) {
-		out->proxy_server = tr_str(conn->source->socks5_proxy_server);
-		out->proxy_protocol = TR_STR("socks5");
-	}
-}
-
-/* connection:refusal(index) -> line | false | nil: what the peer said to recipient `index` (from 1); false if it was
- * 250 or nothing; nil after the last recipient. */
-static int
-l_refusal(lua_State *L)
-{
-	struct conn *conn = check(L);
-	lua_Integer index = luaL_checkinteger(L, 2);
-	struct tr_smtpc_result result;
-	struct tr_buf line = {0};
-	struct tr_outcome outcome;
-
-	if (index < 1 || index > conn->rcpt_count)
-		return 0;
-	tr_smtpc_result(conn->smtp, (uint32_t)index - 1, &result);
-	if (!result.said || result.code == 250) {
-		lua_pushboolean(L, false);
-		return 1;
-	}
-	fill_outcome(conn, (uint32_t)index - 1, &outcome);
-	tr_response_line(&outcome.response, &line);
-	lua_pushlstring(L, line.data != NULL ? line.data : "", line.len);
-	tr_buf_free(&line);
-	return 1;
-}
-
-/* connection:rewrite(index, code) */
-static int
-l_rewrite(lua_State *L)
-{
-	struct conn *conn = check(L);
-	lua_Integer index = luaL_checkinteger(L, 2), code = luaL_checkinteger(L, 3);
-
-	luaL_argcheck(L, index >= 1 && index <= conn->rcpt_count, 2, "a recipient of the message sent expected");
-	luaL_argcheck(L, code >= 200 && code <= 599, 3, "200 to 599 expected");
-	tr_smtpc_rewrite(conn->smtp, (uint32_t)index - 1, (int)code);
-	return 0;
-}
-
-static void
-push_part(lua_State *L, bool has, struct tr_str part)
-{
-	if (has)
-		lua_pushlstring(L, part.data, part.len);
-	else
-		lua_pushnil(L);
-}
-
-/* connection:queue(session) -> domain, tenant | nil, campaign | nil, routing domain: of the message in hand. */
-static int
-l_queue(lua_State *L)
-{
-	struct tr_message *message = tr_session_lua_hand(L, 2);
-	struct tr_queue_name name = {0};
-
-	check(L);
-	if (message == NULL)
-		return luaL_error(L, "no message in hand");
-	tr_queue_name_parse(tr_str(message->queue), &name);
-	push_part(L, true, name.domain.data != NULL ? name.domain : TR_STR(""));
-	push_part(L, name.has_tenant, name.tenant);
-	push_part(L, name.has_campaign, name.campaign);
-	push_part(L, true,
-		name.has_routing ? name.routing_domain : (name.domain.data != NULL ? name.domain : TR_STR("")));
-	return 4;
-}
-
-/* connection:report(session) -> whether another message may go over the connection. Ends the message in hand. */
-static int
-l_report(lua_State *L)
-{
-	struct conn *conn = check(L);
-	struct tr_message *message = tr_session_lua_hand(L, 2);
-	struct tr_outcome few[FEW], *outcomes = few;
-
-	if (message == NULL || conn->busy || message->rcpt_count != conn->rcpt_count)
-		return luaL_error(L, "the message in hand is not the one that was sent");
-	if (conn->rcpt_count > FEW)
-		outcomes = lua_newuserdata(L, conn->rcpt_count * sizeof *outcomes);
-	for (uint32_t i = 0; i < conn->rcpt_count; i++)
-		fill_outcome(conn, i, &outcomes[i]);
-	conn->rcpt_count = 0;
-	tr_session_lua_report_rcpts(L, 2, outcomes);
-	lua_pushboolean(L, tr_smtpc_usable(conn->smtp));
-	return 1;
+	return smtp_conn_park(L, conn, task);
 }
 
 /* --- end -------------------------------------------------------------------------------------------------- */
@@ -568,14 +427,14 @@ luaopen_tr_smtp_client(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"new", l_new}, {NULL, NULL}};
 	static const luaL_Reg methods[] = {{"connect", l_connect}, {"give_up", l_give_up},
-		{"source_suspended", l_source_suspended}, {"send", l_send}, {"refusal", l_refusal},
-		{"rewrite", l_rewrite}, {"queue", l_queue}, {"report", l_report}, {"close", l_close}, {NULL, NULL}};
+		{"source_suspended", l_source_suspended}, {"send", l_send}, {"close", l_close}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);
 	lua_pushcfunction(L, l_gc);
 	lua_setfield(L, -2, "__gc");
 	lua_newtable(L);
 	luaL_register(L, NULL, methods);
+	luaL_register(L, NULL, smtp_outcome_methods);
 	lua_setfield(L, -2, "__index");
 	lua_pop(L, 1);
 	lua_newtable(L);

@@ -103,6 +103,8 @@ tr_smtpc_result(const struct tr_smtpc *smtp, uint32_t index, struct tr_smtpc_res
 	out->text = (struct tr_str){smtp->texts.data + said->text_at, said->text_len};
 	if (said->command_len > 0)
 		out->command = (struct tr_str){smtp->texts.data + said->command_at, said->command_len};
+	out->of_host = out->kind == TR_SMTPC_TRANSIENT &&
+		       (said->code == 421 || said->command_len == 0 || tr_str_eq(out->command, TR_STR("RSET")));
 }
 
 void

@@ -295,6 +295,24 @@ describe('an egress path', function()
       ["reconnect_strategy = 'Never'"] = "reconnect_strategy = 'Never': expected one of ConnectNextHost",
       ["dispatcher_wakeup_strategy = 'x'"] = "expected one of Aggressive, Relaxed",
       ["max_message_rat = '1/s'"] = "did you mean 'max_message_rate'",
+      ["max_ready = -1"] = "field 'max_ready': integer >= 0 expected, got -1",
+      ["max_ready = 1.5"] = "got 1.5",
+      ["max_ready = 'x'"] = "got string",
+      ["openssl_options = 'FOO'"] = "openssl_options: there is no 'FOO', expected one of ALL",
+      ["openssl_options = 'NO_TLSV1|NO_TLSV1_4'"] = "openssl_options: there is no 'NO_TLSV1_4' (did you mean 'NO_TLSV1_",
+      ["openssl_options = 'NO_TLSV1||ALL'"] = "there is no ''",
+      ["openssl_cipher_list = 'ROT13'"] = "openssl_cipher_list = 'ROT13': no cipher that OpenSSL knows",
+      ["openssl_cipher_suites = 'TLS_ROT13'"] = "openssl_cipher_suites = 'TLS_ROT13': not a list of TLS 1.3 suites",
+      ["rustls_cipher_suites = { 'TLS13_AES_256_GCM_SHA385' }"] = "did you mean 'TLS13_AES_256_GCM_SHA384'",
+      ["rustls_cipher_suites = { a = 'b' }"] = "rustls_cipher_suites: a list of names is expected",
+      ["rustls_cipher_suites = { 1 }"] = "rustls_cipher_suites[1]: a name is expected, got number",
+      ["tls_certificate = 7"] = "tls_certificate: the name of a file or { key_data = TEXT } is expected, got number",
+      ["tls_private_key = {}"] = "tls_private_key: the name of a file or { key_data = TEXT } is expected, got an empty table",
+      ["tls_private_key = { key_dat = 'x' }"] = "did you mean 'key_data'",
+      ["smtp_auth_plain_password = ''"] = "smtp_auth_plain_password: the name of a file",
+      ["enable_tls = 'Required'"] = "cannot be honoured: TLS towards next hops is not supported yet",
+      ["enable_dane = 'yes'"] = "field 'enable_dane': boolean expected, got string",
+      ["remember_broken_tls = 'soon'"] = "field 'remember_broken_tls': duration",
     } do
       it(('with %s'):format(options), function()
         local kumo = require 'kumo'
@@ -304,5 +322,64 @@ describe('an egress path', function()
         assert.is_truthy(tostring(err):find(':1: kumo.make_egress_path', 1, true), tostring(err)) -- the place
       end)
     end
+  end)
+
+  it('of TLS and AUTH are named, and so is what tunes nothing here', function()
+    local function say(text)
+      local file = helper.write(helper.dir() .. '/p.lua', ("require('kumo').make_egress_path { %s }"):format(text))
+      local said, status = helper.sh(helper.quote(helper.TAILRACE) .. ' lua ' .. file)
+      assert.are.equal(0, status, said)
+      return said
+    end
+    local cases = {
+      ["openssl_options = 'NO_TLSV1 | no_tlsv1_1'"] = 'it is checked but not acted on yet',
+      ["rustls_cipher_suites = { 'tls13_aes_128_gcm_sha256' }"] = 'it has no effect',
+      ["openssl_cipher_list = 'HIGH'"] = 'it is checked',
+      ["openssl_cipher_suites = 'TLS_AES_128_GCM_SHA256'"] = 'it is checked',
+      ["tls_certificate = '/etc/c.pem'"] = 'it is checked',
+      ["tls_private_key = { key_data = 'x' }"] = 'it is checked',
+      ["smtp_auth_plain_username = 'u'"] = 'it is checked',
+      ["smtp_auth_plain_password = { key_data = 'p' }"] = 'it is checked',
+      ["enable_tls = 'OpportunisticInsecure'"] = 'there is no TLS towards next hops yet: mail goes in clear text',
+      ["maintainer_wakeup_strategy = 'Relaxed'"] = 'it has no effect',
+      ["low_memory_reduction_policy = 'NoShrink'"] = 'it has no effect',
+      ['aggressive_connection_opening = true'] = 'it has no effect',
+      ["readyq_pool_name = 'x'"] = 'it has no effect',
+    }
+    local options = {}
+    for option in pairs(cases) do
+      options[#options + 1] = option
+    end
+    local said = say(table.concat(options, ', '))
+    for option, message in pairs(cases) do
+      assert.is_truthy(said:find(("option '%s': %s"):format(option:match '^[%w_]+', message), 1, true), said)
+    end
+    assert.are.equal('', say "enable_tls = 'Disabled'") -- that is what happens
+    helper.cleanup()
+  end)
+
+  it('are given in a table', function()
+    local kumo = require 'kumo'
+    for name, fn in pairs { make_egress_path = kumo.make_egress_path, make_queue_config = kumo.make_queue_config,
+      make_egress_source = kumo.make_egress_source, make_egress_pool = kumo.make_egress_pool } do -- stylua: ignore
+      local ok, err = pcall(fn, 'x')
+      assert.is_false(ok)
+      assert.is_truthy(tostring(err):find(('kumo.%s: table of options expected, got string'):format(name), 1, true), tostring(err))
+    end
+  end)
+
+  it('of a queue that tune nothing here are checked and named', function()
+    local function say(options)
+      local file = helper.write(helper.dir() .. '/p.lua', ("require('kumo').make_queue_config { %s }"):format(options))
+      return (helper.sh(helper.quote(helper.TAILRACE) .. ' lua ' .. file))
+    end
+    local said = say "strategy = 'TimerWheel', timerwheel_tick_interval = '3s', shrink_policy = { { interval = '1m', policy = 'NoShrink' } }"
+    for _, name in ipairs { 'strategy', 'timerwheel_tick_interval', 'shrink_policy' } do
+      assert.is_truthy(said:find(("'%s': it has no effect"):format(name), 1, true), said)
+    end
+    assert.is_truthy(say("shrink_policy = { { interval = '1m', policy = 'Some' } }"):find("policy = 'Some': expected one of", 1, true))
+    assert.is_truthy(say("shrink_policy = { { policy = 'NoShrink' } }"):find("shrink_policy[1]: missing field 'interval'", 1, true))
+    assert.is_truthy(say("strategy = 'Bucket'"):find("strategy = 'Bucket': expected one of", 1, true))
+    helper.cleanup()
   end)
 end)
