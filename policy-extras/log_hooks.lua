@@ -406,26 +406,19 @@ end
 function log_hooks:new_amqp(options) -- luacheck: ignore self
   local checked = check(new_amqp_options, options)
   local delivered = kumo.delivered(('confirmed for %s %s'):format(checked.exchange or '', checked.routing_key))
-  local function message(msg)
-    return {
-      exchange = checked.exchange,
-      routing_key = checked.routing_key,
-      payload = msg,
-      mandatory = checked.mandatory,
-      delivery_mode = checked.persistent and 2 or 1,
-      content_type = 'application/json',
-      message_id = msg:event_id(),
-      headers = utils.merge_into(checked.headers or {}, { attempt = msg:num_attempts() + 1 }),
-    }
-  end
+  local template = {
+    exchange = checked.exchange,
+    routing_key = checked.routing_key,
+    mandatory = checked.mandatory,
+    delivery_mode = checked.persistent and 2 or 1,
+    content_type = 'application/json',
+    headers = checked.headers,
+  }
   register(checked, function()
     local connection = {}
     function connection.send_batch(_, messages)
-      local list = {}
-      for i, msg in ipairs(messages) do
-        list[i] = message(msg)
-      end
-      return each_outcome(#messages, kumo.amqp.publish_batch(checked.connection, list), delivered)
+      local failed = kumo.amqp.publish_messages(checked.connection, messages, template)
+      return each_outcome(#messages, failed, delivered)
     end
     function connection:send(msg)
       local result = self:send_batch { msg }

@@ -59,6 +59,20 @@ function amqp.publish_batch(connection, messages)
   return core.publish(check_connection(connection, 'kumo.amqp.publish_batch'), messages)
 end
 
+--- publish_batch of what messages hold, from where it lies: `template` says all but the payload. Each has its event_id as
+--- its message id and, beside the template's headers, its `attempt`. Not in the reference.
+---@async
+---@param connection kumo.amqp.Connection
+---@param messages kumo.Message[]
+---@param template kumo.amqp.Message without `connection` and `payload`
+---@return kumo.amqp.Failure[] failed in ascending order of `index`; empty: the broker has all
+function amqp.publish_messages(connection, messages, template)
+  if type(messages) ~= 'table' or type(template) ~= 'table' then
+    error(('kumo.amqp.publish_messages: tables expected, got %s and %s'):format(type(messages), type(template)), 2)
+  end
+  return core.publish(check_connection(connection, 'kumo.amqp.publish_messages'), messages, template)
+end
+
 -- --- the deprecated client ---------------------------------------------------------------------------------
 
 local CONNECT_TIMEOUT_S = 20 -- of the contract

@@ -59,8 +59,9 @@ local core = {}
 --- Publishes and waits for the confirms.
 ---@async
 ---@param connection kumo.amqp.Connection
----@param messages kumo.amqp.Message[]
+---@param messages kumo.amqp.Message[]|kumo.Message[]
+---@param template? kumo.amqp.Message of kumo.Message objects: all but their payload, message_id and attempt
 ---@return kumo.amqp.Failure[]
-function core.publish(connection, messages) end
+function core.publish(connection, messages, template) end
 
 return core

@@ -374,6 +374,21 @@ read_properties(lua_State *L, int idx, struct tr_amqp_call *call, amqp_basic_pro
 	lua_pop(L, 1);
 }
 
+/* What the table at idx says but its payload. Raises. */
+static void
+read_fields(lua_State *L, int idx, struct tr_amqp_call *call, struct tr_amqp_message *out)
+{
+	tr_check_options(L, idx, PUBLISH, message_keys, TR_COUNT(message_keys));
+	out->probe = tr_opt_bool(L, idx, "probe", false);
+	out->exchange = opt_short(L, idx, "exchange");
+	out->routing_key = opt_short(L, idx, "routing_key");
+	if (out->routing_key.data == NULL && !out->probe)
+		luaL_error(L, PUBLISH ": routing_key: string expected, got nothing");
+	out->mandatory = tr_opt_bool(L, idx, "mandatory", false);
+	out->immediate = tr_opt_bool(L, idx, "immediate", false);
+	read_properties(L, idx, call, &out->properties);
+}
+
 /* Adds the message of the table at idx. Raises. */
 static void
 read_message(lua_State *L, int idx, struct tr_amqp_call *call)
@@ -382,15 +397,7 @@ read_message(lua_State *L, int idx, struct tr_amqp_call *call)
 	struct tr_bytes bytes = {0};
 	int err;
 
-	tr_check_options(L, idx, PUBLISH, message_keys, TR_COUNT(message_keys));
-	message.probe = tr_opt_bool(L, idx, "probe", false);
-	message.exchange = opt_short(L, idx, "exchange");
-	message.routing_key = opt_short(L, idx, "routing_key");
-	if (message.routing_key.data == NULL && !message.probe)
-		luaL_error(L, PUBLISH ": routing_key: string expected, got nothing");
-	message.mandatory = tr_opt_bool(L, idx, "mandatory", false);
-	message.immediate = tr_opt_bool(L, idx, "immediate", false);
-	read_properties(L, idx, call, &message.properties);
+	read_fields(L, idx, call, &message);
 	lua_getfield(L, idx, "payload");
 	if (lua_isuserdata(L, -1)) {
 		if (tr_message_data(tr_message_check(L, lua_gettop(L), PUBLISH ": payload"), &bytes) != TR_OK)
@@ -407,6 +414,76 @@ read_message(lua_State *L, int idx, struct tr_amqp_call *call)
 	lua_pop(L, 1);
 	if (err != TR_OK)
 		luaL_error(L, PUBLISH ": out of memory");
+}
+
+/* The template's headers and `attempt`. False: no memory. */
+static bool
+add_attempt(struct tr_amqp_call *call, const amqp_table_t *common, uint32_t attempt, amqp_table_t *out)
+{
+	int count = common->num_entries;
+
+	out->entries = amqp_pool_alloc(tr_amqp_call_pool(call), ((size_t)count + 1) * sizeof *out->entries);
+	if (out->entries == NULL)
+		return false;
+	if (count > 0)
+		memcpy(out->entries, common->entries, (size_t)count * sizeof *out->entries);
+	out->entries[count].key = amqp_cstring_bytes("attempt");
+	out->entries[count].value.kind = AMQP_FIELD_KIND_I64;
+	out->entries[count].value.value.i64 = attempt;
+	out->num_entries = count + 1;
+	return true;
+}
+
+/* Adds the kumo.Message objects of the list at index 2 as the template at index 3 says, each with its event_id as the
+ * message id and its attempt as a header. Raises. */
+static void
+read_messages(lua_State *L, struct tr_amqp_call *call)
+{
+	struct tr_amqp_message template = {0};
+
+	read_fields(L, 3, call, &template);
+	template.properties._flags |= AMQP_BASIC_HEADERS_FLAG;
+	for (uint32_t i = 1; i <= call->count; i++) {
+		struct tr_amqp_message message = template;
+		const struct tr_message *source;
+		struct tr_bytes bytes = {0};
+		struct tr_str event_id;
+		int err = TR_OK;
+
+		lua_rawgeti(L, 2, (int)i);
+		source = tr_message_check(L, -1, PUBLISH ": payload");
+		event_id = tr_message_event_id(source);
+		if (event_id.data != NULL) {
+			message.properties.message_id = tr_amqp_call_text(call, event_id);
+			message.properties._flags |= AMQP_BASIC_MESSAGE_ID_FLAG;
+		}
+		message.bytes = &bytes;
+		if ((event_id.data != NULL && message.properties.message_id.bytes == NULL) ||
+			!add_attempt(
+				call, &template.properties.headers, source->attempts + 1u, &message.properties.headers))
+			err = TR_ENOMEM;
+		if (err == TR_OK)
+			err = tr_message_data(source, &bytes);
+		if (err == TR_OK)
+			err = tr_amqp_call_add(call, &message);
+		tr_bytes_fini(&bytes);
+		lua_pop(L, 1);
+		if (err != TR_OK)
+			luaL_error(L, PUBLISH ": out of memory");
+	}
+}
+
+/* Adds the messages of the list at index 2, each a table. Raises. */
+static void
+read_list(lua_State *L, struct tr_amqp_call *call)
+{
+	for (uint32_t i = 1; i <= call->count; i++) {
+		lua_rawgeti(L, 2, (int)i);
+		if (!lua_istable(L, -1))
+			luaL_error(L, PUBLISH ": table expected, got %s", luaL_typename(L, -1));
+		read_message(L, lua_gettop(L), call);
+		lua_pop(L, 1);
+	}
 }
 
 /* --- publish -------------------------------------------------------------------------------------------------- */
@@ -470,7 +547,8 @@ cancel(void *arg)
 	free(op);
 }
 
-/* publish(connection, list) -> list of what failed: { index =, status =, text =, reply_code =, permanent =, code = } */
+/* publish(connection, list [, template]) -> list of what failed: { index =, status =, text =, reply_code =, permanent
+ * =, code = } */
 static int
 l_publish(lua_State *L)
 {
@@ -484,7 +562,7 @@ l_publish(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	luaL_checktype(L, 2, LUA_TTABLE);
-	lua_settop(L, 2);
+	lua_settop(L, 3);
 	if (amqp == NULL)
 		return luaL_error(L, "AMQP is not available here");
 	pool = read_connection(L, 1, amqp, &settings);
@@ -502,13 +580,10 @@ l_publish(lua_State *L)
 		return luaL_error(L, PUBLISH ": out of memory");
 	box->call->wait_timeout_ns = settings.wait_timeout_ns;
 	box->call->publish_timeout_ns = settings.publish_timeout_ns;
-	for (size_t i = 1; i <= count; i++) {
-		lua_rawgeti(L, 2, (int)i);
-		if (!lua_istable(L, -1))
-			return luaL_error(L, PUBLISH ": table expected, got %s", luaL_typename(L, -1));
-		read_message(L, lua_gettop(L), box->call);
-		lua_pop(L, 1);
-	}
+	if (lua_istable(L, 3))
+		read_messages(L, box->call);
+	else
+		read_list(L, box->call);
 	op = malloc(sizeof *op);
 	if (op == NULL)
 		return luaL_error(L, PUBLISH ": out of memory");
