@@ -62,16 +62,6 @@ local NO_EFFECT = {
   allow_stale_shaping_data = true,
 }
 
-local VALIDATION = {
-  aliased_site = 'Warn',
-  dns_fail = 'Warn',
-  null_mx = 'Warn',
-  provider_overlap = 'Warn',
-  local_load = 'Error',
-  remote_load = 'Ignore',
-  skip_remote = true,
-}
-
 local function check_options(fn, options)
   if options ~= nil and type(options) ~= 'table' then
     error(('%s: table of options expected, got %s'):format(fn, type(options)), 3)
@@ -123,11 +113,10 @@ local function load_options(options)
   return out
 end
 
--- A policy with files that cannot be used does not start. Look-ups and remote files come later. True if something must look
--- at records: there are rules, or files that are not known yet.
-local function check_at_start(live, files)
-  local findings, has_rules = live:prime()
-  local fatal, remote = {}, false
+-- A policy with files that cannot be used does not start. Look-ups and remote files come later.
+local function check_at_start(live)
+  local findings = live:prime()
+  local fatal = {}
   for _, finding in ipairs(findings) do
     if finding.fatal then
       fatal[#fatal + 1] = findings.text(finding)
@@ -136,10 +125,6 @@ local function check_at_start(live, files)
   if #fatal > 0 then
     error('the shaping files cannot be used:\n  ' .. table.concat(fatal, '\n  '), 0)
   end
-  for _, path in ipairs(files) do
-    remote = remote or path:find '^https?://' ~= nil
-  end
-  return has_rules or remote
 end
 
 -- Sources that a file names and the policy does not have: their sections never apply.
@@ -160,31 +145,22 @@ local function unknown_sources(referenced)
   return out
 end
 
-local function validate(files, options)
-  local levels, failed = options.validation_options or VALIDATION, false
-  local function say(is_error, text)
-    io.stderr:write(is_error and 'ERROR: ' or 'WARNING: ', text, '\n')
+local function validate(options)
+  local failed = false
+  for _, finding in ipairs(kumo.shaping.findings(options.validation_options)) do
+    local is_error = finding.level == 'Error'
+    io.stderr:write(is_error and 'ERROR: ' or 'WARNING: ', finding.text, '\n')
     failed = failed or is_error
-  end
-  local fatal = false
-  for _, finding in ipairs(kumo.shaping.check(files, levels)) do
-    say(finding.level == 'Error', finding.text)
-    fatal = fatal or finding.fatal
-  end
-  if not fatal then
-    for _, text in ipairs(unknown_sources(kumo.shaping.load(files, levels):get_referenced_sources())) do
-      say(true, text)
-    end
   end
   if failed then
     kumo.validation_failed()
   end
 end
 
-local function register(live, files, options)
+local function register(live, options)
   kumo.on('pre_init', function()
-    local look = check_at_start(live, files)
-    if look and options.automation ~= false then
+    check_at_start(live)
+    if options.automation ~= false then -- even without a rule: one may come into the files later
       kumo.configure_log_disposition_hook {
         name = RULES_HOOK,
         per_record = { Any = { enable = false }, TransientFailure = { enable = true }, Bounce = { enable = true } },
@@ -203,7 +179,7 @@ local function register(live, files, options)
   end)
 
   kumo.on('validate_config', function()
-    validate(files, options)
+    validate(options)
   end)
 
   if options.automation ~= false then
@@ -223,7 +199,7 @@ function shaping:setup_with_automation(options) -- luacheck: ignore self
   options = check_options('shaping:setup', options)
   local files, loading = file_list(options), load_options(options)
   local live = kumo.shaping.open(files, loading, options.cache_ttl)
-  register(live, files, options)
+  register(live, options)
   set_up = true
   return {
     get_egress_path_config = function(domain, source, site, skip_make)

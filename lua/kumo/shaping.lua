@@ -241,6 +241,15 @@ function shaping.load(paths, options)
   return setmetatable({ _data = made, _findings = found }, loaded)
 end
 
+local function with_texts(found)
+  local out = c.array {}
+  for i, one in ipairs(found) do
+    one.text = findings.text(one)
+    out[i] = one
+  end
+  return out
+end
+
 --- Ours: everything that is wrong in shaping files, in the order of the files; an empty list if nothing is. Nothing raises.
 ---@async
 ---@param paths string[]
@@ -251,12 +260,50 @@ function shaping.check(paths, options)
   check_paths('kumo.shaping.check', paths)
   local found = findings.new()
   local made = data.build(paths, complete('kumo.shaping.check', options, 'Warn'), found)
-  local out = c.array {}
-  for i, one in ipairs(found) do
-    one.text = findings.text(one)
-    out[i] = one
+  return with_texts(found), automation.has_rules(made)
+end
+
+-- Sources that files name and the policy does not have: their sections never apply.
+local function find_unknown_sources(made, found)
+  local kumo = require 'kumo'
+  local known = { unspecified = true }
+  if not kumo.get_event_registrars 'get_egress_source' then
+    return
   end
-  return out, automation.has_rules(made)
+  for _, one in ipairs(data.source_places(made)) do
+    if known[one.name] == nil then
+      known[one.name] = pcall(kumo.invoke_get_egress_source, one.name)
+    end
+    if not known[one.name] then
+      found:at_level(
+        'Error',
+        { file = one.file, line = one.line, section = one.title },
+        ("the source '%s' is not defined: get_egress_source has no answer for it"):format(one.name),
+        'its values never apply: define the source, or leave the section out'
+      )
+    end
+  end
+end
+
+local VALIDATION = { remote_load = 'Ignore', skip_remote = true }
+
+--- Ours: everything that is wrong with the shaping files of this process (those of policy-extras.shaping, or of
+--- kumo.shaping.open) and with the sources that they name; an empty list without such files. Nothing raises, and nothing is
+--- changed. For `tailrace check` and the event `validate_config`.
+---@async
+---@param options? kumo.shaping.Options   levels default to "Warn"; nil: remote files are not fetched
+---@return kumo.shaping.Finding[] findings
+function shaping.findings(options)
+  local found = findings.new()
+  if host.shaping_live then
+    local paths = host.shaping_live:paths()
+    local made = data.build(paths, complete('kumo.shaping.findings', options or VALIDATION, 'Warn'), found)
+    if not found:has_fatal() then
+      find_unknown_sources(made, found)
+      found:sort(paths)
+    end
+  end
+  return with_texts(found)
 end
 
 --- Ours: the data of a running process. It is read again when files change and never exchanged for something that is

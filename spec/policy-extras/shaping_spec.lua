@@ -98,10 +98,27 @@ describe('policy-extras.shaping', function()
       local got = rt:eval 'return got'
       assert.is_true(got.ok, got.err)
       assert.is_true(got.failed)
+      local place = ('%s/shaping.toml:4'):format(dir)
       assert.are.equal(
-        "ERROR: the source 'lost' of domain:d.test is not defined: get_egress_source has no answer for it\n",
+        ("ERROR: %s: [\"d.test\".sources.\"lost\"] the source 'lost' is not defined: get_egress_source has no answer for it "
+          .. "(its values never apply: define the source, or leave the section out)\n"):format(place),
         got.text
       )
+    end)
+
+    it('gives all findings of its files as a list', function()
+      start '["d.test"]\nmx_rollup = false\nmax_ready = 1\n[provider.p]\nmax_ready = 2\n'
+      rt:eval "require('tr.host').c.spawn(function() got = require('kumo').shaping.findings() end, 'spec')"
+      rt:advance(1)
+      local got = rt:eval 'return got'
+      assert.are.equal(1, #got)
+      assert.are.same({ 'Warn', dir .. '/shaping.toml', 4 }, { got[1].level, got[1].file, got[1].line })
+      assert.truthy(got[1].text:find('the provider matches nothing', 1, true), got[1].text)
+      write 'max_ready = \n' -- the list is of the files, not of what is in force
+      rt:eval "require('tr.host').c.spawn(function() got = require('kumo').shaping.findings() end, 'spec')"
+      rt:advance(1)
+      assert.is_true(rt:eval 'return got'[1].fatal)
+      assert.are.equal(1, value('max_ready', 'd.test'))
     end)
 
     it('keeps a refresh strategy of the files', function()
@@ -298,6 +315,27 @@ describe('policy-extras.shaping', function()
       answer = kumo.serde.json_parse(rt:eval 'return answer_text')
       assert.are.equal('max_ready', answer[1].name)
       assert.are.equal(3, answer[1].value)
+    end)
+
+    it('takes rules that come into the files of a running process', function()
+      start '[default]\nmax_ready = 7\n'
+      rt:eval(BUSY)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(7, value('max_ready', 'd.test'))
+      write('[default]\nmax_ready = 7\n' .. RULE .. 'action = {SetConfig = {name = "max_ready", value = 3}}\n')
+      rt:advance(45) -- the next look at the files
+      assert.are.equal(7, value('max_ready', 'd.test')) -- it says nothing about what was before
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(3, value('max_ready', 'd.test'))
+      write '[default]\nmax_ready = 7\n'
+      rt:advance(45)
+      assert.are.equal(3, value('max_ready', 'd.test')) -- what is in force runs to its end
+      rt:advance(600)
+      rt:receive { to = 'a@d.test' }
+      rt:advance(5)
+      assert.are.equal(7, value('max_ready', 'd.test'))
     end)
 
     it('can be turned off', function()

@@ -74,7 +74,7 @@ local function merge_section(scope, one)
   end
   merge_params(scope, one)
   for name, params in pairs(one.sources) do
-    scope.sources[name] = scope.sources[name] or { params = {} }
+    scope.sources[name] = scope.sources[name] or { params = {}, place = params.place }
     merge_params(scope.sources[name], params)
   end
   append(scope.automation, one.automation)
@@ -375,6 +375,24 @@ function data.referenced_sources(self)
   end
   for _, list in pairs(out) do
     table.sort(list)
+  end
+  return out
+end
+
+--- The sources that are named, in any section, each with its first place there.
+---@return { name: string, file: string, line: integer, title: string }[]
+function data.source_places(self)
+  local out, scopes = {}, { self.default }
+  for _, map in ipairs { self.by_site, self.by_domain, self.providers } do
+    for _, scope in pairs(map) do
+      scopes[#scopes + 1] = scope
+    end
+  end
+  for _, scope in ipairs(scopes) do
+    for name, of_source in pairs(scope.sources) do
+      local place = of_source.place
+      out[#out + 1] = { name = name, file = place.file, line = place.line, title = place.title }
+    end
   end
   return out
 end

@@ -33,6 +33,12 @@ function live.new(paths, options, ttl_s)
   return setmetatable({ _paths = paths, _options = options, _ttl_s = ttl_s, _cache = {}, _count = 0, _mx_at = 0 }, live)
 end
 
+--- The files, in their order.
+---@return string[]
+function live:paths()
+  return self._paths
+end
+
 -- --- loading ------------------------------------------------------------------------------------------
 
 local function is_blank(text)
@@ -131,7 +137,6 @@ end
 --- was read is what the first load takes.
 ---@async
 ---@return kumo.shaping.Findings found
----@return boolean has_rules
 function live:prime()
   local found = findings.new()
   local made = data.build(self._paths, local_options(self), found)
@@ -143,7 +148,7 @@ function live:prime()
       end
     end
   end
-  return found, automation.has_rules(made)
+  return found
 end
 
 --- Loads the data if it is not there yet.
@@ -390,12 +395,6 @@ end
 ---@param record table
 function live:act(record)
   automation.act(self:data(), record)
-end
-
----@async
----@return boolean
-function live:has_rules()
-  return automation.has_rules(self:data())
 end
 
 return live

@@ -205,7 +205,7 @@ local function read_sources(found, origin, kind, value, places, sources)
         ('write %s and the options below'):format(title)
       )
     else
-      local params = { params = {} }
+      local params = { params = {}, place = place }
       read_params(found, place, source_kind, member, member_places, params)
       if kind == 'provider' then
         read_limit(found, place, member, member_places, 'provider_source_selection_rate', params)
