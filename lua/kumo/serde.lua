@@ -205,11 +205,41 @@ if has_toml then
   end
 end
 
--- YAML comes from a module of its own if it is there.
-for _, action in ipairs { 'load', 'parse', 'encode' } do
-  local name = 'yaml_' .. action
-  serde[name] = function()
-    error(('kumo.serde.%s is not supported by Tailrace: use JSON or TOML'):format(name), 2)
+-- --- YAML ------------------------------------------------------------------------------------------
+
+local yaml = package.preload['tr.yaml'] and host.internal 'kumo.yaml'
+
+if yaml then
+  --- Parses one document of YAML, with the scalars of YAML 1.2 (`yes` is a text). null becomes nil. Refused: a second
+  --- document, a key that is there twice, tags but those of the core schema, more than a million values.
+  ---@param text string  UTF-8, at most 64 MiB
+  ---@return any value
+  function serde.yaml_parse(text)
+    if type(text) ~= 'string' then
+      error('yaml_parse: text: string expected, got ' .. type(text), 2)
+    end
+    return (yaml.parse(text, 'yaml_parse', 2))
+  end
+
+  --- Parses a file of YAML.
+  ---@async
+  ---@param path string
+  ---@return any value
+  function serde.yaml_load(path)
+    return (yaml.parse(read(path, 'yaml_load'), 'yaml_load: ' .. path, 2))
+  end
+
+  --- Keys sorted. Raises for what YAML cannot hold: functions, cycles, texts that are not UTF-8.
+  ---@param value any
+  ---@return string
+  function serde.yaml_encode(value)
+    local ok, text = pcall(function()
+      return yaml.encode(plain(value, 1))
+    end)
+    if not ok then
+      error('yaml_encode: ' .. text, 2)
+    end
+    return text
   end
 end
 

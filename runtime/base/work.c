@@ -16,6 +16,7 @@ struct tr_work_port {
 	size_t queued, running;              /* not ended */
 	struct tr_work *ended, **ended_last; /* done() is still to come */
 	struct tr_mail mail;
+	struct tr_defer defer;
 	bool posted;
 };
 
@@ -32,8 +33,8 @@ deliver(struct tr_work *work)
 {
 	for (struct tr_work *next; work != NULL; work = next) {
 		next = work->next;
+		tr_hold_drop(); /* done() may wake a task, which may run for long */
 		work->done(work);
-		tr_hold_drop();
 	}
 }
 
@@ -59,19 +60,32 @@ remove_port(struct tr_work_port *port)
 	free(port);
 }
 
+/* Later in the turn than the mail, so that its hold is not out while done() runs what waited. */
+static void
+deliver_later(struct tr_defer *defer)
+{
+	struct tr_work_port *port = tr_container_of(defer, struct tr_work_port, defer);
+	struct tr_work *first;
+
+	pthread_mutex_lock(&lock);
+	first = take_ended(port);
+	pthread_mutex_unlock(&lock);
+	deliver(first);
+}
+
 static void
 mail_came(struct tr_mail *mail)
 {
 	struct tr_work_port *port = tr_container_of(mail, struct tr_work_port, mail);
-	struct tr_work *first;
+	struct tr_loop *loop = port->loop;
 
 	pthread_mutex_lock(&lock);
 	port->posted = false;
-	first = take_ended(port);
-	if (port->loop == NULL && port->running == 0)
+	if (loop == NULL && port->running == 0)
 		remove_port(port);
 	pthread_mutex_unlock(&lock);
-	deliver(first);
+	if (loop != NULL)
+		tr_loop_defer(loop, &port->defer, deliver_later);
 }
 
 /* The lock is held. */
@@ -269,6 +283,7 @@ tr_work_finish(struct tr_loop *loop)
 		pthread_mutex_lock(&lock);
 	}
 	if (port != NULL) {
+		tr_loop_undefer(loop, &port->defer);
 		port->loop = NULL; /* its mail, if it is under way, frees the rest; a loop that goes does not run it */
 		if (!port->posted && late == 0)
 			remove_port(port);

@@ -25,6 +25,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.fs", luaopen_tr_fs},
 	{"tr.regex", luaopen_tr_regex},
 	{"tr.toml", luaopen_tr_toml},
+	{"tr.yaml", luaopen_tr_yaml},
 	{"tr.message", luaopen_tr_message},
 	{"tr.shaping", luaopen_tr_shaping},
 	{"tr.queue", luaopen_tr_queue},

@@ -1,4 +1,5 @@
-/* Bindings of runtime/policy for the program's list of modules: "tr.bytes", "tr.fs", "tr.regex", "tr.toml". */
+/* Bindings of runtime/policy for the program's list of modules: "tr.bytes", "tr.fs", "tr.regex", "tr.toml",
+ * "tr.yaml". */
 #ifndef TR_POLICY_LIBRARY_H
 #define TR_POLICY_LIBRARY_H
 
@@ -8,5 +9,6 @@ int luaopen_tr_bytes(lua_State *L); /* encodings, digests, random bytes: OpenSSL
 int luaopen_tr_fs(lua_State *L);    /* files, on threads */
 int luaopen_tr_regex(lua_State *L); /* PCRE2 */
 int luaopen_tr_toml(lua_State *L);  /* TOML, and the lines of TOML and JSON */
+int luaopen_tr_yaml(lua_State *L);  /* libyaml */
 
 #endif
