@@ -19,6 +19,12 @@ local TEXT_MAX = 400 -- of the value in an error text
 
 -- --- texts ------------------------------------------------------------------------------------------
 
+-- Values that are not to be seen in logs, by their keys.
+local function is_secret(key)
+  return type(key) == 'string'
+    and (key:find 'password' or key:find 'secret' or key:find 'token' or key:find 'key_data') ~= nil
+end
+
 local function show(value, depth)
   local kind = type(value)
   if kind == 'string' then
@@ -37,7 +43,7 @@ local function show(value, depth)
   end)
   for i, key in ipairs(keys) do
     local name = type(key) == 'string' and key or '[' .. tostring(key) .. ']'
-    out[i] = name .. ' = ' .. show(rawget(value, key), depth + 1)
+    out[i] = name .. ' = ' .. (is_secret(key) and '...' or show(rawget(value, key), depth + 1))
   end
   return '{' .. table.concat(out, ', ') .. '}'
 end

@@ -3,12 +3,14 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/options.h"
 #include "policy/internal.h"
 
 #define MAX_KEYS 128
+#define MAX_DEPTH 8 /* of tables in error texts */
 
 int
 tr_push_error(lua_State *L, int err, const char *fmt, ...)
@@ -26,13 +28,56 @@ tr_push_error(lua_State *L, int err, const char *fmt, ...)
 	return 3;
 }
 
+/* May a value of this key be seen in logs? */
+static bool
+is_secret(const char *key)
+{
+	static const char *const parts[] = {"password", "secret", "token", "key_data"};
+
+	for (size_t i = 0; i < TR_COUNT(parts); i++) {
+		if (strstr(key, parts[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* Pushes the value at idx; of a table a copy in which "..." stands for secrets. */
+static void
+push_shown(lua_State *L, int idx, int depth)
+{
+	luaL_checkstack(L, 6, "options");
+	if (!lua_istable(L, idx)) {
+		lua_pushvalue(L, idx);
+		return;
+	}
+	if (depth > MAX_DEPTH) {
+		lua_pushliteral(L, "...");
+		return;
+	}
+	lua_newtable(L);
+	for (lua_pushnil(L); lua_next(L, idx) != 0;) { /* copy, key, value */
+		int value = lua_gettop(L);
+
+		lua_pushvalue(L, value - 1);
+		if (lua_type(L, value - 1) == LUA_TSTRING && is_secret(lua_tostring(L, value - 1)))
+			lua_pushliteral(L, "...");
+		else
+			push_shown(L, value, depth + 1);
+		lua_rawset(L, value - 2);
+		lua_settop(L, value - 1);
+	}
+}
+
 /* Raises "FUNCTION: TEXT, while processing {json}"; TEXT is on top of the stack. */
 static void
 fail(lua_State *L, int idx, const char *function)
 {
 	struct tr_buf json = {0};
 
-	tr_json_write(L, idx, &json, false, true, NULL);
+	idx = idx < 0 ? lua_gettop(L) + 1 + idx : idx;
+	push_shown(L, idx, 1);
+	tr_json_write(L, lua_gettop(L), &json, false, true, NULL);
+	lua_pop(L, 1);
 	luaL_where(L, 1);
 	lua_pushstring(L, function);
 	lua_pushliteral(L, ": ");
