@@ -6,6 +6,7 @@
 --- Call at the top level of the policy, before the queue helper (its last resort answers for every domain). See
 --- docs/log-hooks.md.
 local kumo = require 'kumo'
+local brokers = require 'policy-extras.log_hook_brokers'
 local outcome_table = require 'policy-extras.log_hook_outcomes'
 local typing = require 'policy-extras.typing'
 local utils = require 'policy-extras.policy_utils'
@@ -82,6 +83,14 @@ local new_amqp_options = hook_options('log_hooks:new_amqp', {
   mandatory = typing.default(typing.boolean, true),
 })
 
+local new_nats_options = hook_options('log_hooks:new_nats', {
+  servers = typing.variant(typing.string, typing.list(typing.string)),
+  subject = typing.string,
+  auth = typing.option(typing.map(typing.string, typing.any)),
+  headers = typing.option(typing.map(typing.string, typing.string)),
+  config = typing.option(typing.map(typing.string, typing.any)),
+})
+
 local disposition_options = typing.record('log_hooks:new_disposition_hook', {
   name = typing.string,
   hook = typing.Function,
@@ -98,6 +107,15 @@ local function check(type_of, options)
   end
   if names[result.name] then
     error(("%s: there is a log hook named '%s' already"):format(type_of.name, result.name), 3)
+  end
+  return result
+end
+
+--- What a check of log_hook_brokers gives; its error stands where the policy called.
+local function check_broker(name, options)
+  local ok, result = pcall(brokers[name], options)
+  if not ok then
+    error(('log_hooks:new_%s: %s'):format(name, tostring(result)), 3)
   end
   return result
 end
@@ -124,6 +142,26 @@ local function register(options, constructor_of)
   local name = options.name
   local domain = name .. '.log_hook'
   local constructor = 'make.' .. domain
+
+  local function queue_config()
+    local config = { retry_interval = '1m', max_retry_interval = '20m' }
+    utils.merge_into(options.queue_config or {}, config)
+    config.protocol = {
+      custom_lua = {
+        constructor = constructor,
+        batch_size = options.batch_size,
+        min_batch_size = options.min_batch_size,
+        max_batch_latency = options.max_batch_latency,
+        max_batch_bytes = options.max_batch_bytes,
+      },
+    }
+    return kumo.make_queue_config(config)
+  end
+  local ok, err = pcall(queue_config) -- so that a mistake is seen at load, and not by the first record
+  if not ok then
+    err = typing.extract_deserialize_error(err):gsub('^kumo.make_queue_config: ', ''):gsub('^protocol.custom_lua: ', '')
+    error(('log_hooks: %s: %s'):format(name, err), 3)
+  end
   names[name] = true
 
   kumo.on('pre_init', function()
@@ -140,21 +178,9 @@ local function register(options, constructor_of)
   end
 
   kumo.on('get_queue_config', function(queue_domain)
-    if queue_domain ~= domain then
-      return
+    if queue_domain == domain then
+      return queue_config()
     end
-    local config = { retry_interval = '1m', max_retry_interval = '20m' }
-    utils.merge_into(options.queue_config or {}, config)
-    config.protocol = {
-      custom_lua = {
-        constructor = constructor,
-        batch_size = options.batch_size,
-        min_batch_size = options.min_batch_size,
-        max_batch_latency = options.max_batch_latency,
-        max_batch_bytes = options.max_batch_bytes,
-      },
-    }
-    return kumo.make_queue_config(config)
   end)
 
   kumo.on(constructor, constructor_of)
@@ -352,11 +378,7 @@ end
 ---@param options log_hooks.NewKafkaOptions
 function log_hooks:new_kafka(options) -- luacheck: ignore self
   local checked = check(new_kafka_options, options)
-  local config = utils.merge_into(checked.config or {}, {
-    ['bootstrap.servers'] = checked.brokers,
-    ['message.timeout.ms'] = 30000, -- the queue tries again, and knows what waits
-    ['linger.ms'] = 5,
-  })
+  local config = check_broker('kafka', checked)
   local delivered = kumo.delivered('delivered to ' .. checked.topic)
   register(checked, function()
     local producer = kumo.kafka.build_producer(config)
@@ -405,6 +427,7 @@ end
 ---@param options log_hooks.NewAmqpOptions
 function log_hooks:new_amqp(options) -- luacheck: ignore self
   local checked = check(new_amqp_options, options)
+  check_broker('amqp', checked)
   local delivered = kumo.delivered(('confirmed for %s %s'):format(checked.exchange or '', checked.routing_key))
   local template = {
     exchange = checked.exchange,
@@ -423,6 +446,52 @@ function log_hooks:new_amqp(options) -- luacheck: ignore self
     function connection:send(msg)
       local result = self:send_batch { msg }
       return result[1] or result
+    end
+    return connection
+  end)
+end
+
+-- --- new_nats ----------------------------------------------------------------------------------------------------
+
+---@class (exact) log_hooks.NewNatsOptions : log_hooks.HookOptions
+---@field servers string|string[]         "host:port", "nats://host:port" or "tls://host:port"
+---@field subject string                  of a stream
+---@field auth? kumo.nats.Auth
+---@field headers? table<string, string>  beside Nats-Msg-Id and attempt
+---@field config? table<string, any>      more of kumo.nats.connect
+
+--- A hook that publishes each record to a NATS JetStream, with its event_id as Nats-Msg-Id: what is sent again after a lost
+--- acknowledgement is stored once. It is delivered when the stream has acknowledged it. A message that the server or the
+--- stream refuses for itself (too large) becomes a dead letter, alone.
+---@param options log_hooks.NewNatsOptions
+function log_hooks:new_nats(options) -- luacheck: ignore self
+  local checked = check(new_nats_options, options)
+  local config = check_broker('nats', checked)
+  local delivered = kumo.delivered('acknowledged for ' .. checked.subject)
+  local function message(msg)
+    local headers = { ['Nats-Msg-Id'] = msg:event_id(), attempt = tostring(msg:num_attempts() + 1) }
+    return {
+      subject = checked.subject,
+      payload = msg,
+      headers = checked.headers and utils.merge_into(checked.headers, headers) or headers,
+    }
+  end
+  register(checked, function()
+    local client = kumo.nats.connect(config)
+    local connection = {}
+    function connection.send_batch(_, messages)
+      local list = {}
+      for i, msg in ipairs(messages) do
+        list[i] = message(msg)
+      end
+      return each_outcome(#messages, client:publish_batch(list), delivered)
+    end
+    function connection:send(msg)
+      local result = self:send_batch { msg }
+      return result[1] or result
+    end
+    function connection.close()
+      client:close()
     end
     return connection
   end)

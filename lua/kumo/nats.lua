@@ -19,8 +19,9 @@ end
 
 local AUTH = { username = true, password = true, token = true, credentials = true }
 
---- Key sources become text. A string is the path of a file. Errors name keys only: the values are secrets.
-local function resolve(auth)
+--- Key sources become text. A string is the path of a file. Errors name keys only: the values are secrets. `read` false:
+--- the sources are not read, texts stand in for them.
+local function resolve(auth, read)
   if auth == nil then
     return nil
   elseif type(auth) ~= 'table' then
@@ -38,7 +39,7 @@ local function resolve(auth)
   auth = copy(auth)
   for _, key in ipairs(KEY_SOURCES) do
     if auth[key] ~= nil then
-      auth[key] = secrets.load(auth[key]):gsub('[\r\n]+$', '')
+      auth[key] = read and secrets.load(auth[key]):gsub('[\r\n]+$', '') or 'not read'
     end
   end
   return auth
@@ -66,17 +67,13 @@ local function read_servers(servers)
   return list, tls
 end
 
---- A client. Waits until it is connected, unless `retry_on_initial_connect`; raises when that fails. It connects again
---- by itself.
----@async
----@param config kumo.nats.Config
----@return kumo.nats.Client
-function nats.connect(config)
+--- The configuration as C takes it, and what its key sources hold.
+local function prepare(config, read)
   if type(config) ~= 'table' then
-    error('kumo.nats.connect: table expected, got ' .. type(config), 2)
+    error('kumo.nats.connect: table expected, got ' .. type(config), 3)
   end
   config = copy(config)
-  local auth = resolve(config.auth)
+  local auth = resolve(config.auth, read)
   config.auth = nil -- not in errors that show the configuration
   local interval = config.ping_interval
   if type(interval) == 'table' then -- what the reference takes
@@ -87,11 +84,36 @@ function nats.connect(config)
   if tls then
     config.tls_required = true
   end
+  return config, auth
+end
+
+--- A client. Waits until it is connected, unless `retry_on_initial_connect`; raises when that fails. It connects again
+--- by itself.
+---@async
+---@param config kumo.nats.Config
+---@return kumo.nats.Client
+function nats.connect(config)
+  local auth
+  config, auth = prepare(config, true)
   local client = core.open(config, auth)
   if not config.retry_on_initial_connect then
     core.connect(client)
   end
   return client
+end
+
+--- Raises what connect would raise of this configuration and `subject`, and makes nothing: to be called at the top level
+--- of a policy, so that a slip is seen when it is loaded. Key sources are not read. Not in the reference.
+---@param config kumo.nats.Config
+---@param subject? string
+function nats.check(config, subject)
+  core.check(prepare(config, false))
+  if subject ~= nil then
+    local wrong = type(subject) ~= 'string' and 'string expected, got ' .. type(subject) or core.subject_error(subject)
+    if wrong then
+      error('kumo.nats.check: subject: ' .. wrong, 2)
+    end
+  end
 end
 
 return nats

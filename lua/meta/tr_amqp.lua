@@ -64,4 +64,8 @@ local core = {}
 ---@return kumo.amqp.Failure[]
 function core.publish(connection, messages, template) end
 
+--- Raises what publish would of a connection, and makes nothing. Works at the load of a policy.
+---@param connection kumo.amqp.Connection
+function core.check(connection) end
+
 return core

@@ -51,4 +51,9 @@ function producer:close() end
 ---@return kumo.kafka.Producer
 function core.open(list) end
 
+--- What librdkafka refuses of a configuration, with the nearest name; nil: nothing. Works at the load of a policy.
+---@param list string[] name, value ...
+---@return string? error
+function core.check(list) end
+
 return core

@@ -80,6 +80,16 @@ function client:close() end
 ---@return kumo.nats.Client
 function core.open(config, auth) end
 
+--- Raises what open would, and makes nothing. Works at the load of a policy.
+---@param config kumo.nats.Config but auth
+---@param auth? table<string, string>
+function core.check(config, auth) end
+
+--- What is wrong with a text as the subject of a message; nil: nothing.
+---@param subject string
+---@return string? error
+function core.subject_error(subject) end
+
 --- Waits until it is connected; raises when that fails.
 ---@async
 ---@param client kumo.nats.Client

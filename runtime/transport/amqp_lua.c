@@ -143,14 +143,12 @@ opt_time(lua_State *L, int idx, const char *key, int64_t def_s)
 	return tr_max_i64(tr_min_i64(ns, 86400 * TR_NS_PER_S), TR_NS_PER_MS);
 }
 
-/* The pool that the table at idx describes. Raises. */
-static struct tr_amqp_pool *
-read_connection(lua_State *L, int idx, struct tr_amqp *amqp, struct tr_amqp_settings *out)
+/* What the table at idx says, borrowed from it. Raises. */
+static void
+read_settings(lua_State *L, int idx, struct tr_amqp_settings *out)
 {
 	struct tr_amqp_settings settings = {0};
-	struct tr_amqp_pool *pool;
 	int64_t number;
-	int err;
 
 	tr_check_options(L, idx, PUBLISH ": connection", connection_keys, TR_COUNT(connection_keys));
 	read_hosts(L, idx, &settings);
@@ -179,11 +177,32 @@ read_connection(lua_State *L, int idx, struct tr_amqp *amqp, struct tr_amqp_sett
 	settings.publish_timeout_ns = opt_time(L, idx, "publish_timeout", 60);
 	settings.idle_timeout_ns = opt_time(L, idx, "idle_timeout", 300);
 	opt_time(L, idx, "recycle_timeout", 0);
-	err = tr_amqp_pool(amqp, &settings, &pool);
+	*out = settings;
+}
+
+/* The pool that the table at idx describes. Raises. */
+static struct tr_amqp_pool *
+read_connection(lua_State *L, int idx, struct tr_amqp *amqp, struct tr_amqp_settings *out)
+{
+	struct tr_amqp_pool *pool;
+	int err;
+
+	read_settings(L, idx, out);
+	err = tr_amqp_pool(amqp, out, &pool);
 	if (err != TR_OK)
 		luaL_error(L, PUBLISH ": %s", tr_err_text(err));
-	*out = settings;
 	return pool;
+}
+
+/* check(connection) raises what publish() would */
+static int
+l_check(lua_State *L)
+{
+	struct tr_amqp_settings settings;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	read_settings(L, 1, &settings);
+	return 0;
 }
 
 /* --- messages ------------------------------------------------------------------------------------------------ */
@@ -599,7 +618,7 @@ l_publish(lua_State *L)
 int
 luaopen_tr_amqp(lua_State *L)
 {
-	static const luaL_Reg functions[] = {{"publish", l_publish}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"publish", l_publish}, {"check", l_check}, {NULL, NULL}};
 
 	luaL_newmetatable(L, BOX_TYPE);
 	lua_pushcfunction(L, l_box_gc);

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -206,70 +205,6 @@ readable(struct ev_loop *ev, ev_io *watcher, int revents)
 
 /* --- opening --------------------------------------------------------------------------------------------- */
 
-static void
-log_line(const rd_kafka_t *rk, int level, const char *facility, const char *text)
-{
-	tr_log(level <= LOG_ERR       ? TR_LEVEL_WARN
-		: level <= LOG_NOTICE ? TR_LEVEL_INFO
-				      : TR_LEVEL_DEBUG,
-		"kafka", "%s: %s: %s", rk != NULL ? rd_kafka_name(rk) : "librdkafka", facility, text);
-}
-
-static struct tr_str
-property(const struct tr_str *pairs, uint32_t count, const char *name)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		if (tr_str_eq(pairs[2 * i], tr_str(name)))
-			return pairs[2 * i + 1];
-	}
-	return (struct tr_str){NULL, 0};
-}
-
-/* Idempotence is the default unless the configuration cannot go with it. */
-static bool
-can_be_idempotent(const struct tr_str *pairs, uint32_t count)
-{
-	static const char *const acks[] = {"acks", "request.required.acks"};
-	static const char *const retries[] = {"retries", "message.send.max.retries"};
-	static const char *const flights[] = {"max.in.flight", "max.in.flight.requests.per.connection"};
-
-	if (property(pairs, count, "enable.idempotence").data != NULL ||
-		tr_str_eq(property(pairs, count, "queuing.strategy"), TR_STR("lifo")))
-		return false;
-	for (int i = 0; i < 2; i++) {
-		struct tr_str value = property(pairs, count, acks[i]);
-
-		if (value.data != NULL && !tr_str_eq(value, TR_STR("all")) && !tr_str_eq(value, TR_STR("-1")))
-			return false;
-		value = property(pairs, count, retries[i]);
-		if (tr_str_eq(value, TR_STR("0")))
-			return false;
-		value = property(pairs, count, flights[i]);
-		if (value.data != NULL && (value.len != 1 || value.data[0] > '5'))
-			return false;
-	}
-	return true;
-}
-
-static int
-set_property(rd_kafka_conf_t *conf, struct tr_str name, struct tr_str value, char *error)
-{
-	char *texts = malloc(name.len + value.len + 2), text[TR_KAFKA_ERROR_MAX];
-	rd_kafka_conf_res_t result;
-
-	if (texts == NULL)
-		return TR_ENOMEM;
-	memcpy(texts, name.data, name.len);
-	texts[name.len] = '\0';
-	memcpy(texts + name.len + 1, value.data, value.len);
-	texts[name.len + 1 + value.len] = '\0';
-	result = rd_kafka_conf_set(conf, texts, texts + name.len + 1, text, sizeof text);
-	if (result != RD_KAFKA_CONF_OK)
-		snprintf(error, TR_KAFKA_ERROR_MAX, "property '%.200s': %.250s", texts, text);
-	free(texts);
-	return result == RD_KAFKA_CONF_OK ? TR_OK : TR_EINVAL;
-}
-
 static int
 connect_queue(struct tr_kafka_producer *producer)
 {
@@ -291,22 +226,11 @@ connect_queue(struct tr_kafka_producer *producer)
 static int
 make(struct tr_kafka_producer *producer, const struct tr_str *pairs, uint32_t count, char *error)
 {
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	int err = conf != NULL ? TR_OK : TR_ENOMEM;
+	rd_kafka_conf_t *conf;
+	int err = tr_kafka_conf(pairs, count, &conf, error);
 
-	for (uint32_t i = 0; i < count && err == TR_OK; i++)
-		err = set_property(conf, pairs[2 * i], pairs[2 * i + 1], error);
-	if (err == TR_OK && can_be_idempotent(pairs, count))
-		err = set_property(conf, TR_STR("enable.idempotence"), TR_STR("true"), error);
-	if (err == TR_OK && property(pairs, count, "client.id").data == NULL)
-		err = set_property(conf, TR_STR("client.id"), TR_STR("tailrace"), error);
-	if (err != TR_OK) {
-		if (conf != NULL)
-			rd_kafka_conf_destroy(conf);
+	if (err != TR_OK)
 		return err;
-	}
-	rd_kafka_conf_set_log_cb(conf, log_line);
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_STATS);
 	producer->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, TR_KAFKA_ERROR_MAX);
 	if (producer->rk == NULL) {
 		rd_kafka_conf_destroy(conf);

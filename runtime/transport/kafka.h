@@ -24,6 +24,9 @@ void tr_kafka_free(struct tr_kafka *kafka);
 #define TR_KAFKA_ERROR_MAX 512
 int tr_kafka_open(struct tr_kafka *kafka, const struct tr_str *pairs, uint32_t count, struct tr_kafka_producer **out,
 	char error[TR_KAFKA_ERROR_MAX]);
+/* The same check, with nothing left behind, and without a worker: for the load of a policy. Takes a millisecond or so.
+ */
+int tr_kafka_check(const struct tr_str *pairs, uint32_t count, char error[TR_KAFKA_ERROR_MAX]);
 /* Without references it is kept for a minute for the next who asks, one of at most eight. NULL is fine. */
 void tr_kafka_unref(struct tr_kafka_producer *producer);
 /* It has met a fatal error (a fenced or out of sequence idempotent producer) and sends nothing any more; opening it

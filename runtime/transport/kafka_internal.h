@@ -1,4 +1,4 @@
-/* Shared by kafka.c (producers) and kafka_call.c (what they send). */
+/* Shared by kafka.c (producers), kafka_config.c (their configurations) and kafka_call.c (what they send). */
 #ifndef TR_KAFKA_INTERNAL_H
 #define TR_KAFKA_INTERNAL_H
 
@@ -58,6 +58,11 @@ struct tr_kafka {
 	bool ending;
 };
 
+/* --- kafka_config.c --- */
+/* TR_OK; TR_EINVAL with what is wrong in error (TR_KAFKA_ERROR_MAX), TR_ENOMEM. The caller destroys *out. */
+int tr_kafka_conf(const struct tr_str *pairs, uint32_t count, rd_kafka_conf_t **out, char *error);
+
+/* --- kafka.c, kafka_call.c --- */
 /* Its last reference or call may have gone. */
 void tr_kafka_producer_rest(struct tr_kafka_producer *producer);
 /* Offers what waits for room. */

@@ -42,6 +42,21 @@ l_gc(lua_State *L)
 	return 0;
 }
 
+/* The list at idx (name, value ...), whose strings it keeps; in a userdata on the stack's top. */
+static struct tr_str *
+push_pairs(lua_State *L, int idx)
+{
+	uint32_t count = (uint32_t)lua_objlen(L, idx);
+	struct tr_str *pairs = lua_newuserdata(L, (count + 1) * sizeof *pairs);
+
+	for (uint32_t i = 0; i < count; i++) {
+		lua_rawgeti(L, idx, (int)i + 1);
+		pairs[i].data = lua_tolstring(L, -1, &pairs[i].len); /* the list keeps it */
+		lua_pop(L, 1);
+	}
+	return pairs;
+}
+
 /* Opens what the list at idx (name, value ...) says. Raises. */
 static struct tr_kafka_producer *
 open_list(lua_State *L, int idx)
@@ -54,12 +69,7 @@ open_list(lua_State *L, int idx)
 
 	if (kafka == NULL)
 		luaL_error(L, "Kafka is not available here");
-	pairs = lua_newuserdata(L, (count + 1) * sizeof *pairs);
-	for (uint32_t i = 0; i < count; i++) {
-		lua_rawgeti(L, idx, (int)i + 1);
-		pairs[i].data = lua_tolstring(L, -1, &pairs[i].len); /* the list keeps it */
-		lua_pop(L, 1);
-	}
+	pairs = push_pairs(L, idx);
 	if (tr_kafka_open(kafka, pairs, count / 2, &producer, error) != TR_OK)
 		luaL_error(L, "kumo.kafka.build_producer: %s", error);
 	lua_pop(L, 1);
@@ -81,6 +91,19 @@ l_open(lua_State *L)
 	box->producer = open_list(L, 1);
 	lua_pushvalue(L, 1);
 	box->config = luaL_ref(L, LUA_REGISTRYINDEX);
+	return 1;
+}
+
+/* check({name, value, ...}) -> nothing, or what is wrong */
+static int
+l_check(lua_State *L)
+{
+	char error[TR_KAFKA_ERROR_MAX];
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	if (tr_kafka_check(push_pairs(L, 1), (uint32_t)lua_objlen(L, 1) / 2, error) == TR_OK)
+		return 0;
+	lua_pushstring(L, error);
 	return 1;
 }
 
@@ -498,7 +521,7 @@ luaopen_tr_kafka(lua_State *L)
 {
 	static const luaL_Reg methods[] = {{"send", l_send}, {"send_batch", l_send_batch},
 		{"send_messages", l_send_messages}, {"close", l_close}, {NULL, NULL}};
-	static const luaL_Reg functions[] = {{"open", l_open}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"open", l_open}, {"check", l_check}, {NULL, NULL}};
 
 	luaL_newmetatable(L, PRODUCER_TYPE);
 	lua_pushcfunction(L, l_gc);

@@ -130,19 +130,14 @@ opt_count(lua_State *L, int idx, const char *key, int64_t def, int64_t min, int6
 	return (uint32_t)number;
 }
 
-/* open(config, auth) -> client; it connects with its first call, or in the background */
-static int
-l_open(lua_State *L)
+/* The configuration at 1, and what its key sources hold at 2, into settings that borrow from them. Raises. */
+static void
+read_settings(lua_State *L, struct tr_nats_settings *out)
 {
-	struct tr_nats *nats = tr_service(L, TR_SERVICE_NATS);
 	struct tr_nats_settings settings = {0};
-	struct box *box;
-	int err;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 2);
-	if (nats == NULL)
-		return luaL_error(L, "NATS is not available here");
 	tr_check_options(L, 1, CONNECT, connect_keys, TR_COUNT(connect_keys));
 	read_servers(L, 1, &settings);
 	read_auth(L, 2, &settings);
@@ -150,15 +145,15 @@ l_open(lua_State *L)
 	settings.inbox_prefix = opt_text(L, 1, "inbox_prefix");
 	if (settings.inbox_prefix.data != NULL &&
 		(tr_nats_check_subject(settings.inbox_prefix) != NULL || settings.inbox_prefix.len > 200))
-		return luaL_error(L, CONNECT ": inbox_prefix: a subject of at most 200 bytes expected");
+		luaL_error(L, CONNECT ": inbox_prefix: a subject of at most 200 bytes expected");
 	if (tr_opt_bool(L, 1, "tls_first", false))
-		return luaL_error(L, CONNECT ": tls_first: libnats of this system cannot start with TLS");
+		luaL_error(L, CONNECT ": tls_first: libnats of this system cannot start with TLS");
 	settings.tls = tr_opt_bool(L, 1, "tls_required", false);
 	settings.ca_file = opt_text(L, 1, "certificate");
 	settings.cert_file = opt_text(L, 1, "client_cert");
 	settings.key_file = opt_text(L, 1, "client_key");
 	if ((settings.cert_file.data == NULL) != (settings.key_file.data == NULL))
-		return luaL_error(L, CONNECT ": either specify both of client_cert and client_key or neither");
+		luaL_error(L, CONNECT ": either specify both of client_cert and client_key or neither");
 	settings.no_echo = tr_opt_bool(L, 1, "no_echo", false);
 	settings.ignore_discovered = tr_opt_bool(L, 1, "ignore_discovered_servers", false);
 	settings.retain_order = tr_opt_bool(L, 1, "retain_servers_order", false);
@@ -169,6 +164,46 @@ l_open(lua_State *L)
 	settings.connect_timeout_ns = opt_time(L, 1, "connection_timeout", 5);
 	settings.ping_interval_ns = opt_time(L, 1, "ping_interval", 60);
 	settings.request_timeout_ns = opt_time(L, 1, "request_timeout", 5);
+	*out = settings;
+}
+
+/* check(config, auth) raises what open() would */
+static int
+l_check(lua_State *L)
+{
+	struct tr_nats_settings settings;
+
+	read_settings(L, &settings);
+	return 0;
+}
+
+/* subject_error(text) -> what is wrong with it as a subject, or nothing */
+static int
+l_subject_error(lua_State *L)
+{
+	struct tr_str subject;
+	const char *wrong;
+
+	subject.data = luaL_checklstring(L, 1, &subject.len);
+	wrong = tr_nats_check_subject(subject);
+	if (wrong == NULL)
+		return 0;
+	lua_pushstring(L, wrong);
+	return 1;
+}
+
+/* open(config, auth) -> client; it connects with its first call, or in the background */
+static int
+l_open(lua_State *L)
+{
+	struct tr_nats *nats = tr_service(L, TR_SERVICE_NATS);
+	struct tr_nats_settings settings;
+	struct box *box;
+	int err;
+
+	if (nats == NULL)
+		return luaL_error(L, "NATS is not available here");
+	read_settings(L, &settings);
 	box = lua_newuserdata(L, sizeof *box);
 	box->connection = NULL;
 	luaL_getmetatable(L, CLIENT_TYPE);
@@ -463,7 +498,8 @@ luaopen_tr_nats(lua_State *L)
 {
 	static const luaL_Reg methods[] = {
 		{"publish", l_publish}, {"publish_batch", l_publish_batch}, {"close", l_close}, {NULL, NULL}};
-	static const luaL_Reg functions[] = {{"open", l_open}, {"connect", l_connect}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"open", l_open}, {"check", l_check}, {"subject_error", l_subject_error},
+		{"connect", l_connect}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CALL_TYPE);
 	lua_pushcfunction(L, l_call_gc);

@@ -1,4 +1,4 @@
--- A log hook of a policy over NATS: docs/transports.md, with a server that is killed, and with a record that it refuses.
+-- log_hooks:new_nats: docs/log-hooks.md, with a server that is killed, and with a record that it refuses.
 local helper = require 'helper'
 local nats = require 'nats'
 
@@ -6,32 +6,14 @@ local POLICY = [[
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
 
-log_hooks:new {
+log_hooks:new_nats {
   name = 'n',
+  servers = '%s',
+  subject = 'events.mail',
+  headers = { source = 'mx1' },
+  config = { request_timeout = '2s' },
   batch_size = 50,
   queue_config = { retry_interval = '1s' },
-  constructor = function()
-    local client = kumo.nats.connect { servers = { '%s' }, request_timeout = '2s' }
-    local connection = {}
-
-    function connection:send_batch(messages)
-      local list, outcomes = {}, {}
-      for i, msg in ipairs(messages) do
-        list[i] = { subject = 'events.mail', payload = msg, headers = { ['Nats-Msg-Id'] = msg:event_id() } }
-        outcomes[i] = kumo.delivered 'acknowledged'
-      end
-      for _, failure in ipairs(client:publish_batch(list)) do
-        outcomes[failure.index] = failure.permanent and kumo.permanent(500, failure.text) or kumo.transient(450, failure.text)
-      end
-      return outcomes
-    end
-
-    function connection:close()
-      client:close()
-    end
-
-    return connection
-  end,
 }
 kumo.on('init', function()
   kumo.define_spool { name = 'data', path = '%s/data' }
@@ -87,6 +69,8 @@ describe('a hook over NATS', function()
       local id = headers:match 'Nats%-Msg%-Id: ?(%x+)'
       assert.is_nil(ids[id])
       ids[id] = true
+      assert.matches('attempt: ?[1-9]', headers)
+      assert.matches('source: ?mx1', headers)
     end
   end)
 
