@@ -586,6 +586,8 @@ function entry.boot()
     rawset(_G, '_VALIDATING_CONFIG', true)
   end
   host.internal 'kumo.compat'
+  host.internal 'kumo.pack'
+  host.internal 'kumo.syntax'
   host.internal 'kumo'
 end
 

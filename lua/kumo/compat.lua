@@ -1,5 +1,6 @@
 -- What policies written for Lua 5.4 expect of the standard library and LuaJIT has not: table.pack/unpack, utf8,
--- string.pack/unpack/packsize, math.type/tointeger. Syntax of 5.4 (`//`, `&`, `<const>`, integers) cannot be added.
+-- math.type/tointeger, rawlen, warn. string.pack is in pack.lua. Syntax of 5.4 (`//`, `&`, `<const>`, integers) cannot be
+-- added: syntax.lua says what to write instead.
 local floor = math.floor
 
 table.unpack = table.unpack or unpack
@@ -185,157 +186,41 @@ end
 
 rawset(_G, 'utf8', utf8)
 
--- --- string.pack, string.unpack, string.packsize ------------------------------------------------------
--- Formats: < > = ! b B h H l L j J T i[n] I[n] f d n s[n] z x and blanks. Integers beyond 2^53 lose low bits, as numbers
--- of LuaJIT do. Alignment (`!`, `X`) is not supported and raises.
+-- --- small things ---------------------------------------------------------------------------------------
 
-local ok, ffi = pcall(require, 'ffi')
-local SIZES = { b = 1, B = 1, h = 2, H = 2, l = 8, L = 8, j = 8, J = 8, T = 8, i = 4, I = 4 }
+--- Length without metamethods.
+rawset(_G, 'rawlen', rawlen or function(value)
+  if type(value) ~= 'table' and type(value) ~= 'string' then
+    error('table or string expected', 2)
+  elseif type(value) == 'string' then
+    return #value
+  end
+  return #value -- LuaJIT asks no __len of tables
+end)
 
-local function options(format)
-  local at, little = 1, true
-  return function()
-    while at <= #format do
-      local op = sub(format, at, at)
-      local digits = format:match('^%d+', at + 1)
-      at = at + 1
-      if op == '<' or op == '=' then
-        little = true
-      elseif op == '>' then
-        little = false
-      elseif op ~= ' ' then
-        local size = SIZES[op]
-        if (op == 'i' or op == 'I' or op == 's' or op == 'c') and digits then
-          at = at + #digits
-          size = tonumber(digits)
-        elseif op == 's' then
-          size = 8
-        end
-        if not size and not op:find '[fdnzx]' then
-          error(("invalid format option '%s'"):format(op), 3)
-        end
-        return op, size, little
-      end
+local raw_collect = collectgarbage
+--- The modes of 5.4 are accepted without effect: there is one collector.
+function collectgarbage(option, ...) -- luacheck: ignore
+  if option == 'generational' or option == 'incremental' then
+    return 'incremental'
+  end
+  return raw_collect(option, ...)
+end
+
+local host_log
+--- As a line of the log; '@on' and '@off' are accepted without effect.
+rawset(_G, 'warn', function(...)
+  local parts = { ... }
+  for i = 1, select('#', ...) do
+    if type(parts[i]) ~= 'string' and type(parts[i]) ~= 'number' then
+      error(("bad argument #%d to 'warn' (string expected, got %s)"):format(i, type(parts[i])), 2)
     end
   end
-end
-
-local function pack_integer(value, size, little)
-  local bytes = {}
-  value = floor(value)
-  local negative = value < 0
-  if negative then
-    value = -value - 1
+  local text = table.concat(parts)
+  if sub(text, 1, 1) ~= '@' then
+    host_log = host_log or require('tr.host').c.log
+    host_log('warn', text)
   end
-  for i = 1, size do
-    local low = value % 256
-    value = floor(value / 256)
-    bytes[little and i or size + 1 - i] = char(negative and 255 - low or low)
-  end
-  return table.concat(bytes)
-end
-
-local function unpack_integer(text, at, size, little, signed)
-  local value = 0
-  local top = byte(text, little and at + size - 1 or at)
-  local negative = signed and top >= 128
-  for i = size, 1, -1 do
-    local b = byte(text, little and at + i - 1 or at + size - i)
-    value = value * 256 + (negative and 255 - b or b)
-  end
-  return negative and -value - 1 or value
-end
-
-local function real(op)
-  if not ok then
-    error('floating-point formats need ffi', 3)
-  end
-  return op == 'f' and 'float' or 'double', op == 'f' and 4 or 8
-end
-
-function string.pack(format, ...)
-  local values, n, out = { ... }, 0, {}
-  for op, size, little in options(format) do
-    if op == 'x' then
-      out[#out + 1] = '\0'
-    else
-      n = n + 1
-      local value = values[n]
-      if op == 'z' then
-        out[#out + 1] = value .. '\0'
-      elseif op == 's' then
-        out[#out + 1] = pack_integer(#value, size, little) .. value
-      elseif op == 'c' then
-        out[#out + 1] = value .. ('\0'):rep(size - #value)
-      elseif op:find '[fdn]' then
-        local kind, length = real(op)
-        local text = ffi.string(ffi.new(kind .. '[1]', value), length)
-        out[#out + 1] = little and text or text:reverse()
-      else
-        if type(value) ~= 'number' then
-          error(("bad argument #%d to 'pack' (number expected, got %s)"):format(n + 1, type(value)), 2)
-        end
-        out[#out + 1] = pack_integer(value, size, little)
-      end
-    end
-  end
-  return table.concat(out)
-end
-
-function string.unpack(format, text, at)
-  at = position(text, at, 1)
-  local values, n = {}, 0
-  local function need(length)
-    if at + length - 1 > #text then
-      error('data string too short', 3)
-    end
-  end
-  for op, size, little in options(format) do
-    if op == 'x' then
-      need(1)
-      at = at + 1
-    else
-      n = n + 1
-      if op == 'z' then
-        local stop = text:find('\0', at, true) or error('unfinished string for format \'z\'', 2)
-        values[n], at = sub(text, at, stop - 1), stop + 1
-      elseif op == 's' then
-        need(size)
-        local length = unpack_integer(text, at, size, little, false)
-        at = at + size
-        need(length)
-        values[n], at = sub(text, at, at + length - 1), at + length
-      elseif op == 'c' then
-        need(size)
-        values[n], at = sub(text, at, at + size - 1), at + size
-      elseif op:find '[fdn]' then
-        local kind, length = real(op)
-        need(length)
-        local bytes = sub(text, at, at + length - 1)
-        local number = ffi.new(kind .. '[1]')
-        ffi.copy(number, little and bytes or bytes:reverse(), length)
-        values[n], at = tonumber(number[0]), at + length
-      else
-        need(size)
-        values[n] = unpack_integer(text, at, size, little, op:find '[bhlji]' ~= nil)
-        at = at + size
-      end
-    end
-  end
-  n = n + 1
-  values[n] = at
-  return unpack(values, 1, n)
-end
-
-function string.packsize(format)
-  local size = 0
-  for op, length in options(format) do
-    if op == 's' or op == 'z' then
-      error('variable-length format', 2)
-    end
-    size = size + (length or (op == 'x' and 1) or (op == 'f' and 4) or 8)
-  end
-  return size
-end
+end)
 
 return true
