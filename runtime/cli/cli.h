@@ -24,6 +24,7 @@ int tr_cmd_inject(int argc, char **argv);
 int tr_cmd_explain(int argc, char **argv);
 int tr_cmd_dead(int argc, char **argv);
 int tr_cmd_why(int argc, char **argv);
+int tr_cmd_repl(int argc, char **argv);
 int tr_cmd_lua(int argc, char **argv);
 int tr_cmd_spool(int argc, char **argv);
 

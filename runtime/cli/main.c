@@ -18,6 +18,7 @@ static const struct command {
 	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
 	{"dead", "dead letters: list, show, replay, export, purge", tr_cmd_dead},
 	{"why", "what holds back a queue or a message of a running node", tr_cmd_why},
+	{"repl", "a prompt in a policy: try it, send through it, look into a running one", tr_cmd_repl},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
 	{"help", "this text, or the text of one command", cmd_help},
 	{"version", "print the version", cmd_version},

@@ -1,4 +1,5 @@
 /* The C modules of the runtime, by the name that `require` takes. The only list of them. */
+#include "cli/repl.h"
 #include "cli/server.h"
 #include "cli/testing.h"
 #include "ingress/http_server_lua.h"
@@ -44,6 +45,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.smtp_client", luaopen_tr_smtp_client},
 	{"tr.redis", luaopen_tr_redis},
 	{"tr.websocket", luaopen_tr_websocket},
+	{"tr.repl", luaopen_tr_repl},
 	{"tr.testing", luaopen_tr_testing},
 	{NULL, NULL},
 };

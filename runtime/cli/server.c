@@ -330,7 +330,7 @@ tick_logs(struct tr_turn_hook *hook)
 }
 
 static int
-boot(struct tr_server *server, char **error)
+boot(struct tr_server *server, const struct tr_server_config *config, char **error)
 {
 	struct tr_host *host;
 	int err = tr_recorder_new(NULL, &server->record_ops, server, &server->recorder);
@@ -350,6 +350,8 @@ boot(struct tr_server *server, char **error)
 	tr_loop_enter(server->worker[0].loop);
 	tr_host_set_service(host, TR_SERVICE_RUN, &server->run);
 	tr_host_set_service(host, TR_SERVICE_OFFLINE, server->spool_dir);
+	if (config->prepared != NULL)
+		config->prepared(config->prepared_arg, server);
 	err = load_policy(host, error);
 	server->run.configuring = true;
 	server->run.validating = server->spool_dir != NULL;
@@ -476,7 +478,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	tr_record_lua_ops(&server->record_ops);
 	if ((config->policy != NULL && server->policy == NULL) ||
 		(config->spool_dir != NULL && server->spool_dir == NULL) || server->share_dir == NULL ||
-		server->worker == NULL || boot(server, error) != TR_OK) {
+		server->worker == NULL || boot(server, config, error) != TR_OK) {
 		set_error(error, "out of memory");
 		if (server->worker == NULL)
 			server->workers = 0;

@@ -21,6 +21,9 @@ struct tr_server_config {
 	/* Not NULL: the spool is made in this empty directory, not synced, whatever the policy defines; listeners and
 	 * local logs are checked and not opened. For tools that run a production policy beside production. */
 	const char *spool_dir;
+	/* Called when the workers' hosts are there and before the policy is loaded. NULL: not. */
+	void (*prepared)(void *arg, struct tr_server *server);
+	void *prepared_arg;
 };
 
 /* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its

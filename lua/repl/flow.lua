@@ -1,0 +1,655 @@
+--- Sends a record or a mail through the whole flow at the prompt and shows each step: what handlers answer, the queue and its
+--- configuration, the path, the connection, what goes over the wire, the outcome. The transports are the production ones; in
+--- dry mode a script plays the network (lua/scripted.lua).
+local host = require 'tr.host'
+local core = require 'tr.repl'
+local server = require 'tr.http_server'
+local show = host.internal 'repl.show'
+local commands = host.internal 'repl.commands'
+local wire = host.internal 'scripted.wire'
+local c = host.c
+local fail = commands.fail
+
+local MAX_LINES = 400 -- of one :send
+local MAX_WIRE = 4000 -- bytes of one piece
+local MAX_STEPS = 1200 -- of STEP_S: how long :send lets things happen
+local STEP_S = 0.05
+
+---@class tr.repl.Flow
+---@field session tr.repl.Session
+---@field network? tr.scripted.Network  nil: the real one
+---@field answers table                 of :dry
+---@field current? table                { kind = 'record', fields } or { kind = 'mail', from, to, data }
+local Flow = {}
+Flow.__index = Flow
+
+-- --- lines of the trace --------------------------------------------------------------------------------------------------
+
+function Flow:line(kind, text)
+  self.lines = (self.lines or 0) + 1
+  if self.lines == MAX_LINES then
+    self.session:say(self.session:paint('dim', '... more is not shown'))
+  end
+  if self.lines >= MAX_LINES then
+    return
+  end
+  local session = self.session
+  local narrow = session.width < 60
+  local pad = (' '):rep(narrow and 2 or 14)
+  session:say(session:paint('head', narrow and kind .. ':\n  ' or ('%-13s '):format(kind)), (text:gsub('\n', '\n' .. pad)))
+end
+
+function Flow:brief(value, width)
+  local text = show.value(value, { width = 10000 })
+  if #text > (width or 300) then
+    text = text:sub(1, (width or 300)):gsub('[\128-\191]*$', ''):gsub('[\192-\255]$', '') .. ' ...'
+  end
+  return text
+end
+
+-- --- the wire ---------------------------------------------------------------------------------------------------------------
+
+local listening -- the flow that wants to see what goes over the wire
+local raw_new = wire.new
+
+local Tap = {} -- in the place of a connection: tells what it reads and writes
+Tap.__index = Tap
+
+function Tap:told(mark, bytes)
+  if not listening then
+    return
+  end
+  local text = show.plain(bytes:sub(1, MAX_WIRE)):gsub('\\x0d\n', '\n'):gsub('\\x0d$', ''):gsub('\n$', '')
+  local lines = {}
+  for line in (text .. '\n'):gmatch '(.-)\n' do
+    lines[#lines + 1] = mark .. ' ' .. line
+  end
+  if #bytes > MAX_WIRE then
+    lines[#lines + 1] = ('%s ... %s more bytes'):format(mark, show.with_commas(#bytes - MAX_WIRE))
+  end
+  if not self.shown then
+    self.shown = true
+    listening:line('connection', ('to %s, played by the script'):format(self.address))
+  end
+  listening:line('wire', table.concat(lines, '\n'))
+end
+
+function Tap:read(...)
+  local bytes, why = self.conn:read(...)
+  if bytes then
+    self:told('>', bytes)
+  end
+  return bytes, why
+end
+
+function Tap:write(bytes)
+  self:told('<', bytes)
+  return self.conn:write(bytes)
+end
+
+for _, name in ipairs { 'close', 'reset', 'client' } do
+  Tap[name] = function(self, ...)
+    return self.conn[name](self.conn, ...)
+  end
+end
+
+function wire.new(conn, address)
+  return raw_new(setmetatable({ conn = conn, address = address }, Tap), address)
+end
+
+--- The network is played by a script from now on: HTTP with 200, SMTP with 250, unless answers say otherwise.
+function Flow:go_dry(answers)
+  if self.network then
+    self.network:close()
+  end
+  self.answers = answers or self.answers or {}
+  self.network = host.internal('scripted').new()
+  self.network:answer_all(self.answers)
+end
+
+function Flow:go_live()
+  if self.network then
+    self.network:close()
+    self.network = nil
+  end
+end
+
+-- --- what handlers, connections and sessions do --------------------------------------------------------------------------------
+
+local function place(fn)
+  local info = debug.getinfo(fn, 'S')
+  return info.what == 'C' and 'in C' or show.plain(('%s:%d'):format(info.short_src, info.linedefined))
+end
+
+local function pack(...)
+  return { n = select('#', ...), ... }
+end
+
+function Flow:arguments_text(args)
+  local parts = {}
+  for i = 1, args.n do
+    parts[i] = self:brief(args[i], 160)
+  end
+  return table.concat(parts, ', ')
+end
+
+--- fn, and what it gets and gives is told. `after` sees the results.
+function Flow:tapped(kind, label, fn, after)
+  local flow = self
+  return function(...)
+    local args = pack(...)
+    if kind == 'connection' then -- a method: the object says nothing
+      args = pack(select(2, ...))
+    end
+    flow:line(kind, ('%s(%s)'):format(label, flow:arguments_text(args)))
+    local results = pack(host.raw_xpcall(fn, function(err)
+      if not rawequal(err, c.CANCELLED) then
+        local info = debug.getinfo(2, 'Sl')
+        local at = info and info.currentline > 0 and (' at %s:%d'):format(info.short_src, info.currentline) or ''
+        flow:line(kind, show.plain(('  raised%s: %s'):format(type(err) == 'string' and '' or at,
+          type(err) == 'string' and err:sub(1, 2000) or flow:brief(err))))
+      end
+      return err
+    end, ...))
+    if not results[1] then
+      error(results[2], 0)
+    end
+    local text = results.n == 1 and 'no value' or nil
+    if not text then
+      local parts = {}
+      for i = 2, results.n do
+        parts[i - 1] = flow:brief(results[i], 400)
+      end
+      text = table.concat(parts, ', ')
+    end
+    flow:line(kind, '  -> ' .. text)
+    if after then
+      after(flow, results, ...)
+    end
+    return unpack(results, 2, results.n)
+  end
+end
+
+local function after_decision(flow, results, msg)
+  if results[2] == true then
+    local ok, queue = pcall(msg.get_meta, msg, 'queue')
+    if ok and queue then
+      flow:line('queue', show.plain(tostring(queue)))
+    end
+  end
+end
+
+local function after_constructor(flow, results)
+  local conn = results[2]
+  if type(conn) ~= 'table' then
+    return
+  end
+  for _, name in ipairs { 'send', 'send_batch' } do
+    local fn = conn[name]
+    if type(fn) == 'function' then
+      rawset(conn, name, flow:tapped('connection', name, fn))
+    end
+  end
+end
+
+local function methods_of(name)
+  local meta = debug.getregistry()[name]
+  return type(meta) == 'table' and rawget(meta, '__index') or nil
+end
+
+--- Everything that is told is set, and taken back when fn has ended, however it did.
+function Flow:traced(fn, ...)
+  local undo = {}
+  local function replace(object, key, value)
+    local old = rawget(object, key)
+    undo[#undo + 1] = function()
+      rawset(object, key, old)
+    end
+    rawset(object, key, value)
+  end
+  for _, name in ipairs(host.handler_names()) do
+    local list = host.handlers_of(name)
+    for i, handler in ipairs(list) do
+      local after = name == 'should_enqueue_log_record' and after_decision or not name:find '^get_' and after_constructor or nil
+      replace(list, i, self:tapped('event', name .. ' ' .. place(handler) .. '\n  ', handler, after))
+    end
+  end
+  local session = methods_of 'tr.session'
+  local flow = self
+  for _, name in ipairs { 'report', 'requeue', 'connect_failed', 'delivered' } do
+    local raw = session and rawget(session, name)
+    if raw then
+      replace(session, name, function(s, first, second, third, ...)
+        if name == 'report' then
+          flow:line('outcome', show.plain(('%s: %s %s'):format(tostring(first), tostring(second), tostring(third))))
+        elseif name == 'requeue' then
+          flow:line('outcome', show.plain('not tried, back into the queue: ' .. tostring(first)))
+        elseif name == 'connect_failed' then
+          flow:line('connection', show.plain('failed: ' .. tostring(second)))
+        end
+        local results = pack(raw(s, first, second, third, ...))
+        if name == 'delivered' and results[1] then
+          flow:line('outcome', show.plain('delivered: ' .. tostring(first)))
+        end
+        return unpack(results, 1, results.n)
+      end)
+    end
+  end
+  listening, self.lines = self, 0
+  local results = pack(host.try(fn, ...))
+  listening = nil
+  for i = #undo, 1, -1 do
+    undo[i]()
+  end
+  if not results[1] then
+    error(results[2], 0)
+  end
+  return unpack(results, 2, results.n)
+end
+
+local function ledger()
+  return require('kumo').serde.json_parse(server.ledger())
+end
+
+local COLUMNS = { 'offered', 'filtered', 'accepted', 'delivered', 'bounced', 'dead', 'dropped', 'expired', 'waiting' }
+
+function Flow:tell_ledger(before)
+  local after, names = ledger(), {}
+  for name in pairs(after) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local parts = {}
+    for _, column in ipairs(COLUMNS) do
+      local was = before[name] and before[name][column] or 0
+      local change = (tonumber(after[name][column]) or 0) - (tonumber(was) or 0)
+      if change ~= 0 then
+        parts[#parts + 1] = ('%s %+d'):format(column, change)
+      end
+    end
+    if #parts > 0 then
+      self:line('ledger', ('%s: %s'):format(show.plain(name), table.concat(parts, ', ')))
+    end
+  end
+end
+
+--- Lets happen what can happen without waiting for a retry.
+function Flow:settle()
+  local kumo = require 'kumo'
+  for _ = 1, MAX_STEPS do
+    kumo.sleep(STEP_S)
+    local figures = core.figures()
+    if figures.line + figures.ready + figures.in_flight + figures.undecided == 0 then
+      return
+    end
+  end
+  self:line('note', 'something still waits for its turn; :queues and :why tell more')
+end
+
+--- Time passes in fn; requests and outcomes are told, a line each.
+function Flow:watch(fn)
+  local before = ledger()
+  local network, requests = self.network, 0
+  if network then
+    network.on_request = function(request)
+      requests = requests + 1
+      if requests <= 50 then
+        local what = request.protocol == 'http' and ('%s %s'):format(request.method, request.url)
+          or ('mail from <%s> to %s'):format(tostring(request.from), request.address)
+        self:line(os.date('!%H:%M:%S', os.time()), show.plain(what))
+      end
+    end
+  end
+  self.lines = 0
+  local ok, err = host.try(fn)
+  if network then
+    network.on_request = nil
+  end
+  if not ok then
+    error(err, 0)
+  end
+  if requests > 50 then
+    self:line('', ('... %d more requests'):format(requests - 50))
+  end
+  self:tell_ledger(before)
+end
+
+-- --- :record -----------------------------------------------------------------------------------------------------------------
+
+local TYPES = {
+  'Reception', 'Delivery', 'Bounce', 'TransientFailure', 'Expiration', 'AdminBounce', 'OOB', 'Feedback', 'Rejection',
+  'AdminRebind', 'DeferredInjectionRebind', 'Delayed', 'XferOut', 'XferIn',
+} -- stylua: ignore
+local RESPONSES = {
+  Reception = { 250, '' },
+  Delivery = { 250, '2.0.0 OK' },
+  Bounce = { 550, '5.1.1 no such user' },
+  TransientFailure = { 451, '4.3.0 try again later' },
+  Expiration = { 551, 'Next delivery time would be at a time past the max_age' },
+  Rejection = { 550, '5.7.1 not here' },
+  Delayed = { 400, '' },
+}
+local FIELDS = {
+  type = 'string', sender = 'string', recipient = '*', queue = 'string', site = 'string', response = 'table',
+  headers = 'table', meta = 'table', body = 'string', peer_address = 'table', num_attempts = 'number',
+  egress_pool = 'string', egress_source = 'string', delivery_protocol = 'string', provider_name = 'string',
+  session_id = 'string',
+} -- stylua: ignore
+
+local function check_fields(what, fields, known)
+  local names = {}
+  for name in pairs(known) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  for name, value in pairs(fields) do
+    local kind = known[name]
+    if not kind then
+      local near = c.nearest(tostring(name), names)
+      fail("%s: unknown field '%s'%s; there are %s", what, tostring(name), near and (", did you mean '%s'?"):format(near) or '',
+        table.concat(names, ', '))
+    elseif kind ~= '*' and type(value) ~= kind then
+      fail('%s: %s: a %s expected, got %s', what, name, kind, type(value))
+    end
+  end
+end
+
+local function data_of(headers, body)
+  local names = {}
+  for name in pairs(headers) do
+    names[#names + 1] = tostring(name)
+  end
+  table.sort(names)
+  local lines = {}
+  for i, name in ipairs(names) do
+    lines[i] = ('%s: %s\r\n'):format(name, tostring(headers[name]))
+  end
+  return table.concat(lines) .. '\r\n' .. body
+end
+
+local function record_of(fields)
+  check_fields(':record', fields, FIELDS)
+  local kind = fields.type or 'Delivery'
+  local known = false
+  for _, name in ipairs(TYPES) do
+    known = known or name == kind
+  end
+  if not known then
+    local near = c.nearest(kind, TYPES)
+    fail(":record: there is no record of type '%s'%s", kind, near and (", did you mean '%s'?"):format(near) or '')
+  end
+  local recipient = fields.recipient or 'rcpt@example.org'
+  recipient = type(recipient) == 'table' and recipient[1] or recipient
+  local response = fields.response or {}
+  check_fields(':record: response', response, { code = 'number', content = 'string', command = 'string', enhanced_code = '*' })
+  local default = RESPONSES[kind] or { 250, '' }
+  local outgoing = kind ~= 'Reception' and kind ~= 'Rejection'
+  local peer = fields.peer_address or { name = outgoing and 'mx.example.org' or 'client.example.com', addr = '192.0.2.1' }
+  return {
+    type = kind,
+    sender = fields.sender or 'sender@example.com',
+    recipient = recipient,
+    queue = fields.queue or tostring(recipient):match '@(.+)$' or 'example.org',
+    site = fields.site or (outgoing and 'unspecified->mx.example.org@smtp_client' or nil),
+    code = response.code or default[1],
+    content = response.content or default[2],
+    command = response.command,
+    data = data_of(fields.headers or { Subject = 'a test' }, fields.body or 'a test\r\n'),
+    meta = fields.meta or {},
+    num_attempts = fields.num_attempts or 0,
+    peer_name = peer.name,
+    peer_addr = peer.addr,
+    egress_pool = fields.egress_pool or (outgoing and 'unspecified' or nil),
+    egress_source = fields.egress_source or (outgoing and 'unspecified' or nil),
+    delivery_protocol = fields.delivery_protocol or (outgoing and 'ESMTP' or nil),
+    provider = fields.provider_name,
+    session_id = fields.session_id,
+  }
+end
+
+commands.command {
+  name = ':record',
+  args = "{type='Delivery', ...}",
+  about = 'make a log record for :send: fields as in a record; headers and meta are its message\'s',
+  where = 'local',
+  run = function(session, args)
+    local fields = args == '' and {} or commands.evaluate(session, args, 'a table')()
+    if type(fields) ~= 'table' then
+      fail('a table expected, got a %s', type(fields))
+    end
+    session.flow.current = { kind = 'record', fields = record_of(fields) }
+    session:say(session:shown(session.flow.current.fields))
+  end,
+}
+
+-- --- :mail -------------------------------------------------------------------------------------------------------------------
+
+local MAIL = { from = 'string', to = '*', headers = 'table', body = 'string', data = 'string', meta = 'table' }
+
+local function address_in(data, header)
+  local head = ('\n' .. data):match '^(.-)\r?\n\r?\n' or '\n' .. data
+  local value = head:gsub('\r?\n[ \t]+', ' '):match('\n' .. header .. ':%s*([^\r\n]*)')
+  return value and (value:match '<([^<>%s]+@[^<>%s]+)>' or value:match '([^%s<>,;"]+@[^%s<>,;"]+)')
+end
+
+local function crlf(text)
+  return (text:gsub('\r\n', '\n'):gsub('\n', '\r\n'))
+end
+
+local function mail_of_file(args)
+  local path, from, to = args:match '^"([^"]+)"%s*(%S*)%s*(%S*)$'
+  if not path then
+    path, from, to = args:match '^(%S+)%s*(%S*)%s*(%S*)$'
+  end
+  if not path then
+    fail 'FILE.eml [FROM [TO]] expected; a path with blanks stands in "..."'
+  end
+  local file, err = io.open(path, 'rb')
+  if not file then
+    fail('%s', err)
+  end
+  local data = file:read '*a'
+  file:close()
+  if not data then
+    fail('%s cannot be read', path)
+  end
+  data = crlf(data)
+  return {
+    from = from ~= '' and from or address_in(data, 'Return%-[Pp]ath') or address_in(data, 'From') or '',
+    to = to ~= '' and to or address_in(data, 'To') or 'rcpt@example.org',
+    data = data,
+  }
+end
+
+local function mail_of_table(fields)
+  check_fields(':mail', fields, MAIL)
+  local to = type(fields.to) == 'table' and fields.to[1] or fields.to or 'rcpt@example.org'
+  local from = fields.from or 'sender@example.com'
+  return {
+    from = from,
+    to = to,
+    data = fields.data
+      or data_of(fields.headers or { From = from, To = to, Subject = 'a test' }, crlf(fields.body or 'a test\n')),
+    meta = fields.meta,
+  }
+end
+
+commands.command {
+  name = ':mail',
+  args = 'FILE.eml [FROM [TO]]',
+  about = 'make a mail for :send; also :mail {from=, to=, headers=, body=, meta=}',
+  where = 'local',
+  run = function(session, args)
+    local mail
+    if args:find '^{' or args == '' then
+      mail = mail_of_table(args == '' and {} or commands.evaluate(session, args, 'a table')())
+    else
+      mail = mail_of_file(args)
+    end
+    mail.kind = 'mail'
+    session.flow.current = mail
+    session:say(('from <%s> to <%s>, %s bytes'):format(show.plain(mail.from), show.plain(mail.to), show.with_commas(#mail.data)))
+  end,
+}
+
+-- What handlers of an SMTP session get beside the message.
+local Conn = {}
+Conn.__index = Conn
+function Conn:get_meta(name)
+  return self.meta[name]
+end
+function Conn:set_meta(name, value)
+  self.meta[name] = value
+end
+
+local function new_conn()
+  return setmetatable({
+    meta = {
+      received_from = '192.0.2.1:40000',
+      received_via = '127.0.0.1:25',
+      hostname = 'client.example.com',
+      ehlo_domain = 'client.example.com',
+      reception_protocol = 'ESMTP',
+    },
+  }, Conn)
+end
+
+function Flow:make_message()
+  local mail = self.current
+  if not mail or mail.kind ~= 'mail' then
+    mail = mail_of_table {}
+  end
+  local msg = require('kumo').make_message(mail.from, mail.to, mail.data)
+  for name, value in pairs { reception_protocol = 'ESMTP', received_from = '192.0.2.1:40000', received_via = '127.0.0.1:25' } do
+    msg:set_meta(name, value)
+  end
+  for name, value in pairs(mail.meta or {}) do
+    msg:set_meta(name, value)
+  end
+  return msg, mail
+end
+
+--- What :fire gives to a handler of an SMTP event when nothing else is said.
+function Flow:arguments(name)
+  local conn = new_conn()
+  if name:find '_data$' or name:find '_message_received$' or name:find '_split_transaction$' then
+    return self:make_message(), conn
+  end
+  local msg = self:make_message()
+  if name:find '_rcpt_to$' then
+    return msg:recipient(), conn
+  elseif name:find '_mail_from$' then
+    return msg:sender(), conn
+  elseif name:find '_ehlo$' then
+    return conn.meta.ehlo_domain, conn, { 'PIPELINING', '8BITMIME' }
+  end
+  return conn
+end
+
+-- --- :send ---------------------------------------------------------------------------------------------------------------------
+
+function Flow:send_record()
+  local fields = self.current.fields
+  self:line('record', show.plain(('%s of <%s>'):format(fields.type, fields.recipient)))
+  local ok, err = core.emit(fields)
+  if not ok then
+    fail('the record could not be stored: %s', err)
+  end
+end
+
+function Flow:send_mail()
+  local msg, mail = self:make_message()
+  self:line('mail', show.plain(('from <%s> to <%s>'):format(mail.from, mail.to)))
+  local name = 'smtp_server_message_received'
+  if host.has_handler(name) then
+    local ok, err = pcall(host.dispatch, name, msg, new_conn())
+    if not ok then
+      self:line('refused', type(err) == 'userdata' and 'the client is told: ' .. show.plain(tostring(err))
+        or 'the client is told 421 or 451; the error is logged')
+      return
+    end
+  end
+  local ok, queue = pcall(msg.queue_name, msg)
+  self:line('queue', show.plain(ok and tostring(queue) or 'none: ' .. tostring(queue)))
+  local results, err = server.receive({ msg }, '192.0.2.1')
+  if not results then
+    fail('it could not be stored: %s', err)
+  end
+  local result = results[1]
+  self:line('received', result.error and show.plain('refused: ' .. result.error) or result.dropped and 'dropped: the queue is null'
+    or 'stored, its id is ' .. result.id)
+end
+
+--- What waits after it, with its due time.
+function Flow:tell_waiting()
+  local figures = core.figures()
+  if figures.timers > 0 then
+    self:line('waiting', ('%d on timers, to be tried again; :queues shows them'):format(figures.timers))
+  end
+  if figures.parked > 0 then
+    self:line('parked', ('%d records, because a handler raised'):format(figures.parked))
+  end
+end
+
+commands.command {
+  name = ':send',
+  about = 'push the record or the mail through the whole flow and show each step',
+  where = 'local',
+  run = function(session)
+    local flow = session.flow
+    if not flow.current then
+      fail 'there is nothing to send: :record {...} or :mail FILE.eml first'
+    end
+    local before = ledger()
+    flow:traced(function()
+      if flow.current.kind == 'record' then
+        flow:send_record()
+      else
+        flow:send_mail()
+      end
+      flow:settle()
+    end)
+    flow:tell_ledger(before)
+    flow:tell_waiting()
+  end,
+}
+
+commands.command {
+  name = ':dry',
+  args = '[{http = 503, smtp = 451}]',
+  about = 'a script plays the network: HTTP answers 200, SMTP 250, or what is said (docs/testing.md)',
+  where = 'local',
+  run = function(session, args)
+    local answers = args ~= '' and commands.evaluate(session, args, 'a table')() or {}
+    if type(answers) ~= 'table' then
+      fail('a table expected, got a %s', type(answers))
+    end
+    check_fields(':dry', answers, { http = '*', smtp = '*' })
+    session.flow:go_dry(answers)
+    session:say(session:paint('note', 'dry: '), 'nothing leaves this process')
+    return 'dry'
+  end,
+}
+
+commands.command {
+  name = ':live',
+  about = 'the real network: what is sent is sent',
+  where = 'local',
+  run = function(session)
+    session.flow:go_live()
+    session:say(session:paint('error', 'live: '), 'what is sent now is sent; :dry goes back. Time stands still meanwhile')
+    return 'live'
+  end,
+}
+
+local flow = {}
+
+--- A new flow, dry.
+function flow.new(session)
+  local self = setmetatable({ session = session }, Flow)
+  self:go_dry {}
+  return self
+end
+
+return flow
