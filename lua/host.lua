@@ -408,6 +408,7 @@ local MULTIPLE = {
   throttle_insert_ready_queue = true,
   get_acl_definition = true,
 }
+host.MULTIPLE = MULTIPLE
 local handlers = {} -- name -> list of functions
 local registrars = {} -- name -> list of call stacks
 
@@ -576,6 +577,11 @@ function host.read_file(path)
     file:close()
   end
   return bytes, not bytes and (message or 'cannot read ' .. path) or nil
+end
+
+--- Loads a module of lua/ that adds entries of its own: for a command that needs more than a policy has.
+function entry.use(name)
+  host.internal(name)
 end
 
 --- Loads the modules that every policy has. Other Lua files of the runtime add their own entries to `host.entry`.

@@ -11,6 +11,18 @@ local function place_of(info)
   return info and info.currentline and info.currentline > 0 and info.short_src .. ':' .. info.currentline or '?'
 end
 
+-- Of a hook that policy-extras.log_hooks has set up: where the policy called it. Otherwise where it was configured.
+local function policy_place(hook)
+  for _, stack in ipairs(host.get_event_registrars('make.' .. hook.name .. '.log_hook') or {}) do
+    for _, place in ipairs(stack) do
+      if not place:find('policy-extras/', 1, true) then
+        return place
+      end
+    end
+  end
+  return hook.place
+end
+
 -- The first answer of the chain, as the engine takes it, and where the handler that gave it stands.
 local function ask(domain)
   for _, handler in ipairs(host.handlers_of 'get_queue_config') do
@@ -57,25 +69,50 @@ local function fault_of(hook)
     return nil
   end
   local near = c.nearest(unbound, host.handler_names())
+  near = near and (" (did you mean '%s'?)"):format(near) or ''
   return (
     "the log hook '%s' (configured at %s) has no constructor: the get_queue_config handler at %s answers for '%s' with "
-    .. "the constructor '%s', which has no handler%s. Register it at the top level of the policy: "
-    .. "kumo.on('%s', function(domain, tenant, campaign) ... end)"
-  ):format(hook.name, hook.place, place_of_it, domain_of_it, unbound,
-    near and (" (did you mean '%s'?)"):format(near) or '', unbound)
+    .. "the constructor '%s', which has no handler%s"
+  ):format(hook.name, policy_place(hook), place_of_it, domain_of_it, unbound, near),
+    ("Register it at the top level of the policy: kumo.on('%s', function(domain, tenant, campaign) ... end)"):format(unbound)
 end
 
---- Returns what is wrong as a text, or nothing.
-function host.entry.check_hooks()
+---@class tr.hook_check.Finding
+---@field level 'error'|'warning'
+---@field place string   FILE:LINE of the hook
+---@field text string
+---@field remedy string
+
+--- All that is wrong; `tailrace run` starts with warnings only.
+---@return tr.hook_check.Finding[]
+function host.hook_findings()
+  local out = {}
   for _, hook in ipairs(hooks) do
+    local place = policy_place(hook)
     if not host.has_handler 'should_enqueue_log_record' then
-      c.log('warn', ("the log hook '%s' (configured at %s) discards every record: there is no handler of "
-        .. 'should_enqueue_log_record'):format(hook.name, hook.place))
+      out[#out + 1] = {
+        level = 'warning',
+        place = place,
+        text = ("the log hook '%s' (configured at %s) discards every record: there is no handler of "
+          .. 'should_enqueue_log_record'):format(hook.name, place),
+        remedy = "kumo.on('should_enqueue_log_record', function(msg, hook_name) ... end)",
+      }
     end
-    local fault = fault_of(hook)
+    local fault, remedy = fault_of(hook)
     if fault then
-      return fault
+      out[#out + 1] = { level = 'error', place = place, text = fault, remedy = remedy }
     end
+  end
+  return out
+end
+
+--- Returns what keeps the policy from starting as a text, or nothing.
+function host.entry.check_hooks()
+  for _, one in ipairs(host.hook_findings()) do
+    if one.level == 'error' then
+      return ('%s. %s'):format(one.text, one.remedy)
+    end
+    c.log('warn', one.text)
   end
 end
 

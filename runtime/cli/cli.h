@@ -21,6 +21,7 @@ enum tr_exit {
 int tr_cmd_run(int argc, char **argv);
 int tr_cmd_sink(int argc, char **argv);
 int tr_cmd_inject(int argc, char **argv);
+int tr_cmd_check(int argc, char **argv);
 int tr_cmd_explain(int argc, char **argv);
 int tr_cmd_dead(int argc, char **argv);
 int tr_cmd_why(int argc, char **argv);

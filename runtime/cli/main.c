@@ -14,6 +14,7 @@ static const struct command {
 	{"run", "run a policy: mail and events in, queues, deliveries out", tr_cmd_run},
 	{"sink", "HTTP and SMTP endpoint that counts, records, refuses and stalls as told", tr_cmd_sink},
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
+	{"check", "everything that is wrong with a policy, before it runs", tr_cmd_check},
 	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
 	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
 	{"dead", "dead letters: list, show, replay, export, purge", tr_cmd_dead},

@@ -2,6 +2,7 @@
 #include "cli/repl.h"
 #include "cli/server.h"
 #include "cli/testing.h"
+#include "cli/tool.h"
 #include "ingress/http_server_lua.h"
 #include "ingress/run_lua.h"
 #include "ingress/smtp_server_lua.h"
@@ -47,5 +48,6 @@ const struct tr_module tr_modules[] = {
 	{"tr.websocket", luaopen_tr_websocket},
 	{"tr.repl", luaopen_tr_repl},
 	{"tr.testing", luaopen_tr_testing},
+	{"tr.tool", luaopen_tr_tool},
 	{NULL, NULL},
 };

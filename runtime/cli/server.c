@@ -227,11 +227,8 @@ open_spool(struct tr_server *server, char **error)
 		if (run->meta_path == NULL || run->data_path == NULL)
 			return TR_ENOMEM;
 	}
-	if (run->meta_path == NULL || run->data_path == NULL) {
-		set_error(error,
-			"the spool '%s' is not defined: call kumo.define_spool{name='%s', path=...} in the event "
-			"'init'",
-			run->meta_path == NULL ? "meta" : "data", run->meta_path == NULL ? "meta" : "data");
+	if (tr_run_missing_spool(run) != NULL) {
+		set_error(error, "%s", tr_run_missing_spool(run));
 		return TR_EINVAL;
 	}
 	err = tr_spool_open(&config, &server->spool, &why);

@@ -3,6 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MISSING(name) \
+	"the spool '" name "' is not defined: call kumo.define_spool{name='" name "', path=...} in the event 'init'"
+
+const char *
+tr_run_missing_spool(const struct tr_run *run)
+{
+	if (run->meta_path == NULL)
+		return MISSING("meta");
+	return run->data_path == NULL ? MISSING("data") : NULL;
+}
+
 void
 tr_run_add(struct tr_run *run, struct tr_run_part *part)
 {

@@ -27,6 +27,8 @@ struct tr_run {
 	struct tr_run_part *parts;
 };
 
+/* What keeps a start from having a spool, as a text; NULL: both are defined. */
+const char *tr_run_missing_spool(const struct tr_run *run);
 void tr_run_add(struct tr_run *run, struct tr_run_part *part);
 void tr_run_fini(struct tr_run *run); /* frees paths and parts */
 

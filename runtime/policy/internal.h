@@ -44,6 +44,8 @@ struct tr_host {
 	lua_State *L;    /* main state: runs only set-up and protected helpers */
 	lua_Alloc alloc; /* LuaJIT's own allocator, wrapped so that tr_host_of() is one load */
 	void *alloc_arg;
+	size_t memory, memory_limit; /* bytes; both only where there is a limit */
+	bool too_big;                /* the hook has to raise "needs more memory" */
 	struct tr_loop *loop;
 	char *share_dir, *policy;
 	bool validating, closing;

@@ -55,6 +55,7 @@ struct tr_host_config {
 	bool validating;                 /* sets the global _VALIDATING_CONFIG */
 	int64_t handler_limit_ns;        /* longest run between two waits before the watchdog raises; 0: 5 s */
 	uint32_t worker;                 /* number, for names and metrics */
+	int64_t memory_limit; /* bytes at which running Lua gets an error; 0: none. Four times as much: refused */
 };
 
 /* Makes the state with all libraries, coroutine wrappers and `require 'kumo'`, but runs no policy yet.

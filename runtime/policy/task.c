@@ -444,6 +444,12 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 		lua_error(L);
 	}
 	lua_sethook(L, NULL, 0, 0);
+	if (host->too_big) {
+		luaL_where(L, 0);
+		lua_pushfstring(L, "more than %d MiB of memory are needed", (int)(host->memory_limit >> 20));
+		lua_concat(L, 2);
+		lua_error(L);
+	}
 	if (atomic_exchange(&host->cancel, false)) {
 		if (host->current != NULL && host->current->ending == 0)
 			host->current->ending = TR_ECANCELED;

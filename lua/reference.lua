@@ -1,0 +1,396 @@
+--- What there is for policies, as the type comments say: lua/meta (functions in C, and what is made in loops) and the comments
+--- beside the functions in lua/ and policy-extras/. `tailrace help NAME`, `tailrace check` and docs/reference read it here.
+local host = require 'tr.host'
+local c = host.c
+
+local reference = {}
+
+---@class tr.reference.Value   a parameter, a result or a field
+---@field name string
+---@field type string
+---@field optional boolean
+---@field text string
+
+---@class tr.reference.Entry
+---@field name string          "kumo.sleep", "kumo.Message:get_meta", "kumo.SpoolOptions", "init"
+---@field kind 'function'|'class'|'alias'|'event'
+---@field text string[]        lines
+---@field params tr.reference.Value[]
+---@field returns tr.reference.Value[]
+---@field fields tr.reference.Value[]   of a class
+---@field methods tr.reference.Entry[]  of a class
+---@field type? string         of an alias or event
+---@field parent? string       of a class
+---@field is_async? boolean
+---@field complete? boolean    of a class: all its methods are known
+---@field file string          below the share directory
+---@field line integer
+
+-- --- comments -------------------------------------------------------------------------------------------------
+
+local CLOSE = { ['('] = ')', ['{'] = '}', ['['] = ']', ['<'] = '>' }
+
+--- The type at the start of a text, and what follows it.
+local function split_type(text)
+  local depth, quote, at = 0, nil, 1
+  while at <= #text do
+    local ch = text:sub(at, at)
+    if quote then
+      quote = ch ~= quote and quote or nil
+    elseif ch == "'" or ch == '"' or ch == '`' then
+      quote = ch
+    elseif CLOSE[ch] then
+      depth = depth + 1
+    elseif ch:find '[%)}%]>]' then
+      depth = depth - 1
+    elseif ch:find '%s' and depth == 0 then
+      local before, next_at = text:sub(at - 1, at - 1), text:find('%S', at)
+      if not next_at or not (before:find '[:|,]' or text:sub(next_at, next_at) == '|') then
+        break
+      end
+    end
+    at = at + 1
+  end
+  return text:sub(1, at - 1), (text:sub(at):gsub('^%s+', ''))
+end
+
+local function value_of(text, named)
+  local name, rest = '', text
+  if named then
+    name, rest = text:match '^%[?["\']?([%w_%.]+%??)["\']?%]?%s+(.*)$'
+    if not name then
+      local key -- a field by type: [string] any
+      key, rest = text:match '^(%b[])%s+(.*)$'
+      name, rest = key or text, rest or ''
+    end
+  end
+  local kind, about = split_type(rest)
+  local optional = name:sub(-1) == '?'
+  return { name = name:gsub('%?$', ''), type = kind, optional = optional or kind:sub(-1) == '?', text = about }
+end
+
+--- A block of comment lines (without the dashes) as an entry.
+local function read_block(lines)
+  local entry = { text = {}, params = {}, returns = {}, fields = {} }
+  for _, line in ipairs(lines) do
+    local tag, rest = line:match '^@(%a+)%s*(.*)$'
+    if not tag then
+      local metatable = line:match '^%s*Metatable: (%S+)'
+      if metatable then
+        entry.complete = true
+      elseif line:sub(1, 2) == '| ' and entry.kind == 'alias' then
+        entry.type = entry.type .. '|' .. split_type(line:sub(3))
+      else
+        entry.text[#entry.text + 1] = line:gsub('^ ', '')
+      end
+    elseif tag == 'param' then
+      entry.params[#entry.params + 1] = value_of(rest, true)
+    elseif tag == 'return' then
+      entry.returns[#entry.returns + 1] = value_of(rest)
+    elseif tag == 'field' then
+      local scope, member = rest:match '^(%a+)%s+(.*)$'
+      if scope == 'package' or scope == 'private' or scope == 'protected' then
+        rest = nil
+      elseif scope == 'public' then
+        rest = member
+      end
+      entry.fields[#entry.fields + 1] = rest and value_of(rest, true)
+    elseif tag == 'class' then
+      local exact, name, more = rest:match '^(%(?e?x?a?c?t?%)?)%s*([%w_%.%-]+)%s*(.*)$'
+      entry.kind, entry.name, entry.exact = 'class', name, exact ~= ''
+      local parent, about = (more or ''):match '^:%s*([%w_%.]+)%s*(.*)$'
+      entry.parent = parent
+      about = parent and about or more
+      if about and about ~= '' then
+        entry.text[#entry.text + 1] = about
+      end
+    elseif tag == 'alias' then
+      local name, more = rest:match '^([%w_%.]+)%s*(.*)$'
+      local kind, about = split_type(more or '')
+      entry.kind, entry.name, entry.type = 'alias', name, kind
+      if about ~= '' then
+        entry.text[#entry.text + 1] = about
+      end
+    elseif tag == 'async' then
+      entry.is_async = true
+    elseif tag == 'package' or tag == 'private' or tag == 'protected' then
+      entry.hidden = true
+    end
+  end
+  return entry
+end
+
+---@class tr.reference.File
+---@field functions tr.reference.Entry[]   with `owner`, `sep` and `short`
+---@field by_line table<integer, tr.reference.Entry>
+---@field classes tr.reference.Entry[]     with `variable`
+---@field aliases tr.reference.Entry[]
+---@field title string                     what stands at the top
+---@field returned? string                 the variable that the file returns
+
+local function read_text(path)
+  local file, err = io.open(path, 'rb')
+  if not file then
+    error(err, 0)
+  end
+  local text = file:read '*a'
+  file:close()
+  return text
+end
+
+local files = {} -- path -> tr.reference.File
+
+--- The comments of a file below the share directory.
+---@param path string
+---@return tr.reference.File
+function reference.read(path)
+  if files[path] then
+    return files[path]
+  end
+  local out = { functions = {}, by_line = {}, classes = {}, aliases = {}, title = '' }
+  local block, number = {}, 0
+  local function add(entry, list, line)
+    entry.file, entry.line = path, line
+    list[#list + 1] = entry
+    return entry
+  end
+  local text = read_text(c.share_dir .. '/' .. path)
+  for line in (text .. '\n'):gmatch '(.-)\r?\n' do
+    number = number + 1
+    local comment = line:match '^%s*%-%-%-(.*)$'
+    if comment and not comment:find '^%-' then
+      block[#block + 1] = comment
+    elseif #block > 0 or line:find 'function' then
+      local entry = read_block(block)
+      local owner, sep, short = line:match '^%s*function ([%w_%.]-)([.:])([%w_]+)%s*%('
+      if entry.kind == 'class' then
+        entry.variable = line:match '^%s*local ([%w_]+) = '
+        entry.methods = {}
+        add(entry, out.classes, number - #block)
+      elseif entry.kind == 'alias' then
+        add(entry, out.aliases, number - #block)
+      elseif owner then
+        entry.kind, entry.owner, entry.sep, entry.short = 'function', owner, sep, short
+        entry.signature = line:match '(%b())'
+        out.by_line[number] = add(entry, out.functions, number)
+      elseif line:find 'function%s*%(' or line:find '^%s*local function' then
+        entry.kind = 'function'
+        entry.signature = line:match 'function%s*[%w_]*%s*(%b())'
+        entry.file, entry.line = path, number
+        out.by_line[number] = entry
+      elseif number == #block + 1 and out.title == '' then
+        out.title = table.concat(entry.text, '\n')
+      end
+      block = {}
+    end
+    out.returned = line:match '^return ([%w_]+)%s*$' or out.returned
+  end
+  for _, class in ipairs(out.classes) do
+    for _, fn in ipairs(out.functions) do
+      if class.variable and fn.owner == class.variable and not fn.hidden and not fn.short:find '^_' then
+        class.methods[#class.methods + 1] = fn
+      end
+    end
+  end
+  files[path] = out
+  return out
+end
+
+-- --- what there is ----------------------------------------------------------------------------------------------
+
+local tool = require 'tr.tool'
+
+-- Files of lua/meta about what policies see: the others are about the runtime's own modules.
+local function is_public_meta(name)
+  return name:find '%.lua$' ~= nil and not name:find '^tr_' and name ~= 'host.lua'
+end
+
+local function meta_files()
+  local out = {}
+  for _, name in ipairs(tool.list(c.share_dir .. '/lua/meta') or {}) do
+    if is_public_meta(name) then
+      out[#out + 1] = 'lua/meta/' .. name
+    end
+  end
+  table.sort(out)
+  return out
+end
+
+local function extra_files()
+  local out = {}
+  for _, name in ipairs(tool.list(c.share_dir .. '/policy-extras') or {}) do
+    if name:find '%.lua$' then
+      out[#out + 1] = 'policy-extras/' .. name
+    end
+  end
+  table.sort(out)
+  return out
+end
+
+--- Functions of `kumo` by their full names, as they are now.
+---@return table<string, function>
+function reference.exported()
+  local out, seen = {}, {}
+  local function walk(prefix, from)
+    if seen[from] then
+      return
+    end
+    seen[from] = true
+    for key, value in next, from do
+      if type(key) == 'string' and not key:find '^_' then
+        if type(value) == 'function' then
+          out[prefix .. key] = value
+        elseif type(value) == 'table' then
+          walk(prefix .. key .. '.', value)
+        end
+      end
+    end
+  end
+  walk('kumo.', require 'kumo')
+  return out
+end
+
+local function source_of(fn)
+  local info = debug.getinfo(fn, 'S')
+  local path = info.source:sub(1, 1) == '@' and info.source:sub(2) or ''
+  local prefix = c.share_dir .. '/'
+  return path:sub(1, #prefix) == prefix and path:sub(#prefix + 1) or nil, info.linedefined
+end
+
+local all -- { by_name, list, undocumented }
+
+-- The page of docs/reference an entry stands on: the file's name, without the parts that only the runtime cares for.
+local function page_of(path)
+  local name = path:gsub('^lua/meta/', ''):gsub('^lua/', ''):gsub('%.lua$', '')
+  if name:find '^kumo/' then
+    return 'kumo.' .. name:match '^kumo/([%w_]+)'
+  end
+  return (name:gsub('^policy%-extras/', 'policy-extras.'))
+end
+
+local function add(entry, name)
+  entry.name = name
+  entry.page = entry.page or page_of(entry.file)
+  if not all.by_name[name] then
+    all.by_name[name] = entry
+    all.list[#all.list + 1] = entry
+  end
+end
+
+local function add_types(path, of_extras)
+  local file = reference.read(path)
+  for _, class in ipairs(file.classes) do
+    local name = class.name
+    local is_module = class.variable ~= nil and class.variable == file.returned
+    if not is_module and (of_extras or name:find '^kumo%.' and name ~= 'kumo') and (#class.fields + #class.methods > 0) then
+      add(class, name)
+      for _, method in ipairs(class.methods) do
+        add(method, name .. ':' .. method.short)
+      end
+    end
+  end
+  for _, alias in ipairs(file.aliases) do
+    local event = alias.name:match '^kumo%.event%.([%w_]+)$'
+    if event then
+      alias.kind = 'event'
+      add(alias, event)
+    elseif of_extras or alias.name:find '^kumo%.' then
+      add(alias, alias.name)
+    end
+  end
+end
+
+--- Everything: `list` sorted by page and name; `undocumented`: names of functions that have no comment.
+---@return { list: tr.reference.Entry[], by_name: table<string, tr.reference.Entry>, undocumented: string[] }
+function reference.all()
+  if all then
+    return all
+  end
+  all = { list = {}, by_name = {}, undocumented = {} }
+  local meta, sources = {}, {}
+  for _, path in ipairs(meta_files()) do
+    for _, fn in ipairs(reference.read(path).functions) do
+      meta[fn.owner .. '.' .. fn.short] = fn
+    end
+  end
+  for name, fn in pairs(reference.exported()) do
+    local path, line = source_of(fn)
+    local entry = meta[name] or path and reference.read(path).by_line[line]
+    if path then
+      sources[path] = true
+    end
+    if entry and (#entry.text > 0 or #entry.returns > 0 or #entry.params > 0) then
+      if entry.name and entry.name ~= name then -- one function under two names
+        local copy = {}
+        for key, value in pairs(entry) do
+          copy[key] = value
+        end
+        entry = copy
+      end
+      add(entry, name)
+    else
+      all.undocumented[#all.undocumented + 1] = name
+    end
+  end
+  for _, path in ipairs(meta_files()) do
+    add_types(path)
+  end
+  for path in pairs(sources) do
+    add_types(path)
+  end
+  for _, path in ipairs(extra_files()) do
+    local file = reference.read(path)
+    local module = path:gsub('%.lua$', ''):gsub('/', '.')
+    for _, fn in ipairs(file.functions) do
+      if fn.owner == file.returned and not fn.short:find '^_' then
+        local name = module .. fn.sep .. fn.short
+        if #fn.text > 0 or #fn.returns > 0 or #fn.params > 0 then
+          add(fn, name)
+        else
+          all.undocumented[#all.undocumented + 1] = name
+        end
+      end
+    end
+    add_types(path, true)
+  end
+  table.sort(all.undocumented)
+  table.sort(all.list, function(a, b)
+    if a.page ~= b.page then
+      return a.page < b.page
+    end
+    return a.name < b.name
+  end)
+  return all
+end
+
+--- Names of the events of Tailrace.
+---@return table<string, tr.reference.Entry>
+function reference.events()
+  local out = {}
+  for _, alias in ipairs(reference.read('lua/meta/events.lua').aliases) do
+    local name = alias.name:match '^kumo%.event%.([%w_]+)$' or alias.kind == 'event' and alias.name
+    if name then
+      out[name] = alias
+    end
+  end
+  return out
+end
+
+--- Fields of a class with those of its parents.
+---@param name string
+---@return table<string, tr.reference.Value>? fields
+function reference.fields(name)
+  local found, entry = {}, reference.all().by_name[name]
+  if not entry or entry.kind ~= 'class' then
+    return nil
+  end
+  while entry do
+    for _, field in ipairs(entry.fields) do
+      found[field.name] = found[field.name] or field
+    end
+    entry = entry.parent and reference.all().by_name[entry.parent]
+  end
+  return found
+end
+
+return reference
