@@ -7,6 +7,7 @@
 #include "spool/internal.h"
 
 #define IOV_AT_ONCE 512
+#define PAGE_BYTES 4096
 
 struct layout {
 	struct tr_spool *spool;
@@ -128,7 +129,19 @@ add_end(struct layout *lay, uint64_t start)
 	add_frame(lay, FRAME_END, 0, (struct tr_str){(char *)&end, sizeof end}, (struct tr_str){NULL, 0},
 		tr_crc32c(0, &end, sizeof end));
 	seal_last(lay, PUT_ALIGN); /* so that every group starts aligned */
+}
+
+/* To the end of the last page: its old bytes, which are no part of the log, need not be read before it is written. */
+static void
+fill_page(struct layout *lay)
+{
+	uint64_t used = lay->pos % PAGE_BYTES,
+		 pos = lay->pos; /* the segment's header is a page, so frames start at one */
+
+	if (used > 0)
+		add_zeros(lay, PAGE_BYTES - used);
 	end_run(lay);
+	lay->pos = pos;
 }
 
 /* --- segments --------------------------------------------------------------------------------------- */
@@ -357,7 +370,7 @@ struct need {
 static struct need
 measure(const struct job_list *jobs, const struct moved *moved, uint32_t moved_count)
 {
-	struct need need = {0, SEG_HEADER + GROUP_ROOM, 16, 0};
+	struct need need = {0, SEG_HEADER + GROUP_ROOM + PAGE_BYTES, 16, 0};
 
 	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
 		need.bytes += job->bytes;
@@ -514,6 +527,7 @@ group_write(
 		moved[i].offset = add_frame(
 			&lay, FRAME_PUT, moved[i].seq, moved[i].payload, (struct tr_str){NULL, 0}, moved[i].crc);
 	add_end(&lay, start);
+	fill_page(&lay);
 	err = write_and_sync(spool, lay.segment, file_at);
 	if (err != TR_OK) {
 		give_up(spool);
