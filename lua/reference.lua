@@ -200,15 +200,10 @@ end
 
 local tool = require 'tr.tool'
 
--- Files of lua/meta about what policies see: the others are about the runtime's own modules.
-local function is_public_meta(name)
-  return name:find '%.lua$' ~= nil and not name:find '^tr_' and name ~= 'host.lua'
-end
-
 local function meta_files()
   local out = {}
   for _, name in ipairs(tool.list(c.share_dir .. '/lua/meta') or {}) do
-    if is_public_meta(name) then
+    if name:find '%.lua$' then
       out[#out + 1] = 'lua/meta/' .. name
     end
   end
@@ -259,18 +254,28 @@ end
 
 local all -- { by_name, list, undocumented }
 
--- The page of docs/reference an entry stands on: the file's name, without the parts that only the runtime cares for.
-local function page_of(path)
-  local name = path:gsub('^lua/meta/', ''):gsub('^lua/', ''):gsub('%.lua$', '')
-  if name:find '^kumo/' then
-    return 'kumo.' .. name:match '^kumo/([%w_]+)'
+-- The page of docs/reference that what a file declares stands on; without a line here the file's own name.
+local PAGES = {
+  admin = 'admin', inject = 'admin', constraints = 'kumo', dns = 'kumo.dns', explain = 'kumo', events = 'events', host = 'kumo',
+  http_server = 'listeners', invoke = 'kumo', memoize = 'kumo', message = 'messages', outcome = 'records', queue = 'queues',
+  record = 'records', redis = 'kumo.throttle', run = 'listeners', secrets = 'kumo', session = 'records', source = 'queues', text = 'kumo.serde',
+  tasks = 'kumo', testing = 'kumo.test', tuning = 'settings', websocket = 'kumo.http', kumo = 'kumo',
+} -- stylua: ignore
+
+local function page_of(path, name)
+  local group = name:match '^kumo%.(%l[%w_]*)%.'
+  if path:find '^policy%-extras/' then
+    return 'policy-extras.' .. path:match '^policy%-extras/([%w_]+)'
+  elseif group and group ~= 'api' and group ~= 'admin' then
+    return PAGES[group] == 'kumo' and 'kumo' or 'kumo.' .. group
   end
-  return (name:gsub('^policy%-extras/', 'policy-extras.'))
+  local file = path:gsub('^lua/meta/', ''):gsub('^lua/', ''):gsub('^kumo/', ''):gsub('^tr_', ''):match '^[%w_]+'
+  return PAGES[file] or 'kumo.' .. file
 end
 
 local function add(entry, name)
   entry.name = name
-  entry.page = entry.page or page_of(entry.file)
+  entry.page = entry.kind == 'event' and 'events' or page_of(entry.file, name)
   if not all.by_name[name] then
     all.by_name[name] = entry
     all.list[#all.list + 1] = entry

@@ -66,6 +66,10 @@ function meta.__freeze(map)
   return 'cidr', rawget(map, ENTRIES)
 end
 
+--- Values by network. An index with an address ("10.0.0.1", "10.0.0.1:25", "[::1]") gives the value of the longest prefix
+--- that holds it; `pairs` goes over the entries. Raises for what is no network.
+---@param entries? table<string, any>  by "10.0.0.0/8", "10.0.0.1", "::1/128" ...
+---@return table<string, any>
 function cidr.make_map(entries)
   local map = setmetatable({ [NETS] = { [4] = { lengths = {} }, [16] = { lengths = {} } }, [ENTRIES] = {} }, meta)
   if entries ~= nil then

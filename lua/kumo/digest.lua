@@ -13,9 +13,18 @@ for _, name in ipairs { 'base32', 'base32hex', 'base64', 'base64url' } do
 end
 ENCODINGS.hex = { 'hex', false }
 
+--- `tostring` gives the hex form.
 ---@class kumo.Digest
 ---@field bytes string
 ---@field hex string
+---@field base32 string
+---@field base32_nopad string
+---@field base32hex string
+---@field base32hex_nopad string
+---@field base64 string
+---@field base64_nopad string
+---@field base64url string
+---@field base64url_nopad string
 local result = {}
 function result:__index(field)
   local encoding = ENCODINGS[field]
@@ -56,13 +65,14 @@ for name, openssl in pairs(DIGESTS) do
   end
 end
 
+--- CRC-32 of IEEE 802.3.
+---@param ... any  strings as they are, other values as JSON; joined
+---@return kumo.Digest
 function digest.crc32(...)
   return make(bytes.crc32(joined(...)))
 end
 
 for _, name in ipairs { 'sha1', 'sha224', 'sha256', 'sha384', 'sha512' } do
-  --- The key is a key source: see kumo.secrets.load.
-  ---@async
   digest['hmac_' .. name] = function(key, message)
     if type(message) ~= 'string' then
       error(('hmac_%s: message: string expected, got %s'):format(name, type(message)), 2)

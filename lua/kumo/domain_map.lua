@@ -61,6 +61,11 @@ function meta.__freeze(map)
   return 'domain_map', rawget(map, ENTRIES)
 end
 
+--- Values by domain. "*.example.com" is for all that is below; an exact name counts more. Names are compared as they are
+--- written. The look-up goes down from the top and does not back up: with *.example.com and a.b.example.com there is nothing
+--- for b.example.com.
+---@param entries? table<string, any>
+---@return table<string, any>
 function domain_map.new(entries)
   local map = setmetatable({ [ROOT] = { children = {} }, [ENTRIES] = {} }, meta)
   if entries ~= nil then

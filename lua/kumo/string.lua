@@ -39,11 +39,22 @@ local function replace(text, from, to, limit)
   return table.concat(out)
 end
 
+--- Replaces each occurrence of `from`; all of these functions take texts literally, not as patterns.
+---@param text string
+---@param from string
+---@param to string
+---@return string
 function str.replace(text, from, to)
   check('replace', text, from, to)
   return replace(text, from, to, math.huge)
 end
 
+--- Replaces the first `limit` occurrences.
+---@param text string
+---@param from string
+---@param to string
+---@param limit integer
+---@return string
 function str.replacen(text, from, to, limit)
   check('replacen', text, from, to)
   return replace(text, from, to, limit)
@@ -66,11 +77,20 @@ local function split(text, pattern, limit)
   return out
 end
 
+--- The parts between the occurrences of `pattern`, empty ones included.
+---@param text string
+---@param pattern string
+---@return string[]
 function str.split(text, pattern)
   check('split', text, pattern)
   return split(text, pattern, math.huge)
 end
 
+--- At most `limit` parts: the last one is the rest.
+---@param text string
+---@param limit integer
+---@param pattern string
+---@return string[]
 function str.splitn(text, limit, pattern)
   check('splitn', text, tostring(limit), pattern)
   return split(text, pattern, limit)
@@ -92,11 +112,20 @@ local function rsplit(text, pattern, limit)
   return out
 end
 
+--- As split, from the right: the last part is the first.
+---@param text string
+---@param pattern string
+---@return string[]
 function str.rsplit(text, pattern)
   check('rsplit', text, pattern)
   return rsplit(text, pattern, math.huge)
 end
 
+--- As splitn, from the right: the last part is the first, and the last of the result is the rest.
+---@param text string
+---@param limit integer
+---@param pattern string
+---@return string[]
 function str.rsplitn(text, limit, pattern)
   check('rsplitn', text, tostring(limit), pattern)
   return rsplit(text, pattern, limit)
@@ -119,6 +148,9 @@ local function ascii_spaces(text)
   return text
 end
 
+--- The words between blanks, tabs and line ends; none of them is empty.
+---@param text string
+---@return string[]
 function str.split_ascii_whitespace(text)
   check('split_ascii_whitespace', text)
   local out = {}
@@ -128,6 +160,9 @@ function str.split_ascii_whitespace(text)
   return out
 end
 
+--- The same with all white space of Unicode.
+---@param text string
+---@return string[]
 function str.split_whitespace(text)
   check('split_whitespace', text)
   local out = {}
@@ -137,11 +172,17 @@ function str.split_whitespace(text)
   return out
 end
 
+---@param text string
+---@param prefix string
+---@return boolean
 function str.starts_with(text, prefix)
   check('starts_with', text, prefix)
   return text:sub(1, #prefix) == prefix
 end
 
+---@param text string
+---@param suffix string
+---@return boolean
 function str.ends_with(text, suffix)
   check('ends_with', text, suffix)
   return suffix == '' or text:sub(-#suffix) == suffix
@@ -183,22 +224,35 @@ local function trim_end(text)
   end
 end
 
+--- Without the white space (of Unicode) at the start.
+---@param text string
+---@return string
 function str.trim_start(text)
   check('trim_start', text)
   return trim_start(text)
 end
 
+--- Without the white space (of Unicode) at the end.
+---@param text string
+---@return string
 function str.trim_end(text)
   check('trim_end', text)
   return trim_end(text)
 end
 
+--- Without the white space (of Unicode) at both ends.
+---@param text string
+---@return string
 function str.trim(text)
   check('trim', text)
   return trim_start(trim_end(text))
 end
 
 --- Breaks a text for a header: at blanks near `soft` bytes, anywhere at `hard`, with CRLF TAB.
+---@param text string
+---@param soft? integer  bytes, default 75
+---@param hard? integer  bytes, default 900
+---@return string
 function str.wrap(text, soft, hard)
   check('wrap', text)
   soft, hard = soft or 75, hard or 900

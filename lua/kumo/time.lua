@@ -7,15 +7,29 @@ local time = {}
 local NS = 1000000000
 local MAX_S = 9.2e9 -- what 64 bits of nanoseconds hold
 
+--- A span of time. Two can be added and subtracted; `tostring` gives its human form.
 ---@class kumo.TimeDelta
 ---@field seconds number
 ---@field milliseconds number
 ---@field microseconds number
 ---@field nanoseconds number
----@field human string
+---@field human string          such as "1m 30s"; raises for a negative one
 local delta_meta = { __name = 'kumo.TimeDelta' }
 
+--- A moment, in UTC. A TimeDelta can be added and subtracted, another Time subtracted.
 ---@class kumo.Time
+---@field year integer
+---@field month integer   1 to 12
+---@field day integer
+---@field hour integer
+---@field minute integer
+---@field second integer
+---@field unix_timestamp integer         seconds
+---@field unix_timestamp_millis integer  milliseconds
+---@field rfc3339 string
+---@field rfc2822 string
+---@field elapsed kumo.TimeDelta         since this moment
+---@field format fun(self: kumo.Time, spec: string): string  by the forms of strftime, with %f, %.3f, %:z and %s
 local time_meta = { __name = 'kumo.Time' }
 
 -- Both are { _s = whole seconds, _ns = 0..999999999 }.
@@ -204,11 +218,16 @@ function time._make(s, ns)
   return make(time_meta, s, ns)
 end
 
+--- The moment by the runtime's clock.
+---@return kumo.Time
 function time.now()
   local s, ns = c.now()
   return make(time_meta, s, ns)
 end
 
+--- The moment so many seconds after 1970-01-01, fractions included.
+---@param seconds number
+---@return kumo.Time
 function time.from_unix_timestamp(seconds)
   if type(seconds) ~= 'number' then
     error('from_unix_timestamp: number expected, got ' .. type(seconds), 2)
@@ -239,7 +258,14 @@ local function from_civil(y, mo, d, h, mi, s)
   return (era * 146097 + doe - 719468) * 86400 + h * 3600 + mi * 60 + s
 end
 
---- UTC.
+--- A moment in UTC. Raises for what is no date and time.
+---@param y integer   1700 to 2250
+---@param mo integer  1 to 12
+---@param d integer
+---@param h integer
+---@param mi integer
+---@param s integer
+---@return kumo.Time
 function time.with_ymd_hms(y, mo, d, h, mi, s)
   local seconds = from_civil(y, mo, d, h, mi, s)
   if not seconds then
@@ -248,6 +274,9 @@ function time.with_ymd_hms(y, mo, d, h, mi, s)
   return make(time_meta, seconds, 0)
 end
 
+--- Reads "2026-11-25T18:00:00Z". Raises for anything else.
+---@param text string
+---@return kumo.Time
 function time.parse_rfc3339(text)
   local s, ns
   if type(text) == 'string' then
@@ -262,7 +291,9 @@ end
 local MONTHS = { jan = 1, feb = 2, mar = 3, apr = 4, may = 5, jun = 6, jul = 7, aug = 8, sep = 9, oct = 10, nov = 11, dec = 12 }
 local ZONES = { UT = 0, GMT = 0, UTC = 0, Z = 0, EST = -5, EDT = -4, CST = -6, CDT = -5, MST = -7, MDT = -6, PST = -8, PDT = -7 }
 
---- RFC 5322 section 3.3, with the named zones of 4.3.
+--- Reads the date of a mail header: RFC 5322 section 3.3, with the named zones of 4.3. Raises for anything else.
+---@param text string
+---@return kumo.Time
 function time.parse_rfc2822(text)
   local seconds
   local rest = type(text) == 'string' and (text:gsub('%b()', ''):gsub('^%s*%a+,%s*', '')) or ''
@@ -281,7 +312,9 @@ function time.parse_rfc2822(text)
   return make(time_meta, seconds, 0)
 end
 
---- Seconds, or a text such as "1m 30s".
+--- Seconds, or a text such as "1m 30s". Raises for anything else.
+---@param value number|string|kumo.TimeDelta
+---@return kumo.TimeDelta
 function time.parse_duration(value)
   if is_delta(value) then
     return value
@@ -290,7 +323,9 @@ function time.parse_duration(value)
   return make(delta_meta, s, ns)
 end
 
+--- Suspends the calling task, as kumo.sleep.
 ---@async
+---@param seconds number  >= 0
 function time.sleep(seconds)
   if type(seconds) ~= 'number' or not (seconds >= 0) then -- luacheck: ignore (NaN)
     error('time.sleep: seconds >= 0 expected, got ' .. tostring(seconds), 2)
@@ -298,11 +333,13 @@ function time.sleep(seconds)
   return c.sleep(seconds)
 end
 
+--- Measures how long something takes; goes to the histogram user_lua_latency.
 ---@class kumo.Timer
 local timer = { __name = 'kumo.Timer' }
 timer.__index = timer
 
---- Seconds since the start, and ends the timer; nil if it was ended before.
+--- Ends the timer.
+---@return number? seconds  since the start; nil if it was ended before
 function timer:done()
   if self._ended then
     return nil
@@ -315,6 +352,8 @@ end
 timer.__close = timer.done
 
 --- The end of the timer is observed in the histogram user_lua_latency{label}.
+---@param label string
+---@return kumo.Timer
 function time.start_timer(label)
   if type(label) ~= 'string' then
     error('start_timer: label: string expected, got ' .. type(label), 2)

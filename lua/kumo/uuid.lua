@@ -5,12 +5,13 @@ local now = host.c.now
 
 local uuid = {}
 
+--- `tostring` gives the hyphenated form.
 ---@class kumo.Uuid
 ---@field hyphenated string
 ---@field simple string
 ---@field braced string
 ---@field urn string
----@field bytes string
+---@field bytes string       16 bytes
 local meta = { __name = 'kumo.Uuid' }
 
 local function hyphenated(raw)
@@ -67,6 +68,8 @@ local function gregorian()
   return high, low % 2 ^ 32
 end
 
+--- Of the time, with a random node and clock sequence.
+---@return kumo.Uuid
 function uuid.new_v1()
   local high, low = gregorian()
   local random = bytes.random(8)
@@ -76,6 +79,8 @@ function uuid.new_v1()
   return make(stamp .. random:sub(1, 2) .. node, 1)
 end
 
+--- Version 1 in an order that sorts by time.
+---@return kumo.Uuid
 function uuid.new_v6()
   local high, low = gregorian()
   local random = bytes.random(8)
@@ -84,16 +89,22 @@ function uuid.new_v6()
   return make(big_endian(top, 4) .. big_endian(math.floor(rest / 4096), 2) .. big_endian(rest % 4096, 2) .. random, 6)
 end
 
+--- Random.
+---@return kumo.Uuid
 function uuid.new_v4()
   return make(bytes.random(16), 4)
 end
 
+--- Milliseconds since 1970 and random bits: sorts by time.
+---@return kumo.Uuid
 function uuid.new_v7()
   local seconds, nanos = now()
   return make(big_endian(seconds * 1000 + math.floor(nanos / 1000000), 6) .. bytes.random(10), 7)
 end
 
----@param text string hyphenated, simple, braced or urn
+--- Raises for what is no UUID.
+---@param text string  hyphenated, simple, braced or urn
+---@return kumo.Uuid
 function uuid.parse(text)
   if type(text) ~= 'string' then
     error('uuid.parse: string expected, got ' .. type(text), 2)

@@ -1,0 +1,88 @@
+---@meta
+-- Types of lua/api.lua. From Lua a rule acts on what comes due from now on; over HTTP also on what waits. Errors raise.
+
+---@class kumo
+local kumo = {}
+
+kumo.api = { admin = { bounce = {}, suspend = {}, suspend_ready_q = {}, dead_letters = {} } }
+
+---@class (exact) kumo.AdminRule
+---@field campaign? string         what a queue must have to be meant; nothing: all queues
+---@field tenant? string
+---@field domain? string
+---@field routing_domain? string
+---@field queue_names? string[]    these queues alone
+---@field reason string            goes into the records
+---@field duration? number|string  seconds, or a text such as "5m"
+---@field expires? string          in place of duration: a moment, RFC 3339
+---@field suppress_logging? boolean  bounces only: no records
+
+--- Ends the messages of queues with an AdminBounce.
+---@param rule kumo.AdminRule
+---@return string id
+function kumo.api.admin.bounce.bounce(rule) end
+
+---@return table[] rules
+function kumo.api.admin.bounce.list() end
+
+---@param id string
+---@return boolean existed
+function kumo.api.admin.bounce.delete(id) end
+
+--- Holds the messages of queues back.
+---@param rule kumo.AdminRule
+---@return string id
+function kumo.api.admin.suspend.suspend(rule) end
+
+---@return table[] rules
+function kumo.api.admin.suspend.list() end
+
+---@param id string
+---@return boolean existed
+function kumo.api.admin.suspend.delete(id) end
+
+---@class (exact) kumo.ReadyQueueRule
+---@field name string              of the ready queue: "unspecified->example.com@smtp_client"
+---@field reason string
+---@field duration? number|string
+---@field expires? string
+
+--- Holds a ready queue back.
+---@param rule kumo.ReadyQueueRule
+---@return string id
+function kumo.api.admin.suspend_ready_q.suspend(rule) end
+
+---@return table[] rules
+function kumo.api.admin.suspend_ready_q.list() end
+
+---@param id string
+---@return boolean existed
+function kumo.api.admin.suspend_ready_q.delete(id) end
+
+---@class (exact) kumo.DeadLetterFilter
+---@field hook? string
+---@field ids? string[]
+---@field since? string           moment, RFC 3339
+---@field ["until"]? string
+---@field reason? 'rejected'|'expired'
+---@field limit? integer          of `list`: default 100, at most 10,000
+---@field payload? boolean        of `list`: with the records
+---@field all? boolean            of `replay` and `purge`: needed where nothing else is said
+
+--- Dead letters, the oldest of each hook first. Ours; docs/dead-letters.md.
+---@async
+---@param filter kumo.DeadLetterFilter
+---@return table[] letters  { id, seq, size, letter = { hook, queue, reason, answer, attempts, at }, payload }
+function kumo.api.admin.dead_letters.list(filter) end
+
+--- Puts letters back into the queues that they came from, as new as on the first day. Ours.
+---@async
+---@param filter kumo.DeadLetterFilter
+---@return { matched: integer, unreadable: integer }
+function kumo.api.admin.dead_letters.replay(filter) end
+
+--- Drops letters; the ledger counts them as dropped, reason removed. Ours.
+---@async
+---@param filter kumo.DeadLetterFilter
+---@return { matched: integer, unreadable: integer }
+function kumo.api.admin.dead_letters.purge(filter) end
