@@ -20,6 +20,8 @@ local MODULES = {
   { module = 'kumo.encode', needs = 'tr.bytes', field = 'encode' },
   { module = 'kumo.digest', needs = 'tr.bytes', field = 'digest' },
   { module = 'kumo.fs', needs = 'tr.fs', field = 'fs' },
+  { module = 'kumo.counter_series', needs = 'tr.series', field = 'counter_series' },
+  { module = 'kumo.mpsc', needs = 'tr.channel', field = 'mpsc' },
   { module = 'kumo.uuid', needs = 'tr.bytes', field = 'uuid' },
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
   { module = 'message', needs = 'tr.message' },

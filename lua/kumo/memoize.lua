@@ -245,4 +245,6 @@ local function memoize(fn, options)
   end
 end
 
+host.freeze, host.revive = freeze, revive -- for values that travel between states in other ways: kumo.mpsc
+
 return { memoize = memoize }

@@ -61,6 +61,7 @@ function kumo.log_debug(...) end
 
 kumo.cidr = require('kumo.cidr').cidr
 kumo.counter_series = require 'kumo.counter_series'
+kumo.counter_series = require 'kumo.counter_series'
 kumo.digest = require 'kumo.digest'
 kumo.dns = require 'kumo.dns'
 kumo.domain_map = require('kumo.domain_map').domain_map
@@ -68,6 +69,7 @@ kumo.encode = require 'kumo.encode'
 kumo.fs = require 'kumo.fs'
 kumo.http = require 'kumo.http'
 kumo.memoize = require('kumo.memoize').memoize
+kumo.mpsc = require 'kumo.mpsc'
 kumo.mpsc = require 'kumo.mpsc'
 kumo.regex = require 'kumo.regex'
 kumo.secrets = require('kumo.secrets').secrets

@@ -192,6 +192,20 @@ l_epoch_bump(lua_State *L)
 	return 1;
 }
 
+bool
+tr_freeze(lua_State *L, int idx, struct tr_buf *out)
+{
+	return freeze(L, idx, out, 1) && !out->failed;
+}
+
+void
+tr_thaw(lua_State *L, struct tr_str bytes)
+{
+	struct tr_reader in = {bytes.data, bytes.data + bytes.len, false};
+
+	thaw(L, &in);
+}
+
 /* Adds its functions to the table on top of the stack. */
 void
 tr_frozen_library(lua_State *L)

@@ -88,6 +88,10 @@ extern char tr_park_key, tr_cancel_key; /* addresses: what a park yields, what a
 
 /* library.c: pushes the table of functions that host.lua gets. */
 void tr_library_push(struct tr_host *host);
+/* frozen.c: a value (nil, boolean, number, string, tables of these) as bytes that any state can read; false: it cannot
+ * be, or there is no memory. The caller frees out. */
+bool tr_freeze(lua_State *L, int idx, struct tr_buf *out);
+void tr_thaw(lua_State *L, struct tr_str bytes); /* pushes it; may raise; the bytes must stay until then */
 /* frozen.c, timelib.c: add their functions to the table on top of the stack. */
 void tr_frozen_library(lua_State *L);
 void tr_board_library(lua_State *L);
