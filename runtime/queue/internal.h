@@ -163,6 +163,7 @@ void rate_drop(struct tr_sched *sched); /* home: none */
 /* Tokens for up to `want` messages; if fewer are given the queue is pumped again in time. sched->rate is not NULL. */
 uint32_t rate_take(struct tr_sched *sched, uint32_t want);
 int64_t rate_next_token_ns(const struct tr_sched *sched, int64_t now_ns); /* home; while rate_waits. 0: not known */
+bool rate_is_shared(const struct tr_sched *sched);                        /* with other nodes */
 void rate_give_back(struct tr_sched *sched, uint32_t count);              /* tokens of messages that did not go */
 void rate_admit(struct tr_sched *sched); /* incoming ones without a token go to the line */
 void line_add(struct tr_sched *sched, uint32_t slot, bool front);

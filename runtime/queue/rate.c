@@ -215,3 +215,9 @@ rate_admit(struct tr_sched *sched)
 	sched_spill(sched, &sched->incoming, false);
 	sched->incoming = admitted;
 }
+
+bool
+rate_is_shared(const struct tr_sched *sched)
+{
+	return sched->rate != NULL && tr_throttle_is_shared(sched->rate->throttle);
+}

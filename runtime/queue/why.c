@@ -62,6 +62,18 @@ seconds(int64_t ns)
 	return (double)tr_max_i64(ns, 0) / 1e9;
 }
 
+static const char *
+s_of(uint64_t count)
+{
+	return count == 1 ? "" : "s";
+}
+
+static const char *
+waits(uint64_t count)
+{
+	return count == 1 ? "s" : "";
+}
+
 /* --- ready queue: all under its lock ------------------------------------------------------------------------- */
 
 static void
@@ -73,8 +85,8 @@ add_gate(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 		return;
 	if (gate->state == TR_GATE_CLOSED)
 		add_hold(holds, "gate", tr_max_i64(gate->reopen_at_ns - now_ns, 0),
-			"the gate is closed for %.1f s more, after %u failures in a row; the last: %s",
-			seconds(gate->reopen_at_ns - now_ns), gate->failures,
+			"the gate is closed for %.1f s more, after %u failure%s in a row; the last: %s",
+			seconds(gate->reopen_at_ns - now_ns), gate->failures, s_of(gate->failures),
 			ready->gate_text[0] != '\0' ? ready->gate_text : "(no text)");
 	else if (gate->state == TR_GATE_PROBING)
 		add_hold(holds, "gate", -1, "the gate is closed, and a probe is under way; the last failure: %s",
@@ -85,9 +97,9 @@ add_gate(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 			(double)gate->interval_ns / 1e6, ready->gate_under_way, gate->concurrent);
 	if (ready->gate_alarm)
 		add_hold(holds, "alarm", -1,
-			"the endpoint refuses everything (%u times in a row): its address or credentials need to be "
+			"the endpoint refuses everything (%u time%s in a row): its address or credentials need to be "
 			"put right: %s",
-			ready->denied, ready->gate_text);
+			ready->denied, s_of(ready->denied), ready->gate_text);
 }
 
 /* What a policy calls it: "max_message_rate 10/m", or the name of an additional rate and its spec. */
@@ -127,19 +139,59 @@ add_rates(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 			wait_ns = ready->paced_until_ns > now_ns ? ready->paced_until_ns - now_ns : 0;
 		if (wait_ns > 0 && pacing > 0)
 			add_hold(holds, "rate", wait_ns,
-				"%s: %u connections wait for their tokens, the first that nobody has taken is there in "
+				"%s: %u connection%s wait%s for a token, the first that nobody has taken is there in "
 				"%.3f s",
-				name, pacing, seconds(wait_ns));
+				name, pacing, s_of(pacing), waits(pacing), seconds(wait_ns));
 		else if (wait_ns > 0)
 			add_hold(holds, "rate", wait_ns, "%s: the next token is there in %.3f s", name,
 				seconds(wait_ns));
 		else if (pacing > 0 && tr_throttle_is_shared(throttle))
-			add_hold(holds, "rate", -1, "%s, shared with other nodes: %u connections wait", name, pacing);
+			add_hold(holds, "rate", -1, "%s, shared with other nodes: %u connection%s wait%s", name, pacing,
+				s_of(pacing), waits(pacing));
 	}
 	if (ready->paced_until_ns > now_ns)
 		add_hold(holds, "rate", ready->paced_until_ns - now_ns,
 			"a message rate: nothing is sent for %.1f s more, longer than idle_timeout",
 			seconds(ready->paced_until_ns - now_ns));
+}
+
+/* The name of a limit or rate that is shared with other nodes; NULL: none is. */
+static const char *
+what_is_shared(const struct tr_ready *ready)
+{
+	const struct ready_limits *limits = ready->limits;
+
+	for (uint32_t i = 0; limits != NULL && i < limits->message_count; i++) {
+		if (tr_throttle_is_shared(limits->messages[i]))
+			return "a message rate";
+	}
+	for (uint32_t i = 0; limits != NULL && i < limits->selection_count; i++) {
+		if (tr_throttle_is_shared(limits->selection[i]))
+			return "a rate of source selection";
+	}
+	if (limits != NULL && limits->connection != NULL && tr_throttle_is_shared(limits->connection))
+		return "max_connection_rate";
+	return limits != NULL && limits->shared_leases ? "a connection limit" : NULL;
+}
+
+/* Whether what other nodes share with this one is known. */
+static void
+add_backend(struct holds *holds, struct tr_engine *engine, const char *what)
+{
+	const struct tr_shaping_backend *backend = tr_shaping_backend(engine->shaping);
+	char text[256];
+
+	if (what == NULL || backend == NULL || backend->is_down == NULL || !backend->is_down(backend->arg, text))
+		return;
+	if (backend->fallback_local)
+		add_hold(holds, "backend", -1,
+			"%s is shared with other nodes, and Redis does not answer (%s): fallback = 'local' is in "
+			"force, "
+			"this node decides by itself",
+			what, text);
+	else
+		add_hold(holds, "backend", -1,
+			"%s is shared with other nodes, and Redis does not answer (%s): it waits for that", what, text);
 }
 
 static void
@@ -152,8 +204,7 @@ add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 			struct tr_str name = tr_lease_set_name(ready->lease_set);
 
 			add_hold(holds, "connection_limit", after_ns,
-				"connection limit '%.*s' is used up: %llu of it are held in this process, this queue "
-				"holds %u",
+				"connection limit '%.*s' is used up: this process holds %llu of it, this queue %u",
 				(int)name.len, name.data, (unsigned long long)tr_lease_set_count(ready->lease_set),
 				ready->sessions);
 		} else if (ready->hindrance == CONNECTION_RATE) {
@@ -174,11 +225,12 @@ add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 			"connections ended at once; the next one opens in %.1f s",
 			seconds(ready->open_after_ns - now_ns));
 	if (ready->sessions >= ready->path->connection_limit && ready->idle == 0)
-		add_hold(holds, "connection_limit", -1, "all %u connections that connection_limit allows are busy",
-			ready->sessions);
+		add_hold(holds, "connection_limit", -1, "%s%u connection%s that connection_limit allows %s busy",
+			ready->sessions == 1 ? "the " : "all ", ready->sessions, s_of(ready->sessions),
+			ready->sessions == 1 ? "is" : "are");
 	if (ready->failures > 0)
-		add_hold(holds, "failed_connections", -1, "%u failures to connect in a row%s%s", ready->failures,
-			ready->gate_text[0] != '\0' ? "; the last: " : "", ready->gate_text);
+		add_hold(holds, "failed_connections", -1, "%u failure%s to connect in a row%s%s", ready->failures,
+			s_of(ready->failures), ready->gate_text[0] != '\0' ? "; the last: " : "", ready->gate_text);
 }
 
 static void
@@ -210,6 +262,7 @@ add_ready_holds(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 			ready->source, seconds(until_ns - now_ns));
 	add_gate(holds, ready, now_ns);
 	add_rates(holds, ready, now_ns);
+	add_backend(holds, ready->engine, what_is_shared(ready));
 	add_connections(holds, ready, now_ns);
 	if (ready->messages.count + ready->reserved >= ready->path->max_ready)
 		add_hold(holds, "ready_full", -1, "the ready queue is full: max_ready = %u; the others wait in line",
@@ -298,9 +351,11 @@ add_sched_holds(struct holds *holds, struct tr_sched *sched)
 		else
 			add_hold(holds, "rate", -1, "max_message_rate %s of the queue lets no more go now", spec);
 	}
+	if (rate_is_shared(sched))
+		add_backend(holds, sched->engine, "max_message_rate of the queue");
 	if (sched->hooking.count > 0)
-		add_hold(holds, "policy", -1, "throttle_insert_ready_queue runs for the first of %u messages",
-			sched->hooking.count);
+		add_hold(holds, "policy", -1, "throttle_insert_ready_queue runs for the first of %u message%s",
+			sched->hooking.count, s_of(sched->hooking.count));
 	if (sched->blocked_until_ns > now_ns)
 		add_hold(holds, "spool", sched->blocked_until_ns - now_ns, "the spool could not be read");
 	if (timers > 0) {
@@ -311,8 +366,9 @@ add_sched_holds(struct holds *holds, struct tr_sched *sched)
 			tr_rfc3339(due_ms * TR_NS_PER_MS, when);
 			wait_ns = tr_max_i64((due_ms - tr_wall_ms()) * TR_NS_PER_MS, 0);
 		}
-		add_hold(holds, "due", wait_ns, "%lld messages wait for their time, the next is due %s%s",
-			(long long)timers, due_ms != INT64_MAX ? "at " : "", when);
+		add_hold(holds, "due", wait_ns, "%lld message%s wait%s for %s time, the next is due %s%s",
+			(long long)timers, s_of((uint64_t)timers), waits((uint64_t)timers),
+			timers == 1 ? "its" : "their", due_ms != INT64_MAX ? "at " : "", when);
 	}
 }
 

@@ -1,5 +1,7 @@
 #include "shaping/gate.h"
 
+#include <math.h>
+
 #define PACE_FIRST_NS (100 * TR_NS_PER_MS) /* the second attempt after the probe */
 #define PACE_LAST_NS (TR_NS_PER_MS / 10)   /* a pace that no limit needs any more */
 #define PACE_MOST_NS (10 * TR_NS_PER_S)
@@ -18,6 +20,11 @@
 #define VAIN_MAX 3                    /* so many steps that did not: the failures are random */
 #define RANDOM_NS (300 * TR_NS_PER_S) /* as long as that is believed */
 #define STEPS_MAX 2                   /* that many steps bring no success: it closes */
+#define USUAL_WEIGHT 64 /* of what was seen before one attempt, in the share of an endpoint that fails at random */
+#define RUN_BITS 16     /* a run of failures that comes by chance once in 2^16 attempts is none */
+#define RUN_MAX 40
+#define SAME_SHARE (65536 * 10 / 100)  /* above that of the slow pace: still at random */
+#define OTHER_SHARE (65536 * 25 / 100) /* not at random any more */
 
 /* --- the pace of an opening gate -------------------------------------------------------------------------- */
 
@@ -61,7 +68,43 @@ weigh_step(struct tr_gate *gate, int64_t now_ns)
 		return;
 	gate->vain = 0;
 	gate->random_until_ns = now_ns + RANDOM_NS;
+	gate->random_share = gate->usual = (uint32_t)(65536 * (1 - (share + gate->good_share) / 2));
 	gate->careful = false;
+}
+
+static bool
+fails_at_random(const struct tr_gate *gate, int64_t now_ns)
+{
+	return now_ns < gate->random_until_ns;
+}
+
+/* After each success, while failures are held for random: its share, with the run that has ended now. Is it at the full
+ * pace what it was at the slow one, it has nothing to do with the pace, and that is believed for longer. */
+static void
+weigh_share(struct tr_gate *gate, int64_t now_ns)
+{
+	if (gate->random_until_ns == 0)
+		return;
+	for (uint32_t i = 0; i < gate->failures && i < RUN_MAX; i++)
+		gate->usual += (65536 - gate->usual) / USUAL_WEIGHT;
+	gate->usual -= gate->usual / USUAL_WEIGHT;
+	if (gate->usual > gate->random_share + OTHER_SHARE)
+		gate->random_until_ns = 0;
+	else if (now_ns >= gate->random_until_ns)
+		gate->random_until_ns = gate->usual <= gate->random_share + SAME_SHARE ? now_ns + RANDOM_NS : 0;
+}
+
+/* So many failures in a row close it. An endpoint that fails at random has runs of them while it works as well as ever:
+ * one in two has five in a row after 60 attempts. */
+static uint32_t
+run_to_close(const struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns)
+{
+	uint32_t run;
+
+	if (!fails_at_random(gate, now_ns) || gate->usual == 0)
+		return rules->failures_to_close;
+	run = gate->usual >= 65536 * 3 / 4 ? RUN_MAX : (uint32_t)ceil(RUN_BITS / -log2(gate->usual / 65536.0));
+	return run > rules->failures_to_close ? run : rules->failures_to_close;
 }
 
 static void
@@ -85,12 +128,6 @@ pace_success(struct tr_gate *gate, int64_t now_ns)
 		gate->interval_ns = 0;
 		gate->careful = false;
 	}
-}
-
-static bool
-fails_at_random(const struct tr_gate *gate, int64_t now_ns)
-{
-	return now_ns < gate->random_until_ns;
 }
 
 /* To nearly what has got through of late: a limit lets no more through however much is sent. */
@@ -127,12 +164,18 @@ step_back(struct tr_gate *gate, int64_t now_ns)
 static bool
 pace_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t now_ns)
 {
+	bool told;
+
 	gate->failing += (65536 - gate->failing) / WEIGHT;
 	gate->bad++;
 	weigh_step(gate, now_ns);
+	if (fails_at_random(gate, now_ns))
+		return gate->failures >= run_to_close(gate, rules, now_ns);
 	if (gate->failures >= rules->failures_to_close && ++gate->steps >= STEPS_MAX)
 		return true;
-	if (!fails_at_random(gate, now_ns) && (gate->failures >= rules->failures_to_close || gate->failing > TOO_MANY))
+	/* a step that is not weighed yet shows nothing by its share alone */
+	told = gate->stretch == 0 || gate->since + gate->bad >= TELLING;
+	if (gate->failures >= rules->failures_to_close || (gate->failing > TOO_MANY && told))
 		step_back(gate, now_ns);
 	return false;
 }
@@ -192,6 +235,8 @@ tr_gate_success(struct tr_gate *gate, int64_t now_ns)
 	 * in a row, count for more, and the probe is not far */
 	if (gate->state == TR_GATE_CLOSED)
 		return;
+	if (gate->state == TR_GATE_OPEN)
+		weigh_share(gate, now_ns);
 	if (gate->state == TR_GATE_PROBING) {
 		if (gate->interval_ns == 0) {
 			gate->interval_ns = PACE_FIRST_NS;
@@ -245,7 +290,7 @@ tr_gate_failure(struct tr_gate *gate, const struct tr_gate_rules *rules, int64_t
 		return false;
 	}
 	if (gate->state == TR_GATE_OPEN && !at_once && floor_ns < 0) {
-		if (gate->interval_ns == 0 ? gate->failures < rules->failures_to_close
+		if (gate->interval_ns == 0 ? gate->failures < run_to_close(gate, rules, now_ns)
 					   : !pace_failure(gate, rules, now_ns))
 			return false;
 	}

@@ -3,7 +3,8 @@
  * until there is no bound any more. A destination that limits the rate is met on that way: when more than a third of
  * the attempts fail, or several in a row, the pace steps back and then grows slowly, so that it gets what it allows
  * instead of a burst at each opening. A share of failures below that changes nothing, nor does one that stays the same
- * however slow the pace is: that endpoint fails at random. Pure arithmetic: time and randomness are arguments. Not
+ * however slow the pace is: that endpoint fails at random, and what closes the gate then is a run of failures too long
+ * for its share. Pure arithmetic: time and randomness are arguments. Not
  * thread-safe: the ready queue's mutex guards it. */
 #ifndef TR_GATE_H
 #define TR_GATE_H
@@ -33,7 +34,9 @@ struct tr_gate {
 	uint32_t vain;           /* steps that changed nothing, less those that did */
 	double stretch;          /* of the interval, by the last step */
 	double good_share;       /* of attempts, before the last step */
-	int64_t random_until_ns; /* failures do not come from the pace, it was found: none steps back */
+	int64_t random_until_ns; /* failures do not come from the pace, it was found: none steps back; 0: it was not */
+	uint32_t random_share;   /* of failures, when that was found; in 1/65536 */
+	uint32_t usual;          /* of failures since, without the present run of them */
 	uint32_t steps;          /* steps back in a row without a success */
 	bool careful;            /* it has stepped back: the pace grows slowly */
 };

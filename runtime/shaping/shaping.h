@@ -121,6 +121,8 @@ struct tr_shaping_backend {
 	int (*start)(void *arg, struct tr_loop *loop, struct tr_shared_op *op);
 	void (*cancel)(void *arg, struct tr_shared_op *op); /* then() is not called; a granted lease is released */
 	void (*free)(void *arg);                            /* operations under way are forgotten */
+	/* True: it does not answer, and why is in out. Any thread. NULL: nobody knows. */
+	bool (*is_down)(void *arg, char out[256]);
 	bool fallback_local; /* on failure the caller decides by the local algorithm instead of holding */
 };
 /* A lease of a shared set is counted here, too: after a granted ACQUIRE tr_lease_acquire(set, UINT64_MAX), and

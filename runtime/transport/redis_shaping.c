@@ -95,9 +95,10 @@ struct tr_redis_shaping {
 	struct tr_redis_settings settings;
 	char name[256];
 	char sha[SCRIPTS][2 * SHA_DIGEST_LENGTH + 1];
-	pthread_mutex_t lock;            /* to add a lane, and for `down` */
+	pthread_mutex_t lock;            /* to add a lane, and for `down` and `trouble` */
 	_Atomic(struct lane *) lanes;    /* one a worker; only ever added to */
 	uint32_t down;                   /* lanes that are */
+	char trouble[256];               /* of the last one that went down */
 	bool closing;                    /* nobody waits for answers any more */
 	struct tr_metric *latency[2][2]; /* [ping, script][ok, error] */
 	struct tr_metric *connected;
@@ -148,12 +149,27 @@ changed(void *arg, bool up, const char *error)
 		shaping->down++;
 	lane->down = !up;
 	after = shaping->down;
+	if (!up)
+		snprintf(shaping->trouble, sizeof shaping->trouble, "%s", error);
 	pthread_mutex_unlock(&shaping->lock);
 	tr_metric_set(shaping->connected, after == 0);
 	if (before == 0 && after > 0)
 		tr_log(TR_LEVEL_WARN, "redis", "%s; until it answers again %s", error, effect(shaping));
 	else if (before > 0 && after == 0)
 		tr_log(TR_LEVEL_INFO, "redis", "%s answers again", shaping->name);
+}
+
+static bool
+is_down(void *arg, char out[256])
+{
+	struct tr_redis_shaping *shaping = arg;
+	bool down;
+
+	pthread_mutex_lock(&shaping->lock);
+	down = shaping->down > 0;
+	snprintf(out, 256, "%s", shaping->trouble);
+	pthread_mutex_unlock(&shaping->lock);
+	return down;
 }
 
 static struct lane *
@@ -418,6 +434,7 @@ tr_redis_shaping_new(const struct tr_redis_settings *settings, bool fallback_loc
 		.start = start,
 		.cancel = cancel,
 		.free = free_backend,
+		.is_down = is_down,
 		.fallback_local = fallback_local};
 	pthread_mutex_init(&shaping->lock, NULL);
 	tr_redis_name(settings, shaping->name);

@@ -96,14 +96,14 @@ describe('tailrace why', function()
 
   it('names connection_limit', function()
     inject('limit.example', 4)
-    says('limit.example', 'connection_limit: all 1 connections that connection_limit allows are busy')
+    says('limit.example', 'connection_limit: the 1 connection that connection_limit allows is busy')
   end)
 
   it('names an additional limit that another queue has used up', function()
     inject('shared-a.example', 1)
-    says('shared-a.example', '1 connections')
+    says('shared-a.example', '1 connection of')
     inject('shared-b.example', 1)
-    says('shared-b.example', "connection_limit: connection limit 'all of us' is used up: 1 of it are held in this process, this queue holds 0")
+    says('shared-b.example', "connection_limit: connection limit 'all of us' is used up: this process holds 1 of it, this queue 0")
   end)
 
   it('names the connection rate', function()
@@ -118,7 +118,7 @@ describe('tailrace why', function()
 
   it('names the gate and what the endpoint said', function()
     inject('down.example', 3)
-    says('down.example', 'gate: the gate is closed for %d+%.%d s more, after 1 failures in a row; the last: 503 Service Unavailable: come back later')
+    says('down.example', 'gate: the gate is closed for %d+%.%d s more, after 1 failure in a row; the last: 503 Service Unavailable: come back later')
   end)
 
   it('names the alarm for credentials, which is a metric and a line of the log, too', function()
@@ -146,7 +146,7 @@ describe('tailrace why', function()
 
   it('names the due time', function()
     inject('later.example', 1)
-    says('later.example', 'due: 1 messages wait for their time, the next is due at 20%d%d%-')
+    says('later.example', 'due: 1 message waits for its time, the next is due at 20%d%d%-')
   end)
 
   it('names a suspension', function()
@@ -175,12 +175,12 @@ describe('tailrace why', function()
   end)
 
   it('knows ready queues and messages', function()
-    local head = 'ready queue unspecified->limit.example@lua:make.it: 3 ready, 1 connections of at most 1 (0 idle)'
+    local head = 'ready queue unspecified->limit.example@lua:make.it: 3 ready, 1 connection of at most 1 (0 idle)'
     assert.are.equal(head, why('unspecified->limit.example@lua:make.it'):sub(1, #head))
     local response = client:get('http://' .. run.http .. '/api/admin/inspect-sched-q/v1?queue_name=later.example&limit=1'):send()
     local id = kumo.serde.json_parse(response:text()).messages[1].id
     local text = why(id)
-    assert.is_truthy(text:find('message ' .. id .. ': 1 attempts', 1, true), text)
+    assert.is_truthy(text:find('message ' .. id .. ': 1 attempt', 1, true), text)
     assert.is_truthy(text:find 'due: it is due at 20', text)
     assert.is_truthy(text:find('queue later.example', 1, true), text)
   end)

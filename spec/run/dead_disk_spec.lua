@@ -50,7 +50,11 @@ describe('dead letters on a disk without space', function()
     assert.are.equal(MAILS, helper.inject(('--smtp %s --count %d'):format(run.smtp, MAILS)).accepted)
     helper.write(dir .. '/fault', '28 write names')
     run:line '(nothing new is taken)'
-    kumo.sleep(1) -- answers come meanwhile
+    helper.wait_for('the answers to what was under way', function()
+      local text = helper.sh(("'%s' why webhook.log_hook --admin http://%s"):format(helper.TAILRACE, run.http))
+      local connections, idle = text:match '(%d+) connections? of at most %d+ %((%d+) idle%)'
+      return idle and connections == idle
+    end)
     os.remove(dir .. '/fault')
     helper.wait_for('all letters', function()
       return dead(run) == 2 * MAILS
@@ -71,7 +75,7 @@ describe('dead letters on a disk without space', function()
       helper.sink(('--smtp 127.0.0.1:0 --http %s --record %s/got'):format(sink.http, dir)) -- the endpoint is mended
       helper.write(dir .. '/fault', '28 write names')
       local first = replay(run)
-      kumo.sleep(0.5) -- it waits for space as every outcome does
+      run:line '(nothing new is taken)' -- it waits for space as every outcome does
       assert.is_nil(first:status())
       if killed then
         run:stop 'KILL'

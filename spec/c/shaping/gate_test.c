@@ -218,6 +218,37 @@ a_third_that_fails_at_random_is_no_limit(void **state)
 	}
 }
 
+/* Half of what stands behind a balancer is dead: five failures in a row are nothing there. It gets most of what it can
+ * take once that is found out, and closes all the same when the rest dies, too. */
+static void
+a_half_that_fails_at_random_is_no_limit_either(void **state)
+{
+	static const struct {
+		double share, least; /* of failures; of what it can take, on average */
+	} cases[] = {{0.3, 0.7}, {0.4, 0.6}, {0.5, 0.35}};
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		double sum = 0, most = 120 * 2000 * (1 - cases[i].share);
+
+		for (uint64_t seed = 1; seed <= 10; seed++) {
+			struct endpoint endpoint = {.fails_share = cases[i].share, .random = seed * 977};
+			struct endpoint dead = {.fails_every = 1};
+			struct tr_gate gate = {0};
+			int64_t now_ns = 0;
+
+			use(&gate, &endpoint, &now_ns, 120 * TR_NS_PER_S);
+			endpoint.good = 0;
+			use(&gate, &endpoint, &now_ns, 120 * TR_NS_PER_S);
+			sum += (double)endpoint.good / most;
+			use(&gate, &dead, &now_ns, 60 * TR_NS_PER_S);
+			assert_true(dead.calls < 60);
+			assert_int_not_equal(gate.state, TR_GATE_OPEN);
+		}
+		if (sum / 10 < cases[i].least)
+			fail_msg("share %g: %g of what it can take", cases[i].share, sum / 10);
+	}
+}
+
 static void
 it_opens_bit_by_bit(void **state)
 {
@@ -264,6 +295,7 @@ main(void)
 		cmocka_unit_test(a_limit_is_found_and_used),
 		cmocka_unit_test(one_failure_in_seven_keeps_the_pace),
 		cmocka_unit_test(a_third_that_fails_at_random_is_no_limit),
+		cmocka_unit_test(a_half_that_fails_at_random_is_no_limit_either),
 		cmocka_unit_test(it_opens_bit_by_bit),
 		cmocka_unit_test(an_endpoint_that_dies_on_the_way_closes_it),
 	};
