@@ -40,6 +40,7 @@ local function hook_options(name, fields)
     log_parameters = typing.option(typing.map(typing.string, typing.any)),
     queue_config = typing.option(queue_config_type),
     filter = typing.option(typing.Function),
+    order_by = typing.option(typing.Function),
     dead_letters = typing.option(typing.any), -- checked by kumo.configure_log_hook
     batch_size = typing.default(typing.number, 1),
     min_batch_size = typing.option(typing.number),
@@ -134,6 +135,10 @@ local function decide(msg, hook_name)
   if filter and filter(msg, hook_name) then
     return false
   end
+  local order_by = hook.order_by
+  if order_by then
+    msg:set_order_key(order_by(msg:get_meta 'log_record', msg))
+  end
   msg:set_meta('queue', hook.domain)
   return true
 end
@@ -166,14 +171,17 @@ local function register(options, constructor_of)
 
   kumo.on('pre_init', function()
     local parameters = { name = name, dead_letters = options.dead_letters }
+    if options.order_by then
+      parameters.back_pressure = 1 -- one decision after the other, should `filter` wait
+    end
     kumo.configure_log_hook(utils.merge_into(options.log_parameters or {}, parameters))
   end)
 
   if not next(hooks) then
     kumo.on('should_enqueue_log_record', decide)
   end
-  hooks[name] = { domain = domain, filter = options.filter }
-  if not options.filter then
+  hooks[name] = { domain = domain, filter = options.filter, order_by = options.order_by }
+  if not (options.filter or options.order_by) then
     kumo.declare_hook_queue(name, domain, decide)
   end
 
@@ -191,6 +199,7 @@ end
 ---@field log_parameters? table<string, any>  of kumo.configure_log_hook: `meta`, `headers`, `per_record` ...
 ---@field queue_config? table<string, any>    of kumo.make_queue_config
 ---@field filter? fun(msg: kumo.Message, hook_name: string): boolean?  something true drops the record
+---@field order_by? fun(record: table, msg: kumo.Message): string|number|nil  records with the same key go one by one, in order
 ---@field dead_letters? boolean|kumo.DeadLetterBounds  default true: what is refused for good or expires is kept
 ---@field batch_size? integer                 default 1: `send`; more: `send_batch`
 ---@field min_batch_size? integer
@@ -369,7 +378,7 @@ end
 ---@class (exact) log_hooks.NewKafkaOptions : log_hooks.HookOptions
 ---@field brokers string                   "host:9092,host2:9092"
 ---@field topic string
----@field key? fun(msg: kumo.Message): string?  of the record; nil: any partition
+---@field key? fun(msg: kumo.Message): string?  of the record; nil: any partition. Default: that of order_by
 ---@field headers? table<string, string>   beside event_id and attempt
 ---@field config? table<string, string|number>  more of librdkafka's configuration
 
@@ -380,15 +389,21 @@ function log_hooks:new_kafka(options) -- luacheck: ignore self
   local checked = check(new_kafka_options, options)
   local config = check_broker('kafka', checked)
   local delivered = kumo.delivered('delivered to ' .. checked.topic)
+  local key_of = checked.key
+  if not key_of and checked.order_by then -- then what keeps an order here keeps it in Kafka, too
+    key_of = function(msg)
+      return msg:order_key()
+    end
+  end
   register(checked, function()
     local producer = kumo.kafka.build_producer(config)
     local connection = {}
     function connection.send_batch(_, messages)
       local keys
-      if checked.key then
+      if key_of then
         keys = {}
         for i, msg in ipairs(messages) do
-          keys[i] = checked.key(msg) or false
+          keys[i] = key_of(msg) or false
         end
       end
       local failed, errors, permanent = producer:send_messages(checked.topic, messages, keys, checked.headers)

@@ -68,6 +68,14 @@ function Message:event_id() end
 
 function Message:increment_num_attempts() end
 
+--- Of a log record, in should_enqueue_log_record: it goes after those of its queue that came before it with this key,
+--- whatever becomes of them. nil: in any order. Ours.
+---@param key string|number|nil
+function Message:set_order_key(key) end
+
+---@return string? key
+function Message:order_key() end
+
 ---@param name string
 ---@return kumo.Json value  a copy; nil if there is none
 function Message:get_meta(name) end

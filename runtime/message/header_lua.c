@@ -24,24 +24,11 @@ whole(lua_State *L, const struct tr_message *message, const char *function)
 	return text;
 }
 
-static struct tr_str
-check_text(lua_State *L, int idx, const char *function, const char *what)
-{
-	struct tr_str text = {NULL, 0};
-
-	if (lua_type(L, idx) != LUA_TSTRING)
-		luaL_error(L, "%s: %s: string expected, got %s", function, what, luaL_typename(L, idx));
-	text.data = lua_tolstring(L, idx, &text.len);
-	if (!tr_utf8_valid(text))
-		luaL_error(L, "%s: %s is not valid UTF-8", function, what);
-	return text;
-}
-
 /* The name of a field that is to be written. */
 static struct tr_str
 check_name(lua_State *L, int idx, const char *function)
 {
-	struct tr_str name = check_text(L, idx, function, "name");
+	struct tr_str name = tr_message_lua_text(L, idx, function, "name");
 
 	for (size_t i = 0; i < name.len; i++)
 		if (name.data[i] <= ' ' || name.data[i] > '~' || name.data[i] == ':')
@@ -68,7 +55,7 @@ l_get_first_named_header_value(lua_State *L)
 {
 	static const char function[] = "get_first_named_header_value";
 	const struct tr_message *message = tr_message_check(L, 1, function);
-	struct tr_str name = check_text(L, 2, function, "name");
+	struct tr_str name = tr_message_lua_text(L, 2, function, "name");
 	struct tr_header header;
 
 	if (tr_header_find(whole(L, message, function), name, &header))
@@ -83,7 +70,7 @@ tr_l_raw_header(lua_State *L)
 {
 	static const char function[] = "get_address_header";
 	const struct tr_message *message = tr_message_check(L, 1, function);
-	struct tr_str name = check_text(L, 2, function, "name");
+	struct tr_str name = tr_message_lua_text(L, 2, function, "name");
 	struct tr_header header;
 
 	if (tr_header_find(whole(L, message, function), name, &header))
@@ -108,7 +95,7 @@ l_get_all_named_header_values(lua_State *L)
 {
 	static const char function[] = "get_all_named_header_values";
 	const struct tr_message *message = tr_message_check(L, 1, function);
-	struct tr_str name = check_text(L, 2, function, "name");
+	struct tr_str name = tr_message_lua_text(L, 2, function, "name");
 	struct tr_str text = whole(L, message, function);
 	struct tr_header header;
 	size_t at = 0;
@@ -156,7 +143,7 @@ l_append_header(lua_State *L)
 {
 	struct tr_message *message = tr_message_check(L, 1, "append_header");
 	struct tr_str name = check_name(L, 2, "append_header");
-	struct tr_str value = check_text(L, 3, "append_header", "value");
+	struct tr_str value = tr_message_lua_text(L, 3, "append_header", "value");
 	bool encode = lua_toboolean(L, 4);
 	struct tr_str text = whole(L, message, "append_header");
 	size_t end = tr_header_end(text);
@@ -180,7 +167,7 @@ l_prepend_header(lua_State *L)
 {
 	struct tr_message *message = tr_message_check(L, 1, "prepend_header");
 	struct tr_str name = check_name(L, 2, "prepend_header");
-	struct tr_str value = check_text(L, 3, "prepend_header", "value");
+	struct tr_str value = tr_message_lua_text(L, 3, "prepend_header", "value");
 	struct tr_buf *head = tr_lua_scratch(L);
 	struct tr_blob *blob;
 
@@ -225,7 +212,7 @@ check_names(lua_State *L, int idx, const char *function)
 	count = (int)lua_objlen(L, idx);
 	for (int i = 1; i <= count; i++) {
 		lua_rawgeti(L, idx, i);
-		check_text(L, -1, function, "header name");
+		tr_message_lua_text(L, -1, function, "header name");
 		lua_pop(L, 1);
 	}
 	return count > 0;
@@ -265,7 +252,7 @@ l_remove_all_named_headers(lua_State *L)
 	static const char function[] = "remove_all_named_headers";
 	struct tr_message *message = tr_message_check(L, 1, function);
 
-	remove_headers(L, message, check_text(L, 2, function, "name"), 0, function);
+	remove_headers(L, message, tr_message_lua_text(L, 2, function, "name"), 0, function);
 	return 0;
 }
 
@@ -320,7 +307,7 @@ l_import_scheduling_header(lua_State *L)
 {
 	static const char function[] = "import_scheduling_header";
 	struct tr_message *message = tr_message_check(L, 1, function);
-	struct tr_str name = check_text(L, 2, function, "name"), json;
+	struct tr_str name = tr_message_lua_text(L, 2, function, "name"), json;
 	bool remove = lua_toboolean(L, 3);
 	struct tr_header header;
 

@@ -179,7 +179,8 @@ tr_message_split(const struct tr_message *from)
 	if (message == NULL)
 		return NULL;
 	message->due_ms = from->due_ms;
-	message->flags |= from->flags & (TR_MSG_LOG_RECORD | TR_MSG_TEMPLATE);
+	message->flags |= from->flags & (TR_MSG_LOG_RECORD | TR_MSG_TEMPLATE | TR_MSG_ORDERED);
+	message->order = from->order;
 	message->account = from->account;
 	message->hook = from->hook;
 	message->body_file = from->body_file;
@@ -207,6 +208,29 @@ tr_message_split(const struct tr_message *from)
 fail:
 	tr_message_free(message);
 	return NULL;
+}
+
+int
+tr_message_set_order(struct tr_message *message, struct tr_str key)
+{
+	uint64_t hash;
+	int err;
+
+	if (key.data == NULL) {
+		tr_meta_remove(&message->meta, TR_STR("order_key"));
+		message->flags &= (uint16_t)~TR_MSG_ORDERED;
+		message->order = 0;
+		return TR_OK;
+	}
+	err = tr_meta_set_string(&message->meta, TR_STR("order_key"), key);
+	if (err != TR_OK)
+		return err;
+	hash = tr_hash(key.data, key.len);
+	message->order = (uint32_t)(hash ^ hash >> 32);
+	if (message->order == 0)
+		message->order = 1;
+	message->flags |= TR_MSG_ORDERED;
+	return TR_OK;
 }
 
 int

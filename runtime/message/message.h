@@ -32,6 +32,7 @@ enum tr_message_flag {
 	TR_MSG_DIRTY = 1 << 3,        /* envelope, meta or body changed since it was last stored; not stored */
 	TR_MSG_DEAD = 1 << 5,         /* a dead letter: waits for an operator, in no queue */
 	TR_MSG_TEMPLATE = 1 << 4,     /* log record whose body is a template's text: meta log_record holds the JSON */
+	TR_MSG_ORDERED = 1 << 6,      /* `order` is set: waits behind those of its queue with the same one */
 };
 
 /* Scheduling constraints, contract/message.md section 4. Times are wall ms; 0: none. */
@@ -53,6 +54,7 @@ struct tr_message {
 	uint16_t flags;   /* enum tr_message_flag */
 	uint16_t account; /* ledger account */
 	uint16_t hook;    /* index of the hook of a log record, 0xffff: none */
+	uint32_t order;   /* hash of the meta order_key, not 0; with TR_MSG_ORDERED */
 	struct tr_addr sender;
 	struct tr_addr *rcpts; /* rcpt_count of them */
 	uint32_t rcpt_count;
@@ -95,6 +97,8 @@ tr_message_in_room(const struct tr_message *message, const void *at)
 	return (const char *)at >= message->room && (const char *)at < message->room + message->room_bytes;
 }
 
+/* Messages of one queue with the same key go one after the other. .data NULL: any order. TR_OK or TR_ENOMEM. */
+int tr_message_set_order(struct tr_message *message, struct tr_str key);
 int tr_message_set_sender(struct tr_message *message, struct tr_str text); /* TR_EINVAL, TR_ENOMEM */
 int tr_message_add_rcpt(struct tr_message *message, struct tr_str text);
 void tr_message_clear_rcpts(struct tr_message *message);

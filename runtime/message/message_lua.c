@@ -1,4 +1,5 @@
-/* The message object of policies: contract/message.md section 2. Headers are in header_lua.c. */
+/* The message object of policies: contract/message.md section 2. Headers are in header_lua.c, when and in
+ * what order it goes in due_lua.c. */
 #include "message/message_lua.h"
 
 #include <pthread.h>
@@ -310,13 +311,6 @@ l_queue_name(lua_State *L)
 	return 1;
 }
 
-static int
-l_num_attempts(lua_State *L)
-{
-	lua_pushinteger(L, tr_message_check(L, 1, "num_attempts")->attempts);
-	return 1;
-}
-
 /* event_id of a log record; nothing for other messages. Ours. */
 static int
 l_event_id(lua_State *L)
@@ -329,21 +323,11 @@ l_event_id(lua_State *L)
 	return 1;
 }
 
-static int
-l_increment_num_attempts(lua_State *L)
-{
-	struct tr_message *message = tr_message_check(L, 1, "increment_num_attempts");
-
-	if (message->attempts < UINT16_MAX)
-		message->attempts++;
-	return 0;
-}
-
 /* --- meta ------------------------------------------------------------------------------------------------- */
 
 /* A name or text that must be UTF-8. */
-static struct tr_str
-check_text(lua_State *L, int idx, const char *function, const char *what)
+struct tr_str
+tr_message_lua_text(lua_State *L, int idx, const char *function, const char *what)
 {
 	struct tr_str text = {NULL, 0};
 
@@ -366,7 +350,7 @@ static int
 l_get_meta(lua_State *L)
 {
 	const struct tr_message *message = tr_message_check(L, 1, "get_meta");
-	struct tr_str name = check_text(L, 2, "get_meta", "name");
+	struct tr_str name = tr_message_lua_text(L, 2, "get_meta", "name");
 	struct tr_str json = tr_meta_get(&message->meta, name);
 	size_t error_at;
 
@@ -386,7 +370,7 @@ static int
 l_set_meta(lua_State *L)
 {
 	struct tr_message *message = tr_message_check(L, 1, "set_meta");
-	struct tr_str name = check_text(L, 2, "set_meta", "name");
+	struct tr_str name = tr_message_lua_text(L, 2, "set_meta", "name");
 	struct tr_buf *json = tr_lua_scratch(L);
 	const char *what = NULL;
 
@@ -395,7 +379,7 @@ l_set_meta(lua_State *L)
 		tr_buf_addz(json, "null");
 	} else {
 		if (lua_type(L, 3) == LUA_TSTRING)
-			check_text(L, 3, "set_meta", "value");
+			tr_message_lua_text(L, 3, "set_meta", "value");
 		if (tr_json_from_lua(L, 3, json, &what) != TR_OK)
 			return luaL_error(L,
 				"set_meta: the value of '%s' cannot be stored as JSON (%s); use nil, booleans, "
@@ -456,95 +440,6 @@ l_set_data(lua_State *L)
 	return 0;
 }
 
-/* --- scheduling ---------------------------------------------------------------------------------------------- */
-
-/* Moves the due time (0: now) into what the schedule allows. */
-static void
-adjust_due(struct tr_message *message)
-{
-	int64_t from = message->due_ms != 0 ? message->due_ms : tr_wall_ms(), to;
-
-	if (message->schedule == NULL)
-		return;
-	to = tr_schedule_adjust(message->schedule, from);
-	if (to != from)
-		message->due_ms = to;
-}
-
-static int
-l_set_due(lua_State *L)
-{
-	struct tr_message *message = tr_message_check(L, 1, "set_due");
-	int64_t wall_ns = 0;
-
-	if (!lua_isnoneornil(L, 2)) {
-		struct tr_str when = check_text(L, 2, "set_due", "when");
-
-		if (tr_rfc3339_parse(when.data, when.len, &wall_ns) != TR_OK)
-			return luaL_error(L,
-				"set_due: '%s' is not an RFC 3339 time (nil or 2026-11-25T18:22:10Z expected)",
-				when.data);
-	}
-	message->due_ms = tr_max_i64(wall_ns / TR_NS_PER_MS, 0);
-	adjust_due(message);
-	if (message->due_ms == 0) {
-		lua_pushnil(L);
-	} else {
-		char text[32];
-		size_t len = tr_rfc3339(message->due_ms * TR_NS_PER_MS, text);
-
-		lua_pushlstring(L, text, len);
-	}
-	return 1;
-}
-
-int
-tr_message_lua_schedule(lua_State *L, struct tr_message *message, struct tr_str json, const char *function)
-{
-	struct tr_schedule parsed, *schedule;
-	struct tr_buf *text;
-	const char *error;
-	size_t error_at;
-
-	if (tr_schedule_parse(json, &parsed, &error) != TR_OK)
-		return luaL_error(L, "%s: %s", function, error);
-	text = tr_lua_scratch(L);
-	tr_schedule_json(&parsed, text);
-	if (text->failed || tr_json_push(L, (struct tr_str){text->data, text->len}, false, &error_at) != TR_OK)
-		return luaL_error(L, "%s: out of memory", function);
-	schedule = message->schedule != NULL ? message->schedule : malloc(sizeof *schedule);
-	if (schedule == NULL)
-		return luaL_error(L, "%s: out of memory", function);
-	*schedule = parsed;
-	message->schedule = schedule;
-	message->flags |= TR_MSG_DIRTY;
-	adjust_due(message);
-	return 1;
-}
-
-static int
-l_set_scheduling(lua_State *L)
-{
-	struct tr_message *message = tr_message_check(L, 1, "set_scheduling");
-	struct tr_buf *json;
-	const char *what = NULL;
-
-	if (lua_isnoneornil(L, 2)) { /* an earlier due time does not come back */
-		free(message->schedule);
-		message->schedule = NULL;
-		message->flags |= TR_MSG_DIRTY;
-		lua_pushnil(L);
-		return 1;
-	}
-	if (lua_type(L, 2) != LUA_TTABLE)
-		return luaL_error(L, "set_scheduling: table or nil expected, got %s", luaL_typename(L, 2));
-	json = tr_lua_scratch(L);
-	if (tr_json_from_lua(L, 2, json, &what) != TR_OK || json->failed)
-		return luaL_error(L, "set_scheduling: a value cannot be used (%s); all are strings",
-			what ? what : "out of memory");
-	return tr_message_lua_schedule(L, message, (struct tr_str){json->data, json->len}, "set_scheduling");
-}
-
 /* --- module ------------------------------------------------------------------------------------------------------ */
 
 static int
@@ -592,15 +487,11 @@ static const luaL_Reg methods[] = {
 	{"recipient_list", l_recipient_list},
 	{"set_recipient", l_set_recipient},
 	{"queue_name", l_queue_name},
-	{"num_attempts", l_num_attempts},
 	{"event_id", l_event_id},
-	{"increment_num_attempts", l_increment_num_attempts},
 	{"get_meta", l_get_meta},
 	{"set_meta", l_set_meta},
 	{"get_data", l_get_data},
 	{"set_data", l_set_data},
-	{"set_due", l_set_due},
-	{"set_scheduling", l_set_scheduling},
 	{NULL, NULL},
 };
 
@@ -614,6 +505,8 @@ fill_names(void)
 	for (const luaL_Reg *reg = methods; reg->name != NULL && count + 1 < TR_COUNT(names); reg++)
 		names[count++] = reg->name;
 	for (const luaL_Reg *reg = tr_message_header_methods; reg->name != NULL && count + 1 < TR_COUNT(names); reg++)
+		names[count++] = reg->name;
+	for (const luaL_Reg *reg = tr_message_due_methods; reg->name != NULL && count + 1 < TR_COUNT(names); reg++)
 		names[count++] = reg->name;
 }
 
@@ -637,6 +530,7 @@ make_metatable(lua_State *L)
 	lua_createtable(L, 0, 32);
 	luaL_setfuncs(L, methods, 0);
 	luaL_setfuncs(L, tr_message_header_methods, 0);
+	luaL_setfuncs(L, tr_message_due_methods, 0);
 	lua_createtable(L, 0, 1);
 	lua_pushcfunction(L, l_no_method);
 	lua_setfield(L, -2, "__index");

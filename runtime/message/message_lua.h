@@ -31,6 +31,10 @@ int luaopen_tr_message(lua_State *L);
 
 /* header_lua.c: the part of the methods that handles headers, {NULL, NULL} at the end. */
 extern const luaL_Reg tr_message_header_methods[];
+/* due_lua.c: that which says when a message goes. */
+extern const luaL_Reg tr_message_due_methods[];
+/* The text at idx, valid UTF-8. Raises. */
+struct tr_str tr_message_lua_text(lua_State *L, int idx, const char *function, const char *what);
 int tr_l_raw_header(lua_State *L);    /* raw_header(msg, name) -> value with its folds, or nil */
 int tr_l_decode_header(lua_State *L); /* decode_header(raw) -> text: unfolded, RFC 2047 decoded */
 /* New content by the policy. A log record's JSON, which was the old body, is kept as its meta value. Raises. */

@@ -216,7 +216,7 @@ tr_dead_add(struct tr_dead_store *store, uint32_t slot)
 	pthread_mutex_unlock(&store->lock);
 }
 
-struct order {
+struct by_seq {
 	uint64_t seq;
 	uint32_t slot;
 };
@@ -224,7 +224,7 @@ struct order {
 static int
 compare(const void *a, const void *b)
 {
-	uint64_t x = ((const struct order *)a)->seq, y = ((const struct order *)b)->seq;
+	uint64_t x = ((const struct by_seq *)a)->seq, y = ((const struct by_seq *)b)->seq;
 
 	return (x > y) - (x < y);
 }
@@ -233,13 +233,13 @@ void
 dead_sort(struct tr_dead_store *store, struct dead_account *account)
 {
 	uint32_t count = account->list.count, slot;
-	struct order *orders = account->unsorted ? malloc(count * sizeof *orders) : NULL;
+	struct by_seq *orders = account->unsorted ? malloc(count * sizeof *orders) : NULL;
 
 	if (orders == NULL)
 		return;
 	for (uint32_t i = 0; i < count; i++) {
 		slot = slots_pop(store->spool, &account->list);
-		orders[i] = (struct order){tr_spool_stub(store->spool, slot)->seq, slot};
+		orders[i] = (struct by_seq){tr_spool_stub(store->spool, slot)->seq, slot};
 	}
 	qsort(orders, count, sizeof *orders, compare);
 	for (uint32_t i = 0; i < count; i++)

@@ -216,7 +216,8 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
 	struct tr_sched *sched;
 
-	stub->order = 0;
+	if (!(message->flags & TR_MSG_ORDERED))
+		stub->order = 0;
 	stub->queue = NO_SCHED;
 	if (message->flags & TR_MSG_DEAD) {
 		tr_dead_add(engine->dead, message->slot);
@@ -243,9 +244,14 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 	if (engine->ops.wants_enumerated != NULL && engine->ops.wants_enumerated(engine->ops_arg)) {
 		slots_add(engine->spool, &sched->home->enumerated, message->slot);
 		count_add(engine, IN_FLIGHT, 1);
+		if (message->flags & TR_MSG_ORDERED)
+			order_claim(sched, message->slot);
 		return;
 	}
-	if (tr_stub_due_ms(stub) > tr_wall_ms()) {
+	if (message->flags & TR_MSG_ORDERED) {
+		order_recover(sched, message->slot);
+		count_add(engine, IN_LINE, 1);
+	} else if (tr_stub_due_ms(stub) > tr_wall_ms()) {
 		slot_wheel_add(&sched->home->wheel, message->slot);
 		count_add(engine, IN_TIMERS, 1);
 	} else {

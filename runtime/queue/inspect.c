@@ -222,6 +222,7 @@ inspect_home(struct tr_mail *mail)
 	for (uint32_t slot = sched->line.head; slot != TR_NO_SLOT && op->load.count < want;
 		slot = tr_spool_stub(spool, slot)->next)
 		op->slots[op->load.count++] = slot;
+	op->load.count += order_list(sched, op->slots + op->load.count, want - op->load.count);
 	for (uint32_t at = 0; at < SLOT_LEVELS * SLOT_BUCKETS && op->load.count < want && looked < 100000; at++) {
 		uint32_t slot = wheel->head[at / SLOT_BUCKETS][at % SLOT_BUCKETS];
 

@@ -13,7 +13,9 @@
 #include "base/metrics.h"
 #include "queue/dead.h"
 #include "queue/lane.h"
+#include "queue/order.h"
 #include "queue/queue.h"
+#include "queue/slots.h"
 
 #define LOAD_MAX 512        /* messages in one load */
 #define JUDGE_MAX 256       /* messages in one load that only ends or moves them */
@@ -27,41 +29,6 @@
 #define CHUNK 1024
 #define CHUNKS 4096
 #define NO_SCHED UINT32_MAX /* stub->queue of what is in no scheduled queue */
-
-/* --- the wheel of slots ------------------------------------------------------------------------------ */
-#define SLOT_LEVELS 5 /* 2^40 ms: 34 years */
-#define SLOT_BUCKETS 256
-struct slot_wheel { /* own */
-	struct tr_spool *spool;
-	int64_t now_ms;    /* monotonic ms that it has been run to */
-	int64_t offset_ms; /* wall - monotonic at the last rebase */
-	uint64_t count;
-	uint64_t bits[SLOT_LEVELS][SLOT_BUCKETS / 64]; /* which buckets hold something */
-	uint32_t head[SLOT_LEVELS][SLOT_BUCKETS], tail[SLOT_LEVELS][SLOT_BUCKETS];
-};
-void slot_wheel_init(struct slot_wheel *wheel, struct tr_spool *spool);
-void slot_wheel_add(struct slot_wheel *wheel, uint32_t slot);
-/* Earliest monotonic ms at which something may be due; INT64_MAX: empty. */
-int64_t slot_wheel_next_ms(const struct slot_wheel *wheel);
-/* Unlinks one that is due at now_ms, or TR_NO_SLOT. */
-uint32_t slot_wheel_pop(struct slot_wheel *wheel, int64_t now_ms);
-/* The wall clock was stepped: all due times are placed anew. */
-void slot_wheel_rebase(struct slot_wheel *wheel, int64_t offset_ms);
-/* The wall clock was set: as rebase, but a retry comes after the delay that it was given; only what was never tried (a
- * date of its own) keeps to the clock. */
-void slot_wheel_step(struct slot_wheel *wheel, int64_t offset_ms);
-/* Takes all of a bucket (level, index) out as a list by stub->next; TR_NO_SLOT: empty. */
-uint32_t slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index);
-
-/* --- lists of slots -------------------------------------------------------------------- */
-struct slot_list { /* by stub->next */
-	uint32_t head, tail, count;
-};
-#define SLOT_LIST_EMPTY ((struct slot_list){TR_NO_SLOT, TR_NO_SLOT, 0})
-void slots_add(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
-void slots_add_front(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
-void slots_remove(struct tr_spool *spool, struct slot_list *list, uint32_t slot); /* needs prev */
-uint32_t slots_pop(struct tr_spool *spool, struct slot_list *list);
 
 /* --- scheduled queue -------------------------------------------------------------------------------------- */
 struct resolve_waiter {
@@ -95,12 +62,14 @@ struct tr_sched {
 	_Atomic bool log_records;   /* log records were put in */
 	_Atomic int64_t max_age_ms; /* of config; INT64_MAX without */
 	_Atomic int64_t count;      /* messages of it wherever they are, and references; 0: may be reaped */
-	_Atomic int64_t waiting;    /* line and timers */
+	_Atomic int64_t waiting;    /* line, timers and behind a key */
+	_Atomic uint32_t behind;    /* behind a key; home writes */
 	/* home */
 	bool resolving, active, parks, drains; /* parks: log records may not be sent; drains: protocol is null */
 	bool told_full;                        /* ready_full was counted for this stretch */
 	bool rate_waits;                       /* some have no token of max_message_rate */
 	struct sched_rate *rate;               /* rate.c; NULL: no max_message_rate */
+	struct order *order;                   /* order.c; NULL: no record of it ever had a key */
 	bool site_asking;                      /* site.c */
 	char *site;                            /* of an SMTP queue without mx_list; NULL: not known or not needed */
 	char *site_error;                      /* why it is not known: text of records; NULL: no failure */
@@ -383,147 +352,6 @@ void session_unref(struct session *session);
 void sessions_settled(struct tr_worker *worker);
 void sessions_close_all(struct tr_ready *ready, struct tr_worker *worker); /* wakes the idle: reason to end */
 
-/* --- outcomes ------------------------------------------------------------------------------------------------------
- */
-struct retry_spec {
-	bool increment;
-	bool explained;   /* a TransientFailure was emitted: no Delayed */
-	int64_t delay_ns; /* -1: the schedule's, or as the message's due_ms says (use_due) */
-	bool use_due;
-	const char *reasons[4];      /* NULL-terminated; literals */
-	struct tr_response response; /* for the hook; borrowed for the call of op_retry() */
-};
-struct outcome_op {
-	struct tr_outbox outbox; /* first */
-	struct outcome_op *more; /* of what dies beyond the room of this change; submitted after it */
-	struct tr_worker *worker;
-	uint32_t count;            /* messages in it */
-	int64_t units;             /* of the next op_end(); 0: all of the message's */
-	struct message_list ended; /* freed once committed */
-	struct message_list dead;  /* dead letters: owner_data is the queue that they were in */
-	struct message_list kept;  /* their stubs go back to line or timers */
-	struct message_list moved; /* to another queue */
-	struct message_list parked;
-	struct message_list todo;   /* transient, to be decided */
-	struct tr_message *current; /* in the requeue hook */
-	bool answered, looping;
-	struct tr_sched *config_of; /* of whom config is, for a run of messages */
-	struct tr_queue_config *config;
-	struct retry_spec spec;
-	struct tr_buf line;                 /* response for the hook */
-	struct slot_list lost;              /* damaged stubs */
-	struct tr_message *telling_message; /* of tr_session_tell_rcpts(); NULL: none */
-	struct tr_telling *telling;         /* NULL: nobody waits for it any more */
-};
-/* Own, in endpoint.c: what the outcome says of the endpoint; before the messages are let go. */
-void endpoint_outcome(struct session *session, const struct tr_outcome *outcome);
-struct outcome_op *op_new(struct tr_worker *worker); /* NULL: no memory */
-void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason);
-/* Ends a message that was refused for good or has expired: a log record becomes a dead letter if its hook keeps them,
- * else the message goes to `column`. */
-void op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column, const char *reason,
-	const struct tr_response *response);
-void op_lost(struct outcome_op *op, uint32_t slot);
-void op_park(struct outcome_op *op, struct tr_message *message);
-void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */
-/* Stored again if it is dirty, then told() has it. */
-void op_tell(struct outcome_op *op, struct tr_message *message, struct tr_telling *telling);
-/* With that due time, stored again if it is dirty, then back. */
-void op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms);
-/* message->queue is another one: stored, then inserted there; op->spec.reasons[0] tells why. */
-void op_move(struct outcome_op *op, struct tr_message *message);
-void op_expire(struct outcome_op *op, struct tr_message *message, const char *site, int64_t due_ms);
-void op_retry(struct outcome_op *op, struct message_list *list, const struct retry_spec *spec);
-/* Of a queue, until the next call for another one. Any thread. */
-const struct tr_queue_config *op_config(struct outcome_op *op, struct tr_sched *sched);
-void op_submit(struct outcome_op *op);
-void op_event_init(struct tr_event *event, enum tr_event_type type, const struct tr_message *message);
-int64_t message_units(const struct tr_message *message);
-int64_t message_expiry_ms(const struct tr_sched *sched, const struct tr_message *message);
-void emit_delayed(struct outcome_op *op, const struct tr_message *message, const char *const *reasons, int64_t due_ms);
-
-/* Checks of a loaded message before it may go on; what may not is put into the ops. */
-enum judge_mode {
-	JUDGE_INSERT,  /* administrator's bounce alone */
-	JUDGE_TAKE,    /* and suspension, age; any worker */
-	JUDGE_PROMOTE, /* and protocol, path errors; home */
-};
-struct judge {
-	struct tr_worker *worker;
-	bool in_flight; /* what is judged is counted so already; else it is moved from IN_READY */
-	bool no_memory;
-	struct outcome_op *end;
-	struct message_list suspended, broken; /* transient: administrator, path error */
-	const char *no_site;                   /* why `broken` ones are, if it is that; borrowed */
-};
-/* True if the message goes on; else it was taken. */
-bool judge_message(
-	struct judge *judge, struct tr_sched *sched, struct tr_message *message, enum judge_mode mode, int64_t now_ms);
-/* ready: whose messages were being taken, NULL: on the way to it. */
-void judge_finish(struct judge *judge, const struct tr_ready *ready);
-void dead_attach(struct tr_dead_store *store, struct tr_engine *engine); /* a stop waits for what is under way in it */
-void judge_start(struct tr_worker *worker);                              /* works on worker->judging */
-void judge_slot(struct tr_worker *worker, uint32_t slot);                /* the caller moves it to IN_FLIGHT */
-void judge_incoming(struct tr_sched *sched);           /* home: incoming ones to fresh or hooking, or to their end */
-bool load_start(struct tr_sched *sched, uint32_t max); /* places are reserved by the lanes: `coming` */
-void hook_start(struct tr_sched *sched);
-
-/* --- administrators' rules ------------------------------------------------------------------------------------------
- */
-struct admin_rule {
-	struct admin_rule *next;
-	enum tr_admin_kind kind;
-	char id[37];
-	char *campaign, *tenant, *domain, *routing_domain, *ready_name, *reason;
-	char **queue_names;
-	int64_t expires_at_ns; /* monotonic */
-	bool suppress;
-	uint64_t hits;
-	struct admin_hit {
-		char *queue;
-		uint64_t count;
-	} * by_queue;
-	uint32_t queues;
-};
-struct admin_verdict {
-	bool suppress;
-	char reason[512];
-};
-struct admin_rule *admin_rule_new(
-	const struct tr_admin_match *match, const char *ready_name, const char *reason); /* NULL: no memory */
-void admin_rule_free(struct admin_rule *rule);
-bool admin_rule_matches(const struct admin_rule *rule, const struct tr_sched *sched);
-/* Does a live rule of that kind apply? hits is added to it. */
-bool admin_check(struct tr_engine *engine, enum tr_admin_kind kind, const struct tr_sched *sched,
-	struct admin_verdict *out, uint64_t hits, int64_t *until_ns);
-bool admin_ready_suspended(struct tr_engine *engine, const char *name, int64_t *until_ns);
-/* The same, with the reason; either may be NULL. */
-bool admin_ready_verdict(struct tr_engine *engine, const char *name, struct admin_verdict *out, int64_t *until_ns);
-void admin_free(struct tr_engine *engine);
-void admin_housekeeping(struct tr_worker *worker);
-void rebinds_free(struct tr_worker *worker);
-/* Members sender, recipient, meta and, if asked for, data. */
-void inspect_envelope(struct tr_buf *json, const struct tr_message *message, bool want_body);
-void worker_enumerate(struct tr_worker *worker); /* shows worker->enumerated to policy */
-
-/* A walk over what waits, in sweep.c. The first four fields are the starter's. */
-struct sweep {
-	/* Is the queue of interest? Asked for each queue, and for each stub in the wheel. */
-	bool (*wants)(struct sweep *sweep, const struct tr_sched *sched);
-	void (*take)(struct sweep *sweep, uint32_t slot); /* out of the line or wheel; it is counted IN_FLIGHT */
-	void (*turn)(struct sweep *sweep);                /* after each turn; NULL: nothing */
-	void (*ended)(struct sweep *sweep);               /* may start or free it */
-	struct tr_worker *worker;
-	struct tr_timer timer;
-	struct tr_sched *sched; /* referenced: next to look at */
-	bool lines_done;
-	int level;
-	uint32_t index;
-	uint32_t pending; /* slots of a bucket that was taken out */
-};
-void sweep_start(struct sweep *sweep, struct tr_worker *worker);
-void sweep_stop(struct sweep *sweep);
-
 /* --- worker ----------------------------------------------------------------------------------------------------------
  */
 enum post_kind { POST_INSERT, POST_RETURN, POST_FRONT };
@@ -582,6 +410,7 @@ struct tr_worker {
 };
 void worker_post_message(struct tr_worker *from, struct tr_worker *to, struct tr_message *message, const char *reason);
 void worker_post_slot(struct tr_worker *from, struct tr_worker *to, uint32_t slot, bool front);
+void worker_flush(struct tr_worker *worker); /* what would be posted at the end of the turn */
 void worker_arm_wheel(struct tr_worker *worker);
 bool worker_check_clock(struct tr_worker *worker); /* before a due time is put into the wheel; true: it was set */
 void worker_start(struct tr_worker *worker);
@@ -673,5 +502,8 @@ sched_of(const struct tr_engine *engine, const struct tr_message *message)
 {
 	return sched_at(engine, tr_spool_stub(engine->spool, message->slot)->queue);
 }
+
+#include "queue/admin.h"
+#include "queue/outcome.h"
 
 #endif

@@ -60,13 +60,14 @@ slots_pop(struct tr_spool *spool, struct slot_list *list)
 
 /* --- the line: counts of the engine and of the queue are the callers' ---------------------------------- */
 
-/* A message's own `expires` is kept in the stub (`order`, wall seconds) and goes before max_age. */
+/* A message's own `expires` is kept in the stub (stub_note()) and goes before max_age; that of an ordered one is seen
+ * when it is loaded. */
 int64_t
 stub_expiry_ms(const struct tr_sched *sched, const struct tr_stub *stub)
 {
 	int64_t max_age_ms = atomic_load_explicit(&sched->max_age_ms, memory_order_relaxed);
 
-	if (stub->order != 0)
+	if (stub->order != 0 && !(tr_stub_flags(stub) & TR_MSG_ORDERED))
 		return (int64_t)stub->order * 1000;
 	return max_age_ms == INT64_MAX ? INT64_MAX : tr_stub_created_ms(stub) + max_age_ms;
 }
@@ -81,6 +82,7 @@ line_add(struct tr_sched *sched, uint32_t slot, bool front)
 		slots_add_front(spool, &sched->line, slot);
 	else
 		slots_add(spool, &sched->line, slot);
+	place_set(tr_spool_stub(spool, slot), PLACE_LINE);
 	if (expiry_ms < sched->line_expiry_ms)
 		sched->line_expiry_ms = expiry_ms;
 	if (front && sched->sweep_at != TR_NO_SLOT)
@@ -95,6 +97,7 @@ line_remove(struct tr_sched *sched, uint32_t slot)
 	if (sched->sweep_at == slot)
 		sched->sweep_at = tr_spool_stub(spool, slot)->next;
 	slots_remove(spool, &sched->line, slot);
+	place_set(tr_spool_stub(spool, slot), PLACE_NONE);
 }
 
 uint32_t
@@ -124,7 +127,7 @@ sweep_slice(struct tr_sched *sched, int64_t now_ms)
 
 		sched->sweep_at = stub->next;
 		if (expiry_ms <= now_ms) {
-			slots_remove(spool, &sched->line, slot);
+			line_remove(sched, slot);
 			judge_slot(worker, slot);
 			moved++;
 		} else if (expiry_ms < sched->line_expiry_ms) {

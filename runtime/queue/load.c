@@ -61,7 +61,7 @@ loaded(struct load_op *op, uint32_t at, struct judge *judge, struct slot_list *a
 
 	if (message != NULL && op->status[at] >= 0) {
 		stub = tr_spool_stub(engine->spool, op->slots[at]);
-		stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
+		stub_note(stub, message);
 		message->owner_data = NULL;
 		return message;
 	}

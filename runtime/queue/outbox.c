@@ -6,19 +6,23 @@ finish(struct tr_outbox *outbox, int status)
 {
 	struct tr_engine *engine = outbox->worker->engine;
 	struct tr_message *record = outbox->records;
+	bool ordered = false;
 
 	outbox->records = NULL;
 	while (record != NULL) {
 		struct tr_message *next = record->next;
 
 		record->next = NULL;
+		ordered |= (record->flags & TR_MSG_ORDERED) != 0;
 		if (status == TR_OK)
 			tr_queue_insert(outbox->worker, record, "Received");
 		else
 			tr_message_free(record); /* its slot was given back with the refusal */
 		record = next;
 	}
-	outbox->done(outbox, status); /* may free it */
+	if (ordered)
+		worker_flush(outbox->worker); /* before what they tell of can go on, and cause the next one elsewhere */
+	outbox->done(outbox, status);         /* may free it */
 	busy_drop(engine);
 }
 

@@ -110,6 +110,8 @@ settle_committed(struct outcome_op *op)
 			worker, message, op->spec.reasons[0] != NULL ? op->spec.reasons[0] : "LoggedTransientFailure");
 	}
 	run_end(&run);
+	leavers_go(op->leavers, worker);
+	op->leavers = NULL;
 	if (local.count > 0)
 		sched_return(worker, &local, false);
 }
@@ -169,6 +171,7 @@ op_done(struct tr_outbox *outbox, int status)
 		settle_committed(op);
 	else
 		settle_refused(op, status);
+	leavers_drop(op->leavers); /* they stay */
 	worker->unsettled -= op->count;
 	sessions_settled(worker);
 	tr_queue_config_unref(op->config);
@@ -212,6 +215,17 @@ op_count(struct outcome_op *op)
 	op->worker->unsettled++;
 }
 
+/* It ends or leaves its queue: whoever waits behind it goes on once that is committed. */
+static void
+op_leaves(struct outcome_op *op, struct tr_sched *sched, const struct tr_stub *stub)
+{
+	if (sched == NULL || !(tr_stub_flags(stub) & TR_MSG_ORDERED))
+		return;
+	must(op, leavers_add(&op->leavers, sched, stub));
+	if (atomic_load_explicit(&sched->behind, memory_order_relaxed) > 0)
+		op->outbox.change.urgent = true; /* somebody waits */
+}
+
 /* --- ends ----------------------------------------------------------------------------------------------------- */
 
 void
@@ -219,6 +233,7 @@ op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 {
 	op_count(op);
 	tr_message_revoke(message);
+	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
 	must(op, tr_change_done(&op->outbox.change, message->slot, column, reason,
 			 op->units > 0 ? op->units : message_units(message)));
 	list_add(&op->ended, message);
@@ -247,6 +262,7 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 {
 	struct tr_engine *engine = op->worker->engine;
 	struct tr_sched *sched = sched_of(engine, message);
+	const struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
 	struct tr_buf line = {0};
 	int err = TR_ENOENT;
 
@@ -266,6 +282,7 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	}
 	op_count(op);
 	tr_message_revoke(message);
+	op_leaves(op, sched, stub);
 	message->owner_data = sched;
 	list_add(&op->dead, message);
 }
@@ -278,6 +295,7 @@ op_lost(struct outcome_op *op, uint32_t slot)
 	op_count(op);
 	tr_log(TR_LEVEL_ERROR, "queue", "message %llu is damaged in the spool and was given up",
 		(unsigned long long)tr_spool_stub(spool, slot)->seq);
+	op_leaves(op, sched_at(op->worker->engine, tr_spool_stub(spool, slot)->queue), tr_spool_stub(spool, slot));
 	must(op, tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, TR_REASON_DAMAGED,
 			 tr_spool_stub(spool, slot)->units));
 	slots_add(spool, &op->lost, slot);
@@ -305,6 +323,7 @@ op_park(struct outcome_op *op, struct tr_message *message)
 	tr_message_revoke(message);
 	tr_log(TR_LEVEL_WARN, "queue", "a log record in queue %s is parked: its hook or constructor is gone",
 		message->queue);
+	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
 	message->flags |= TR_MSG_POLICY_ERROR;
 	tr_stub_set(tr_spool_stub(op->worker->engine->spool, message->slot), message->due_ms, message->flags,
 		message->attempts);
@@ -338,6 +357,7 @@ op_move(struct outcome_op *op, struct tr_message *message)
 {
 	op_count(op);
 	tr_message_revoke(message);
+	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
 	store_again(op, message);
 	list_add(&op->moved, message);
 }
@@ -350,7 +370,7 @@ op_keep(struct outcome_op *op, struct tr_message *message, int64_t due_ms)
 	message->due_ms = due_ms;
 	op_count(op);
 	tr_message_revoke(message);
-	stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
+	stub_note(stub, message);
 	if (message->flags & TR_MSG_DIRTY)
 		store_again(op, message);
 	else

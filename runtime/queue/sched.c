@@ -145,6 +145,7 @@ sched_free(struct tr_sched *sched)
 		source_unref(sched->lanes[i].source);
 	}
 	rate_drop(sched);
+	order_free(sched);
 	tr_pool_config_unref(sched->pool);
 	tr_queue_config_unref(sched->pending);
 	if (sched->lanes != &sched->only)
@@ -550,10 +551,17 @@ sched_insert(struct tr_sched *sched, struct tr_message *message, const char *rea
 	stub->queue = sched->index;
 	if (!sched->active) /* once a turn is exact enough */
 		sched->inserted_at_ns = tr_mono_ns();
-	stub->order = message->schedule != NULL ? (uint32_t)(message->schedule->expires_ms / 1000) : 0;
+	stub_note(stub, message);
 	tr_stub_set(stub, message->due_ms, message->flags & ~TR_MSG_DIRTY, message->attempts);
 	if (message->flags & TR_MSG_LOG_RECORD)
 		atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
+	if ((message->flags & TR_MSG_ORDERED) && !order_try(sched, message->slot)) {
+		order_wait(sched, message->slot);
+		count_move(engine, IN_READY, IN_LINE, 1);
+		atomic_fetch_add_explicit(&sched->waiting, 1, memory_order_relaxed);
+		tr_message_free(message);
+		return;
+	}
 	if (message->due_ms > now_ms) {
 		struct judge judge = {.worker = sched->home};
 
@@ -598,7 +606,22 @@ sched_return(struct tr_worker *worker, struct slot_list *slots, bool front)
 {
 	struct tr_engine *engine = worker->engine;
 	int64_t now_ms = tr_wall_ms(), to_line = 0, to_timers = 0;
+	uint32_t next;
 
+	/* in the order that they have, whatever end they go to */
+	for (uint32_t slot = slots->head; slot != TR_NO_SLOT; slot = next) {
+		const struct tr_stub *stub = tr_spool_stub(engine->spool, slot);
+
+		next = stub->next;
+		struct tr_sched *sched = sched_at(engine, stub->queue);
+
+		if (!(tr_stub_flags(stub) & TR_MSG_ORDERED) || order_try(sched, slot))
+			continue;
+		slots_remove(engine->spool, slots, slot);
+		order_wait(sched, slot);
+		atomic_fetch_add_explicit(&sched->waiting, 1, memory_order_relaxed);
+		to_line++;
+	}
 	while (slots->count > 0) {
 		uint32_t slot = front ? slots->tail : slots->head;
 		struct tr_stub *stub = tr_spool_stub(engine->spool, slot);

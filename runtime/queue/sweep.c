@@ -32,8 +32,14 @@ take_line(struct sweep *sweep, struct tr_sched *sched, uint32_t most)
 {
 	uint32_t moved = 0;
 
+	uint32_t slot;
+
 	while (moved < most && sched->line.count > 0) {
 		sweep->take(sweep, line_pop(sched));
+		moved++;
+	}
+	while (moved < most && (slot = order_take(sched)) != TR_NO_SLOT) {
+		sweep->take(sweep, slot);
 		moved++;
 	}
 	count_move(sched->engine, IN_LINE, IN_FLIGHT, moved);
@@ -83,7 +89,7 @@ turn(struct tr_timer *timer)
 			uint32_t moved = take_line(sweep, sched, left);
 
 			left -= moved;
-			if (sched->line.count > 0 && moved > 0)
+			if (sched->line.count + atomic_load(&sched->behind) > 0 && moved > 0)
 				break; /* goes on here */
 		}
 		pthread_mutex_lock(&worker->home_lock);

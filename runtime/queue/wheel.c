@@ -35,6 +35,7 @@ place(struct slot_wheel *wheel, uint32_t slot)
 		level++;
 	index = (uint32_t)(due >> (8 * level)) & (SLOT_BUCKETS - 1);
 	stub->next = TR_NO_SLOT;
+	stub->prev = wheel->tail[level][index];
 	if (wheel->head[level][index] == TR_NO_SLOT)
 		wheel->head[level][index] = slot;
 	else
@@ -47,7 +48,49 @@ void
 slot_wheel_add(struct slot_wheel *wheel, uint32_t slot)
 {
 	place(wheel, slot);
+	place_set(tr_spool_stub(wheel->spool, slot), PLACE_WHEEL);
 	wheel->count++;
+}
+
+/* The bucket whose first or last one the slot is. Mostly found at once; a due time beyond the levels, or one that had
+ * passed, may be elsewhere. */
+static void
+find_bucket(const struct slot_wheel *wheel, uint32_t slot, uint32_t *level, uint32_t *index)
+{
+	int64_t due = due_of(wheel, slot);
+
+	for (*level = 0; *level < SLOT_LEVELS; (*level)++) {
+		*index = (uint32_t)(due >> (8 * *level)) & (SLOT_BUCKETS - 1);
+		if (wheel->head[*level][*index] == slot || wheel->tail[*level][*index] == slot)
+			return;
+	}
+	for (*level = 0; *level < SLOT_LEVELS; (*level)++)
+		for (*index = 0; *index < SLOT_BUCKETS; (*index)++)
+			if (wheel->head[*level][*index] == slot || wheel->tail[*level][*index] == slot)
+				return;
+}
+
+void
+slot_wheel_remove(struct slot_wheel *wheel, uint32_t slot)
+{
+	struct tr_stub *stub = tr_spool_stub(wheel->spool, slot);
+	uint32_t level = SLOT_LEVELS, index = 0;
+
+	if (stub->prev == TR_NO_SLOT || stub->next == TR_NO_SLOT)
+		find_bucket(wheel, slot, &level, &index);
+	if (stub->prev == TR_NO_SLOT)
+		wheel->head[level][index] = stub->next;
+	else
+		tr_spool_stub(wheel->spool, stub->prev)->next = stub->next;
+	if (stub->next == TR_NO_SLOT)
+		wheel->tail[level][index] = stub->prev;
+	else
+		tr_spool_stub(wheel->spool, stub->next)->prev = stub->prev;
+	if (level < SLOT_LEVELS && wheel->head[level][index] == TR_NO_SLOT)
+		wheel->bits[level][index / 64] &= ~(UINT64_C(1) << (index % 64));
+	stub->next = stub->prev = TR_NO_SLOT;
+	place_set(stub, PLACE_NONE);
+	wheel->count--;
 }
 
 /* First bucket of a level that holds something, from `from` on; SLOT_BUCKETS: none. */
@@ -133,7 +176,10 @@ slot_wheel_pop(struct slot_wheel *wheel, int64_t now_ms)
 			wheel->head[0][index] = stub->next;
 			if (stub->next == TR_NO_SLOT)
 				take_bucket(wheel, 0, index);
+			else
+				tr_spool_stub(wheel->spool, stub->next)->prev = TR_NO_SLOT;
 			stub->next = TR_NO_SLOT;
+			place_set(stub, PLACE_NONE);
 			wheel->count--;
 			return slot;
 		}
@@ -146,8 +192,10 @@ slot_wheel_detach(struct slot_wheel *wheel, uint32_t level, uint32_t index)
 {
 	uint32_t head = take_bucket(wheel, level, index);
 
-	for (uint32_t slot = head; slot != TR_NO_SLOT; slot = tr_spool_stub(wheel->spool, slot)->next)
+	for (uint32_t slot = head; slot != TR_NO_SLOT; slot = tr_spool_stub(wheel->spool, slot)->next) {
+		place_set(tr_spool_stub(wheel->spool, slot), PLACE_NONE);
 		wheel->count--;
+	}
 	return head;
 }
 

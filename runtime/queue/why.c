@@ -315,7 +315,8 @@ static void
 add_sched_holds(struct holds *holds, struct tr_sched *sched)
 {
 	int64_t now_ns = tr_mono_ns(), until_ns = 0;
-	int64_t timers = atomic_load_explicit(&sched->waiting, memory_order_relaxed) - sched->line.count;
+	uint32_t behind = atomic_load_explicit(&sched->behind, memory_order_relaxed);
+	int64_t timers = atomic_load_explicit(&sched->waiting, memory_order_relaxed) - sched->line.count - behind;
 	struct admin_verdict verdict = {0};
 
 	if (admin_check(sched->engine, TR_ADMIN_SUSPEND, sched, &verdict, 0, &until_ns))
@@ -358,6 +359,8 @@ add_sched_holds(struct holds *holds, struct tr_sched *sched)
 			sched->hooking.count, s_of(sched->hooking.count));
 	if (sched->blocked_until_ns > now_ns)
 		add_hold(holds, "spool", sched->blocked_until_ns - now_ns, "the spool could not be read");
+	if (behind > 0)
+		add_hold(holds, "order", -1, "%u records wait behind others with the same order key", behind);
 	if (timers > 0) {
 		int64_t due_ms = next_due_ms(sched), wait_ns = -1;
 		char when[32] = "later";

@@ -100,11 +100,9 @@ worker_post_slot(struct tr_worker *from, struct tr_worker *to, uint32_t slot, bo
 	slots_add(from->engine->spool, &post->slots, slot);
 }
 
-static void
-turn_end(struct tr_turn_hook *hook)
+void
+worker_flush(struct tr_worker *worker)
 {
-	struct tr_worker *worker = tr_container_of(hook, struct tr_worker, turn_hook);
-
 	if (!worker->posted)
 		return;
 	worker->posted = false;
@@ -116,6 +114,12 @@ turn_end(struct tr_turn_hook *hook)
 			tr_loop_post_chain(worker->engine->workers[i].loop, &chain.first->mail, &chain.last->mail);
 	}
 	tr_hold_drop();
+}
+
+static void
+turn_end(struct tr_turn_hook *hook)
+{
+	worker_flush(tr_container_of(hook, struct tr_worker, turn_hook));
 }
 
 /* --- timers of waiting messages ------------------------------------------------------------------------- */
@@ -254,8 +258,10 @@ worker_start(struct tr_worker *worker)
 	worker->started = true;
 	slot_wheel_rebase(&worker->wheel, tr_wall_ms() - tr_mono_ns() / TR_NS_PER_MS);
 	pthread_mutex_lock(&worker->home_lock);
-	for (struct tr_sched *sched = worker->homes; sched != NULL; sched = sched->home_next)
+	for (struct tr_sched *sched = worker->homes; sched != NULL; sched = sched->home_next) {
+		order_start(sched);
 		sched_activate(sched);
+	}
 	pthread_mutex_unlock(&worker->home_lock);
 	worker_arm_wheel(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), &worker->housekeeping, HOUSEKEEPING_NS, housekeeping);

@@ -62,7 +62,7 @@ struct put_prefix {                 /* then the queue's name, then the opaque en
 	int64_t created_ms, due_ms; /* wall */
 	uint16_t attempts, flags, account;
 	uint8_t column, reserved;
-	uint32_t reserved2;
+	uint32_t order; /* key of TR_MSG_ORDERED, else 0 */
 	uint32_t queue_len;
 	int64_t units;
 	uint64_t body_file, body_len;

@@ -175,6 +175,7 @@ build(struct tr_spool *spool, uint32_t slot, struct tr_str payload, bool envelop
 	message->attempts = tr_stub_attempts(stub);
 	message->flags = tr_stub_flags(stub);
 	message->account = prefix.account;
+	message->order = prefix.order;
 	if (queue.len > 0)
 		err = tr_message_set_queue(message, queue);
 	if (err == TR_OK && prefix.body_file != 0 && !envelope_only) {

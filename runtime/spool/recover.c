@@ -180,6 +180,7 @@ put(struct recovery *rec, const struct scan_frame *frame)
 	stub->seq = frame->header.seq;
 	stub->account = prefix.account;
 	stub->queue = name;
+	stub->order = prefix.order;
 	atomic_store_explicit(
 		&stub->loc, loc_make(frame->segment->number, frame->offset, ordinal), memory_order_relaxed);
 	atomic_store_explicit(&stub->tries, (uint64_t)prefix.created_ms << 16, memory_order_relaxed);

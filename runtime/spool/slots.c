@@ -34,8 +34,10 @@ void
 tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attempts)
 {
 	uint64_t tries = atomic_load_explicit(&stub->tries, memory_order_relaxed);
+	uint64_t kept = atomic_load_explicit(&stub->when, memory_order_relaxed) & TR_STUB_OWNERS;
 
-	atomic_store_explicit(&stub->when, (uint64_t)due_ms << 16 | flags, memory_order_relaxed);
+	atomic_store_explicit(
+		&stub->when, (uint64_t)due_ms << 16 | (flags & (uint16_t)~TR_STUB_OWNERS) | kept, memory_order_relaxed);
 	atomic_store_explicit(&stub->tries, (tries & ~UINT64_C(0xffff)) | attempts, memory_order_relaxed);
 }
 

@@ -38,12 +38,12 @@ struct tr_spool_config {
 struct tr_stub {
 	uint64_t seq;
 	_Atomic uint64_t loc;   /* segment:24 offset/64:20 ordinal:20 */
-	_Atomic uint64_t when;  /* due, wall ms << 16 | flags */
+	_Atomic uint64_t when;  /* due, wall ms << 16 | TR_STUB_OWNERS | flags */
 	_Atomic uint64_t tries; /* created, wall ms << 16 | attempts */
 	uint32_t next, prev;    /* slots: list of the owner (line or wheel); TR_NO_SLOT ends */
 	uint32_t queue;         /* index of the owner's scheduled queue */
 	uint32_t size;          /* stored bytes, body included */
-	uint32_t order;         /* order key of the queue, 0: none */
+	uint32_t order;         /* the owner's; as a start finds it: the key of TR_MSG_ORDERED, else 0 */
 	uint16_t account;
 	uint16_t units; /* recipients or records, saturating at 65535 (the log has the true number) */
 };
@@ -138,6 +138,8 @@ bool tr_spool_accepts(const struct tr_spool *spool, const char **why);
 
 /* --- stubs ------------------------------------------------------------------------------------ */
 struct tr_stub *tr_spool_stub(const struct tr_spool *spool, uint32_t slot);
+/* Bits beside the flags that are the owner's and in memory only: tr_stub_set() keeps them, nobody stores them. */
+#define TR_STUB_OWNERS UINT16_C(0xe000)
 static inline int64_t
 tr_stub_due_ms(const struct tr_stub *stub)
 {
@@ -146,7 +148,7 @@ tr_stub_due_ms(const struct tr_stub *stub)
 static inline uint16_t
 tr_stub_flags(const struct tr_stub *stub)
 {
-	return (uint16_t)atomic_load_explicit(&stub->when, memory_order_relaxed);
+	return (uint16_t)(atomic_load_explicit(&stub->when, memory_order_relaxed) & ~(uint64_t)TR_STUB_OWNERS);
 }
 static inline int64_t
 tr_stub_created_ms(const struct tr_stub *stub)
@@ -159,6 +161,18 @@ tr_stub_attempts(const struct tr_stub *stub)
 	return (uint16_t)atomic_load_explicit(&stub->tries, memory_order_relaxed);
 }
 void tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attempts);
+static inline uint16_t
+tr_stub_owners(const struct tr_stub *stub)
+{
+	return (uint16_t)(atomic_load_explicit(&stub->when, memory_order_relaxed) & TR_STUB_OWNERS);
+}
+static inline void
+tr_stub_set_owners(struct tr_stub *stub, uint16_t bits) /* within TR_STUB_OWNERS */
+{
+	uint64_t when = atomic_load_explicit(&stub->when, memory_order_relaxed);
+
+	atomic_store_explicit(&stub->when, (when & ~(uint64_t)TR_STUB_OWNERS) | bits, memory_order_relaxed);
+}
 
 /* Slots of the messages created in that millisecond (wall), at most max: a guess, since they may be ended or stored
  * anew meanwhile. Looks at every stub. Any thread. */
