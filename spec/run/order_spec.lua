@@ -114,7 +114,9 @@ describe('order_by', function()
   end)
 
   it('lets the records of a key wait behind the retry of one, and the others flow', function()
-    start { answer = "function answer(key, n) if key == 'a' and n == 2 and refuse ~= false then return kumo.transient(450, "") end return 'ok' end" }
+    start {
+      answer = "function answer(key, n) if key == 'a' and n == 2 and refuse ~= false then return kumo.transient(450, '') end return 'ok' end",
+    }
     for _, key in ipairs { 'a', 'a', 'a', 'b', 'b', 'any', 'a', 'any' } do
       receive(key)
     end
