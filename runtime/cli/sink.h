@@ -112,7 +112,7 @@ void tr_sink_http_close_all(struct tr_sink *sink);
 void tr_sink_smtp_open(struct tr_sink *sink, int fd);
 void tr_sink_smtp_close_all(struct tr_sink *sink);
 
-/* sink_gzip.c: the body as it was before gzip, in sink->plain; what is not gzip, or broken, is returned as it is. */
+/* sink_packed.c: the body as it was before gzip or zstd, in sink->plain; another, or a broken one, as it is. */
 struct tr_str tr_sink_plain(
 	struct tr_sink *sink, const char *data, const struct tr_http_head *head, struct tr_str body);
 

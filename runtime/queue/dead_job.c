@@ -4,7 +4,8 @@
 #include "base/json.h"
 #include "queue/dead_internal.h"
 
-#define PAGE 64
+#define PAGE 2048                    /* letters loaded, and moved in one change: a commit is waited for each time */
+#define PAGE_BYTES (4 * 1024 * 1024) /* of them, but at least one */
 
 struct dead_work {
 	struct tr_dead_store *store;
@@ -16,6 +17,7 @@ struct dead_work {
 	struct tr_load load;
 	struct tr_change change;
 	struct tr_defer defer;
+	uint64_t bytes; /* of the page */
 	uint32_t slots[PAGE];
 	struct tr_message *messages[PAGE];
 	struct tr_message *replayed; /* by next: in the change */
@@ -180,6 +182,7 @@ loaded(struct tr_load *load)
 		tr_message_free(letter);
 	}
 	if (job->action != TR_DEAD_LOOK && acted > 0) {
+		work->change.urgent = true; /* a person waits, and the next page */
 		tr_spool_submit(&work->change);
 		return;
 	}
@@ -214,13 +217,14 @@ next_page(struct dead_work *work)
 		.slots = work->slots,
 		.messages = work->messages,
 		.status = work->status};
+	work->bytes = 0;
 	pthread_mutex_lock(&store->lock);
 	if (dead_stopping(store) && work->account < TR_ACCOUNTS_MAX) {
 		job->cut = true;
 		put_back(work);
 		work->account = TR_ACCOUNTS_MAX;
 	}
-	while (work->load.count < PAGE && work->account < TR_ACCOUNTS_MAX) {
+	while (work->load.count < PAGE && work->bytes < PAGE_BYTES && work->account < TR_ACCOUNTS_MAX) {
 		struct dead_account *account = &store->accounts[work->account];
 		uint32_t slot = work->left > 0 && (job->limit == 0 || job->matched < job->limit)
 					? dead_pop(store, account)
@@ -251,10 +255,12 @@ next_page(struct dead_work *work)
 		work->left--;
 		stub = tr_spool_stub(store->spool, slot);
 		if (stub->seq <= job->after_seq || (job->since_ms > 0 && tr_stub_due_ms(stub) < job->since_ms) ||
-			(job->until_ms > 0 && tr_stub_due_ms(stub) > job->until_ms))
+			(job->until_ms > 0 && tr_stub_due_ms(stub) > job->until_ms)) {
 			keep(work, slot);
-		else
+		} else {
 			work->slots[work->load.count++] = slot;
+			work->bytes += stub->size;
+		}
 	}
 	pthread_mutex_unlock(&store->lock);
 	if (work->load.count > 0)

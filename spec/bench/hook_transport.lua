@@ -11,6 +11,7 @@ local hook = {
   log_parameters = { meta = { 'counter', 'tenant' } },
   queue_config = { retry_interval = '1s' },
   batch_size = BATCH,
+  dead_letters = { max_count = 0, max_bytes = 0 },
 }
 
 if TRANSPORT == 'kafka' then

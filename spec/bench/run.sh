@@ -6,6 +6,11 @@
 #   relay    10 KB mail, without a hook, with one, with one that hangs; beside Postfix and no relay at all
 #   backlog  records waiting for a dead endpoint: memory, recovery, drain rate, order
 #   spool    the log alone, beside append + fdatasync, LMDB and RocksDB
+#   gzip     a thousand records a request, bodies compressed or not
+#   kafka    batches to a mock cluster in a process of its own, beside a plain librdkafka loop
+#   amqp     batches to RabbitMQ, beside a plain rabbitmq-c loop with the same window
+#   nats     batches to JetStream, beside libnats alone
+#   replay   dead letters on their second way, beside their first
 #   http     our HTTP client beside a plain libcurl loop, no queue
 #   record   encoding a record
 #   throttle decisions of a throttle, and how true it is to its rate
@@ -16,14 +21,15 @@ set -eu
 cd "$(dirname "$0")/../.."
 here=spec/bench
 
-all='record throttle shaping http spool hook batch workers relay backlog'
+all='record throttle shaping http spool hook batch gzip kafka amqp nats replay workers relay backlog'
 names= quick=false rounds=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=true ;;
 	--rounds) rounds=${2:?--rounds N}; shift ;;
-	record | throttle | shaping | http | spool | hook | batch | workers | relay | backlog) names="$names $1" ;;
-	*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+	record | throttle | shaping | http | spool | hook | batch | gzip | kafka | amqp | nats | replay | workers | relay | backlog)
+		names="$names $1" ;;
+	*) sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 	esac
 	shift
 done
@@ -37,7 +43,8 @@ else
 	build=$PWD/build/release
 	sh .ci/install build
 	cmake --preset release >/dev/null
-	cmake --build build/release --target tailrace hook_bench http_bench record_bench throttle_bench spool_bench store_bench order_sink >&2
+	cmake --build build/release --target tailrace hook_bench http_bench record_bench throttle_bench spool_bench store_bench order_sink \
+		kafka_bench amqp_bench nats_bench >&2
 fi
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-bench.XXXXXX")
@@ -45,6 +52,7 @@ chmod 755 "$dir"
 : >"$dir/results"
 . $here/lib.sh
 . $here/hook_bench.sh
+. $here/transport_bench.sh
 . $here/relay_bench.sh
 . $here/backlog_bench.sh
 . $here/spool_bench.sh

@@ -230,9 +230,9 @@ a_stop_waits_for_a_job(void **state)
 	begin(&rig);
 	rig.queue_config = in_batches;
 	rig.send = refuse;
-	put_records(&rig, 500);
+	put_records(&rig, 5000);
 	rig_run(&rig, TR_NS_PER_S);
-	assert_int_equal(letters(&rig), 500);
+	assert_int_equal(letters(&rig), 5000);
 	job_ended = false;
 	seen = 0;
 	last_seq = 0;
@@ -241,8 +241,8 @@ a_stop_waits_for_a_job(void **state)
 	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, 60 * TR_NS_PER_S));
 	assert_true(job_ended);
 	assert_true(job.cut);
-	assert_true(seen < 500);
-	assert_int_equal(letters(&rig), 500);
+	assert_true(seen < 5000);
+	assert_int_equal(letters(&rig), 5000);
 	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_ECANCELED);
 	rig_fini(&rig);
 }
