@@ -214,6 +214,15 @@ for _, extension in ipairs(MODULES) do
   end
 end
 
+-- Modules of their own: the name that `require` takes, and what it needs.
+for name, needs in pairs { sqlite = 'tr.sqlite' } do
+  if package.preload[needs] and not package.preload[name] then
+    package.preload[name] = function()
+      return host.internal('kumo.' .. name)
+    end
+  end
+end
+
 for _, name in ipairs { 'read_dir', 'glob', 'uncached_glob' } do -- deprecated names
   kumo[name] = kumo.fs and kumo.fs[name]
 end
