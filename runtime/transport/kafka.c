@@ -97,6 +97,8 @@ producer_retire(struct tr_kafka_producer *producer)
 	rd_kafka_queue_destroy(producer->queue);
 	end_librdkafka(producer->rk);
 	producer->rk = NULL;
+	tr_kafka_unref(producer->solo);
+	producer->solo = NULL;
 	if (producer->refs == 0)
 		producer_free(producer);
 }
@@ -132,6 +134,8 @@ tr_kafka_producer_rest(struct tr_kafka_producer *producer)
 		return;
 	if (producer->kafka == NULL)
 		producer_free(producer);
+	else if (producer->kafka->ending)
+		return; /* all are about to be retired */
 	else if (tr_kafka_is_fatal(producer))
 		producer_retire(producer);
 	else {
@@ -223,14 +227,12 @@ connect_queue(struct tr_kafka_producer *producer)
 	return TR_OK;
 }
 
+/* Takes conf. */
 static int
-make(struct tr_kafka_producer *producer, const struct tr_str *pairs, uint32_t count, char *error)
+make(struct tr_kafka_producer *producer, rd_kafka_conf_t *conf, char *error)
 {
-	rd_kafka_conf_t *conf;
-	int err = tr_kafka_conf(pairs, count, &conf, error);
+	int err;
 
-	if (err != TR_OK)
-		return err;
 	producer->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, TR_KAFKA_ERROR_MAX);
 	if (producer->rk == NULL) {
 		rd_kafka_conf_destroy(conf);
@@ -240,6 +242,57 @@ make(struct tr_kafka_producer *producer, const struct tr_str *pairs, uint32_t co
 	if (err != TR_OK)
 		rd_kafka_destroy(producer->rk);
 	return err;
+}
+
+/* Takes id and conf. */
+static int
+producer_new(struct tr_kafka *kafka, char *id, rd_kafka_conf_t *conf, struct tr_kafka_producer **out, char *error)
+{
+	struct tr_kafka_producer *producer = id != NULL ? calloc(1, sizeof *producer) : NULL;
+	int err;
+
+	*out = NULL;
+	if (producer == NULL) {
+		free(id);
+		rd_kafka_conf_destroy(conf);
+		return TR_ENOMEM;
+	}
+	producer->id = id;
+	producer->kafka = kafka;
+	producer->line_end = &producer->line;
+	err = make(producer, conf, error);
+	if (err != TR_OK) {
+		producer_free(producer);
+		return err;
+	}
+	producer->refs = 1;
+	producer->next = kafka->producers;
+	producer->prev = &kafka->producers;
+	if (kafka->producers != NULL)
+		kafka->producers->prev = &producer->next;
+	kafka->producers = producer;
+	*out = producer;
+	return TR_OK;
+}
+
+struct tr_kafka_producer *
+tr_kafka_solo(struct tr_kafka_producer *producer)
+{
+	char error[TR_KAFKA_ERROR_MAX];
+	rd_kafka_conf_t *conf;
+
+	if (producer->solo != NULL && tr_kafka_is_fatal(producer->solo)) {
+		tr_kafka_unref(producer->solo);
+		producer->solo = NULL;
+	}
+	if (producer->solo != NULL || producer->kafka == NULL || producer->kafka->ending)
+		return producer->solo;
+	conf = tr_kafka_conf_solo(producer->rk);
+	if (conf == NULL)
+		return NULL;
+	if (producer_new(producer->kafka, strdup("solo"), conf, &producer->solo, error) == TR_OK)
+		producer->solo->is_solo = true;
+	return producer->solo;
 }
 
 static int
@@ -282,6 +335,7 @@ tr_kafka_open(struct tr_kafka *kafka, const struct tr_str *pairs, uint32_t count
 {
 	char *id = kafka->ending ? NULL : canonical(pairs, count);
 	struct tr_kafka_producer *producer;
+	rd_kafka_conf_t *conf;
 	int err;
 
 	*out = NULL;
@@ -289,7 +343,7 @@ tr_kafka_open(struct tr_kafka *kafka, const struct tr_str *pairs, uint32_t count
 	if (id == NULL)
 		return kafka->ending ? TR_ECLOSED : TR_ENOMEM;
 	for (producer = kafka->producers; producer != NULL; producer = producer->next) {
-		if (strcmp(producer->id, id) != 0 || tr_kafka_is_fatal(producer))
+		if (producer->is_solo || strcmp(producer->id, id) != 0 || tr_kafka_is_fatal(producer))
 			continue;
 		free(id);
 		tr_timer_stop(tr_loop_wheel(kafka->loop), &producer->idle);
@@ -297,27 +351,12 @@ tr_kafka_open(struct tr_kafka *kafka, const struct tr_str *pairs, uint32_t count
 		*out = producer;
 		return TR_OK;
 	}
-	producer = calloc(1, sizeof *producer);
-	if (producer == NULL) {
-		free(id);
-		return TR_ENOMEM;
-	}
-	producer->id = id;
-	producer->kafka = kafka;
-	producer->line_end = &producer->line;
-	err = make(producer, pairs, count, error);
+	err = tr_kafka_conf(pairs, count, &conf, error);
 	if (err != TR_OK) {
-		producer_free(producer);
+		free(id);
 		return err;
 	}
-	producer->refs = 1;
-	producer->next = kafka->producers;
-	producer->prev = &kafka->producers;
-	if (kafka->producers != NULL)
-		kafka->producers->prev = &producer->next;
-	kafka->producers = producer;
-	*out = producer;
-	return TR_OK;
+	return producer_new(kafka, id, conf, out, error);
 }
 
 void

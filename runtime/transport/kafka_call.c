@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/diag.h"
 #include "transport/kafka_internal.h"
+
+#define ALONE_SAID_NS (60 * TR_NS_PER_S) /* between two lines about refused batches */
 
 /* --- calls ----------------------------------------------------------------------------------------------- */
 
@@ -124,6 +127,15 @@ call_ended(struct tr_defer *defer)
 		tr_kafka_call_free(&call->pub);
 	else
 		call->pub.done(&call->pub);
+}
+
+/* Refused by the broker for what its request held: that may be another record's fault. */
+static bool
+is_verdict_on_batch(rd_kafka_resp_err_t err)
+{
+	return err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE || err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE ||
+	       err == RD_KAFKA_RESP_ERR_INVALID_RECORD || err == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP ||
+	       err == RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE;
 }
 
 static void
@@ -294,6 +306,40 @@ tr_kafka_call_cancel(struct tr_kafka_call *pub)
 
 /* --- reports --------------------------------------------------------------------------------------------- */
 
+static void
+say_alone(struct tr_kafka_producer *producer, const rd_kafka_message_t *message)
+{
+	int64_t now_ns = tr_mono_ns();
+
+	if (producer->alone_said_ns != 0 && now_ns - producer->alone_said_ns < ALONE_SAID_NS)
+		return;
+	producer->alone_said_ns = now_ns;
+	tr_log(TR_LEVEL_WARN, "kafka",
+		"%s: topic %s refused a batch: %s; its records are sent one by one to find which is to blame "
+		"(if it is the size of batches, set batch.size below the topic's max.message.bytes)",
+		rd_kafka_name(producer->rk), rd_kafka_topic_name(message->rkt), rd_kafka_err2str(message->err));
+}
+
+/* Sends what the broker has refused once more, alone in its request. False: it stays refused. */
+static bool
+send_alone(struct tr_kafka_producer *producer, struct tr_kafka_slot *record, const rd_kafka_message_t *message)
+{
+	struct tr_kafka_producer *solo;
+
+	if (producer->is_solo || record->call->cancelled || !is_verdict_on_batch(message->err))
+		return false;
+	solo = tr_kafka_solo(producer);
+	if (solo == NULL)
+		return false;
+	say_alone(producer, message);
+	/* NOLINTNEXTLINE: a report's message is ours as long as the event is */
+	rd_kafka_message_detach_headers((rd_kafka_message_t *)(uintptr_t)message, &record->headers);
+	record->call->inside--;
+	if (!produce(solo, record)) /* tried again later, by who sent it: it is not its fault */
+		record_told(record, RD_KAFKA_RESP_ERR__QUEUE_FULL, -1, -1);
+	return true;
+}
+
 void
 tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event)
 {
@@ -302,6 +348,10 @@ tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event)
 	while ((message = rd_kafka_event_message_next(event)) != NULL) {
 		struct tr_kafka_slot *record = message->_private;
 
+		if (send_alone(producer, record, message)) {
+			tr_metric_add(producer->kafka->in_flight, -1); /* produce() has counted it again */
+			continue;
+		}
 		tr_metric_add(producer->kafka->in_flight, -1);
 		record->call->inside--;
 		record_told(record, message->err, message->partition, message->offset);

@@ -1,4 +1,5 @@
 /* Configurations of librdkafka: names and values, and what is wrong with them. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
@@ -6,6 +7,7 @@
 #include "base/diag.h"
 #include "base/options.h"
 #include "transport/kafka_internal.h"
+#include <librdkafka/rdkafka_mock.h> /* needs the other */
 
 enum { NAMES_MAX = 512 }; /* properties of librdkafka; 2.0 has about 190 */
 
@@ -130,6 +132,29 @@ tr_kafka_conf(const struct tr_str *pairs, uint32_t count, rd_kafka_conf_t **out,
 	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_STATS);
 	*out = conf;
 	return TR_OK;
+}
+
+static bool
+set_text(rd_kafka_conf_t *conf, const char *name, const char *value)
+{
+	char error[TR_KAFKA_ERROR_MAX];
+
+	return set_property(conf, tr_str(name), tr_str(value), error) == TR_OK;
+}
+
+rd_kafka_conf_t *
+tr_kafka_conf_solo(rd_kafka_t *rk)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_dup(rd_kafka_conf(rk));
+	rd_kafka_mock_cluster_t *mock = rd_kafka_handle_mock_cluster(rk);
+	bool ok = conf != NULL && set_text(conf, "batch.num.messages", "1") && set_text(conf, "linger.ms", "0");
+
+	if (ok && mock != NULL) /* one of its own would have nothing to do with it */
+		ok = set_text(conf, "test.mock.num.brokers", "0") &&
+		     set_text(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(mock));
+	if (!ok && conf != NULL)
+		rd_kafka_conf_destroy(conf);
+	return ok ? conf : NULL;
 }
 
 /* What librdkafka would contact, or start, at once. */

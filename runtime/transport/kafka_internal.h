@@ -40,7 +40,10 @@ struct tr_kafka_producer {
 	struct tr_kafka *kafka; /* NULL: it is gone */
 	struct tr_kafka_producer *next, **prev;
 	uint32_t refs, calls;
-	char *id; /* the configuration, canonical */
+	char *id;                       /* the configuration, canonical */
+	struct tr_kafka_producer *solo; /* referenced; NULL: none yet */
+	bool is_solo;                   /* of another: sends each record in a request of its own */
+	int64_t alone_said_ns;          /* monotonic; of the last line about it */
 	rd_kafka_t *rk;
 	rd_kafka_queue_t *queue;
 	int fd;
@@ -62,7 +65,13 @@ struct tr_kafka {
 /* TR_OK; TR_EINVAL with what is wrong in error (TR_KAFKA_ERROR_MAX), TR_ENOMEM. The caller destroys *out. */
 int tr_kafka_conf(const struct tr_str *pairs, uint32_t count, rd_kafka_conf_t **out, char *error);
 
+/* One and the same configuration with a property changed; NULL: no memory. */
+rd_kafka_conf_t *tr_kafka_conf_solo(rd_kafka_t *rk);
+
 /* --- kafka.c, kafka_call.c --- */
+/* The producer for records of this one that are to be alone in their request; NULL: there can be none now. Brokers
+ * accept or refuse a batch as a whole: a refusal says which record is to blame only where it was alone. */
+struct tr_kafka_producer *tr_kafka_solo(struct tr_kafka_producer *producer);
 /* Its last reference or call may have gone. */
 void tr_kafka_producer_rest(struct tr_kafka_producer *producer);
 /* Offers what waits for room. */

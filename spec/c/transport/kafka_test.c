@@ -167,6 +167,11 @@ is_number(uint32_t index, const rd_kafka_message_t *message)
 	assert_memory_equal(message->payload, text, (size_t)len);
 }
 
+static void
+is_any(uint32_t index, const rd_kafka_message_t *message)
+{
+}
+
 /* --- tests ------------------------------------------------------------------------------------------------------ */
 
 static void
@@ -269,6 +274,70 @@ one_that_is_too_large_fails_alone(void **state)
 	tr_kafka_error_name(result.err, name);
 	assert_string_equal(name, "MessageSizeTooLarge");
 	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+}
+
+/* A broker judges a batch as a whole. `errors`: its answers to the requests that follow, the first is for the batch. */
+static void
+refuse(const rd_kafka_resp_err_t *errors, size_t count, uint32_t too_large)
+{
+	struct tr_kafka_producer *producer = producer_with("linger.ms", "100", NULL, NULL);
+	struct tr_kafka_call *call;
+	struct tr_kafka_result result;
+	bool done;
+
+	call = numbers(producer, 1, 2, TR_NS_PER_S, &done); /* so that nothing but the batch is asked for */
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	tr_kafka_call_free(call);
+	rd_kafka_mock_push_request_errors_array(cluster, PRODUCE, count, errors);
+	call = numbers(producer, 10, 2, TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	wait_true(&done);
+	assert_int_equal(failures(call, 0), too_large < 10 ? 9 : 10);
+	if (too_large < 10) {
+		tr_kafka_call_result(call, too_large, &result);
+		assert_int_equal(result.err, errors[count - 1]);
+		assert_true(tr_kafka_error_is_permanent(result.err));
+	}
+	tr_kafka_call_free(call);
+	tr_kafka_unref(producer);
+	consume(2, too_large < 10 ? 10 : 11, is_any);
+}
+
+static void
+a_refused_batch_is_sent_one_by_one(void **state)
+{
+	static const rd_kafka_resp_err_t errors[] = {RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE};
+
+	refuse(errors, 1, 10);
+}
+
+static void
+the_record_to_blame_for_a_refused_batch_is_found(void **state)
+{
+	static const rd_kafka_resp_err_t errors[] = {RD_KAFKA_RESP_ERR_INVALID_RECORD, RD_KAFKA_RESP_ERR_NO_ERROR,
+		RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_INVALID_RECORD};
+
+	refuse(errors, 5, 3);
+}
+
+/* While it is sent alone. */
+static void
+a_refused_batch_may_be_given_up(void **state)
+{
+	static const rd_kafka_resp_err_t errors[] = {RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE};
+	struct tr_kafka_producer *producer = producer_with("linger.ms", "100", NULL, NULL);
+	struct tr_kafka_call *call;
+	bool done;
+
+	rd_kafka_mock_push_request_errors_array(cluster, PRODUCE, 1, errors);
+	call = numbers(producer, 10, 2, TR_NS_PER_S, &done);
+	tr_kafka_call_start(call);
+	while (producer->solo == NULL)
+		tr_loop_turn(loop);
+	assert_false(done);
+	tr_kafka_call_cancel(call);
 	tr_kafka_unref(producer);
 }
 
@@ -487,6 +556,9 @@ main(void)
 		cmocka_unit_test_setup_teardown(a_record_arrives_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_batch_keeps_its_order_through_errors, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_that_is_too_large_fails_alone, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_refused_batch_is_sent_one_by_one, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_record_to_blame_for_a_refused_batch_is_found, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_refused_batch_may_be_given_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(brokers_that_are_down_time_out_and_come_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_queue_is_back_pressure, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_waits_too_long_for_room_is_told, setup, teardown),
