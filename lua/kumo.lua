@@ -14,7 +14,7 @@ local kumo = {}
 
 local BINDINGS = {
   'tr.message', 'tr.queue', 'tr.shaping', 'tr.record', 'tr.spool', 'tr.run', 'tr.redis',
-  'tr.http_server', 'tr.smtp_server',
+  'tr.http_server', 'tr.smtp_server', 'tr.repl',
 } -- stylua: ignore
 local MODULES = {
   { module = 'kumo.encode', needs = 'tr.bytes', field = 'encode' },

@@ -20,7 +20,7 @@ local c = host.c
 local Session = {}
 Session.__index = Session
 
-local MAX_FRAMES = 12
+local MAX_FRAMES = 12 -- of a coroutine's
 local sessions = {} -- id -> session
 
 -- --- output ---------------------------------------------------------------------------------------------------------
@@ -94,49 +94,24 @@ end
 
 -- --- errors -----------------------------------------------------------------------------------------------------------
 
--- Frames of the prompt itself, which nobody asked for.
-local function is_ours(info)
-  local source = info.short_src
-  return source:find '/lua/host%.lua$' or source:find '/lua/repl%.lua$' or source:find '/lua/repl/%a+%.lua$'
-end
+local OURS = {
+  '/lua/repl%.lua:', '/lua/repl/%a+%.lua:', '/lua/host%.lua:', "^%[C%]: in function '[%a_]*x?pcall'$",
+  "^%[C%]: in function 'error'$",
+} -- stylua: ignore
 
-local function describe(info)
-  if info.what == 'main' then
-    return 'in main chunk'
-  elseif info.name and info.name ~= '' then
-    return ('in %s %q'):format(info.namewhat ~= '' and info.namewhat or 'function', info.name)
-  elseif info.what == 'C' then
-    return 'in a function in C'
-  end
-  return ('in function <%s:%d>'):format(info.short_src, info.linedefined)
-end
-
---- The frames above the caller's and below the prompt's, innermost first; those in the middle of many are left out.
-local function trace(level)
-  local frames, dropped = {}, 0
-  local last = {}
-  while true do
-    level = level + 1
-    local info = debug.getinfo(level, 'nSl')
-    if not info or (frames[1] and info.short_src:find '/lua/repl%.lua$') then
+--- The frames of a traceback, innermost first, without those of the prompt itself and what called it.
+local function frames_of(text)
+  local frames = {}
+  for line in (text or ''):gsub('^stack traceback:\n', ''):gmatch '%s*([^\n]+)' do
+    local ours
+    for i, pattern in ipairs(OURS) do
+      ours = ours or line:find(pattern) and i or nil
+    end
+    if ours == 1 and frames[1] then
       break
+    elseif not ours then
+      frames[#frames + 1] = line
     end
-    if not is_ours(info) and not (info.what == 'C' and (not info.name or info.name:find 'xpcall$')) then
-      local where = info.currentline > 0 and ('%s:%d: '):format(info.short_src, info.currentline) or ''
-      local line = where .. describe(info)
-      if #frames < MAX_FRAMES then
-        frames[#frames + 1] = line
-      else
-        dropped = dropped + 1
-        last[dropped % 3 + 1] = line
-      end
-    end
-  end
-  if dropped > 3 then
-    frames[#frames + 1] = ('... %s more'):format(show.with_commas(dropped - 3))
-  end
-  for i = math.max(dropped - 2, 1), dropped do
-    frames[#frames + 1] = last[i % 3 + 1]
   end
   return frames
 end
@@ -228,22 +203,16 @@ end
 
 --- Calls fn(...) so that an error is told here. Returns true and the results, or false.
 function Session:protected(fn, ...)
-  local frames
   local function finish(ok, n, ...)
     if ok then
       return true, n, ...
     elseif rawequal((...), c.CANCELLED) then
       error(c.CANCELLED, 0)
     end
-    self:show_error((...), frames)
+    self:show_error((...), frames_of(core.take_trace()))
     return false
   end
-  return finish(count_results(host.raw_xpcall(fn, function(err)
-    if not rawequal(err, c.CANCELLED) then
-      frames = trace(1)
-    end
-    return err
-  end, ...)))
+  return finish(count_results(host.raw_xpcall(fn, core.keep_trace, ...)))
 end
 
 local function pass(...)
@@ -433,9 +402,14 @@ function Session:banner()
   for _, name in ipairs(events) do
     count = count + #host.handlers_of(name)
   end
-  local what = self.loaded and ('%s, %d handlers for %d events'):format(show.plain(self.loaded), count, #events) or 'no policy'
-  self:say(self:paint('bold', 'Tailrace'), ', ', what, '. Time is virtual and stands still, the network is a script.')
-  self:say(':help lists commands, Tab completes, Ctrl-D leaves.')
+  local what = 'no policy'
+  if self.loaded then
+    local path = #self.loaded > 30 and self.loaded:match '[^/]*$' or self.loaded
+    what = ('%s, %d handlers for %d events'):format(show.plain(path), count, #events)
+  end
+  self:say(self:paint('bold', 'Tailrace'), ': ', what)
+  self:say(self:paint('dim', self.width < 76 and ':help, Tab, Ctrl-D'
+    or 'virtual time, scripted network; :help lists commands, Tab completes, Ctrl-D leaves'))
 end
 
 -- --- what C starts ------------------------------------------------------------------------------------------------------
@@ -463,8 +437,20 @@ function repl.attach(id, options)
   session.own, session.kept, session.sources, session.count = {}, {}, {}, 0
   session.attached, session.commands = true, {}
   sessions[id] = session
+  local locked = host.internal 'repl.locked' -- has commands of its own
   host.internal 'repl.commands'.add(session)
-  host.internal 'repl.locked'.lock(session)
+  locked.lock(session)
+  if session.terminal then
+    session:say(session:paint('bold', 'Tailrace'), (': worker %d of %d, %s'):format(c.worker, session.workers,
+      c.policy and show.plain(c.policy) or 'no policy'))
+    session:say(session:paint('dim', 'read-only until :unlock; :help lists commands, Tab completes, Ctrl-D leaves'))
+  end
+  return 'ok', session:prompt()
+end
+
+--- What stands before the next input, in a live process.
+function Session:prompt()
+  return self.attached and ('%s %d> '):format(self.locked and 'locked' or 'unlocked', c.worker) or nil
 end
 
 function repl.close(id)
@@ -473,16 +459,26 @@ end
 
 function repl.resize(id, width)
   sessions[id].width = width
+  return 'ok', sessions[id]:prompt()
 end
 
 ---@async
 function repl.eval(id, text, is_last)
-  return sessions[id]:eval(text, is_last)
+  local session = sessions[id]
+  if session.attached and not session.locked then
+    c.log('info', ('repl: %s: %s'):format(session.peer, show.quoted(text, 500)))
+  end
+  local status = session:eval(text, is_last)
+  return status, session:prompt()
 end
 
 ---@async
 function repl.script(id, text)
-  return sessions[id]:script_text(text)
+  local session = sessions[id]
+  if session.attached and not session.locked then
+    c.log('info', ('repl: %s: %s'):format(session.peer, show.quoted(text, 500)))
+  end
+  return session:script_text(text), session:prompt()
 end
 
 function repl.complete(id, line)

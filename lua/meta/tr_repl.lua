@@ -1,6 +1,19 @@
 ---@meta
 -- Types of runtime/cli/repl_module.c: what the prompt (lua/repl.lua) needs of C. Internal.
 
+---@class kumo
+local kumo = {}
+
+---@class (exact) kumo.ReplSocketOptions
+---@field path string                    absolute; made with mode 0600
+---@field time_limit? number|string      longest run of an input between two waits, default 1s, at most 5s
+---@field timeout? number|string         of an input with its waits, default 30s
+
+--- In pre_init or init only. Opens the socket for `tailrace repl --attach PATH`: see docs/repl.md. Raises if it cannot be
+--- bound.
+---@param options kumo.ReplSocketOptions
+function kumo.start_repl_socket(options) end
+
 ---@class tr.repl
 local repl = {}
 
@@ -19,6 +32,10 @@ function repl.real_s() end
 
 ---@return boolean
 function repl.is_virtual() end
+
+--- Each task of this state, with what it waits for and its traceback.
+---@return string
+function repl.tasks() end
 
 --- Counts of the queues of all workers.
 ---@return tr.testing.Figures
@@ -50,5 +67,15 @@ function repl.figures() end
 ---@return boolean stored
 ---@return string? message
 function repl.emit(event) end
+
+--- The handler of xpcall: keeps the traceback of where the error was raised.
+---@generic T
+---@param err T
+---@return T
+function repl.keep_trace(err) end
+
+--- What keep_trace kept last.
+---@return string?
+function repl.take_trace() end
 
 return repl

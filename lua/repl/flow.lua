@@ -638,7 +638,7 @@ commands.command {
   where = 'local',
   run = function(session)
     session.flow:go_live()
-    session:say(session:paint('error', 'live: '), 'what is sent now is sent; :dry goes back. Time stands still meanwhile')
+    session:say(session:paint('error', 'live: '), 'what is sent now is sent; :dry goes back')
     return 'live'
   end,
 }

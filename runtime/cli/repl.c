@@ -455,15 +455,11 @@ tr_cmd_repl(int argc, char **argv)
 	local.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && evals.count == 0;
 	local.colour = local.terminal && tr_repl_colour();
 	local.script = !local.terminal;
-	for (size_t i = 0; attach != NULL && i < evals.count; i++) {
-		tr_buf_addz(&script, evals.items[i]);
-		tr_buf_addc(&script, '\n');
-	}
 	if (local.script && evals.count == 0 && !read_script(&script)) {
 		fputs("tailrace repl: standard input cannot be read\n", stderr);
 		status = TR_EXIT_NOINPUT;
 	} else if (attach != NULL) {
-		status = TR_EXIT_UNAVAILABLE;
+		status = tr_repl_attach(attach, &evals, (struct tr_str){script.data, script.len}, local.terminal);
 	} else {
 		status = run_local(&local, &evals, (struct tr_str){script.data, script.len});
 	}

@@ -61,7 +61,7 @@ struct tr_repl_call {
 	bool has_text, last;
 	/* prepare, attach: fields of tr.repl.Session */
 	bool has_options, terminal, colour, script;
-	int width;
+	int width, workers;
 	const char *policy, *peer;
 	/* what came of it */
 	void (*end)(struct tr_repl_call *call); /* once, maybe before start returns; may free the call */
@@ -70,6 +70,7 @@ struct tr_repl_call {
 	bool ended;
 	int status;           /* TR_OK, TR_ECANCELED, TR_ETIMEDOUT, TR_EINVAL: error has its text */
 	struct tr_buf result; /* the text that it returned */
+	char prompt[32];      /* the second one: of a session in a live process */
 	struct tr_buf error;
 };
 /* Loads lua/repl.lua in a state, once. TR_OK, or TR_EIO with a line in the log. */
@@ -83,6 +84,8 @@ int luaopen_tr_repl(lua_State *L);
 
 /* --- repl_attach.c
  * ---------------------------------------------------------------------------------------------------- */
-int tr_repl_attach(const char *path, struct tr_str script, bool has_script);
+/* `tailrace repl --attach PATH`; the exit status. Without a terminal, the inputs are evaluated, or else the script. */
+struct tr_arg_list;
+int tr_repl_attach(const char *path, const struct tr_arg_list *inputs, struct tr_str script, bool terminal);
 
 #endif

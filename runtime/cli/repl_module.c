@@ -8,6 +8,9 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "cli/repl.h"
+#include "cli/repl_socket.h"
+#include "cli/server_internal.h"
+#include "ingress/run_lua.h"
 #include "queue/queue.h"
 
 static _Thread_local struct tr_repl_sink *sinks;
@@ -94,6 +97,8 @@ push_call(lua_State *L, void *arg)
 		lua_setfield(L, -2, "script");
 		lua_pushinteger(L, call->width);
 		lua_setfield(L, -2, "width");
+		lua_pushinteger(L, call->workers);
+		lua_setfield(L, -2, "workers");
 		set_text(L, "policy", call->policy);
 		set_text(L, "peer", call->peer);
 		return 3;
@@ -121,6 +126,8 @@ call_ended(void *arg, const struct tr_task_result *result)
 		size_t len;
 		const char *text = lua_tolstring(result->L, -result->count, &len);
 		tr_buf_add(&call->result, text, len);
+		if (result->count > 1 && lua_type(result->L, -result->count + 1) == LUA_TSTRING)
+			snprintf(call->prompt, sizeof call->prompt, "%s", lua_tostring(result->L, -result->count + 1));
 	}
 	tr_buf_addc(&call->result, '\0'); /* read as a text */
 	tr_buf_addc(&call->error, '\0');
@@ -202,6 +209,32 @@ l_write(lua_State *L)
 	return 0;
 }
 
+static char trace_key; /* its address: of the traceback that keep_trace() took last, in the registry */
+
+/* keep_trace(err) -> err: the handler of xpcall. In C, because it has to run where the stack has just overflowed. */
+static int
+l_keep_trace(lua_State *L)
+{
+	lua_settop(L, 1);
+	luaL_traceback(L, L, NULL, 1);
+	lua_pushlightuserdata(L, &trace_key);
+	lua_insert(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	return 1;
+}
+
+/* take_trace() -> text | nil */
+static int
+l_take_trace(lua_State *L)
+{
+	lua_pushlightuserdata(L, &trace_key);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	lua_pushlightuserdata(L, &trace_key);
+	lua_pushnil(L);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	return 1;
+}
+
 /* exit(code): the process is to end when this input has; for scripts. */
 static int
 l_exit(lua_State *L)
@@ -211,6 +244,18 @@ l_exit(lua_State *L)
 		sinks->exit_code = (int)luaL_checkinteger(L, 1);
 	}
 	return 0;
+}
+
+/* tasks() -> text: each task of this state with what it waits for */
+static int
+l_tasks(lua_State *L)
+{
+	struct tr_buf out = {0};
+
+	tr_host_report(tr_host_of(L), &out);
+	lua_pushlstring(L, out.data ? out.data : "", out.len);
+	tr_buf_free(&out);
+	return 1;
 }
 
 /* real_s() -> seconds of the real clock, whatever the virtual one says: for :time. */
@@ -424,13 +469,52 @@ l_emit(lua_State *L)
 	return tr_task_park(task, L, emission_cancel, emission, &emission->ticket);
 }
 
+/* kumo.start_repl_socket{path=, time_limit=, timeout=} */
+static int
+l_start_repl_socket(lua_State *L)
+{
+	static const char fn[] = "kumo.start_repl_socket";
+	static const struct tr_key keys[] = {{"path", 's', true}, {"time_limit", 'd', false}, {"timeout", 'd', false}};
+	struct tr_run *run = tr_run_check(L, fn);
+	struct tr_repl_socket_config config;
+	char *error = NULL;
+	int err;
+
+	luaL_checktype(L, 1, LUA_TTABLE);
+	tr_check_options(L, 1, fn, keys, TR_COUNT(keys));
+	config.path = tr_opt_string(L, 1, "path", NULL, NULL);
+	config.run_ns = tr_opt_duration_ns(L, 1, fn, "time_limit", TR_REPL_RUN_NS);
+	config.timeout_ns = tr_opt_duration_ns(L, 1, fn, "timeout", TR_REPL_TIMEOUT_NS);
+	if (config.path[0] != '/')
+		return luaL_error(L, "%s: path = '%s': an absolute path is expected", fn, config.path);
+	if (config.run_ns <= 0 || config.run_ns > 5 * TR_NS_PER_S)
+		return luaL_error(L, "%s: time_limit: more than 0 and at most 5s expected", fn);
+	if (run->validating)
+		return 0;
+	err = tr_repl_socket_open(tr_container_of(run, struct tr_server, run), &config, &error);
+	if (err != TR_OK) {
+		lua_pushfstring(L, "%s: %s", fn, error != NULL ? error : tr_err_text(err));
+		free(error);
+		luaL_where(L, 1);
+		lua_insert(L, -2);
+		lua_concat(L, 2);
+		return lua_error(L);
+	}
+	return 0;
+}
+
 int
 luaopen_tr_repl(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"write", l_write}, {"exit", l_exit}, {"real_s", l_real_s},
-		{"is_virtual", l_is_virtual}, {"figures", l_figures}, {"emit", l_emit}, {NULL, NULL}};
+		{"tasks", l_tasks}, {"is_virtual", l_is_virtual}, {"figures", l_figures}, {"emit", l_emit},
+		{"keep_trace", l_keep_trace}, {"take_trace", l_take_trace}, {NULL, NULL}};
 
 	lua_newtable(L);
 	luaL_setfuncs(L, functions, 0);
+	lua_newtable(L); /* what becomes part of kumo */
+	lua_pushcfunction(L, l_start_repl_socket);
+	lua_setfield(L, -2, "start_repl_socket");
+	lua_setfield(L, -2, "kumo");
 	return 1;
 }

@@ -65,7 +65,7 @@ raise_file_limit(void)
 int
 tr_cmd_run(int argc, char **argv)
 {
-	const char *policy = NULL, *user = NULL, *filter = getenv("TAILRACE_LOG");
+	const char *policy = NULL, *user = NULL, *repl_socket = NULL, *filter = getenv("TAILRACE_LOG");
 	int64_t workers = 0, seed = 0;
 	double deadline_s = 20;
 	bool jit = false, print_ledger = false;
@@ -79,6 +79,8 @@ tr_cmd_run(int argc, char **argv)
 			"diagnostics, e.g. info or info,lua=trace; also $TAILRACE_LOG"},
 		{"jit", NULL, TR_ARG_FLAG, &jit, 0, 0,
 			"compile policy code (an endless loop can then not be interrupted)"},
+		{"repl-socket", "PATH", TR_ARG_TEXT, &repl_socket, 0, 0,
+			"a socket for `tailrace repl --attach PATH`, for this user and root only"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
 		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
@@ -119,7 +121,8 @@ tr_cmd_run(int argc, char **argv)
 						.workers = (uint32_t)workers,
 						.seed = (uint64_t)seed,
 						.jit = jit,
-						.user = user},
+						.user = user,
+						.repl_socket = repl_socket},
 		&error);
 	if (signals.server == NULL) {
 		fprintf(stderr, "tailrace run: %s\n", error ? error : "out of memory");

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "cli/privileges.h"
+#include "cli/repl_socket.h"
 #include "cli/server_internal.h"
 #include "net/dns.h"
 #include "queue/queue_lua.h"
@@ -359,6 +360,15 @@ boot(struct tr_server *server, const struct tr_server_config *config, char **err
 	if (err == TR_OK)
 		err = tr_check_hooks(host, error);
 	server->run.configuring = false;
+	if (err == TR_OK && config->repl_socket != NULL) {
+		struct tr_repl_socket_config socket = {config->repl_socket, TR_REPL_RUN_NS, TR_REPL_TIMEOUT_NS};
+		char *why = NULL;
+
+		err = tr_repl_socket_open(server, &socket, &why);
+		if (err != TR_OK)
+			set_error(error, "--repl-socket: %s", why ? why : tr_err_text(err));
+		free(why);
+	}
 	for (uint32_t i = 1; err == TR_OK && i < server->workers; i++) {
 		tr_loop_enter(server->worker[i].loop);
 		err = load_policy(server->worker[i].host, error);

@@ -24,6 +24,7 @@ struct tr_server_config {
 	/* Called when the workers' hosts are there and before the policy is loaded. NULL: not. */
 	void (*prepared)(void *arg, struct tr_server *server);
 	void *prepared_arg;
+	const char *repl_socket; /* path of the socket for `tailrace repl --attach`; NULL: none but the policy's */
 };
 
 /* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its
