@@ -149,6 +149,7 @@ for _, level in ipairs { 'error', 'warn', 'info', 'debug' } do
 end
 
 --- Sets which diagnostics are written: "info", "tailrace=debug,lua=trace".
+---@param spec string
 function kumo.set_diagnostic_log_filter(spec)
   if type(spec) ~= 'string' or not c.log_filter(spec) then
     error(("kumo.set_diagnostic_log_filter: '%s' is not a filter such as 'info' or 'lua=debug'"):format(tostring(spec)), 2)
@@ -215,7 +216,7 @@ for _, extension in ipairs(MODULES) do
 end
 
 -- Modules of their own: the name that `require` takes, and what it needs.
-for name, needs in pairs { sqlite = 'tr.sqlite' } do
+for name, needs in pairs { sqlite = 'tr.sqlite', redis = 'tr.redis' } do
   if package.preload[needs] and not package.preload[name] then
     package.preload[name] = function()
       return host.internal('kumo.' .. name)

@@ -22,3 +22,27 @@ local kumo = {}
 ---@async
 ---@param options kumo.RedisThrottles
 function kumo.configure_redis_throttles(options) end
+
+---@class tr.redis
+local redis = {}
+
+--- Metatable: tr.redis_client
+---@class tr.redis.Client
+local Client = {}
+
+---@async
+---@param arguments string[]
+---@return true? good
+---@return any reply_or_message
+---@return string? code
+function Client:query(arguments) end
+
+function Client:close() end
+
+--- For lua/kumo/redis.lua. Internal.
+---@param options redis.Options
+---@param service string  in metrics
+---@return tr.redis.Client
+function redis.open(options, service) end
+
+return redis

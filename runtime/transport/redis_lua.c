@@ -14,9 +14,10 @@
 #define WAIT_TIMEOUT_NS (30 * TR_NS_PER_S)
 #define RESPONSE_TIMEOUT_NS (5 * TR_NS_PER_S) /* the reference waits for ever */
 
-static const char function[] = "kumo.configure_redis_throttles";
+static const char configure[] = "kumo.configure_redis_throttles";
 
 static const struct tr_key keys[] = {
+	/* the last one is not for `redis.open` */
 	{"node", '*', true},
 	{"cluster", 'b', false},
 	{"read_from_replicas", 'b', false},
@@ -41,11 +42,11 @@ struct configure_op {
 /* Copies the table without the keys that nobody knows: the reference ignores them, so a policy may have some. They are
  * named, since a slip of the pen in `password` is not meant. */
 static void
-push_known(lua_State *L, int idx)
+push_known(lua_State *L, int idx, const char *function, size_t count)
 {
 	const char *names[TR_COUNT(keys) + 1] = {NULL};
 
-	for (size_t i = 0; i < TR_COUNT(keys); i++)
+	for (size_t i = 0; i < count; i++)
 		names[i] = keys[i].name;
 	lua_newtable(L);
 	for (lua_pushnil(L); lua_next(L, idx) != 0; lua_pop(L, 1)) {
@@ -68,7 +69,7 @@ push_known(lua_State *L, int idx)
 
 /* The one URL of `node`. Raises. */
 static struct tr_str
-check_node(lua_State *L, int idx)
+check_node(lua_State *L, const char *function, int idx)
 {
 	struct tr_str url;
 	bool cluster;
@@ -93,7 +94,7 @@ check_node(lua_State *L, int idx)
 }
 
 static char *
-copy_text(lua_State *L, struct tr_redis_settings *settings, const char *text)
+copy_text(lua_State *L, const char *function, struct tr_redis_settings *settings, const char *text)
 {
 	char *copy = strdup(text);
 
@@ -105,7 +106,7 @@ copy_text(lua_State *L, struct tr_redis_settings *settings, const char *text)
 }
 
 static int64_t
-check_timeout(lua_State *L, int idx, const char *key, int64_t def)
+check_timeout(lua_State *L, const char *function, int idx, const char *key, int64_t def)
 {
 	int64_t ns = tr_opt_duration_ns(L, idx, function, key, def);
 
@@ -116,12 +117,12 @@ check_timeout(lua_State *L, int idx, const char *key, int64_t def)
 
 /* Raises with nothing to free. The texts of *out are the caller's. */
 static void
-read_settings(lua_State *L, int idx, struct tr_redis_settings *out)
+read_settings(lua_State *L, const char *function, int idx, struct tr_redis_settings *out)
 {
-	struct tr_str url = check_node(L, idx);
-	int64_t connect_ns = check_timeout(L, idx, "connect_timeout", CONNECT_TIMEOUT_NS);
-	int64_t wait_ns = check_timeout(L, idx, "wait_timeout", WAIT_TIMEOUT_NS);
-	int64_t response_ns = check_timeout(L, idx, "response_timeout", RESPONSE_TIMEOUT_NS);
+	struct tr_str url = check_node(L, function, idx);
+	int64_t connect_ns = check_timeout(L, function, idx, "connect_timeout", CONNECT_TIMEOUT_NS);
+	int64_t wait_ns = check_timeout(L, function, idx, "wait_timeout", WAIT_TIMEOUT_NS);
+	int64_t response_ns = check_timeout(L, function, idx, "response_timeout", RESPONSE_TIMEOUT_NS);
 	const char *user = tr_opt_string(L, idx, "username", NULL, NULL);
 	const char *password = tr_opt_string(L, idx, "password", NULL, NULL);
 	const char *why;
@@ -139,12 +140,12 @@ read_settings(lua_State *L, int idx, struct tr_redis_settings *out)
 	out->response_timeout_ns = response_ns;
 	if (user != NULL) {
 		free(out->user);
-		out->user = copy_text(L, out, user);
+		out->user = copy_text(L, function, out, user);
 	}
 	if (password != NULL) {
 		free(out->password);
 		out->password = NULL;
-		out->password = copy_text(L, out, password);
+		out->password = copy_text(L, function, out, password);
 	}
 }
 
@@ -155,12 +156,12 @@ check_fallback(lua_State *L, int idx)
 
 	if (strcmp(text, "hold") != 0 && strcmp(text, "local") != 0)
 		luaL_error(L, "%s: fallback = '%s': 'hold' (wait for Redis) or 'local' (each node for itself) expected",
-			function, text);
+			configure, text);
 	return text[0] == 'l';
 }
 
 static void
-name_idle_options(lua_State *L, int idx)
+name_idle_options(lua_State *L, const char *function, int idx)
 {
 	static const char *const idle[] = {"pool_size", "recycle_timeout", "read_from_replicas"};
 
@@ -174,10 +175,23 @@ name_idle_options(lua_State *L, int idx)
 	}
 }
 
+void
+tr_redis_check_settings(lua_State *L, const char *name, int idx, struct tr_redis_settings *out)
+{
+	int top = lua_gettop(L);
+
+	luaL_checktype(L, idx, LUA_TTABLE);
+	push_known(L, idx, name, TR_COUNT(keys) - 1);
+	tr_check_options(L, top + 1, name, keys, TR_COUNT(keys) - 1);
+	name_idle_options(L, name, top + 1);
+	read_settings(L, name, top + 1, out);
+	lua_settop(L, top);
+}
+
 static int
 push_error(lua_State *L, void *arg)
 {
-	lua_pushfstring(L, "%s: %s", function, ((struct configure_op *)arg)->error);
+	lua_pushfstring(L, "%s: %s", configure, ((struct configure_op *)arg)->error);
 	return 1;
 }
 
@@ -230,15 +244,15 @@ l_configure(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	if (owner == NULL || tr_service(L, TR_SERVICE_ENGINE) != NULL)
-		return luaL_error(L, "%s: may only be called while the event 'init' runs", function);
+		return luaL_error(L, "%s: may only be called while the event 'init' runs", configure);
 	if (tr_shaping_backend(owner) != NULL)
-		return luaL_error(L, "%s: redis already configured for throttles", function);
+		return luaL_error(L, "%s: redis already configured for throttles", configure);
 	task = tr_task_check(L);
-	push_known(L, 1);
-	tr_check_options(L, 2, function, keys, TR_COUNT(keys));
+	push_known(L, 1, configure, TR_COUNT(keys));
+	tr_check_options(L, 2, configure, keys, TR_COUNT(keys));
 	fallback = check_fallback(L, 2);
-	name_idle_options(L, 2);
-	read_settings(L, 2, &settings);
+	name_idle_options(L, configure, 2);
+	read_settings(L, configure, 2, &settings);
 	op = calloc(1, sizeof *op);
 	err = op ? tr_redis_shaping_new(&settings, fallback, &op->shaping) : TR_ENOMEM;
 	tr_redis_free_settings(&settings);
@@ -251,9 +265,9 @@ l_configure(lua_State *L)
 		if (op != NULL)
 			tr_redis_shaping_free(op->shaping);
 		free(op);
-		return luaL_error(L, "%s: %s", function, tr_err_text(err));
+		return luaL_error(L, "%s: %s", configure, tr_err_text(err));
 	}
-	tr_task_describe_text(task, function, "");
+	tr_task_describe_text(task, configure, "");
 	return tr_task_park(task, L, cancel, op, &op->ticket);
 }
 
@@ -263,6 +277,7 @@ luaopen_tr_redis(lua_State *L)
 	static const luaL_Reg kumo[] = {{"configure_redis_throttles", l_configure}, {NULL, NULL}};
 
 	lua_newtable(L);
+	tr_redis_add_client(L);
 	lua_newtable(L);
 	luaL_setfuncs(L, kumo, 0);
 	lua_setfield(L, -2, "kumo");
