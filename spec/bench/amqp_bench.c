@@ -1,9 +1,11 @@
-/* The yardstick of the AMQP bench: a plain rabbitmq-c loop on one connection.
+/* Plain rabbitmq-c for the AMQP bench and the soak.
  *
- *   amqp_bench HOST PORT QUEUE COUNT WINDOW
+ *   amqp_bench publish HOST PORT QUEUE COUNT WINDOW   the yardstick: COUNT persistent, mandatory messages of 900 bytes
+ *                                                     through the default exchange, WINDOW of them and then a wait for
+ *                                                     all their confirms, as a session does with a batch
+ *   amqp_bench drain HOST PORT QUEUE FILE             appends what the queue holds to FILE, each message a line
  *
- * Publishes COUNT persistent, mandatory messages of 900 bytes to QUEUE by the default exchange, WINDOW of them and then
- * a wait for all their confirms, as a session does with a batch. The result is one line of key=value. */
+ * The result of `publish` is one line of key=value. */
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
 #include <stdbool.h>
@@ -58,43 +60,26 @@ await_confirms(amqp_connection_state_t connection, uint64_t first, uint64_t last
 	return 0;
 }
 
-int
-main(int argc, char **argv)
+static int
+publish(amqp_connection_state_t connection, const char *queue_name, uint64_t count, uint64_t window)
 {
-	amqp_connection_state_t connection = amqp_new_connection();
 	amqp_basic_properties_t props = {
 		._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG,
 		.delivery_mode = AMQP_DELIVERY_PERSISTENT,
 	};
 	char body[BODY_BYTES], id[40];
-	amqp_bytes_t payload = {sizeof body, body}, queue;
-	uint64_t count, window;
+	amqp_bytes_t payload = {sizeof body, body}, queue = amqp_cstring_bytes(queue_name);
 	amqp_rpc_reply_t reply;
 	double cpu, seconds;
 	int64_t began_ns;
-	int status;
 
-	if (argc != 6) {
-		fputs("usage: amqp_bench HOST PORT QUEUE COUNT WINDOW\n", stderr);
-		return 64;
-	}
-	status = amqp_socket_open(amqp_tcp_socket_new(connection), argv[1], atoi(argv[2]));
-	if (status != AMQP_STATUS_OK)
-		return fail(argv[1], amqp_error_string2(status));
-	reply = amqp_login(connection, "/", 0, FRAME_BYTES, HEARTBEAT_S, AMQP_SASL_METHOD_PLAIN, "guest", "guest");
-	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
-		return failed_reply("login", reply);
-	amqp_channel_open(connection, CHANNEL);
+	if (window == 0 || window > MAX_WINDOW)
+		return fail("WINDOW", "1 to 100000 expected");
 	amqp_confirm_select(connection, CHANNEL);
 	reply = amqp_get_rpc_reply(connection);
 	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
-		return failed_reply("channel", reply);
+		return failed_reply("confirm.select", reply);
 	memset(body, 'x', sizeof body);
-	queue = amqp_cstring_bytes(argv[3]);
-	count = strtoull(argv[4], NULL, 10);
-	window = strtoull(argv[5], NULL, 10);
-	if (window == 0 || window > MAX_WINDOW)
-		return fail(argv[5], "1 to 100000 expected");
 	props.content_type = amqp_cstring_bytes("application/json");
 	cpu = measure_cpu_us();
 	began_ns = tr_mono_ns();
@@ -102,6 +87,8 @@ main(int argc, char **argv)
 		uint64_t first = sent + 1;
 
 		for (uint64_t i = 0; i < window && sent < count; i++) {
+			int status;
+
 			sent++;
 			snprintf(id, sizeof id, "%032llx", (unsigned long long)sent);
 			props.message_id = amqp_cstring_bytes(id);
@@ -116,7 +103,64 @@ main(int argc, char **argv)
 	seconds = (double)(tr_mono_ns() - began_ns) / 1e9;
 	printf("records=%llu seconds=%.3f rate=%.0f cpu_us=%.2f\n", (unsigned long long)count, seconds,
 		(double)count / seconds, (measure_cpu_us() - cpu) / (double)count);
+	return 0;
+}
+
+static int
+drain(amqp_connection_state_t connection, const char *queue_name, const char *path)
+{
+	FILE *file = fopen(path, "a");
+	uint64_t count = 0;
+
+	if (file == NULL)
+		return fail(path, "cannot be written");
+	for (;;) {
+		amqp_rpc_reply_t reply =
+			amqp_basic_get(connection, CHANNEL, amqp_cstring_bytes(queue_name), /* no_ack */ 1);
+		amqp_message_t message;
+
+		if (reply.reply_type != AMQP_RESPONSE_NORMAL)
+			return failed_reply("basic.get", reply);
+		if (reply.reply.id == AMQP_BASIC_GET_EMPTY_METHOD)
+			break;
+		reply = amqp_read_message(connection, CHANNEL, &message, 0);
+		if (reply.reply_type != AMQP_RESPONSE_NORMAL)
+			return failed_reply("basic.get", reply);
+		fwrite(message.body.bytes, 1, message.body.len, file);
+		putc('\n', file);
+		amqp_destroy_message(&message);
+		amqp_maybe_release_buffers(connection);
+		count++;
+	}
+	printf("records=%llu\n", (unsigned long long)count);
+	return fclose(file) == 0 ? 0 : fail(path, "cannot be written");
+}
+
+int
+main(int argc, char **argv)
+{
+	bool to_drain = argc == 6 && strcmp(argv[1], "drain") == 0;
+	amqp_connection_state_t connection = amqp_new_connection();
+	amqp_rpc_reply_t reply;
+	int status;
+
+	if (!to_drain && !(argc == 7 && strcmp(argv[1], "publish") == 0)) {
+		fputs("usage: amqp_bench publish HOST PORT QUEUE COUNT WINDOW | drain HOST PORT QUEUE FILE\n", stderr);
+		return 64;
+	}
+	status = amqp_socket_open(amqp_tcp_socket_new(connection), argv[2], atoi(argv[3]));
+	if (status != AMQP_STATUS_OK)
+		return fail(argv[2], amqp_error_string2(status));
+	reply = amqp_login(connection, "/", 0, FRAME_BYTES, HEARTBEAT_S, AMQP_SASL_METHOD_PLAIN, "guest", "guest");
+	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
+		return failed_reply("login", reply);
+	amqp_channel_open(connection, CHANNEL);
+	reply = amqp_get_rpc_reply(connection);
+	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
+		return failed_reply("channel", reply);
+	status = to_drain ? drain(connection, argv[4], argv[5])
+			  : publish(connection, argv[4], strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10));
 	amqp_connection_close(connection, AMQP_REPLY_SUCCESS);
 	amqp_destroy_connection(connection);
-	return 0;
+	return status;
 }

@@ -62,7 +62,7 @@ bench_amqp() {
 		for batch in 100 500; do
 			export BENCH_BATCH=$batch BENCH_CONNECTIONS=1
 			result_line "plain rabbitmq-c loop, window $batch" \
-				"$("$build/amqp_bench" 127.0.0.1 "$BENCH_PORT" bench $count $batch)"
+				"$("$build/amqp_bench" publish 127.0.0.1 "$BENCH_PORT" bench $count $batch)"
 			run_transport "tailrace, new_amqp, batches of $batch, 1 session" amqp $count --window 30000
 			export BENCH_CONNECTIONS=10
 			run_transport "tailrace, new_amqp, batches of $batch, 10 sessions" amqp $count --window 30000
