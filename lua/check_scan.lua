@@ -73,7 +73,7 @@ end
 local function value_of_root(path)
   if STANDARD[path.root] and not path.is_module then
     return rawget(_G, path.root)
-  elseif path.root == 'kumo' or path.root:find '^policy%-extras%.' then
+  elseif path.root == 'kumo' or path.root:find '^policy%-extras%.' or path.root == 'sqlite' or path.root == 'redis' then
     local value = package.loaded[path.root]
     return type(value) == 'table' and value or nil
   end

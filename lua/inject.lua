@@ -377,6 +377,8 @@ end
 
 --- kumo.api.inject.inject_v1: as a local, authenticated client. Raises a text for a bad request.
 ---@async
+---@param request table  as the JSON of POST /api/inject/v1: docs/http-listener.md
+---@return table answer   the same: success_count, fail_count, failed_recipients, errors
 function inject.inject_v1(request)
   local ok, result = pcall(inject.run, request, {
     peer = '127.0.0.1',

@@ -66,38 +66,50 @@ local function value_of(text, named)
   end
   local kind, about = split_type(rest)
   local optional = name:sub(-1) == '?'
+  if not named then
+    local given, more = about:match '^([%a_][%w_]*)%s%s+(.*)$'
+    name, about = given or about:match '^[%a_][%w_]*$' or '', more or not about:find '^[%a_][%w_]*$' and about or ''
+  end
   return { name = name:gsub('%?$', ''), type = kind, optional = optional or kind:sub(-1) == '?', text = about }
 end
 
 --- A block of comment lines (without the dashes) as an entry.
 local function read_block(lines)
   local entry = { text = {}, params = {}, returns = {}, fields = {} }
+  local last -- the value that a further line goes on with
+  local function take(list, value)
+    last = value
+    list[#list + 1] = value
+  end
   for _, line in ipairs(lines) do
     local tag, rest = line:match '^@(%a+)%s*(.*)$'
     if not tag then
-      local metatable = line:match '^%s*Metatable: (%S+)'
-      if metatable then
+      if line:find '^%s*Metatable: %S' then
         entry.complete = true
+      elseif last and line:find '^%s%s%s%s%s' then
+        last.text = (last.text .. ' ' .. line:match '^%s*(.-)%s*$'):gsub('^ ', '')
       elseif line:sub(1, 2) == '| ' and entry.kind == 'alias' then
         entry.type = entry.type .. '|' .. split_type(line:sub(3))
       else
         entry.text[#entry.text + 1] = line:gsub('^ ', '')
       end
     elseif tag == 'param' then
-      entry.params[#entry.params + 1] = value_of(rest, true)
+      take(entry.params, value_of(rest, true))
     elseif tag == 'return' then
-      entry.returns[#entry.returns + 1] = value_of(rest)
+      take(entry.returns, value_of(rest))
     elseif tag == 'field' then
       local scope, member = rest:match '^(%a+)%s+(.*)$'
-      if scope == 'package' or scope == 'private' or scope == 'protected' then
+      if scope == 'package' or scope == 'private' or scope == 'protected' or rest:find '^_' then
         rest = nil
       elseif scope == 'public' then
         rest = member
       end
-      entry.fields[#entry.fields + 1] = rest and value_of(rest, true)
+      if rest then
+        take(entry.fields, value_of(rest, true))
+      end
     elseif tag == 'class' then
-      local exact, name, more = rest:match '^(%(?e?x?a?c?t?%)?)%s*([%w_%.%-]+)%s*(.*)$'
-      entry.kind, entry.name, entry.exact = 'class', name, exact ~= ''
+      local name, more = rest:gsub('^%(exact%)%s*', ''):match '^([%w_%.%-]+)%s*(.*)$'
+      entry.kind, entry.name, entry.exact = 'class', name, rest:find '^%(exact%)' ~= nil
       local parent, about = (more or ''):match '^:%s*([%w_%.]+)%s*(.*)$'
       entry.parent = parent
       about = parent and about or more
@@ -214,7 +226,7 @@ end
 local function extra_files()
   local out = {}
   for _, name in ipairs(tool.list(c.share_dir .. '/policy-extras') or {}) do
-    if name:find '%.lua$' then
+    if name:find '%.lua$' and not name:find '^log_hook_' then -- those are parts of log_hooks
       out[#out + 1] = 'policy-extras/' .. name
     end
   end
@@ -222,7 +234,10 @@ local function extra_files()
   return out
 end
 
---- Functions of `kumo` by their full names, as they are now.
+--- Modules of the runtime that policies require.
+reference.MODULES = { 'kumo', 'redis', 'sqlite' }
+
+--- Functions of these modules by their full names, as they are now.
 ---@return table<string, function>
 function reference.exported()
   local out, seen = {}, {}
@@ -241,7 +256,22 @@ function reference.exported()
       end
     end
   end
-  walk('kumo.', require 'kumo')
+  for _, name in ipairs(reference.MODULES) do
+    local ok, module = pcall(require, name) -- a program without a room lacks what it brings
+    if ok and type(module) == 'table' then
+      walk(name .. '.', module)
+    end
+  end
+  return out
+end
+
+--- The modules of policy-extras that policies require.
+---@return string[]
+function reference.extras()
+  local out = {}
+  for i, path in ipairs(extra_files()) do
+    out[i] = path:gsub('%.lua$', ''):gsub('/', '.')
+  end
   return out
 end
 
@@ -258,14 +288,16 @@ local all -- { by_name, list, undocumented }
 local PAGES = {
   admin = 'admin', inject = 'admin', constraints = 'kumo', dns = 'kumo.dns', explain = 'kumo', events = 'events', host = 'kumo',
   http_server = 'listeners', invoke = 'kumo', memoize = 'kumo', message = 'messages', outcome = 'records', queue = 'queues',
-  record = 'records', redis = 'kumo.throttle', run = 'listeners', secrets = 'kumo', session = 'records', source = 'queues', text = 'kumo.serde',
-  tasks = 'kumo', testing = 'kumo.test', tuning = 'settings', websocket = 'kumo.http', kumo = 'kumo',
+  record = 'records', redis = 'kumo.throttle', run = 'listeners', secrets = 'kumo', session = 'records', source = 'queues',
+  text = 'kumo.serde', tasks = 'kumo', testing = 'kumo.test', tuning = 'settings', websocket = 'kumo.http', kumo = 'kumo',
 } -- stylua: ignore
 
 local function page_of(path, name)
   local group = name:match '^kumo%.(%l[%w_]*)%.'
   if path:find '^policy%-extras/' then
     return 'policy-extras.' .. path:match '^policy%-extras/([%w_]+)'
+  elseif not name:find '^kumo%.' then
+    return name:match '^[%w_]+'
   elseif group and group ~= 'api' and group ~= 'admin' then
     return PAGES[group] == 'kumo' and 'kumo' or 'kumo.' .. group
   end
@@ -282,12 +314,23 @@ local function add(entry, name)
   end
 end
 
+-- Types of the runtime's own modules begin with `tr.`.
+local function is_public(name)
+  local root = name:match '^(%l[%w_]*)%.'
+  for _, module in ipairs(reference.MODULES) do
+    if module == root then
+      return true
+    end
+  end
+  return false
+end
+
 local function add_types(path, of_extras)
   local file = reference.read(path)
   for _, class in ipairs(file.classes) do
     local name = class.name
-    local is_module = class.variable ~= nil and class.variable == file.returned
-    if not is_module and (of_extras or name:find '^kumo%.' and name ~= 'kumo') and (#class.fields + #class.methods > 0) then
+    local is_module = all.namespaces[name] or of_extras and class.variable ~= nil and class.variable == file.returned
+    if not is_module and (of_extras or is_public(name)) and #class.fields + #class.methods > 0 then
       add(class, name)
       for _, method in ipairs(class.methods) do
         add(method, name .. ':' .. method.short)
@@ -299,8 +342,50 @@ local function add_types(path, of_extras)
     if event then
       alias.kind = 'event'
       add(alias, event)
-    elseif of_extras or alias.name:find '^kumo%.' then
+    elseif of_extras or is_public(alias.name) then
       add(alias, alias.name)
+    end
+  end
+end
+
+-- Leaves out types that no function, event or object of the runtime speaks of: they are the runtime's own.
+local function keep_reachable()
+  local reached, queue = {}, {}
+  local function reach(entry)
+    if entry and not reached[entry] then
+      reached[entry] = true
+      queue[#queue + 1] = entry
+    end
+  end
+  for _, entry in ipairs(all.list) do
+    local owner = entry.kind == 'function' and all.by_name[entry.name:match '^(.-):' or false]
+    if entry.kind == 'event' or entry.complete or entry.kind == 'function' and not owner or entry.file:find '^policy' then
+      reach(entry)
+    end
+  end
+  while #queue > 0 do
+    local entry = table.remove(queue)
+    for _, list in ipairs { entry.params, entry.returns, entry.fields } do
+      for _, value in ipairs(list) do
+        for name in value.type:gmatch '[%w_%.]+' do
+          reach(all.by_name[name])
+        end
+      end
+    end
+    for name in ((entry.type or '') .. ' ' .. (entry.parent or '')):gmatch '[%w_%.]+' do
+      reach(all.by_name[name])
+    end
+    for _, method in ipairs(entry.methods or {}) do
+      reach(method)
+    end
+  end
+  local list = all.list
+  all.list = {}
+  for _, entry in ipairs(list) do
+    if reached[entry] then
+      all.list[#all.list + 1] = entry
+    else
+      all.by_name[entry.name] = nil
     end
   end
 end
@@ -311,7 +396,7 @@ function reference.all()
   if all then
     return all
   end
-  all = { list = {}, by_name = {}, undocumented = {} }
+  all = { list = {}, by_name = {}, undocumented = {}, namespaces = {} }
   local meta, sources = {}, {}
   for _, path in ipairs(meta_files()) do
     for _, fn in ipairs(reference.read(path).functions) do
@@ -320,6 +405,7 @@ function reference.all()
   end
   for name, fn in pairs(reference.exported()) do
     local path, line = source_of(fn)
+    all.namespaces[name:match '^(.*)%.'] = true
     local entry = meta[name] or path and reference.read(path).by_line[line]
     if path then
       sources[path] = true
@@ -340,6 +426,13 @@ function reference.all()
   for _, path in ipairs(meta_files()) do
     add_types(path)
   end
+  for _, dir in ipairs { 'lua/kumo', 'lua/kumo/shaping' } do
+    for _, name in ipairs(tool.list(c.share_dir .. '/' .. dir) or {}) do
+      if name:find '%.lua$' then
+        sources[dir .. '/' .. name] = true
+      end
+    end
+  end
   for path in pairs(sources) do
     add_types(path)
   end
@@ -358,6 +451,7 @@ function reference.all()
     end
     add_types(path, true)
   end
+  keep_reachable()
   table.sort(all.undocumented)
   table.sort(all.list, function(a, b)
     if a.page ~= b.page then

@@ -3,6 +3,8 @@
 local utils = {}
 
 --- Deep equality: tables are equal when they hold equal values under the same keys.
+---@param a any
+---@param b any
 ---@return boolean
 function utils.equals(a, b)
   if rawequal(a, b) then
@@ -58,6 +60,7 @@ local function dump(value, indent, seen)
 end
 
 --- A value as text for people, keys sorted.
+---@param value any
 ---@return string
 function utils.dumps(value)
   return dump(value, '', {})
@@ -68,6 +71,9 @@ local function fail(message, text)
 end
 
 --- Raises unless the values are deeply equal.
+---@param a any
+---@param b any
+---@param message? string
 function utils.assert_eq(a, b, message)
   if not utils.equals(a, b) then
     fail(message, ('expected equal values, got %s and %s'):format(utils.dumps(a), utils.dumps(b)))
@@ -75,6 +81,9 @@ function utils.assert_eq(a, b, message)
 end
 
 --- Raises if the values are deeply equal.
+---@param a any
+---@param b any
+---@param message? string
 function utils.assert_ne(a, b, message)
   if utils.equals(a, b) then
     fail(message, ('expected different values, got %s twice'):format(utils.dumps(a)))
@@ -84,6 +93,7 @@ end
 --- Raises unless the text matches the regular expression.
 ---@param text string
 ---@param regex string
+---@param message? string
 function utils.assert_matches(text, regex, message)
   if not require('kumo').regex.compile(regex):is_match(text) then
     fail(message, ('expected %q to match %q'):format(tostring(text), regex))
@@ -91,6 +101,8 @@ function utils.assert_matches(text, regex, message)
 end
 
 --- Sets each key of `src` in `dest`, over what was there.
+---@param src table
+---@param dest table
 ---@return table dest
 function utils.merge_into(src, dest)
   for key, value in pairs(src) do
@@ -100,6 +112,8 @@ function utils.merge_into(src, dest)
 end
 
 --- As merge_into, but tables on both sides are merged and not replaced.
+---@param src table
+---@param dest table
 ---@return table dest
 function utils.recursive_merge_into(src, dest)
   for key, value in pairs(src) do
@@ -112,6 +126,8 @@ function utils.recursive_merge_into(src, dest)
   return dest
 end
 
+---@param list any[]
+---@param value any
 ---@return boolean
 function utils.table_contains(list, value)
   for _, item in ipairs(list) do
@@ -123,6 +139,7 @@ function utils.table_contains(list, value)
 end
 
 --- The keys of a table, in no order.
+---@param t table
 ---@return any[]
 function utils.table_keys(t)
   local keys = {}
@@ -132,22 +149,28 @@ function utils.table_keys(t)
   return keys
 end
 
+---@param t table
 ---@return boolean
 function utils.table_is_empty(t)
   return next(t) == nil
 end
 
+---@param text string
+---@param prefix string
 ---@return boolean
 function utils.starts_with(text, prefix)
   return text:sub(1, #prefix) == prefix
 end
 
+---@param text string
+---@param suffix string
 ---@return boolean
 function utils.ends_with(text, suffix)
   return suffix == '' or text:sub(-#suffix) == suffix
 end
 
 --- Splits `127.0.0.1:25`, `[::1]:25` or `::1:25` at the last colon.
+---@param text string
 ---@return string? ip    nil if there is no port
 ---@return integer? port
 function utils.split_ip_port(text)
@@ -162,6 +185,8 @@ function utils.split_ip_port(text)
 end
 
 --- Reads a file by its suffix: .json or .toml.
+---@param path string
+---@return any value
 function utils.load_json_or_toml_file(path)
   local serde = require('kumo').serde
   if utils.ends_with(path, '.toml') then

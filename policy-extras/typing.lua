@@ -102,6 +102,9 @@ local Type = {}
 Type.__index = Type
 
 --- The checked value, or nil and what is wrong. A checked value may be nil (option): test the second result.
+---@param value any
+---@return any checked
+---@return string? message
 function Type:check(value)
   return self._check(value)
 end
@@ -151,6 +154,8 @@ typing.any = new_type('any', function(value)
 end)
 
 --- The type or nil.
+---@param inner typing.Type
+---@return typing.Type
 function typing.option(inner)
   want_type(inner, 'option')
   return new_type('option<' .. inner.name .. '>', function(value)
@@ -162,6 +167,9 @@ function typing.option(inner)
 end
 
 --- The type; nil gives `value` (a table is copied for each use).
+---@param inner typing.Type
+---@param value any
+---@return typing.Type
 function typing.default(inner, value)
   want_type(inner, 'default')
   local _, err = inner._check(value)
@@ -177,6 +185,8 @@ function typing.default(inner, value)
 end
 
 --- An array whose elements have the type.
+---@param inner typing.Type
+---@return typing.Type
 function typing.list(inner)
   want_type(inner, 'list')
   return new_type('list<' .. inner.name .. '>', function(value)
@@ -202,6 +212,9 @@ function typing.list(inner)
 end
 
 --- A table whose keys and values have the types.
+---@param key_type typing.Type
+---@param value_type typing.Type
+---@return typing.Type
 function typing.map(key_type, value_type)
   want_type(key_type, 'map')
   want_type(value_type, 'map')
@@ -226,6 +239,9 @@ function typing.map(key_type, value_type)
 end
 
 --- One of the texts.
+---@param name string
+---@param ... string
+---@return typing.Type
 function typing.enum(name, ...)
   local list, known = { ... }, {}
   for _, item in ipairs(list) do
@@ -247,6 +263,8 @@ function typing.enum(name, ...)
 end
 
 --- The first of the types that fits.
+---@param ... typing.Type  a name may stand before them
+---@return typing.Type
 function typing.variant(...)
   local types, names = { ... }, {}
   if is_type(types[1]) == false and type(types[1]) == 'string' then
@@ -283,6 +301,7 @@ end
 --- them. The result refuses new fields that the type does not know.
 ---@param name string
 ---@param fields table<string, typing.Type>
+---@return typing.Type
 function typing.record(name, fields)
   local dynamic, names = fields._dynamic, {}
   for key, inner in pairs(fields) do

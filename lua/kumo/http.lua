@@ -89,7 +89,13 @@ header_map.__metatable = 'kumo.http.HeaderMap'
 
 -- Response --------------------------------------------------------------------------------------------------------
 
+--- An answer. Its body can be read once: `bytes` or `text`.
 ---@class kumo.http.Response
+---@field status_is_informational fun(self: kumo.http.Response): boolean  1xx
+---@field status_is_success fun(self: kumo.http.Response): boolean        2xx
+---@field status_is_redirection fun(self: kumo.http.Response): boolean    3xx
+---@field status_is_client_error fun(self: kumo.http.Response): boolean   4xx
+---@field status_is_server_error fun(self: kumo.http.Response): boolean   5xx
 local response = {}
 response.__index = response
 
@@ -99,10 +105,13 @@ local function unread(self)
   end
 end
 
+---@return integer
 function response:status_code()
   return self._status
 end
 
+--- The registered phrase of the status.
+---@return string?
 function response:status_reason()
   return core.reason(self._status)
 end
@@ -113,11 +122,14 @@ for class, name in pairs { 'informational', 'success', 'redirection', 'client_er
   end
 end
 
+--- By name in any case; `pairs` gives each line once, names in lower case.
+---@return table<string, string>
 function response:headers()
   unread(self)
   return setmetatable({ self._head }, header_map)
 end
 
+---@return integer?
 function response:content_length()
   unread(self)
   local text = core.header(self._head, 'content-length')
@@ -131,11 +143,14 @@ local function take_body(self)
   return body
 end
 
+---@return string
 function response:bytes()
   unread(self)
   return take_body(self)
 end
 
+--- The body as UTF-8; bytes that are none become U+FFFD.
+---@return string
 function response:text()
   unread(self)
   return core.utf8_lossy(take_body(self))
@@ -144,6 +159,8 @@ end
 -- Request ---------------------------------------------------------------------------------------------------------
 
 -- core.perform() reads _method, _url, _headers, _body and _timeout, in C.
+
+--- A request that is put together and then sent, once. All but the senders return it, so that calls can be chained.
 ---@class kumo.http.Request
 local request = {}
 request.__index = request
@@ -174,12 +191,18 @@ local function has_header(self, wanted)
 end
 
 --- Adds a header line; the same name again gives a second line.
+---@param name string
+---@param value string
+---@return kumo.http.Request self
 function request:header(name, value)
   unsent(self)
   add_header(self, check_string(name, 'header: name'), check_string(value, 'header: value'))
   return self
 end
 
+--- Adds several header lines.
+---@param map table<string, string>
+---@return kumo.http.Request self
 function request:headers(map)
   unsent(self)
   check_table(map, 'headers')
@@ -195,6 +218,8 @@ function request:headers(map)
 end
 
 --- Any bytes; sets Content-Length and no Content-Type. The string is sent from where it lies.
+---@param body string
+---@return kumo.http.Request self
 function request:body(body)
   unsent(self)
   self._body, self._message = check_string(body, 'body'), nil
@@ -203,6 +228,8 @@ end
 
 --- Ours: the complete bytes of a message as the body, sent from where they lie. The message must still be the caller's
 --- when the request is sent.
+---@param message kumo.Message
+---@return kumo.http.Request self
 function request:body_of(message)
   unsent(self)
   message:id() -- raises for what is no message
@@ -210,6 +237,9 @@ function request:body_of(message)
   return self
 end
 
+---@param user string
+---@param password? string
+---@return kumo.http.Request self
 function request:basic_auth(user, password)
   unsent(self)
   user = check_string(user, 'basic_auth: user')
@@ -218,6 +248,8 @@ function request:basic_auth(user, password)
   return self
 end
 
+---@param token string
+---@return kumo.http.Request self
 function request:bearer_auth(token)
   unsent(self)
   add_header(self, 'Authorization', 'Bearer ' .. check_string(token, 'bearer_auth: token'))
@@ -225,12 +257,17 @@ function request:bearer_auth(token)
 end
 
 --- Total time of this request: seconds or a text such as "1m 30s".
+---@param duration number|string
+---@return kumo.http.Request self
 function request:timeout(duration)
   unsent(self)
   self._timeout = core.duration_s(duration)
   return self
 end
 
+--- Form fields as the body.
+---@param params table<string, string>
+---@return kumo.http.Request self
 function request:form_url_encoded(params)
   unsent(self)
   check_table(params, 'form_url_encoded')
@@ -265,6 +302,9 @@ local function multipart_piece(name, value)
     disposition, quote_name(file_name), data)
 end
 
+--- Parts of a form as the body: texts, or files.
+---@param parts table<string, string|{ data: string, file_name: string }>
+---@return kumo.http.Request self
 function request:form_multipart_data(parts)
   unsent(self)
   check_table(parts, 'form_multipart_data')
@@ -282,6 +322,7 @@ function request:form_multipart_data(parts)
   return self
 end
 
+--- Not supported: raises.
 function request.aws_sign_v4()
   error('request:aws_sign_v4: not supported by Tailrace yet', 2)
 end
@@ -341,7 +382,11 @@ end
 
 -- Client ----------------------------------------------------------------------------------------------------------
 
+--- Connections are kept for the next request.
 ---@class kumo.http.Client
+---@field get fun(self: kumo.http.Client, url: string): kumo.http.Request   a request, to be sent
+---@field post fun(self: kumo.http.Client, url: string): kumo.http.Request
+---@field put fun(self: kumo.http.Client, url: string): kumo.http.Request
 local client = {}
 client.__index = client
 

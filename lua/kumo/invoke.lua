@@ -65,7 +65,7 @@ end
 ---@param routing_domain string
 ---@param egress_source string
 ---@param site_name string
----@return kumo.EgressPathConfig
+---@return kumo.EgressPath
 function invoke.invoke_get_egress_path_config(routing_domain, egress_source, site_name)
   text('kumo.invoke_get_egress_path_config: routing_domain', routing_domain)
   text('kumo.invoke_get_egress_path_config: egress_source', egress_source)

@@ -46,6 +46,8 @@ end
 host.thaw.regex = regex.compile
 
 --- The text as a pattern that matches just it.
+---@param text string
+---@return string
 function regex.escape(text)
   return (text:gsub('[%.%^%$%*%+%?%(%)%[%]{}|\\#&%-~]', '\\%0'))
 end
@@ -56,6 +58,8 @@ local function group(bounds, i, text)
 end
 
 --- Groups by number (0: the whole match) and by name; nil if there is no match.
+---@param text string
+---@return table<integer|string, string>? groups
 function methods:captures(text)
   check(self, 'captures', text)
   local bounds = exec(self, 'captures', text, 1)
@@ -72,11 +76,16 @@ function methods:captures(text)
   return out
 end
 
+---@param text string
+---@return boolean
 function methods:is_match(text)
   check(self, 'is_match', text)
   return exec(self, 'is_match', text, 1) ~= nil
 end
 
+--- The first match; nil if there is none.
+---@param text string
+---@return string? match
 function methods:find(text)
   check(self, 'find', text)
   local bounds = exec(self, 'find', text, 1)
@@ -112,6 +121,9 @@ local function each(self, name, text)
   end
 end
 
+--- All matches that do not overlap.
+---@param text string
+---@return string[] matches
 function methods:find_all(text)
   check(self, 'find_all', text)
   local out = {}
@@ -167,22 +179,37 @@ local function replace(self, name, text, limit, replacement)
   return table.concat(out)
 end
 
+--- Replaces the first match. `$1`, `$name` and `${name}` stand for groups, `$$` for a dollar.
+---@param text string
+---@param replacement string
+---@return string
 function methods:replace(text, replacement)
   check(self, 'replace', text)
   return replace(self, 'replace', text, 1, replacement)
 end
 
+--- The same with all matches.
+---@param text string
+---@param replacement string
+---@return string
 function methods:replace_all(text, replacement)
   check(self, 'replace_all', text)
   return replace(self, 'replace_all', text, 0, replacement)
 end
 
---- limit 0: all.
+--- The same with the first matches.
+---@param text string
+---@param limit integer  0: all
+---@param replacement string
+---@return string
 function methods:replacen(text, limit, replacement)
   check(self, 'replacen', text)
   return replace(self, 'replacen', text, limit, replacement)
 end
 
+--- The parts between the matches.
+---@param text string
+---@return string[]
 function methods:split(text)
   check(self, 'split', text)
   local out, at = {}, 1

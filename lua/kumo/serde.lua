@@ -134,12 +134,14 @@ local function encode(value, pretty, name)
 end
 
 ---@return string
+---@param value any
 function serde.json_encode(value)
   return encode(value, false, 'json_encode')
 end
 
 --- Keys sorted, 2 blanks a level.
 ---@return string
+---@param value any
 function serde.json_encode_pretty(value)
   return encode(value, true, 'json_encode_pretty')
 end

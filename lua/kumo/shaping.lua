@@ -125,6 +125,9 @@ end
 
 --- Ours: each value with the line that set it, and what it overrode there.
 ---@async
+---@param domain string   routing domain of the queue
+---@param source string
+---@param site string
 ---@return table<string, kumo.shaping.Value>
 function loaded:explain(domain, source, site)
   texts('explain', domain, source, site)

@@ -4,7 +4,7 @@
 ---@class kumo
 local kumo = {}
 
-kumo.api = { admin = { bounce = {}, suspend = {}, suspend_ready_q = {}, dead_letters = {} } }
+kumo.api = { inject = require 'inject', admin = { bounce = {}, suspend = {}, suspend_ready_q = {}, dead_letters = {} } }
 
 ---@class (exact) kumo.AdminRule
 ---@field campaign? string         what a queue must have to be meant; nothing: all queues

@@ -50,17 +50,19 @@ function kumo.get_event_registrars(event) end
 ---@param ... any  shown by tostring, parted by blanks
 function kumo.log_error(...) end
 
+--- Writes a line at level warn.
 ---@param ... any
 function kumo.log_warn(...) end
 
+--- Writes a line at level info.
 ---@param ... any
 function kumo.log_info(...) end
 
+--- Writes a line at level debug.
 ---@param ... any
 function kumo.log_debug(...) end
 
 kumo.cidr = require('kumo.cidr').cidr
-kumo.counter_series = require 'kumo.counter_series'
 kumo.counter_series = require 'kumo.counter_series'
 kumo.digest = require 'kumo.digest'
 kumo.dns = require 'kumo.dns'
@@ -69,7 +71,6 @@ kumo.encode = require 'kumo.encode'
 kumo.fs = require 'kumo.fs'
 kumo.http = require 'kumo.http'
 kumo.memoize = require('kumo.memoize').memoize
-kumo.mpsc = require 'kumo.mpsc'
 kumo.mpsc = require 'kumo.mpsc'
 kumo.regex = require 'kumo.regex'
 kumo.secrets = require('kumo.secrets').secrets

@@ -14,7 +14,6 @@
 #include "cli/tool.h"
 
 #define MEMORY_LIMIT (512LL << 20) /* bytes of one Lua state */
-#define HANDLER_LIMIT_S 5.0        /* without a wait, as in `tailrace run` */
 #define GRACE_S 3                  /* between asking a step to end and ending the process */
 
 struct check {
@@ -88,7 +87,11 @@ static int
 step(struct check *check, const char *entry, const char *event, const char *name, const char *arg)
 {
 	struct texts texts = {.text = {arg}};
-	struct tr_task_call call = {.entry = entry, .event = event, .push = push_texts, .push_arg = &texts};
+	struct tr_task_call call = {.entry = entry,
+		.event = event,
+		.push = push_texts,
+		.push_arg = &texts,
+		.limit_ns = (int64_t)(check->limit_s * 1e9)};
 	struct tr_buf why = {0};
 	int err;
 
@@ -197,7 +200,6 @@ tr_cmd_check(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&action.sa_mask);
 	config.policy = check.policy;
-	config.handler_limit_ns = (int64_t)((check.limit_s < HANDLER_LIMIT_S ? check.limit_s : HANDLER_LIMIT_S) * 1e9);
 	if (sigaction(SIGALRM, &action, NULL) != 0 || tr_watchdog_start() != TR_OK ||
 		tr_tool_init(&check.tool, &config) != TR_OK) {
 		fprintf(stderr,

@@ -18,6 +18,9 @@ enum tr_exit {
 	TR_EXIT_CONFIG = 78,      /* the policy */
 };
 
+/* What policies have by this name, or the topics for "". commands ends with NULL: names for "did you mean". */
+int tr_help_reference(const char *name, const char *const *commands);
+
 int tr_cmd_run(int argc, char **argv);
 int tr_cmd_sink(int argc, char **argv);
 int tr_cmd_inject(int argc, char **argv);

@@ -21,7 +21,7 @@ static const struct command {
 	{"why", "what holds back a queue or a message of a running node", tr_cmd_why},
 	{"repl", "a prompt in a policy: try it, send through it, look into a running one", tr_cmd_repl},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
-	{"help", "this text, or the text of one command", cmd_help},
+	{"help", "this text, the text of a command, or what policies have: help NAME", cmd_help},
 	{"version", "print the version", cmd_version},
 };
 
@@ -62,14 +62,22 @@ print_commands(FILE *out)
 static int
 cmd_help(int argc, char **argv)
 {
+	const char *names[TR_COUNT(commands) + 1] = {NULL};
+
+	for (size_t i = 0; i < TR_COUNT(commands); i++)
+		names[i] = commands[i].name;
 	if (argc < 2 || strcmp(argv[1], "--help") == 0) {
 		print_commands(stdout);
-		return TR_EXIT_OK;
+		fputs("'tailrace help NAME' describes a function, an event or an object of policies, or lists a "
+		      "topic.\n\n",
+			stdout);
+		fflush(stdout);
+		return tr_help_reference("", names);
 	}
 	const struct command *command = find_command(argv[1]);
 
 	if (command == NULL)
-		return unknown_command(argv[1]);
+		return tr_help_reference(argv[1], names);
 	char help[] = "--help";
 	char *args[] = {argv[1], help, NULL};
 

@@ -303,7 +303,7 @@ end)
 describe('tailrace check survives', function()
   local BAD
   setup(function()
-    check_all(BAD, '', '--timeout 0.3')
+    check_all(BAD, '', '--timeout 1')
   end)
   teardown(helper.cleanup)
 

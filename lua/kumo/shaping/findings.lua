@@ -41,17 +41,26 @@ local function add(self, level, fatal, place, message, remedy)
 end
 
 --- The file cannot be used like that.
+---@param place kumo.shaping.Place
+---@param message string
+---@param remedy? string
 function findings:fatal(place, message, remedy)
   add(self, 'Error', true, place, message, remedy)
 end
 
 --- It can, but it is most likely not what was meant.
+---@param place kumo.shaping.Place
+---@param message string
+---@param remedy? string
 function findings:warn(place, message, remedy)
   add(self, 'Warn', false, place, message, remedy)
 end
 
 --- Something of which the caller of load() says how bad it is.
 ---@param level 'Ignore'|'Warn'|'Error'
+---@param place kumo.shaping.Place
+---@param message string
+---@param remedy? string
 function findings:at_level(level, place, message, remedy)
   if level ~= 'Ignore' then
     add(self, level, false, place, message, remedy)

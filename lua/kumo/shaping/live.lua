@@ -343,6 +343,9 @@ local function data_for(self, domain)
 end
 
 ---@async
+---@param domain string   routing domain
+---@param source string
+---@param site string
 ---@return { params: kumo.shaping.Params, replace: boolean }[] steps
 ---@return number until_s   when automation changes it by itself
 function live:steps(domain, source, site)
@@ -352,6 +355,9 @@ end
 
 --- The parameters of a path: a table of the caller's own.
 ---@async
+---@param domain string   routing domain
+---@param source string
+---@param site string
 ---@return table<string, any>
 function live:params(domain, source, site)
   local params = data.resolve((self:steps(domain, source, site)))
@@ -363,7 +369,10 @@ end
 
 --- The object for get_egress_path_config. Kept, so that asking again costs three look-ups.
 ---@async
----@return kumo.EgressPathConfig
+---@param domain string   routing domain
+---@param source string
+---@param site string
+---@return kumo.EgressPath
 function live:path(domain, source, site)
   if c.changes() ~= self._changes then
     data_for(self, domain)
