@@ -122,6 +122,7 @@ local function error_text(err)
 end
 
 local EXIT = {} -- what os.exit raises
+local NOT_THERE = "modules are looked for beside the policy, in the runtime's directory, and in package.path"
 
 local REMEDIES = {
   { 'handler ran longer than', 'limit', 'an endless loop? What takes long has to wait now and then, with kumo.sleep(0)' },
@@ -135,7 +136,11 @@ local function failed(step, err, file, line)
   if rawequal(err, EXIT) then
     return
   end
-  local text, code, remedy = error_text(err), 'policy', nil
+  local text, code, remedy = error_text(err):gsub(', while processing {.*$', ''), 'policy', nil
+  local module = text:match "module '([^'\n]+)' not found:"
+  if module then -- the same as the reader of the text says
+    return add('error', 'require', file, line, ("the module '%s' is not there"):format(module), NOT_THERE)
+  end
   text = text:gsub('^[^\n:]+:%d+: (%l+:%l+: [^\n]-:%d+: )', '%1') -- a helper's text about a file, with the place of its call
   for _, one in ipairs(REMEDIES) do
     if text:find(one[1], 1, true) then
@@ -414,8 +419,7 @@ local function read_source(path)
       if found and not is_ours(found) then
         read_source(found)
       elseif not found and package.loaded[one.name] == nil and not real.searchpath(one.name, package.cpath) then
-        source.add('error', 'require', one.line, ("the module '%s' is not there"):format(one.name),
-          'modules are looked for beside the policy, in the runtime\'s directory, and in package.path') -- stylua: ignore
+        source.add('error', 'require', one.line, ("the module '%s' is not there"):format(one.name), NOT_THERE)
       end
     end
   end
@@ -608,8 +612,8 @@ local function check_files()
   end
 end
 
---- finish(MISSING_SPOOL, JSON, COLOURS, STRICT) -> text, exit status
-function host.entry.check_finish(missing_spool, as_json, colours, strict)
+--- finish(MISSING_SPOOL, JSON, COLOURS, STRICT, COLUMNS) -> text, exit status
+function host.entry.check_finish(missing_spool, as_json, colours, strict, columns)
   local ok, err = real.xpcall(check_files, real.traceback)
   if not ok then
     add('warning', 'check', nil, 0, 'the text of the policy could not be looked at: ' .. tostring(err))
@@ -618,6 +622,7 @@ function host.entry.check_finish(missing_spool, as_json, colours, strict)
     check_order()
   end
   check_directories(missing_spool)
+  report.merge()
   local paths = {}
   for i, source in ipairs(sources) do
     paths[i] = source.path
@@ -629,5 +634,6 @@ function host.entry.check_finish(missing_spool, as_json, colours, strict)
     json = as_json,
     colours = colours,
     strict = strict,
+    columns = columns,
   }
 end

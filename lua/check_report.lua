@@ -54,6 +54,33 @@ function report.add(level, code, file, line, message, remedy)
   end
 end
 
+-- What Lua and the runtime call the name that an error is about.
+local ABOUT = {
+  "global '([%w_]+)' %(a nil value%)", "field '([%w_]+)' %(a nil value%)", "method '([%w_]+)' %(a nil value%)",
+  'has no field "([%w_]+)"', 'kumo%.([%w_%.]+) is not supported', "unknown field '([%w_]+)'", "missing field '([%w_]+)'",
+} -- stylua: ignore
+local TOLD_BY_TEXT = { global = true, ['function'] = true, option = true }
+
+--- Leaves out errors of running code of which the text has told the same, with the place of the name itself.
+function report.merge()
+  local kept = {}
+  for _, one in ipairs(findings) do
+    local name
+    for _, pattern in ipairs(one.code == 'policy' and ABOUT or {}) do
+      name = name or one.message:match(pattern)
+    end
+    local told = false
+    for _, other in ipairs(name and findings or {}) do
+      local near = other.line == one.line or other.code == 'option' and math.abs(other.line - one.line) < 50
+      told = told or other.file == one.file and near and TOLD_BY_TEXT[other.code] and other.message:find(name, 1, true) ~= nil
+    end
+    if not told then
+      kept[#kept + 1] = one
+    end
+  end
+  findings = kept
+end
+
 ---@param level string
 ---@return integer
 function report.count(level)
@@ -130,6 +157,28 @@ local function plural(count, name)
   return ('%d %s%s'):format(count, name, count == 1 and '' or 's')
 end
 
+--- Lines of at most `width` characters (0: any), further ones behind `margin` blanks.
+local function wrapped(value, width, margin)
+  local next_line = '\n' .. (' '):rep(margin)
+  local room = width - margin
+  if room < 30 then
+    return (value:gsub('\n', next_line))
+  end
+  local out = {}
+  for line in (value .. '\n'):gmatch '([^\n]*)\n' do
+    while #line > room do
+      local cut = line:sub(1, room + 1):match '^.*()%s' or line:find('%s', room)
+      if not cut or not line:sub(1, cut):find '%S' then
+        break
+      end
+      out[#out + 1] = line:sub(1, cut - 1)
+      line = line:sub(cut + 1)
+    end
+    out[#out + 1] = line
+  end
+  return table.concat(out, next_line)
+end
+
 local function for_people(what, errors, warnings)
   local out, file = {}, nil
   local function paint(code, text)
@@ -145,11 +194,11 @@ local function for_people(what, errors, warnings)
       out[#out + 1] = (#out > 0 and '\n' or '') .. paint('1', file) .. '\n'
     end
     local line = one.line > 0 and ('%' .. width .. 'd'):format(one.line) or (' '):rep(width)
-    local margin = '\n' .. (' '):rep(width + 4)
-    out[#out + 1] = ('  %s  %s %s\n'):format(line, paint(one.level == 'error' and '31;1' or '33;1', one.level .. ':'),
-      (one.message:gsub('\n', margin))) -- stylua: ignore
+    local level = one.level .. ': '
+    local message = wrapped(level .. one.message, what.columns, width + 4):sub(#level + 1)
+    out[#out + 1] = ('  %s  %s%s\n'):format(line, paint(one.level == 'error' and '31;1' or '33;1', level), message)
     if one.remedy then
-      out[#out + 1] = ('  %s  %s\n'):format((' '):rep(width), paint('2', '-> ' .. one.remedy:gsub('\n', margin)))
+      out[#out + 1] = ('  %s  %s\n'):format((' '):rep(width), paint('2', wrapped('-> ' .. one.remedy, what.columns, width + 4)))
     end
   end
   local looked = ('%s, %s'):format(plural(#what.files, 'file'), plural(what.handlers, 'event') .. ' handled')
@@ -168,6 +217,7 @@ end
 ---@field json boolean
 ---@field colours boolean
 ---@field strict boolean
+---@field columns integer   of the terminal; 0: lines are not wrapped
 
 --- The text, and the exit status: 0, 1 (errors; with strict warnings, too), 78 (the policy cannot be loaded).
 ---@param what check.Written

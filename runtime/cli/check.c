@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -112,6 +113,15 @@ step(struct check *check, const char *entry, const char *event, const char *name
 	return err;
 }
 
+/* Of the terminal on standard output; 0: it is none, or does not say. */
+static int
+columns(void)
+{
+	struct winsize size;
+
+	return isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
 static int
 push_finish(lua_State *L, void *arg)
 {
@@ -122,7 +132,8 @@ push_finish(lua_State *L, void *arg)
 	lua_pushboolean(L, check->json);
 	lua_pushboolean(L, isatty(STDOUT_FILENO) && getenv("NO_COLOR") == NULL);
 	lua_pushboolean(L, check->strict);
-	return 4;
+	lua_pushinteger(L, columns());
+	return 5;
 }
 
 static int
