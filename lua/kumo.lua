@@ -24,6 +24,8 @@ local MODULES = {
   { module = 'kumo.mpsc', needs = 'tr.channel', field = 'mpsc' },
   { module = 'kumo.uuid', needs = 'tr.bytes', field = 'uuid' },
   { module = 'kumo.regex', needs = 'tr.regex', field = 'regex' },
+  { module = 'kumo.regex_set_map', needs = 'tr.regex', field = 'regex_set_map' },
+  { module = 'kumo.crypto', needs = 'tr.bytes', field = 'crypto' },
   { module = 'message', needs = 'tr.message' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
   { module = 'kumo.constraints', needs = 'tr.queue', merge = true },

@@ -38,6 +38,9 @@ local function make(value)
   return setmetatable({ bytes = value }, result)
 end
 
+--- For modules of the runtime.
+digest._make = make
+
 local function joined(...)
   local parts = {}
   for i = 1, select('#', ...) do

@@ -204,6 +204,9 @@ end
 ---@return string
 function methods:replacen(text, limit, replacement)
   check(self, 'replacen', text)
+  if type(limit) ~= 'number' or not (limit >= 0 and limit == math.floor(limit)) then
+    error('regex:replacen: limit: integer >= 0 expected, got ' .. tostring(limit), 2)
+  end
   return replace(self, 'replacen', text, limit, replacement)
 end
 

@@ -10,6 +10,12 @@ local function check(name, ...)
   end
 end
 
+local function check_count(name, what, value, least)
+  if type(value) ~= 'number' or not (value >= least and value == math.floor(value)) then -- luacheck: ignore (NaN)
+    error(('kumo.string.%s: %s: integer >= %d expected, got %s'):format(name, what, least, tostring(value)), 3)
+  end
+end
+
 -- Where `pattern` next stands at or after `at`; an empty one stands between all characters.
 local function find(text, pattern, at)
   if at > #text + 1 then
@@ -57,6 +63,7 @@ end
 ---@return string
 function str.replacen(text, from, to, limit)
   check('replacen', text, from, to)
+  check_count('replacen', 'limit', limit, 0)
   return replace(text, from, to, limit)
 end
 
@@ -93,6 +100,7 @@ end
 ---@return string[]
 function str.splitn(text, limit, pattern)
   check('splitn', text, tostring(limit), pattern)
+  check_count('splitn', 'limit', limit, 0)
   return split(text, pattern, limit)
 end
 
@@ -128,6 +136,7 @@ end
 ---@return string[]
 function str.rsplitn(text, limit, pattern)
   check('rsplitn', text, tostring(limit), pattern)
+  check_count('rsplitn', 'limit', limit, 0)
   return rsplit(text, pattern, limit)
 end
 
@@ -256,6 +265,8 @@ end
 function str.wrap(text, soft, hard)
   check('wrap', text)
   soft, hard = soft or 75, hard or 900
+  check_count('wrap', 'soft', soft, 1)
+  check_count('wrap', 'hard', hard, 1)
   local lines, line = {}, ''
   for _, word in ipairs(str.split_ascii_whitespace(text)) do
     if line ~= '' and #line + 1 + #word > soft then
@@ -272,10 +283,98 @@ function str.wrap(text, soft, hard)
   return table.concat(lines, '\r\n\t')
 end
 
-for _, name in ipairs { 'psl_domain', 'psl_suffix', 'eval_template', 'normalize_smtp_response' } do
-  str[name] = function()
-    error(('kumo.string.%s is not supported by Tailrace'):format(name), 2)
+-- --- the public suffix list -----------------------------------------------------------------------------------
+
+local function psl(name, domain)
+  check(name, domain)
+  local bare = domain:gsub('%.$', '')
+  local known = bare ~= '' and not bare:find('\0', 1, true)
+  local found = known and require('tr.psl')[name == 'psl_domain' and 'registrable' or 'suffix'](bare:lower())
+  return found and bare:sub(-#found) or nil -- as the caller wrote it
+end
+
+--- The part of a domain that somebody has registered, by the public suffix list: `www.example.co.uk` -> `example.co.uk`.
+---@param domain string  A-labels or UTF-8; a dot at the end does not count
+---@return string? domain  nil: it is a suffix itself
+function str.psl_domain(domain)
+  return (psl('psl_domain', domain))
+end
+
+--- The public suffix of a domain: `www.example.co.uk` -> `co.uk`.
+---@param domain string
+---@return string? suffix
+function str.psl_suffix(domain)
+  return (psl('psl_suffix', domain))
+end
+
+-- --- templates ---------------------------------------------------------------------------------------------------
+
+--- Fills in a template. Dialects: `Jinja` (docs/log-records.md says what it knows), `Static` (the text as it is).
+---@param name string       for errors; the ending `.html`, `.htm` or `.xml` escapes values for it, `.json` writes them as JSON
+---@param source string
+---@param context table     values by name
+---@param dialect? 'Jinja'|'Static'  default 'Jinja'; 'Handlebars' is not supported
+---@return string
+function str.eval_template(name, source, context, dialect)
+  check('eval_template', name, source)
+  dialect = dialect == nil and 'Jinja' or dialect
+  if dialect == 'Static' then
+    return source
+  elseif dialect ~= 'Jinja' then
+    error(("kumo.string.eval_template: dialect: 'Jinja' or 'Static' expected, got %s"):format(tostring(dialect)), 2)
+  elseif type(context) ~= 'table' and type(context) ~= 'userdata' then
+    error('kumo.string.eval_template: context: table expected, got ' .. type(context), 2)
   end
+  local host = require 'tr.host'
+  local ending = name:match '%.(%w+)$'
+  local escape = (ending == 'html' or ending == 'htm' or ending == 'xml') or ending == 'json' and 'json' or false
+  local ok, text = pcall(function()
+    local values = host.internal('kumo.serde').serde._plain(context, 1)
+    return host.internal('kumo.template').compile(source, { name = name, autoescape = escape }):render(values)
+  end)
+  if not ok then
+    error('kumo.string.eval_template: ' .. tostring(text), 2)
+  end
+  return text
+end
+
+-- --- responses ------------------------------------------------------------------------------------------------------
+
+local HEX_4 = '%x%x%x%x'
+local UUID = '%f[%w]' .. HEX_4 .. HEX_4 .. ('%-' .. HEX_4):rep(4) .. HEX_4 .. HEX_4 .. '%f[^%w]'
+
+-- A word that looks like an identifier: hex of at least 16 digits, or letters of both cases and digits, base64 or the like.
+local function id_tag(word)
+  if #word >= 16 and word:find '^%x+$' and word:find '%d' then
+    return '{hash}'
+  end
+  local mixed = word:find '%d' and word:find '%a'
+  if #word >= 20 and mixed or #word >= 16 and mixed and word:find '%l' and word:find '%u' then
+    return '{base64}'
+  end
+end
+
+--- What two responses of one kind have in common: addresses, identifiers and times in it become `{email}`, `{ipaddr}`, `{uuid}`,
+--- `{hash}`, `{base64}` and `{timestamp}`. For grouping, not for reading.
+---@param text string
+---@return string
+function str.normalize_smtp_response(text)
+  check('normalize_smtp_response', text)
+  local c = require('tr.host').c
+  text = text:gsub(UUID, '{uuid}')
+  text = text:gsub('%d%d%d%d%-%d%d%-%d%d[T ]%d%d:%d%d:%d%d[%d.]*Z?[+-]?[%d:]*', '{timestamp}')
+  text = text:gsub('%a%a%a, +%d%d? %a%a%a %d%d%d%d %d%d:%d%d:%d%d ?[+-]?[%w]*', '{timestamp}')
+  text = text:gsub('[%w!#$%%&\'*+/=?^_`|~.-]+@[%w-]+%.[%w.-]*%w', '{email}')
+  text = text:gsub('[%x:.]*[:.][%x:.]*%x', function(word)
+    local bare, tail = word:match '^(.-)(:%d+)$'
+    if c.ip_parse(word) then
+      return '{ipaddr}'
+    elseif bare and bare:find('.', 1, true) and c.ip_parse(bare) then
+      return '{ipaddr}' .. tail
+    end
+  end)
+  text = text:gsub('%f[%d]1[0-9]%d%d%d%d%d%d%d%d%f[%D]', '{timestamp}') -- seconds since 1970, from 2001 to 2033
+  return (text:gsub('[%w+/_=-]+', id_tag))
 end
 
 return { string = str }

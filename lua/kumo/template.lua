@@ -452,7 +452,11 @@ local block
 local function emit(value, autoescape)
   return function(scope, out)
     local result = value(scope)
-    out[#out + 1] = autoescape and plain(escaped(result)) or to_text(result)
+    if autoescape == 'json' then
+      out[#out + 1] = plain(values.jsoned(result))
+    else
+      out[#out + 1] = autoescape and plain(escaped(result)) or to_text(result)
+    end
   end
 end
 
@@ -620,7 +624,7 @@ end
 
 ---@class (exact) tr.template.Options
 ---@field name? string        for error texts; default "template"
----@field autoescape? boolean HTML: values are escaped unless marked `| safe`
+---@field autoescape? boolean|'json' true: values are escaped for HTML; 'json': written as JSON; unless marked `| safe`
 
 --- Raises a text `NAME:LINE: what` when the template is not right.
 ---@param text string

@@ -199,6 +199,9 @@ end
 values.plain = plain
 values.to_text = to_text
 values.escaped = escaped
+function values.jsoned(value)
+  return is_safe(value) and value or make_safe(to_json(value))
+end
 values.truthy = truthy
 values.is_list = is_list
 values.get = get

@@ -64,6 +64,7 @@ function kumo.log_debug(...) end
 
 kumo.cidr = require('kumo.cidr').cidr
 kumo.counter_series = require 'kumo.counter_series'
+kumo.crypto = require 'kumo.crypto'
 kumo.digest = require 'kumo.digest'
 kumo.dns = require 'kumo.dns'
 kumo.domain_map = require('kumo.domain_map').domain_map
@@ -73,6 +74,7 @@ kumo.http = require 'kumo.http'
 kumo.memoize = require('kumo.memoize').memoize
 kumo.mpsc = require 'kumo.mpsc'
 kumo.regex = require 'kumo.regex'
+kumo.regex_set_map = require 'kumo.regex_set_map'
 kumo.secrets = require('kumo.secrets').secrets
 kumo.serde = require('kumo.serde').serde
 kumo.string = require('kumo.string').string

@@ -38,4 +38,22 @@ function bytes.crc32(value) end
 ---@return string
 function bytes.random(count) end
 
+--- AES with the padding of PKCS 7.
+---@param mode 'ecb'|'cbc'
+---@param encrypt boolean
+---@param key string    16 or 32 bytes
+---@param iv string     16 bytes, '' for ecb
+---@param value string
+---@return string?  nil: it was not made with this key
+function bytes.aes(mode, encrypt, key, iv, value) end
+
+--- Between character sets, by iconv.
+---@param from string
+---@param to string
+---@param value string
+---@param instead? string  stands for what cannot be converted
+---@return string|false|nil  nil: a set is unknown; false: see the position
+---@return integer? at
+function bytes.convert(from, to, value, instead) end
+
 return bytes

@@ -12,18 +12,3 @@ function kumo.dns.configure_unbound_resolver() end
 
 --- Not supported: raises. The resolver reads /etc/resolv.conf itself.
 function kumo.dns.load_resolv_conf() end
-
----@class kumo.string
-kumo.string = {}
-
---- Not supported: raises.
-function kumo.string.psl_domain() end
-
---- Not supported: raises.
-function kumo.string.psl_suffix() end
-
---- Not supported: raises.
-function kumo.string.eval_template() end
-
---- Not supported: raises.
-function kumo.string.normalize_smtp_response() end

@@ -28,6 +28,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.channel", luaopen_tr_channel},
 	{"tr.series", luaopen_tr_series},
 	{"tr.sqlite", luaopen_tr_sqlite},
+	{"tr.psl", luaopen_tr_psl},
 	{"tr.regex", luaopen_tr_regex},
 	{"tr.toml", luaopen_tr_toml},
 	{"tr.yaml", luaopen_tr_yaml},

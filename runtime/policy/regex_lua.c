@@ -29,7 +29,8 @@ l_compile(lua_State *L)
 	*regex = (struct regex){0};
 	luaL_getmetatable(L, REGEX);
 	lua_setmetatable(L, -2);
-	regex->code = pcre2_compile((PCRE2_SPTR)pattern, len, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+	regex->code = pcre2_compile(
+		(PCRE2_SPTR)pattern, len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
 	if (regex->code == NULL) {
 		char text[256];
 		pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);
@@ -67,6 +68,9 @@ l_exec(lua_State *L)
 	}
 	int count = pcre2_match(regex->code, (PCRE2_SPTR)text.data, text.len, from, flags | PCRE2_NO_UTF_CHECK,
 		regex->data, match_context);
+	if (count == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter has no such bound */
+		count = pcre2_match(regex->code, (PCRE2_SPTR)text.data, text.len, from,
+			flags | PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, regex->data, match_context);
 	if (count == PCRE2_ERROR_NOMATCH) {
 		lua_pushnil(L);
 		return 1;
