@@ -287,7 +287,7 @@ function Session:script_text(text)
         pending[#pending + 1] = line
       else
         status = status == 'ok' and self:eval(line, true) or status
-        if status ~= 'ok' then
+        if status ~= 'ok' and status ~= 'dry' and status ~= 'live' then
           return status
         end
       end

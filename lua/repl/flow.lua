@@ -577,8 +577,8 @@ function Flow:send_mail()
     fail('it could not be stored: %s', err)
   end
   local result = results[1]
-  self:line('received', result.error and show.plain('refused: ' .. result.error) or result.dropped and 'dropped: the queue is null'
-    or 'stored, its id is ' .. result.id)
+  self:line('received', result.error and show.plain('refused: ' .. result.error)
+    or result.dropped and 'dropped: the queue is null' or 'stored, its id is ' .. result.id)
 end
 
 --- What waits after it, with its due time.

@@ -348,8 +348,14 @@ commands.command {
   about = 'what the worker\'s tasks wait for, with tracebacks',
   where = 'attached',
   run = function(session)
-    local text = core.tasks():gsub('^running event=main at the prompt.-\n(%l)', '%1', 1)
-    text = text:find '^running event=main at the prompt' and 'none waits' or text:gsub('\n+$', '')
+    local text, own = {}, false
+    for line in core.tasks():gmatch '[^\n]+' do
+      if not line:find '^[\tsi]' then -- the head of a task; what follows is its traceback
+        own = line:find '^running event=main at the prompt' ~= nil
+      end
+      text[#text + 1] = not own and line or nil
+    end
+    text = #text == 0 and 'none waits' or table.concat(text, '\n')
     session:say(show.plain(text))
   end,
 }

@@ -24,6 +24,7 @@ struct local {
 	struct tr_repl_sink sink;
 	struct tr_server *server; /* NULL: it could not be started */
 	const char *policy;
+	bool without;  /* the policy could not be loaded: the engine has none */
 	char *dir;     /* of the spool; NULL: none */
 	bool terminal; /* both ends are one */
 	bool colour, script, live;
@@ -140,7 +141,7 @@ run_op(struct local *local, const char *op)
 		.colour = local->colour,
 		.script = local->script,
 		.width = tr_edit_columns(),
-		.policy = local->policy};
+		.policy = local->without ? NULL : local->policy};
 	enum tr_repl_status status = run_call(local, &call);
 
 	tr_repl_call_fini(&call);
@@ -264,12 +265,14 @@ tell_failure(struct local *local, const char *policy)
 static int
 start(struct local *local)
 {
+	local->without = false;
 	if (!boot(local, local->policy)) {
 		if (local->error == NULL && local->dir == NULL)
 			return TR_EXIT_OSERR;
 		tell_failure(local, local->policy ? local->policy : "the runtime");
 		if (!local->terminal || local->policy == NULL || tr_repl_ends)
 			return TR_EXIT_CONFIG;
+		local->without = true;
 		if (!boot(local, NULL)) {
 			tell_failure(local, "the runtime");
 			return TR_EXIT_UNAVAILABLE;

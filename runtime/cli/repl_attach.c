@@ -46,7 +46,7 @@ send_frame(struct attached *attached, char kind, struct tr_str text)
 		if (n > 0)
 			at += (size_t)n;
 		else if (errno != EINTR)
-			attached->gone = true;
+			break; /* what it said before it closed can still be read, and then its end */
 	}
 	tr_buf_free(&frame);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <wchar.h>
 
+#include "cli/repl.h"
 #include "cli/repl_history.h"
 
 #define ABORT_CHAR 3 /* what SIGINT becomes: bound to abort_line */
@@ -93,7 +94,13 @@ read_char(EditLine *el, wchar_t *out)
 		sigaddset(&block, SIGINT);
 		sigaddset(&block, SIGWINCH);
 		sigaddset(&block, SIGCONT);
+		sigaddset(&block, SIGTERM);
+		sigaddset(&block, SIGHUP);
 		pthread_sigmask(SIG_BLOCK, &block, &old);
+		if (tr_repl_ends) {
+			pthread_sigmask(SIG_SETMASK, &old, NULL);
+			return 0;
+		}
 		if (interrupted) {
 			interrupted = 0;
 			pthread_sigmask(SIG_SETMASK, &old, NULL);
