@@ -46,16 +46,16 @@ command {
       if is_here(spec, session) and (not wanted or spec.name == ':' .. wanted) then
         local head = spec.name .. (spec.args and ' ' .. spec.args or '')
         local about = spec.about .. (spec.unlocked and session.attached and ' (after :unlock)' or '')
-        if session.width < 60 then
-          session:say(session:paint('bold', head), '\n  ', about)
-        else
-          session:say(session:paint('bold', ('%-24s'):format(head)), #head > 24 and '\n' .. (' '):rep(25) or ' ', about)
-        end
+        local indent = session.width < 70 and 2 or 25
+        about = show.wrapped(about, session.width - indent - 1, (' '):rep(indent))
+        local gap = #head >= indent and '\n' .. (' '):rep(indent) or (' '):rep(indent - #head)
+        session:say(session:paint('bold', head), gap, about)
       end
     end
     if not wanted then
-      session:say(session:paint('dim', 'Lua else: an expression shows its value, `_` is the last one, `local` at the start of an '
-        .. 'input lasts.\nTab completes, Ctrl-C interrupts, Ctrl-D leaves. An input that begins with a blank is not remembered.'))
+      session:say(session:paint('dim', show.wrapped('All else is Lua: an expression shows its value, `_` is the last one, '
+        .. '`local` at the start of an input lasts. Tab completes, Ctrl-C interrupts, Ctrl-D leaves. An input that begins '
+        .. 'with a blank is not remembered.', session.width - 1, '')))
     end
   end,
 }
@@ -70,11 +70,6 @@ command {
 
 -- --- events and functions ------------------------------------------------------------------------------------------------
 
-local function place(fn)
-  local info = debug.getinfo(fn, 'S')
-  return info.what == 'C' and 'in C' or ('%s:%d'):format(info.short_src, info.linedefined)
-end
-
 command {
   name = ':events',
   args = '[NAME]',
@@ -86,11 +81,9 @@ command {
       if not wanted or name:find(wanted, 1, true) then
         for i, fn in ipairs(host.handlers_of(name)) do
           count = count + 1
-          local where = place(fn)
-          local stack = host.get_event_registrars(name)[i]
-          local by = stack and stack[1]
-          session:say(('%-36s'):format(show.plain(i == 1 and name or '')), ' ', show.plain(where),
-            by and by ~= where and session:paint('dim', '  registered at ' .. show.plain(by)) or '')
+          local head = show.plain(i == 1 and name or '')
+          local narrow = session.width < 70
+          session:say(narrow and head .. '\n  ' or ('%-36s '):format(head), show.place(fn))
         end
       end
     end
@@ -157,7 +150,7 @@ command {
       if info.what == 'C' then
         session:say('a function in C')
       else
-        session:say(session:paint('head', show.plain(('%s:%d'):format(info.short_src, info.linedefined))))
+        session:say(session:paint('head', show.place(fn)))
         for _, line in ipairs(source_lines(session, info)) do
           session:say(session:paint('dim', ('%5d  '):format(line[1])), show.plain(line[2]))
         end

@@ -36,7 +36,8 @@ function Flow:line(kind, text)
   local session = self.session
   local narrow = session.width < 60
   local pad = (' '):rep(narrow and 2 or 14)
-  session:say(session:paint('head', narrow and kind .. ':\n  ' or ('%-13s '):format(kind)), (text:gsub('\n', '\n' .. pad)))
+  text = session.terminal and show.wrapped(text, session.width - #pad - 1, pad) or text:gsub('\n', '\n' .. pad)
+  session:say(session:paint('head', narrow and kind .. ':\n  ' or ('%-13s '):format(kind)), text)
 end
 
 function Flow:brief(value, width)
@@ -116,11 +117,6 @@ end
 
 -- --- what handlers, connections and sessions do --------------------------------------------------------------------------------
 
-local function place(fn)
-  local info = debug.getinfo(fn, 'S')
-  return info.what == 'C' and 'in C' or show.plain(('%s:%d'):format(info.short_src, info.linedefined))
-end
-
 local function pack(...)
   return { n = select('#', ...), ... }
 end
@@ -131,6 +127,19 @@ function Flow:arguments_text(args)
     parts[i] = self:brief(args[i], 160)
   end
   return table.concat(parts, ', ')
+end
+
+--- A connection object in a word; nil: it is none.
+function Flow:connection_text(value)
+  if type(value) ~= 'table' or (rawget(value, 'send') == nil and rawget(value, 'send_batch') == nil) then
+    return nil
+  end
+  local names = {}
+  for name in pairs(value) do
+    names[#names + 1] = show.plain(tostring(name))
+  end
+  table.sort(names)
+  return ('a connection with %s'):format(table.concat(names, ', '))
 end
 
 --- fn, and what it gets and gives is told. `after` sees the results.
@@ -158,7 +167,7 @@ function Flow:tapped(kind, label, fn, after)
     if not text then
       local parts = {}
       for i = 2, results.n do
-        parts[i - 1] = flow:brief(results[i], 400)
+        parts[i - 1] = flow:connection_text(results[i]) or flow:brief(results[i], 400)
       end
       text = table.concat(parts, ', ')
     end
@@ -171,6 +180,7 @@ function Flow:tapped(kind, label, fn, after)
 end
 
 local function after_decision(flow, results, msg)
+  flow.decided = true
   if results[2] == true then
     local ok, queue = pcall(msg.get_meta, msg, 'queue')
     if ok and queue then
@@ -211,7 +221,7 @@ function Flow:traced(fn, ...)
     local list = host.handlers_of(name)
     for i, handler in ipairs(list) do
       local after = name == 'should_enqueue_log_record' and after_decision or not name:find '^get_' and after_constructor or nil
-      replace(list, i, self:tapped('event', name .. ' ' .. place(handler) .. '\n  ', handler, after))
+      replace(list, i, self:tapped('event', name .. ' ' .. show.place(handler) .. '\n  ', handler, after))
     end
   end
   local session = methods_of 'tr.session'
@@ -234,6 +244,19 @@ function Flow:traced(fn, ...)
         return unpack(results, 1, results.n)
       end)
     end
+  end
+  local config = session and rawget(session, 'config')
+  if config then
+    replace(session, 'config', function(s)
+      local result = config(s)
+      local domain, tenant, campaign = s:feeding()
+      local name = (campaign and campaign .. ':' or '') .. (tenant and tenant .. '@' or '') .. tostring(domain)
+      local size = result.batch_size > 1 and ('batches of %d to %d'):format(result.min_batch_size, result.batch_size)
+        or ('at most %d deliveries'):format(result.max_deliveries)
+      flow:line('session', show.plain(('of %s by %s, %s, idle for at most %g s'):format(name,
+        result.constructor or result.protocol, size, result.idle_timeout_s)))
+      return result
+    end)
   end
   listening, self.lines = self, 0
   local results = pack(host.try(fn, ...))
@@ -552,9 +575,12 @@ end
 function Flow:send_record()
   local fields = self.current.fields
   self:line('record', show.plain(('%s of <%s>'):format(fields.type, fields.recipient)))
+  self.decided = false
   local ok, err = core.emit(fields)
   if not ok then
     fail('the record could not be stored: %s', err)
+  elseif not self.decided then
+    self:line('filter', 'none was asked: a hook without one takes each record that it logs, into its own queue')
   end
 end
 

@@ -123,6 +123,43 @@ function show.quoted(text, max)
   return out
 end
 
+--- Lines of at most `width` columns, parted at blanks where there are some; `pad` stands before all but the first. Text
+--- without escapes.
+function show.wrapped(text, width, pad)
+  local out = {}
+  for line in (text .. '\n'):gmatch '(.-)\n' do
+    while #line > width do
+      local stop = width
+      local blank = sub(line, 1, width + 1):match '^.*() '
+      if blank and blank > width / 2 then
+        stop = blank - 1
+      else -- not inside a character
+        while stop > 1 and (byte(line, stop + 1) or 0) >= 0x80 and byte(line, stop + 1) < 0xc0 do
+          stop = stop - 1
+        end
+      end
+      out[#out + 1] = sub(line, 1, stop)
+      line = sub(line, stop + 1):gsub('^ ', '')
+    end
+    out[#out + 1] = line
+  end
+  return table.concat(out, '\n' .. pad)
+end
+
+--- Where a function is written, "policy.lua:12"; files of the runtime without its directory.
+function show.place(fn)
+  local info = debug.getinfo(fn, 'S')
+  if info.what == 'C' then
+    return 'in C'
+  end
+  local path = info.source:sub(1, 1) == '@' and info.source:sub(2) or info.short_src
+  local share = c.share_dir .. '/'
+  if path:sub(1, #share) == share and (path:find('/lua/', #share, true) or path:find('/policy-extras/', #share, true)) then
+    path = path:sub(#share + 1)
+  end
+  return show.plain(('%s:%d'):format(path, info.linedefined))
+end
+
 -- --- colours ------------------------------------------------------------------------------------------------------
 
 local COLOURS = { string = '\27[32m', number = '\27[36m', word = '\27[35m', dim = '\27[2m' }
@@ -145,13 +182,6 @@ local function number(value)
   return tonumber(text) == value and text or ('%.17g'):format(value)
 end
 
-local function place(info)
-  if info.what == 'C' then
-    return 'in C'
-  end
-  return ('%s:%d'):format(info.short_src, info.linedefined)
-end
-
 --- "function(a, b) policy.lua:12"
 function show.callable(fn)
   local info = debug.getinfo(fn, 'Su')
@@ -162,7 +192,7 @@ function show.callable(fn)
   if info.isvararg then
     names[#names + 1] = '...'
   end
-  return ('function(%s) %s'):format(table.concat(names, ', '), show.plain(place(info)))
+  return ('function(%s) %s'):format(table.concat(names, ', '), show.place(fn))
 end
 
 -- --- userdata -----------------------------------------------------------------------------------------------------

@@ -213,7 +213,9 @@ describe('tailrace repl at a terminal', function()
       term:expect 'dry> '
     end
     term:line('SPIN = false return require "slow"', '"loaded"')
-    term:type 'for i = 1, 2 do\r\3'
+    term:expect 'dry> '
+    term:line('for i = 1, 2 do', '   > ')
+    term:type '\3'
     term:expect 'dry> '
     term:line('"alive"', '\n"alive"\n')
   end)
