@@ -6,6 +6,7 @@ local parse = host.internal 'check_parse'
 local scan = host.internal 'check_scan'
 local reference = host.internal 'reference'
 local report = host.internal 'check_report'
+local connection = host.internal 'check_connection'
 local tool = require 'tr.tool'
 local c = host.c
 
@@ -610,6 +611,7 @@ local function check_files()
       end
     end
   end
+  connection.check(sources, registrations)
 end
 
 --- finish(MISSING_SPOOL, JSON, COLOURS, STRICT, COLUMNS) -> text, exit status

@@ -259,6 +259,9 @@ local function table_constructor(p)
         item.value = expression(p)
       end
     end
+    if item.key and item.value.k == 'function' then
+      item.value.member = item.key.value
+    end
     node.items[#node.items + 1] = item
     if not take(p, ',') and not take(p, ';') then
       break
@@ -399,6 +402,7 @@ local function written(p, target)
     end
   elseif target.k == 'index' then
     target.is_write = true
+    target.in_fn = p.fn
     p.index_writes[#p.index_writes + 1] = target
   end
 end
@@ -413,7 +417,9 @@ local function function_statement(p, line)
     target = { k = 'index', line = name_line, object = target, key = key }
   end
   written(p, target)
-  return { k = 'assign', line = line, targets = { target }, values = { function_body(p, line, is_method) } }
+  local body = function_body(p, line, is_method)
+  body.member = target.k == 'index' and target.key.value or nil
+  return { k = 'assign', line = line, targets = { target }, values = { body } }
 end
 
 local function local_statement(p, line)
@@ -538,8 +544,11 @@ local function statement(p)
   end
   expect(p, '=')
   local values = expression_list(p)
-  for _, target in ipairs(targets) do
+  for i, target in ipairs(targets) do
     written(p, target)
+    if target.k == 'index' and values[i] and values[i].k == 'function' then
+      values[i].member = target.key.value
+    end
   end
   return { k = 'assign', line = line, targets = targets, values = values }
 end
@@ -570,7 +579,8 @@ end
 ---@field calls table[]
 ---@field returns table[]
 ---@field strings table[]
----@field functions table<integer, table[]>  by the line that they begin at
+---@field index_writes table[]  x.y = ..., with `in_fn`
+---@field functions table<integer, table[]>  by the line that they begin at; `member`: the name it is kept under in a table
 
 --- Reads a chunk. Raises "LINE: TEXT" for what it does not understand.
 ---@param text string

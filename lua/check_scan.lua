@@ -575,6 +575,13 @@ function scan.always_answers(source, fn)
   return ends_with_answer(fn.body)
 end
 
+--- Whether a function ends by raising, so that it need not return anything.
+---@param fn table
+function scan.always_raises(fn)
+  local last = fn.body[#fn.body]
+  return last ~= nil and last.k == 'call_statement' and ends_with_answer { last }
+end
+
 --- The function that begins on a line; nil if there are several or none.
 ---@param source check.Source
 ---@param line integer
@@ -615,6 +622,11 @@ local function check_handlers(source, registrations, multiple)
     local path = node.k == 'call' and path_of(node.fn)
     local name = path and #path == 1 and not path.is_module and full_name(path, '.')
     local event = name and in_handler(node.fn_of)
+    local code = path and path.root == 'kumo' and #path == 1 and path[1] == 'reject' and node.args[1]
+    if code and code.k == 'number' and not (code.value >= 400 and code.value <= 599) then
+      source.add('error', 'policy', node.line, ('kumo.reject(%d, ...): the code of a refusal is 400 to 599'):format(code.value),
+        '4xx: to be tried again; 5xx: for good') -- stylua: ignore
+    end
     if event and name == 'os.exit' then
       source.add('error', 'policy', node.line, ("os.exit in the handler of '%s' ends the whole process"):format(event),
         'raise an error, or kumo.reject') -- stylua: ignore

@@ -3,6 +3,7 @@
 local host = require 'tr.host'
 local c = host.c
 
+local find = string.find
 local reference = {}
 
 ---@class tr.reference.Value   a parameter, a result or a field
@@ -32,6 +33,10 @@ local CLOSE = { ['('] = ')', ['{'] = '}', ['['] = ']', ['<'] = '>' }
 
 --- The type at the start of a text, and what follows it.
 local function split_type(text)
+  local plain, rest = text:match '^([%w_%.%?%[%]]+)%s*(.*)$' -- most are
+  if plain and (rest == '' or not rest:find '^[|%(<{\'",:`]' and text:find('^%s', #plain + 1)) then
+    return plain, rest
+  end
   local depth, quote, at = 0, nil, 1
   while at <= #text do
     local ch = text:sub(at, at)
@@ -82,7 +87,10 @@ local function read_block(lines)
     list[#list + 1] = value
   end
   for _, line in ipairs(lines) do
-    local tag, rest = line:match '^@(%a+)%s*(.*)$'
+    local tag, rest
+    if find(line, '@', 1, true) == 1 then
+      tag, rest = line:match '^@(%a+)%s*(.*)$'
+    end
     if not tag then
       if line:find '^%s*Metatable: %S' then
         entry.complete = true
@@ -137,7 +145,6 @@ end
 ---@field by_line table<integer, tr.reference.Entry>
 ---@field classes tr.reference.Entry[]     with `variable`
 ---@field aliases tr.reference.Entry[]
----@field title string                     what stands at the top
 ---@field returned? string                 the variable that the file returns
 
 local function read_text(path)
@@ -159,20 +166,22 @@ function reference.read(path)
   if files[path] then
     return files[path]
   end
-  local out = { functions = {}, by_line = {}, classes = {}, aliases = {}, title = '' }
+  local out = { functions = {}, by_line = {}, classes = {}, aliases = {} }
   local block, number = {}, 0
   local function add(entry, list, line)
     entry.file, entry.line = path, line
     list[#list + 1] = entry
     return entry
   end
-  local text = read_text(c.share_dir .. '/' .. path)
-  for line in (text .. '\n'):gmatch '(.-)\r?\n' do
-    number = number + 1
-    local comment = line:match '^%s*%-%-%-(.*)$'
-    if comment and not comment:find '^%-' then
+  local text, at = read_text(c.share_dir .. '/' .. path) .. '\n', 1
+  while at <= #text do
+    local stop = find(text, '\n', at, true)
+    local line = text:sub(at, stop - 1)
+    number, at = number + 1, stop + 1
+    local comment = find(line, '---', 1, true) and line:match '^%s*%-%-%-([^%-].*)$' or line == '---' and ''
+    if comment then
       block[#block + 1] = comment
-    elseif #block > 0 or line:find 'function' then
+    elseif block[1] or find(line, 'function', 1, true) then
       local entry = read_block(block)
       local owner, sep, short = line:match '^%s*function ([%w_%.]-)([.:])([%w_]+)%s*%('
       if entry.kind == 'class' then
@@ -190,12 +199,12 @@ function reference.read(path)
         entry.signature = line:match 'function%s*[%w_]*%s*(%b())'
         entry.file, entry.line = path, number
         out.by_line[number] = entry
-      elseif number == #block + 1 and out.title == '' then
-        out.title = table.concat(entry.text, '\n')
       end
       block = {}
     end
-    out.returned = line:match '^return ([%w_]+)%s*$' or out.returned
+    if find(line, 'return', 1, true) == 1 then
+      out.returned = line:match '^return ([%w_]+)%s*$' or out.returned
+    end
   end
   for _, class in ipairs(out.classes) do
     for _, fn in ipairs(out.functions) do

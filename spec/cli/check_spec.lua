@@ -114,6 +114,10 @@ describe('tailrace check', function()
     { 'a disposition hook that is not configured', "kumo.on('log_disposition_x', function() end)", 6, 'kumo.configure_log_disposition_hook' },
     { 'a filter without handler', "kumo.on('pre_init', function()\n  kumo.configure_local_logs { log_dir = 'logs', filter_event = 'my.fliter' }\nend)\nkumo.on('my.filter', function() return true end)", 7, "did you mean 'my.filter'?" },
     { 'a log directory that cannot be', "kumo.on('pre_init', function()\n  kumo.configure_local_logs { log_dir = '/dev/null/logs' }\nend)", 7, '/dev/null is no directory' },
+    { 'a connection without send_batch', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.x', batch_size = 5 } } }\nend)\nkumo.on('make.x', function()\n  return { send = function() return 'ok' end }\nend)", 9, 'no send_batch, and its queue takes batches of 5' },
+    { 'one without send', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.x' } } }\nend)\nkumo.on('make.x', function()\n  local c = {}\n  function c.send_batch() return 'ok' end\n  return c\nend)", 9, 'takes one message at a time' },
+    { 'a send that says nothing', "require('policy-extras.log_hooks'):new {\n  name = 'x',\n  constructor = function()\n    local c = {}\n    function c:send(msg)\n      print(msg:id())\n    end\n    return c\n  end,\n}", 10, 'send returns nothing' },
+    { 'a code that refuses nothing', "kumo.on('smtp_server_data', function()\n  kumo.reject(200, 'fine')\nend)", 7, '400 to 599' },
     { 'os.exit in a handler', "kumo.on('smtp_server_data', function()\n  os.exit(1)\nend)", 7, 'ends the whole process' },
     { 'an error in pre_init', "kumo.on('pre_init', function()\n  local x\n  return x.y\nend)", 8, "attempt to index local 'x'" },
     { 'an error in a coroutine', "kumo.on('pre_init', function()\n  coroutine.wrap(function()\n    error 'inside'\n  end)()\nend)", 8, 'inside' },
@@ -177,6 +181,8 @@ describe('tailrace check', function()
         name = 'own',
         filter = function(msg) return msg:get_meta('log_record') == nil end,
         constructor = function()
+          local other = {}
+          function other.send() kumo.reject(450, 'later') end
           return { send = function(_, msg) return client:post('http://x/'):body(msg:get_data()):send():text() end }
         end,
       }
