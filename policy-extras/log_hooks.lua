@@ -41,6 +41,9 @@ local function hook_options(name, fields)
     queue_config = typing.option(queue_config_type),
     filter = typing.option(typing.Function),
     order_by = typing.option(typing.Function),
+    max_waiting = typing.option(typing.number), -- these three are checked by kumo.make_queue_config
+    max_waiting_bytes = typing.option(typing.number),
+    overflow = typing.option(typing.string),
     dead_letters = typing.option(typing.any), -- checked by kumo.configure_log_hook
     batch_size = typing.default(typing.number, 1),
     min_batch_size = typing.option(typing.number),
@@ -97,6 +100,10 @@ local disposition_options = typing.record('log_hooks:new_disposition_hook', {
   hook = typing.Function,
 })
 
+local function budget_of(options)
+  return { max_waiting = options.max_waiting, max_waiting_bytes = options.max_waiting_bytes, overflow = options.overflow }
+end
+
 -- The options checked; an error stands where the policy called (two levels up from here).
 local function check(type_of, options)
   local ok, result = pcall(type_of, options)
@@ -108,6 +115,10 @@ local function check(type_of, options)
   end
   if names[result.name] then
     error(("%s: there is a log hook named '%s' already"):format(type_of.name, result.name), 3)
+  end
+  local good, err = pcall(kumo.make_queue_config, budget_of(result))
+  if not good then
+    error(type_of.name .. ': ' .. typing.extract_deserialize_error(err), 3)
   end
   return result
 end
@@ -151,6 +162,7 @@ local function register(options, constructor_of)
   local function queue_config()
     local config = { retry_interval = '1m', max_retry_interval = '20m' }
     utils.merge_into(options.queue_config or {}, config)
+    utils.merge_into(budget_of(options), config)
     config.protocol = {
       custom_lua = {
         constructor = constructor,
@@ -200,6 +212,9 @@ end
 ---@field queue_config? table<string, any>    of kumo.make_queue_config
 ---@field filter? fun(msg: kumo.Message, hook_name: string): boolean?  something true drops the record
 ---@field order_by? fun(record: table, msg: kumo.Message): string|number|nil  records with the same key go one by one, in order
+---@field max_waiting? integer               records that may wait; what happens beyond it says `overflow`
+---@field max_waiting_bytes? integer         the same in stored bytes
+---@field overflow? 'spill'|'shed_oldest'    default 'spill': more may wait, on disk; or the oldest are dropped, and counted
 ---@field dead_letters? boolean|kumo.DeadLetterBounds  default true: what is refused for good or expires is kept
 ---@field batch_size? integer                 default 1: `send`; more: `send_batch`
 ---@field min_batch_size? integer

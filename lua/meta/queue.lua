@@ -39,6 +39,9 @@ local kumo = {}
 ---@field timerwheel_tick_interval? kumo.DurationValue  checked, without effect
 ---@field provider_name? string
 ---@field shrink_policy? table                     accepted, without effect
+---@field max_waiting? integer                     log records that may wait; ours, as are the next two
+---@field max_waiting_bytes? integer               the same in stored bytes
+---@field overflow? 'spill'|'shed_oldest'          what happens beyond it: they wait on disk (default), or the oldest are dropped
 
 --- Read-only view of the options, durations as text; `pairs` and `#` work.
 --- Metatable: tr.queue_config

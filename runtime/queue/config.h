@@ -28,7 +28,9 @@ struct tr_queue_config {
 	char *provider;                   /* NULL: none */
 	struct tr_rate_spec message_rate; /* of the queue; quantity 0: none */
 	enum tr_protocol protocol;
-	char *constructor; /* TR_PROTO_LUA */
+	char *constructor;                       /* TR_PROTO_LUA */
+	uint64_t max_waiting, max_waiting_bytes; /* of log records; 0: no bound */
+	bool shed_oldest;                        /* what is too much is dropped; else it is told */
 	uint32_t batch_size, min_batch_size;
 	int64_t max_batch_latency_ns;
 	uint64_t max_batch_bytes;    /* 0: no bound */

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "queue/budget.h"
 #include "queue/dead.h"
 #include "queue/lane.h"
 #include "queue/order.h"
@@ -69,6 +70,7 @@ struct tr_sched {
 	bool told_full;                        /* ready_full was counted for this stretch */
 	bool rate_waits;                       /* some have no token of max_message_rate */
 	struct sched_rate *rate;               /* rate.c; NULL: no max_message_rate */
+	struct budget *budget;                 /* budget.c; NULL: none was ever set */
 	struct order *order;                   /* order.c; NULL: no record of it ever had a key */
 	bool site_asking;                      /* site.c */
 	char *site;                            /* of an SMTP queue without mx_list; NULL: not known or not needed */
@@ -275,6 +277,9 @@ void ready_push(struct lane *lane, struct message_list *list, uint32_t held, boo
 uint32_t ready_reserve(struct lane *lane, uint32_t want); /* 0: it waits for room, and is kicked then */
 uint32_t ready_try(struct lane *lane, uint32_t want);     /* the same without waiting */
 void ready_release(struct tr_ready *ready, uint32_t places);
+/* Takes out up to `max` messages of that queue that are older (seq) than that. Counted IN_READY still. */
+void ready_shed(struct tr_ready *ready, const struct tr_sched *sched, uint64_t before_seq, uint32_t max,
+	struct message_list *out);
 void ready_unwait(struct lane *lane);
 struct tr_sched *ready_grant_locked(struct tr_ready *ready); /* chain by kick_next, kicked is set */
 void ready_kick_chain(struct tr_sched *chain);

@@ -357,8 +357,10 @@ order_free(struct tr_sched *sched)
  */
 
 int
-leavers_add(struct leavers **list, struct tr_sched *sched, const struct tr_stub *stub)
+leavers_add(struct leavers **list, struct tr_sched *sched, uint32_t slot)
 {
+	struct tr_stub *stub = tr_spool_stub(sched->engine->spool, slot);
+	uint16_t owners = tr_stub_owners(stub);
 	uint32_t hash = (tr_stub_flags(stub) & TR_MSG_ORDERED) != 0 ? stub->order : 0;
 	struct leavers **at = list, *block;
 
@@ -379,7 +381,12 @@ leavers_add(struct leavers **list, struct tr_sched *sched, const struct tr_stub 
 		grown->cap = cap;
 		*at = block = grown;
 	}
-	block->items[block->count++] = (struct leaver){.sched = sched, .seq = stub->seq, .hash = hash};
+	block->items[block->count++] = (struct leaver){.sched = sched,
+		.seq = stub->seq,
+		.hash = hash,
+		.size = (owners & STUB_COUNTED) != 0 ? stub->size : 0,
+		.slot = slot};
+	tr_stub_set_owners(stub, (uint16_t)(owners & ~STUB_COUNTED));
 	sched_count(sched, 1);
 	return TR_OK;
 }
@@ -390,6 +397,8 @@ released(struct leavers *block)
 	for (uint32_t i = 0; i < block->count; i++) {
 		struct leaver *leaver = &block->items[i];
 
+		if (leaver->size > 0)
+			budget_left(leaver->sched, leaver->size);
 		if (leaver->hash != 0)
 			order_release(leaver->sched, leaver->hash, leaver->seq);
 		sched_count(leaver->sched, -1);
@@ -425,14 +434,19 @@ leavers_go(struct leavers *list, struct tr_worker *here)
 }
 
 void
-leavers_drop(struct leavers *list)
+leavers_drop(struct leavers *list, struct tr_spool *spool)
 {
 	while (list != NULL) {
 		struct leavers *block = list;
 
 		list = block->next;
-		for (uint32_t i = 0; i < block->count; i++)
+		for (uint32_t i = 0; i < block->count; i++) {
+			struct tr_stub *stub = tr_spool_stub(spool, block->items[i].slot);
+
+			if (block->items[i].size > 0)
+				tr_stub_set_owners(stub, (uint16_t)(tr_stub_owners(stub) | STUB_COUNTED));
 			sched_count(block->items[i].sched, -1);
+		}
 		free(block);
 	}
 }

@@ -41,7 +41,8 @@ struct leaver {
 	struct tr_sched *sched; /* referenced */
 	uint64_t seq;
 	uint32_t hash; /* 0: it has no key */
-	uint32_t size; /* stored bytes, if its queue counts them (budget.c); else 0 */
+	uint32_t size; /* stored bytes, if its queue counts it (budget.c); else 0 */
+	uint32_t slot; /* for a refusal */
 };
 struct leavers { /* of one home */
 	struct tr_mail mail;
@@ -52,9 +53,9 @@ struct leavers { /* of one home */
 };
 /* A record of `sched` ends or leaves it by the change that is being made. *list is one block for each home. TR_OK,
  * TR_ENOMEM. */
-int leavers_add(struct leavers **list, struct tr_sched *sched, const struct tr_stub *stub);
+int leavers_add(struct leavers **list, struct tr_sched *sched, uint32_t slot);
 /* Committed: keys are released. `here`: the caller's worker. */
 void leavers_go(struct leavers *list, struct tr_worker *here);
-void leavers_drop(struct leavers *list); /* refused: all stay */
+void leavers_drop(struct leavers *list, struct tr_spool *spool); /* refused: all stay */
 
 #endif

@@ -171,7 +171,7 @@ op_done(struct tr_outbox *outbox, int status)
 		settle_committed(op);
 	else
 		settle_refused(op, status);
-	leavers_drop(op->leavers); /* they stay */
+	leavers_drop(op->leavers, worker->engine->spool); /* they stay */
 	worker->unsettled -= op->count;
 	sessions_settled(worker);
 	tr_queue_config_unref(op->config);
@@ -217,11 +217,13 @@ op_count(struct outcome_op *op)
 
 /* It ends or leaves its queue: whoever waits behind it goes on once that is committed. */
 static void
-op_leaves(struct outcome_op *op, struct tr_sched *sched, const struct tr_stub *stub)
+op_leaves(struct outcome_op *op, struct tr_sched *sched, uint32_t slot)
 {
-	if (sched == NULL || !(tr_stub_flags(stub) & TR_MSG_ORDERED))
+	const struct tr_stub *stub = tr_spool_stub(op->worker->engine->spool, slot);
+
+	if (sched == NULL || (!(tr_stub_flags(stub) & TR_MSG_ORDERED) && !(tr_stub_owners(stub) & STUB_COUNTED)))
 		return;
-	must(op, leavers_add(&op->leavers, sched, stub));
+	must(op, leavers_add(&op->leavers, sched, slot));
 	if (atomic_load_explicit(&sched->behind, memory_order_relaxed) > 0)
 		op->outbox.change.urgent = true; /* somebody waits */
 }
@@ -233,7 +235,7 @@ op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 {
 	op_count(op);
 	tr_message_revoke(message);
-	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
+	op_leaves(op, sched_of(op->worker->engine, message), message->slot);
 	must(op, tr_change_done(&op->outbox.change, message->slot, column, reason,
 			 op->units > 0 ? op->units : message_units(message)));
 	list_add(&op->ended, message);
@@ -262,7 +264,7 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 {
 	struct tr_engine *engine = op->worker->engine;
 	struct tr_sched *sched = sched_of(engine, message);
-	const struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
+	uint32_t slot = message->slot; /* which is another one then */
 	struct tr_buf line = {0};
 	int err = TR_ENOENT;
 
@@ -282,23 +284,29 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	}
 	op_count(op);
 	tr_message_revoke(message);
-	op_leaves(op, sched, stub);
+	op_leaves(op, sched, slot);
 	message->owner_data = sched;
 	list_add(&op->dead, message);
 }
 
 void
-op_lost(struct outcome_op *op, uint32_t slot)
+op_drop(struct outcome_op *op, uint32_t slot, enum tr_reason reason)
 {
-	struct tr_spool *spool = op->worker->engine->spool;
+	struct tr_engine *engine = op->worker->engine;
+	const struct tr_stub *stub = tr_spool_stub(engine->spool, slot);
 
 	op_count(op);
+	op_leaves(op, sched_at(engine, stub->queue), slot);
+	must(op, tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, reason, stub->units));
+	slots_add(engine->spool, &op->lost, slot);
+}
+
+void
+op_lost(struct outcome_op *op, uint32_t slot)
+{
 	tr_log(TR_LEVEL_ERROR, "queue", "message %llu is damaged in the spool and was given up",
-		(unsigned long long)tr_spool_stub(spool, slot)->seq);
-	op_leaves(op, sched_at(op->worker->engine, tr_spool_stub(spool, slot)->queue), tr_spool_stub(spool, slot));
-	must(op, tr_change_done(&op->outbox.change, slot, TR_COL_DROPPED, TR_REASON_DAMAGED,
-			 tr_spool_stub(spool, slot)->units));
-	slots_add(spool, &op->lost, slot);
+		(unsigned long long)tr_spool_stub(op->worker->engine->spool, slot)->seq);
+	op_drop(op, slot, TR_REASON_DAMAGED);
 }
 
 static void
@@ -323,7 +331,7 @@ op_park(struct outcome_op *op, struct tr_message *message)
 	tr_message_revoke(message);
 	tr_log(TR_LEVEL_WARN, "queue", "a log record in queue %s is parked: its hook or constructor is gone",
 		message->queue);
-	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
+	op_leaves(op, sched_of(op->worker->engine, message), message->slot);
 	message->flags |= TR_MSG_POLICY_ERROR;
 	tr_stub_set(tr_spool_stub(op->worker->engine->spool, message->slot), message->due_ms, message->flags,
 		message->attempts);
@@ -357,7 +365,7 @@ op_move(struct outcome_op *op, struct tr_message *message)
 {
 	op_count(op);
 	tr_message_revoke(message);
-	op_leaves(op, sched_of(op->worker->engine, message), tr_spool_stub(op->worker->engine->spool, message->slot));
+	op_leaves(op, sched_of(op->worker->engine, message), message->slot);
 	store_again(op, message);
 	list_add(&op->moved, message);
 }

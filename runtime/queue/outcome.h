@@ -50,6 +50,7 @@ void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column co
  * else the message goes to `column`. */
 void op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column, const char *reason,
 	const struct tr_response *response);
+void op_drop(struct outcome_op *op, uint32_t slot, enum tr_reason reason); /* a stub, unread; dropped{reason} */
 void op_lost(struct outcome_op *op, uint32_t slot);
 void op_park(struct outcome_op *op, struct tr_message *message);
 void op_save(struct outcome_op *op, struct tr_message *message); /* dirty: stored again, then back */

@@ -18,6 +18,9 @@ static const struct tr_key queue_keys[] = {
 	{"timerwheel_tick_interval", 'd', false},
 	{"provider_name", 's', false},
 	{"shrink_policy", 't', false},
+	{"max_waiting", 'i', false}, /* this one and the next two are ours */
+	{"max_waiting_bytes", 'i', false},
+	{"overflow", 's', false},
 };
 
 /* An array of { interval =, policy = }. */
@@ -62,9 +65,28 @@ name_idle_options(lua_State *L, const char *function)
 	}
 }
 
+/* A number of at least 1; 0: it is not given. */
+static uint64_t
+opt_bound(lua_State *L, const char *function, const char *key)
+{
+	int64_t value;
+
+	lua_getfield(L, 1, key);
+	if (lua_isnil(L, -1)) {
+		lua_pop(L, 1);
+		return 0;
+	}
+	lua_pop(L, 1);
+	value = tr_opt_int(L, 1, key, 0);
+	if (value < 1)
+		luaL_error(L, "%s: %s: a whole number of at least 1 is expected", function, key);
+	return (uint64_t)value;
+}
+
 int
 l_make_queue_config(lua_State *L)
 {
+	static const char *const overflows[] = {"spill", "shed_oldest", NULL};
 	static const char *const strategies[] = {"Ttl", "Epoch", NULL};
 	static const char *const wheels[] = {
 		"TimerWheel", "SkipList", "SingletonTimerWheel", "SingletonTimerWheelV2", NULL};
@@ -95,6 +117,11 @@ l_make_queue_config(lua_State *L)
 	config->egress_pool = config_copy_string(L, 1, "egress_pool");
 	config->provider = config_copy_string(L, 1, "provider_name");
 	config_opt_rate(L, 1, function, "max_message_rate", &config->message_rate);
+	config->max_waiting = opt_bound(L, function, "max_waiting");
+	config->max_waiting_bytes = opt_bound(L, function, "max_waiting_bytes");
+	config->shed_oldest = config_opt_enum(L, 1, function, "overflow", overflows, 0) == 1;
+	if (config->shed_oldest && config->max_waiting == 0 && config->max_waiting_bytes == 0)
+		return luaL_error(L, "%s: overflow = 'shed_oldest' needs max_waiting or max_waiting_bytes", function);
 	config_read_protocol(L, 1, config);
 
 	config_push_view(L, 1, queue_keys, TR_COUNT(queue_keys), sizeof queue_keys[0]);

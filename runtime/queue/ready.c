@@ -227,6 +227,37 @@ ready_push(struct lane *lane, struct message_list *list, uint32_t held, bool mor
 		sched_activate(sched); /* to find the new one */
 }
 
+void
+ready_shed(struct tr_ready *ready, const struct tr_sched *sched, uint64_t before_seq, uint32_t max,
+	struct message_list *out)
+{
+	struct tr_engine *engine = ready->engine;
+	struct tr_message **at, *message;
+	struct tr_sched *chain = NULL;
+	uint64_t freed = 0;
+
+	pthread_mutex_lock(&ready->lock);
+	at = &ready->messages.head;
+	for (uint32_t looked = 0; looked < LOAD_MAX && out->count < max && (message = *at) != NULL; looked++) {
+		if (message->seq >= before_seq || sched_of(engine, message) != sched) {
+			at = &message->next;
+			continue;
+		}
+		*at = message->next;
+		if (ready->messages.end == &message->next)
+			ready->messages.end = at;
+		ready->messages.count--;
+		freed += tr_spool_stub(engine->spool, message->slot)->size;
+		list_add(out, message);
+	}
+	ready->bytes -= freed;
+	atomic_fetch_sub_explicit(&engine->ready_used, (int64_t)freed, memory_order_relaxed);
+	if (freed > 0)
+		chain = ready_grant_locked(ready);
+	pthread_mutex_unlock(&ready->lock);
+	ready_kick_chain(chain);
+}
+
 /* --- back to the lines ----------------------------------------------------------------------------------------------
  */
 

@@ -179,6 +179,7 @@ take_config(struct tr_sched *sched, struct tr_queue_config *config)
 		sched_spill(sched, &sched->fresh, true); /* judged under the old one */
 	}
 	rate_set(sched);
+	budget_set(sched);
 	tr_queue_config_unref(old);
 	if (sched->line.count > 0 && max_age_ms != old_max_age_ms) {
 		sched->line_expiry_ms = 0;

@@ -146,6 +146,7 @@ sched_free(struct tr_sched *sched)
 	}
 	rate_drop(sched);
 	order_free(sched);
+	budget_free(sched);
 	tr_pool_config_unref(sched->pool);
 	tr_queue_config_unref(sched->pending);
 	if (sched->lanes != &sched->only)
@@ -383,6 +384,8 @@ sched_pump(struct tr_sched *sched)
 
 	if (!worker->started || stopping(engine))
 		return;
+	if (sched->budget != NULL)
+		budget_check(sched);
 	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && !lanes_hold(sched)) {
 		if (!sched->loading)
 			lanes_release(sched); /* room that came too late */
@@ -555,6 +558,8 @@ sched_insert(struct tr_sched *sched, struct tr_message *message, const char *rea
 	tr_stub_set(stub, message->due_ms, message->flags & ~TR_MSG_DIRTY, message->attempts);
 	if (message->flags & TR_MSG_LOG_RECORD)
 		atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
+	if (sched->budget != NULL && (message->flags & TR_MSG_LOG_RECORD))
+		budget_add(sched, message->slot);
 	if ((message->flags & TR_MSG_ORDERED) && !order_try(sched, message->slot)) {
 		order_wait(sched, message->slot);
 		count_move(engine, IN_READY, IN_LINE, 1);
@@ -628,6 +633,8 @@ sched_return(struct tr_worker *worker, struct slot_list *slots, bool front)
 		struct tr_sched *sched = sched_at(engine, stub->queue);
 
 		slots_remove(engine->spool, slots, slot);
+		if (sched->budget != NULL && (tr_stub_flags(stub) & TR_MSG_LOG_RECORD))
+			budget_add(sched, slot); /* if it is not counted: it was under way when the budget was set */
 		if (tr_stub_due_ms(stub) > now_ms) {
 			worker_check_clock(worker);
 			slot_wheel_add(&worker->wheel, slot);

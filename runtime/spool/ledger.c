@@ -9,7 +9,7 @@
 static const char *const column_names[TR_COLUMNS] = {"none", "offered", "filtered", "accepted", "moved_in", "delivered",
 	"bounced", "dead", "dropped", "expired", "moved_out"};
 static const char *const reason_names[TR_REASONS] = {
-	"none", "policy", "admin_bounce", "null_queue", "removed", "damaged", "unwound", "dead_bound"};
+	"none", "policy", "admin_bounce", "null_queue", "removed", "damaged", "unwound", "dead_bound", "shed"};
 
 const char *
 tr_column_name(enum tr_column column)

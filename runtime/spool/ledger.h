@@ -33,6 +33,7 @@ enum tr_reason { /* of dropped and filtered */
 	TR_REASON_DAMAGED,    /* the log's bytes were lost */
 	TR_REASON_UNWOUND,    /* refused to the client after it was stored */
 	TR_REASON_DEAD_BOUND, /* the oldest of too many dead letters */
+	TR_REASON_SHED,       /* the oldest of more records than the queue's budget */
 	TR_REASONS,
 };
 const char *tr_reason_name(enum tr_reason reason);
