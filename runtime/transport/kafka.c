@@ -222,6 +222,10 @@ connect_queue(struct tr_kafka_producer *producer)
 		return TR_ENOMEM;
 	}
 	rd_kafka_queue_io_event_enable(producer->queue, producer->fd, &one, sizeof one);
+	/* It writes when the queue is no longer empty. What came before, that no broker is there, say, is to be looked
+	 * at all the same: else nothing would ever be heard again. */
+	if (eventfd_write(producer->fd, 1) != 0)
+		tr_log(TR_LEVEL_ERROR, "kafka", "eventfd: %s", strerror(errno));
 	ev_io_init(&producer->readable, readable, producer->fd, EV_READ);
 	ev_io_start(tr_loop_ev(producer->kafka->loop), &producer->readable);
 	return TR_OK;

@@ -369,6 +369,34 @@ brokers_that_are_down_time_out_and_come_back(void **state)
 	tr_kafka_unref(producer);
 }
 
+/* A producer may know that no broker is there before its events are listened to: later ones must be heard all the same.
+ */
+static void
+what_happens_at_once_is_heard(void **state)
+{
+	enum { COUNT = 20 };
+	struct tr_kafka_producer *producers[COUNT];
+	struct tr_kafka_call *calls[COUNT];
+	bool done[COUNT];
+
+	for (int i = 0; i < COUNT; i++) {
+		char id[16], error[TR_KAFKA_ERROR_MAX];
+		const struct tr_str pairs[] = {TR_STR("bootstrap.servers"), TR_STR("127.0.0.1:1"),
+			TR_STR("message.timeout.ms"), TR_STR("300"), TR_STR("client.id"),
+			{id, (size_t)snprintf(id, sizeof id, "c%d", i)}};
+
+		assert_int_equal(tr_kafka_open(kafka, pairs, 3, &producers[i], error), TR_OK);
+		calls[i] = numbers(producers[i], 1, -1, TR_NS_PER_S, &done[i]);
+		tr_kafka_call_start(calls[i]);
+	}
+	for (int i = 0; i < COUNT; i++) {
+		wait_true(&done[i]);
+		assert_int_equal(failures(calls[i], RD_KAFKA_RESP_ERR__MSG_TIMED_OUT), 1);
+		tr_kafka_call_free(calls[i]);
+		tr_kafka_unref(producers[i]);
+	}
+}
+
 static void
 a_full_queue_is_back_pressure(void **state)
 {
@@ -560,6 +588,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(the_record_to_blame_for_a_refused_batch_is_found, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_refused_batch_may_be_given_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(brokers_that_are_down_time_out_and_come_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_happens_at_once_is_heard, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_queue_is_back_pressure, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_waits_too_long_for_room_is_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(calls_may_be_given_up, setup, teardown),
