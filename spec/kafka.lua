@@ -40,9 +40,9 @@ local function free_port()
   return tonumber(port)
 end
 
---- Starts a broker and waits until it takes connections. `config`: more lines of its server.properties.
+--- A broker that is not started. `config`: more lines of its server.properties.
 ---@return spec.kafka
-function kafka.start(config)
+function kafka.new(config)
   local self = setmetatable({ dir = helper.dir(), port = free_port(), control = free_port() }, broker)
   local sasl = free_port()
   self.brokers, self.sasl = '127.0.0.1:' .. self.port, '127.0.0.1:' .. sasl
@@ -54,10 +54,10 @@ sasl.enabled.mechanisms=PLAIN
 listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_events="secret";
 %s
 ]]):format(self.port, self.control, sasl, self.port, sasl, config or ''))
-  self:restart()
   return self
 end
 
+--- Starts it and waits until it takes connections.
 function broker:restart()
   self.process = helper.start(('sh %s run %s %d %d'):format(SCRIPT, self.dir, self.port, self.control))
   helper.wait_for('the broker', function()
@@ -67,7 +67,13 @@ function broker:restart()
       probe:close()
     end
     return probe
-  end, 60)
+  end, 120)
+end
+
+function broker:be_there()
+  if not self.process or self.process:status() then
+    self:restart()
+  end
 end
 
 --- Ends it as a crash would.
@@ -77,7 +83,7 @@ function broker:kill()
 end
 
 function broker:stop()
-  if not self.process:status() then
+  if self.process and not self.process:status() then
     self:kill()
   end
 end

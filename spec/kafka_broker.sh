@@ -30,8 +30,8 @@ fetch() {
 	</project>
 	POM
 	part=$(cd "$jars.part" && pwd)
-	mvn -q -B -f "$part/pom.xml" dependency:copy-dependencies -DoutputDirectory="$part" >"$part/log" 2>&1 ||
-		unavailable "Maven Central cannot be reached: $(tail -n 1 "$part/log")"
+	mvn -q -B -Dstyle.color=never -f "$part/pom.xml" dependency:copy-dependencies -DoutputDirectory="$part" \
+		>"$part/log" 2>&1 || unavailable "Maven could not fetch it: $(grep -m 1 ERROR "$part/log")"
 	touch "$part/complete-$VERSION"
 	rm -rf "$jars"
 	mv "$part" "$jars"

@@ -26,6 +26,9 @@ end)
 kumo.on('get_queue_config', function()
   return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.mail' } } }
 end)
+kumo.on('get_egress_path_config', function()
+  return kumo.make_egress_path { gate_failures = 5, gate_backoff = '500ms', gate_max_backoff = '1s' }
+end)
 kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
 ]]
 
@@ -44,14 +47,17 @@ describe('on a real Kafka broker', function()
   local broker, run
 
   setup(function()
-    broker = kafka.start 'message.max.bytes=20000'
+    broker = kafka.new 'message.max.bytes=20000'
+  end)
+
+  before_each(function()
+    run = nil
   end)
 
   after_each(function()
     if run and not run:status() then
       run:stop 'KILL'
     end
-    run = nil
   end)
 
   teardown(function()
@@ -77,12 +83,13 @@ describe('on a real Kafka broker', function()
   local function await(field, number)
     helper.wait_for(('%s %d'):format(field, number), function()
       return ledger()[field] == number
-    end)
+    end, 120)
   end
 
-  it('no event is lost while it is killed and restarted under load', function()
+  it('no event is lost while it is not there yet, and is killed and restarted under load', function()
     start 'events'
     inject(200)
+    broker:restart()
     await('delivered', 400)
     inject(300) -- under way when it dies
     broker:kill()
@@ -97,6 +104,7 @@ describe('on a real Kafka broker', function()
   end)
 
   it('one that is too large for it becomes a dead letter, and the batch with it flows', function()
+    broker:be_there()
     start 'large'
     inject(10)
     local content = 'X-Large: ' .. ('x'):rep(900) .. ('\r\n ' .. ('x'):rep(900)):rep(29) .. '\r\n\r\nhello\r\n'
@@ -115,6 +123,10 @@ describe('on a real Kafka broker', function()
   end)
 
   describe('a producer', function()
+    before_each(function()
+      broker:be_there()
+    end)
+
     local function producer(more)
       local config = { ['bootstrap.servers'] = broker.brokers, ['message.timeout.ms'] = 1500 }
       for name, value in pairs(more or {}) do

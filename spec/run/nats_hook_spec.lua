@@ -38,12 +38,16 @@ describe('a hook over NATS', function()
     helper.cleanup()
   end)
 
-  local function start(config, stream)
-    server = nats.start(config)
-    server:declare('EVENTS', 'events.>', stream)
+  local function start_run()
     local dir = helper.dir()
     helper.write(dir .. '/policy.lua', POLICY:format(server.url, dir, dir))
     run = helper.run(dir .. '/policy.lua')
+  end
+
+  local function start(config, stream)
+    server = nats.start(config)
+    server:declare('EVENTS', 'events.>', stream)
+    start_run()
   end
 
   local function await(what)
@@ -72,6 +76,19 @@ describe('a hook over NATS', function()
       assert.matches('attempt: ?[1-9]', headers)
       assert.matches('source: ?mx1', headers)
     end
+  end)
+
+  it('waits for a server that is not there yet, then for the stream', function()
+    server = nats.new()
+    start_run()
+    helper.inject(('--smtp %s --count 20'):format(run.smtp))
+    await '"waiting":40'
+    server:restart()
+    helper.inject(('--smtp %s --count 5'):format(run.smtp))
+    server:declare('EVENTS', 'events.>')
+    await '"delivered":50'
+    assert.are.equal(50, server:count 'EVENTS')
+    assert.are.equal(0, run:stop())
   end)
 
   it('keeps what the stream refuses for good as dead letters', function()

@@ -1,0 +1,295 @@
+/* AMQP with a broker that nacks, returns, blocks, closes, says nothing, or dies between any two frames. */
+#include "amqp_peer.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "transport/amqp_internal.h"
+
+#define LIMIT_NS (60 * TR_NS_PER_S)
+#define MESSAGES_MAX 8
+
+static struct tr_loop *loop;
+static struct tr_amqp *amqp;
+
+static void
+quiet(void *arg, enum tr_level level, const char *target, const char *text)
+{
+}
+
+static int
+setup(void **state)
+{
+	tr_log_sink(quiet, NULL);
+	assert_int_equal(tr_loop_new(&loop), TR_OK);
+	tr_loop_enter(loop);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	tr_amqp_free(amqp);
+	assert_int_equal(tr_hold_count(), 0);
+	tr_loop_free(loop);
+	tr_log_sink(NULL, NULL);
+	return 0;
+}
+
+/* --- helpers ------------------------------------------------------------------------------------------------ */
+
+struct answer {
+	enum tr_amqp_status status;
+	int err;
+	uint16_t code;
+	bool permanent;
+	char text[256];
+};
+
+struct publishing {
+	bool done;
+	uint32_t count;
+	struct answer answers[MESSAGES_MAX];
+};
+
+static void
+done(struct tr_amqp_call *call)
+{
+	struct publishing *publishing = call->owner;
+
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_amqp_result result;
+		struct answer *answer = &publishing->answers[i];
+
+		tr_amqp_call_result(call, i, &result);
+		*answer = (struct answer){result.status, result.err, result.reply_code, result.permanent, ""};
+		snprintf(answer->text, sizeof answer->text, "%.*s", (int)result.text.len, result.text.data);
+	}
+	publishing->done = true;
+	tr_amqp_call_free(call);
+}
+
+static bool
+is_done(void *arg)
+{
+	return ((struct publishing *)arg)->done;
+}
+
+/* Publishes "hello" to the queue events, so many times, and waits. */
+static struct publishing
+publish(const struct amqp_peer *peer, uint32_t count, int64_t timeout_ms)
+{
+	struct tr_amqp_settings settings = {
+		.hosts = {{TR_STR("127.0.0.1"), peer->port}},
+		.host_count = 1,
+		.username = TR_STR("guest"),
+		.password = TR_STR("guest"),
+		.vhost = TR_STR("/"),
+		.pool_size = 1,
+		.connect_timeout_ns = timeout_ms * TR_NS_PER_MS,
+		.wait_timeout_ns = 20 * TR_NS_PER_S,
+		.publish_timeout_ns = timeout_ms * TR_NS_PER_MS,
+		.idle_timeout_ns = 60 * TR_NS_PER_S,
+	};
+	const struct tr_amqp_message message = {
+		.exchange = TR_STR(""), .routing_key = TR_STR("events"), .payload = TR_STR("hello"), .mandatory = true};
+	struct publishing publishing = {.count = count};
+	struct tr_amqp_pool *pool;
+	struct tr_amqp_call *call;
+
+	assert_int_equal(tr_amqp_pool(amqp, &settings, &pool), TR_OK);
+	call = tr_amqp_call_new(pool, count);
+	assert_non_null(call);
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(tr_amqp_call_add(call, &message), TR_OK);
+	call->publish_timeout_ns = settings.publish_timeout_ns;
+	call->done = done;
+	call->owner = &publishing;
+	tr_amqp_call_start(call);
+	assert_true(tr_loop_run_until(loop, is_done, &publishing, LIMIT_NS));
+	return publishing;
+}
+
+static void
+assert_answer(const struct publishing *publishing, uint32_t i, enum tr_amqp_status status, const char *text)
+{
+	const struct answer *answer = &publishing->answers[i];
+
+	if (answer->status != status || strstr(answer->text, text) == NULL)
+		fail_msg("message %u: %d %s %u '%s'", i, answer->status, tr_err_name(answer->err), answer->code,
+			answer->text);
+}
+
+/* One connection; what is said on it. */
+static struct publishing
+with_script(const char *script, uint32_t count, int64_t timeout_ms)
+{
+	const char *const scripts[] = {script};
+	struct amqp_peer peer;
+	struct publishing publishing;
+
+	amqp_peer_start(&peer, scripts, 1);
+	publishing = publish(&peer, count, timeout_ms);
+	tr_amqp_free(amqp); /* hangs up */
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+	return publishing;
+}
+
+/* --- tests -------------------------------------------------------------------------------------------------- */
+
+static void
+test_confirms_in_any_form(void **state)
+{
+	static const char *const scripts[] = {AMQP_LOGIN "mmmaaah", AMQP_LOGIN "mmmAh", AMQP_LOGIN "mmmaAh",
+		AMQP_LOGIN "mambmauah", AMQP_LOGIN "mmmbAuh"};
+
+	for (size_t i = 0; i < TR_COUNT(scripts); i++) {
+		struct publishing publishing = with_script(scripts[i], 3, 20000);
+
+		for (uint32_t at = 0; at < 3; at++)
+			assert_answer(&publishing, at, TR_AMQP_ACKED, "");
+	}
+}
+
+static void
+test_nack_and_return_are_of_one_message(void **state)
+{
+	struct publishing publishing = with_script(AMQP_LOGIN "mmmanah", 3, 20000);
+
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+	assert_answer(&publishing, 1, TR_AMQP_NACKED, "nacked");
+	assert_answer(&publishing, 2, TR_AMQP_ACKED, "");
+	publishing = with_script(AMQP_LOGIN "mrah", 1, 20000);
+	assert_answer(&publishing, 0, TR_AMQP_RETURNED, "returned by the broker: 312 NO_ROUTE");
+	assert_int_equal(publishing.answers[0].code, 312);
+	publishing = with_script(AMQP_LOGIN "mr", 1, 20000); /* and dies before the confirm */
+	assert_answer(&publishing, 0, TR_AMQP_RETURNED, "312");
+}
+
+static void
+test_silence_is_bounded(void **state)
+{
+	struct publishing publishing = with_script(AMQP_LOGIN "mmah", 2, 200);
+
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+	assert_answer(&publishing, 1, TR_AMQP_FAILED, "has not confirmed");
+	assert_int_equal(publishing.answers[1].err, TR_ETIMEDOUT);
+	publishing = with_script("h", 1, 200); /* not even a greeting */
+	assert_answer(&publishing, 0, TR_AMQP_FAILED, "");
+}
+
+/* RabbitMQ's disk alarm: it says blocked and reads no more; when there is room again it goes on. */
+static void
+test_a_disk_alarm_holds_back(void **state)
+{
+	struct publishing publishing = with_script(AMQP_LOGIN "bh", 1, 200);
+
+	assert_answer(&publishing, 0, TR_AMQP_FAILED, "it has blocked publishers");
+	assert_int_equal(publishing.answers[0].err, TR_ETIMEDOUT);
+	assert_false(publishing.answers[0].permanent);
+	publishing = with_script(AMQP_LOGIN "bmuah", 1, 20000);
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+}
+
+static void
+test_a_close_is_told_apart(void **state)
+{
+	static const char *const scripts[] = {AMQP_LOGIN "mmaX", AMQP_LOGIN "mah"};
+	struct publishing publishing;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, scripts, TR_COUNT(scripts));
+	publishing = publish(&peer, 2, 20000); /* the broker is shut down */
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+	assert_answer(&publishing, 1, TR_AMQP_FAILED, "320 CONNECTION_FORCED");
+	assert_false(publishing.answers[1].permanent);
+	assert_int_equal(peer.connections, 1);
+	publishing = publish(&peer, 1, 20000);
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
+static void
+test_one_of_a_window_is_to_blame(void **state)
+{
+	static const char *const scripts[] = {
+		AMQP_LOGIN "mmmax", AMQP_LOGIN "mx", AMQP_LOGIN "mah"}; /* all; the second alone; the third alone */
+	struct publishing publishing;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, scripts, TR_COUNT(scripts));
+	publishing = publish(&peer, 3, 20000);
+	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
+	assert_answer(&publishing, 1, TR_AMQP_FAILED, "406 PRECONDITION_FAILED");
+	assert_true(publishing.answers[1].permanent);
+	assert_answer(&publishing, 2, TR_AMQP_ACKED, "");
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
+static void
+test_nonsense_ends_the_connection(void **state)
+{
+	static const char *const scripts[] = {"pg", "psktkkg", AMQP_LOGIN "gh", AMQP_LOGIN "mgh"};
+
+	for (size_t i = 0; i < TR_COUNT(scripts); i++) {
+		struct publishing publishing = with_script(scripts[i], 1, 20000);
+
+		assert_answer(&publishing, 0, TR_AMQP_FAILED, "");
+	}
+}
+
+/* It dies before and after each frame, and in the middle of each that it sends: the call fails, and says so; the next
+ * one has a new connection. */
+static void
+test_death_at_every_step(void **state)
+{
+	static const char whole[] = AMQP_LOGIN "ma";
+
+	for (size_t at = 0; at < sizeof whole - 1; at++) {
+		for (int half = 0; half < 2; half++) {
+			char dying[sizeof whole + 4];
+			const char *const scripts[] = {dying, AMQP_LOGIN "mah"};
+			struct publishing publishing;
+			struct amqp_peer peer;
+
+			if (half && strchr("pkm", whole[at]) != NULL)
+				continue;
+			snprintf(dying, sizeof dying, half ? "%.*s/%c" : "%.*s", (int)at, whole, whole[at]);
+			amqp_peer_start(&peer, scripts, TR_COUNT(scripts));
+			publishing = publish(&peer, 1, 20000);
+			if (publishing.answers[0].status != TR_AMQP_FAILED || publishing.answers[0].permanent)
+				fail_msg("'%s': %d", dying, publishing.answers[0].status);
+			publishing = publish(&peer, 1, 20000);
+			if (publishing.answers[0].status != TR_AMQP_ACKED)
+				fail_msg("after '%s': %s", dying, publishing.answers[0].text);
+			assert_int_equal(peer.connections, 2);
+			tr_amqp_free(amqp);
+			amqp_peer_stop(&peer);
+			assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+		}
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_confirms_in_any_form, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nack_and_return_are_of_one_message, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_silence_is_bounded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_disk_alarm_holds_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_close_is_told_apart, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_of_a_window_is_to_blame, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nonsense_ends_the_connection, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_death_at_every_step, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
