@@ -32,7 +32,7 @@ local function rules(name, verb, kind)
 end
 
 return {
-  inject = { inject_v1 = inject.inject_v1 },
+  inject = { inject_v1 = inject.inject_v1, build_v1 = inject.build_v1 },
   admin = {
     bounce = rules('bounce', 'bounce', 'bounce'),
     suspend = rules('suspend', 'suspend', 'suspend'),

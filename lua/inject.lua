@@ -348,6 +348,12 @@ function inject.run(request, source)
   end
   local trace = check_request(request)
   local generate = generator(request)
+  if host.take_recipients then
+    local free, why = pcall(host.take_recipients, #request.recipients)
+    if not free then
+      http_error.raise(503, '%s', error_text(why))
+    end
+  end
   local ok, err = pcall(require('kumo').make_message, request.envelope_sender, 'probe@invalid', '\r\n')
   if not ok then
     http_error.raise(422, 'envelope_sender: %s', error_text(err))
@@ -375,12 +381,9 @@ function inject.run(request, source)
   return result
 end
 
---- kumo.api.inject.inject_v1: as a local, authenticated client. Raises a text for a bad request.
----@async
----@param request table  as the JSON of POST /api/inject/v1: docs/http-listener.md
----@return table answer   the same: success_count, fail_count, failed_recipients, errors
-function inject.inject_v1(request)
-  local ok, result = pcall(inject.run, request, {
+-- As a client of this machine, with the answer of `fn`. Raises a text for a bad request.
+local function as_local(name, fn, request)
+  local ok, result = pcall(fn, request, {
     peer = '127.0.0.1',
     local_ip = '127.0.0.1',
     hostname = 'localhost',
@@ -392,9 +395,37 @@ function inject.inject_v1(request)
     },
   })
   if not ok then
-    error(http_error.is(result) and 'kumo.api.inject.inject_v1: ' .. result.text or result, 0)
+    error(http_error.is(result) and 'kumo.api.inject.' .. name .. ': ' .. result.text or result, 0)
   end
   return result
+end
+
+--- kumo.api.inject.build_v1: the messages that inject_v1 would inject; they are the caller's. Raises a text for a bad
+--- request, and for the first recipient that cannot be made one for.
+---@async
+---@param request table  as of inject_v1
+---@return kumo.Message[] messages
+function inject.build_v1(request)
+  return (as_local('build_v1', function(_, source)
+    local trace = check_request(request)
+    local generate = generator(request)
+    local messages = {}
+    for i, rcpt in ipairs(request.recipients) do
+      messages[i] = make_message(request, rcpt, generate, trace, source)
+      if i % BREATHE_EVERY == 0 then
+        host.c.sleep(0)
+      end
+    end
+    return messages
+  end, request))
+end
+
+--- kumo.api.inject.inject_v1: as a local, authenticated client. Raises a text for a bad request.
+---@async
+---@param request table  as the JSON of POST /api/inject/v1: docs/http-listener.md
+---@return table answer   the same: success_count, fail_count, failed_recipients, errors
+function inject.inject_v1(request)
+  return (as_local('inject_v1', inject.run, request))
 end
 
 return inject

@@ -37,6 +37,7 @@ local MODULES = {
   { module = 'smtp_client', needs = 'tr.smtp_client' },
   { module = 'kumo.http', needs = 'tr.http', field = 'http' },
   { module = 'kumo.dns', needs = 'tr.dns', field = 'dns' },
+  { module = 'kumo.metrics', needs = 'tr.http_server', merge = true },
   { module = 'http_server', needs = 'tr.http_server' },
   { module = 'api', needs = 'tr.http_server', field = 'api' },
   { module = 'kumo.amqp', needs = 'tr.amqp', field = 'amqp' },

@@ -29,13 +29,10 @@ function methods.delay_message_if_throttled(throttle, msg)
   return true
 end
 
---- Takes a token, waiting for it. Raises while the runtime stops.
----@async
----@return boolean slept
-function methods.sleep_if_throttled(throttle)
+local function take(throttle, quantity)
   local slept = false
   while true do
-    local retry_after = core.check(throttle).retry_after
+    local retry_after = core.check(throttle, quantity).retry_after
     if not retry_after then
       return slept
     end
@@ -43,13 +40,20 @@ function methods.sleep_if_throttled(throttle)
     local left = retry_after.secs + retry_after.nanos / 1e9
     while left > 0 do
       if core.closing() then
-        error(('%s: the runtime is stopping'):format(tostring(throttle)), 2)
+        error(('%s: the runtime is stopping'):format(tostring(throttle)), 3)
       end
       local step = math.min(left, LONGEST_SLEEP_S)
       c.sleep(step)
       left = left - step
     end
   end
+end
+
+--- Takes a token, waiting for it. Raises while the runtime stops.
+---@async
+---@return boolean slept
+function methods.sleep_if_throttled(throttle)
+  return (take(throttle, 1))
 end
 
 --- A number with at most three digits after the point, and `,` between thousands.
@@ -118,6 +122,41 @@ function kumo.make_throttle(name, spec)
     error('kumo.make_throttle: ' .. throttle, 2)
   end
   return throttle
+end
+
+-- --- of injection by HTTP, for all workers ------------------------------------------------------------------------
+
+local LIMIT = 'httpinject_recipient_rate_limit' -- the name on the board; '' there: none
+local seen_version, limit
+
+--- Limits how many recipients injection by HTTP takes, of all clients together: a request waits until there is room for all
+--- of its recipients.
+---@param spec string?  "[local:]1000/s[,max_burst=5000]"; nil: no limit
+function kumo.set_httpinject_recipient_rate_limit(spec)
+  if spec ~= nil then
+    local ok, err = pcall(core.throttle, LIMIT, type(spec) == 'string' and spec or tostring(spec))
+    if not ok then
+      error('kumo.set_httpinject_recipient_rate_limit: ' .. tostring(err), 2)
+    end
+  end
+  repeat
+    local _, version = c.board_get(LIMIT)
+  until c.board_swap(LIMIT, version, spec or '')
+end
+
+--- For lua/inject.lua: waits until so many recipients may be taken. Raises while the runtime stops.
+---@async
+---@param count integer
+require('tr.host').take_recipients = function(count)
+  local version = c.board_version()
+  if version ~= seen_version then
+    local spec = c.board_get(LIMIT)
+    seen_version = version
+    limit = spec and spec ~= '' and core.throttle(LIMIT, spec) or nil
+  end
+  if limit and count > 0 then
+    take(limit, count)
+  end
 end
 
 return kumo

@@ -297,13 +297,14 @@ local ZONES = { UT = 0, GMT = 0, UTC = 0, Z = 0, EST = -5, EDT = -4, CST = -6, C
 function time.parse_rfc2822(text)
   local seconds
   local rest = type(text) == 'string' and (text:gsub('%b()', ''):gsub('^%s*%a+,%s*', '')) or ''
-  local d, month, y, h, mi, tail = rest:match '^%s*(%d%d?)%s+(%a%a%a)%s+(%d%d%d%d)%s+(%d%d):(%d%d)(.*)$'
+  local d, month, y, h, mi, tail = rest:match '^%s*(%d%d?)%s+(%a%a%a)%s+(%d%d%d?%d?)%s+(%d%d):(%d%d)(.*)$'
   if d then
     local s, zone = tail:match '^:(%d%d)%s+(%S+)%s*$'
     zone = zone or tail:match '^%s+(%S+)%s*$'
     local sign, zh, zm = (zone or ''):match '^([+-])(%d%d)(%d%d)$'
     local offset = sign and (sign .. '1') * (zh * 3600 + zm * 60) or zone and ZONES[zone] and ZONES[zone] * 3600
-    local civil = from_civil(tonumber(y), MONTHS[month:lower()], tonumber(d), tonumber(h), tonumber(mi), tonumber(s or 0))
+    local year = tonumber(y) + (#y == 4 and 0 or (#y == 3 or tonumber(y) >= 50) and 1900 or 2000)
+    local civil = from_civil(year, MONTHS[month:lower()], tonumber(d), tonumber(h), tonumber(mi), tonumber(s or 0))
     seconds = civil and offset and civil - offset
   end
   if not seconds then

@@ -54,10 +54,14 @@ local function scalar(value, path)
     elseif value == math.huge or value == -math.huge then
       return value > 0 and 'inf' or '-inf'
     elseif value == math.floor(value) and math.abs(value) <= 2 ^ 53 then
-      return ('%.0f'):format(value)
+      return ('%.0f'):format(value == 0 and 0 or value) -- no -0
     end
-    local text = ('%.17g'):format(value)
-    return text:find '[.e]' and text or text .. '.0'
+    for digits = 15, 17 do -- the shortest that reads back the same
+      local text = ('%%.%dg'):format(digits):format(value)
+      if tonumber(text) == value then
+        return text:find '[.e]' and text or text .. '.0'
+      end
+    end
   elseif value == c.NULL then
     fail(path, 'TOML has no null')
   end

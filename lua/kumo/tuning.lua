@@ -30,13 +30,38 @@ local function told(name, text)
   host.c.log('warn', ('kumo.%s: %s'):format(name, text))
 end
 
+local monitor_globs = { '/opt/kumomta/etc/**/*.{lua,json,toml,yaml}' } -- as the reference
+
 --- Accepted: there is no reload of a running process, and so nothing to watch.
 ---@param globs string[]
 function tuning.set_config_monitor_globs(globs)
   if type(globs) ~= 'table' then
     error('kumo.set_config_monitor_globs: a list of patterns is expected, got ' .. type(globs), 2)
   end
+  for i, glob in ipairs(globs) do
+    if type(glob) ~= 'string' then
+      error(('kumo.set_config_monitor_globs: pattern %d: string expected, got %s'):format(i, type(glob)), 2)
+    end
+  end
+  monitor_globs = globs
   told('set_config_monitor_globs', 'files are not watched: restart to load a changed policy, the queues keep their schedule')
+end
+
+--- The files that the patterns of set_config_monitor_globs match now, sorted.
+---@async
+---@return string[] paths
+function tuning.eval_config_monitor_globs()
+  local seen, paths = {}, {}
+  for _, glob in ipairs(monitor_globs) do
+    for _, path in ipairs(host.internal('kumo.fs').uncached_glob(glob)) do
+      if not seen[path] then
+        seen[path] = true
+        paths[#paths + 1] = path
+      end
+    end
+  end
+  table.sort(paths)
+  return host.c.array(paths)
 end
 
 --- Accepted: classes come in a later version, records say "Uncategorized".

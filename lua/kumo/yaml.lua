@@ -81,7 +81,7 @@ local function number_text(value)
   elseif value == math.huge or value == -math.huge then
     return value > 0 and '.inf' or '-.inf'
   elseif value == math.floor(value) and math.abs(value) < 2 ^ 63 then
-    return ('%.0f'):format(value)
+    return ('%.0f'):format(value == 0 and 0 or value) -- no -0
   end
   for digits = 15, 17 do
     local text = ('%%.%dg'):format(digits):format(value)

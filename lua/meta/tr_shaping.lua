@@ -13,8 +13,9 @@ function shaping.throttle(key, spec) end
 --- Takes a token if there is one. Waits where the throttle is shared; raises if it cannot be asked.
 ---@async
 ---@param throttle kumo.Throttle
+---@param quantity? integer  tokens, default 1
 ---@return kumo.ThrottleResult
-function shaping.check(throttle) end
+function shaping.check(throttle, quantity) end
 
 ---@param throttle kumo.Throttle
 ---@return { text: string, quantity: integer, burst: integer, period: integer, has_burst: boolean, is_local: boolean, shared: boolean, key: string } spec period in seconds

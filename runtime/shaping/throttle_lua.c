@@ -145,18 +145,20 @@ check_cancel(void *arg)
 	check_free(check);
 }
 
-/* check(throttle) -> result. Waits if the throttle is shared; raises if it cannot be asked. */
+/* check(throttle, [quantity]) -> result. Waits if the throttle is shared; raises if it cannot be asked. */
 static int
 l_check(lua_State *L)
 {
 	struct tr_throttle *throttle = check_throttle(L);
+	lua_Integer quantity = luaL_optinteger(L, 2, 1);
 	struct tr_throttle_result result;
 	struct check_op *check;
 	struct tr_task *task;
 	int err;
 
+	luaL_argcheck(L, quantity >= 1 && quantity <= INT32_MAX, 2, "1 to 2147483647 expected");
 	if (!tr_throttle_is_shared(throttle)) {
-		tr_throttle_check(throttle, tr_mono_ns(), 1, &result);
+		tr_throttle_check(throttle, tr_mono_ns(), (uint32_t)quantity, &result);
 		push_result(L, &result);
 		return 1;
 	}
@@ -169,7 +171,7 @@ l_check(lua_State *L)
 	check->op.kind = TR_SHARED_THROTTLE;
 	check->op.key = tr_throttle_key(throttle);
 	check->op.spec = tr_throttle_spec(throttle);
-	check->op.quantity = 1;
+	check->op.quantity = (uint32_t)quantity;
 	check->op.then = answered;
 	err = tr_shared_start(check->shaping, tr_host_loop(tr_host_of(L)), &check->op);
 	if (err != TR_OK) {

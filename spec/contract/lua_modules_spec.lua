@@ -58,3 +58,29 @@ describe('settings without effect', function()
     assert.is_false(pcall(kumo.set_config_monitor_globs, 'x'))
   end)
 end)
+
+describe('kumo.eval_config_monitor_globs', function()
+  it('finds what the patterns match', function()
+    local helper = require 'helper'
+    local dir = helper.dir()
+    helper.write(dir .. '/a.lua', '')
+    helper.write(dir .. '/b.toml', '')
+    kumo.set_config_monitor_globs { dir .. '/*.lua', dir .. '/*.{lua,toml}' }
+    assert.are.same({ dir .. '/a.lua', dir .. '/b.toml' }, kumo.eval_config_monitor_globs())
+    kumo.set_config_monitor_globs {}
+    assert.are.same({}, kumo.eval_config_monitor_globs())
+    assert.is_false(pcall(kumo.set_config_monitor_globs, { 5 }))
+    helper.cleanup()
+  end)
+end)
+
+describe('kumo.prometheus_metrics', function()
+  it('has the shape of /metrics.json', function()
+    kumo.memoize(function()
+      return 1
+    end, { name = 'spec.metrics', ttl = 1, capacity = 1 })()
+    local metric = kumo.prometheus_metrics().memoize_cache_lookup_count
+    assert.are.equal('counter', metric.type)
+    assert.is_true(metric.value.cache_name['spec.metrics'] >= 1)
+  end)
+end)

@@ -322,6 +322,37 @@ describe('the HTTP listener', function()
     assert.is_truthy(tostring(err):find 'unknown field `colour`')
   end)
 
+  it('builds messages for policies without injecting them', function()
+    committed = {}
+    local messages = kumo.api.inject.build_v1(simple { recipients = { { email = 'a@b.c' }, { email = 'd@e.f' } } })
+    assert.are.equal(2, #messages)
+    assert.are.equal('d@e.f', messages[2]:recipient().email)
+    assert.are.equal(0, #committed)
+    assert.error_matches(function()
+      kumo.api.inject.build_v1(simple { recipients = { { email = 'a@b.c' }, { email = 'nobody' } } })
+    end, '')
+    assert.error_matches(function()
+      kumo.api.inject.build_v1(simple { colour = 1 })
+    end, 'kumo.api.inject.build_v1: .*unknown field `colour`')
+  end)
+
+  it('waits for the rate of recipients', function()
+    kumo.set_httpinject_recipient_rate_limit 'local:20/s,max_burst=1'
+    local clock = kumo.time.start_timer 'spec.inject'
+    for _ = 1, 3 do
+      assert.are.equal(200, (inject(simple {})))
+    end
+    local elapsed = clock:done()
+    kumo.set_httpinject_recipient_rate_limit(nil)
+    assert.is_true(elapsed >= 0.09, tostring(elapsed))
+    for _, bad in ipairs { 'often', 5, {} } do
+      assert.error_matches(function()
+        kumo.set_httpinject_recipient_rate_limit(bad)
+      end, 'kumo.set_httpinject_recipient_rate_limit: ')
+    end
+    assert.are.equal(200, (inject(simple {})))
+  end)
+
   -- --- administration --------------------------------------------------------------------------------------
 
   describe('with rules', function()
