@@ -195,7 +195,7 @@ option_tables_are_checked(void **state)
 			"kumo.make: field 'name': string expected, got boolean, while processing {\"name\":true}",
 			false},
 		{"{name = 'a', limit = 1.5}",
-			"kumo.make: field 'limit': integer >= 0 expected, got number, while processing {", false},
+			"kumo.make: field 'limit': integer >= 0 expected, got 1.5, while processing {", false},
 		{"{name = 'a', limit = -1}", "kumo.make: field 'limit': integer >= 0 expected", false},
 		{"{name = 'a', ttl = '60'}",
 			"kumo.make: field 'ttl': duration (seconds >= 0, or text such as '5 minutes') expected, got "
