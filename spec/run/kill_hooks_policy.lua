@@ -17,6 +17,14 @@ local hook = {
 if VARIANT:find 'batch' then
   hook.batch_size, hook.min_batch_size, hook.max_batch_latency, hook.compression = 50, 20, '200ms', 'gzip'
 end
+if VARIANT:find 'ordered' then -- by the mail: its Reception is told before its Delivery
+  hook.order_by = function(record)
+    return record.id
+  end
+end
+if VARIANT:find 'budget' then
+  hook.max_waiting, hook.overflow = 40, 'shed_oldest'
+end
 if VARIANT:find 'lowlevel' then
   kumo.on('pre_init', function()
     kumo.configure_log_hook { name = 'webhook', headers = { 'Subject' }, per_record = TYPES }

@@ -1,5 +1,5 @@
 -- kill -9 at any moment, over what hooks and queues can be: batches, dead letters that are replayed meanwhile, pools, rates,
--- several workers. It counts by event_id: each mail that was answered with 250 has one Reception and one Delivery, each of
+-- several workers, order keys, budgets. It counts by event_id: each mail that was answered with 250 has one Reception and one Delivery, each of
 -- them delivered or a dead letter at the end; nothing else is there. TAILRACE_KILLS sets how often (4).
 local durable = require 'run.durable'
 local helper = require 'helper'
@@ -17,6 +17,8 @@ local CASES = {
   { name = 'lowlevel', sink = '--status-share 503=10 --status-share 422=2', load = '--rate 200/s', replay = true },
   { name = 'single', sink = '--status-share 503=5', load = '--rate 300/s --size 20k', run = '--workers 2' },
   { name = 'pool rates', sink = '--smtp-code dot=451=5', load = '--rate 150/s', run = '--workers 2' },
+  { name = 'ordered open', sink = '--status-share 503=30 --reset-share 2', load = '--rate 200/s', run = '--workers 2' },
+  { name = 'ordered batch open budget', sink = '--status-share 503=40', load = '--rate 300/s', run = '--workers 2', sheds = true },
   { name = 'pool batch open', sink = '--status-share 503=10 --status-share 422=60', load = '--rate 200/s', run = '--workers 2', replay = true },
 }
 
@@ -35,11 +37,32 @@ local function note(got, record, what)
     mail[record.type] = (mail[record.type] or 0) + 1
   end
   event[what] = event[what] + 1
+  if what ~= 'dead' then
+    got.tried = got.tried + 1
+    event.first, event.last = event.first or got.tried, got.tried
+  end
+end
+
+--- What has an order key: never was a mail's Reception tried after its Delivery.
+local function check_order(got, seed)
+  local last, pairs_seen = {}, 0
+  for _, event in pairs(got.events) do
+    if event.type == 'Reception' then
+      last[event.id] = event.last
+    end
+  end
+  for _, event in pairs(got.events) do
+    if event.type == 'Delivery' and last[event.id] then
+      pairs_seen = pairs_seen + 1
+      assert.is_true(last[event.id] < event.first, ('the Delivery of %s came before its Reception (seed %d)'):format(event.id, seed))
+    end
+  end
+  assert.is_true(pairs_seen > 0)
 end
 
 --- What the sink and the dead letters tell.
 local function account(dir)
-  local got = { events = {}, mails = {} }
+  local got = { events = {}, mails = {}, tried = 0 }
   for line in io.lines(dir .. '/got') do
     local entry = kumo.serde.json_parse(line)
     if entry.body then
@@ -130,6 +153,18 @@ describe('kill -9', function()
       local sent = kumo.serde.json_parse(load:output())
       local got = account(dir)
       local figures = { received = 0, duplicates = 0, dead = 0, lost = 0, events = 0 }
+      if case.name:find 'ordered' then
+        check_order(got, seed)
+      end
+      if case.sheds then -- what is gone was dropped, and counted
+        local hook = ledger.webhook
+        assert.is_true(hook.dropped_by.shed > 0)
+        assert.are.equal(hook.offered, hook.delivered + hook.dropped)
+        assert.are.equal(ledger.mail.delivered * 2, hook.offered)
+        print(('\n%s: %d kills, seed %d; events %d = delivered %d + shed %d'):format(title(case), KILLS, seed, hook.offered, hook.delivered,
+          hook.dropped))
+        return
+      end
       for event_id, event in pairs(got.events) do
         figures.events = figures.events + 1
         figures.duplicates = figures.duplicates + math.max(0, event.delivered - 1)
