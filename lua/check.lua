@@ -7,6 +7,7 @@ local scan = host.internal 'check_scan'
 local reference = host.internal 'reference'
 local report = host.internal 'check_report'
 local connection = host.internal 'check_connection'
+local restore = host.internal 'check_restore'
 local tool = require 'tr.tool'
 local c = host.c
 
@@ -284,6 +285,7 @@ function host.entry.check_begin(path)
   watch(kumo)
   capture_log()
   capture_output()
+  restore.keep()
 end
 
 --- Evaluates the policy.
@@ -356,8 +358,9 @@ function host.entry.check_log_hooks()
   end)
 end
 
---- A step that was cut off: TEXT has a traceback or what it waits for.
+--- A step that was cut off: TEXT has a traceback or what it waits for. SECONDS 0: the runtime itself failed in it.
 function host.entry.check_cut(step, seconds, text)
+  restore.all()
   failed_step = failed_step or step
   io.stderr = real.stderr -- luacheck: ignore
   local file, line
@@ -365,6 +368,10 @@ function host.entry.check_cut(step, seconds, text)
     if not file and of_policy(full_path(path)) then
       file, line = full_path(path), tonumber(number)
     end
+  end
+  if seconds == 0 then
+    return add('error', 'policy', file, line, ('%s cannot be checked: %s'):format(step, text:match '^[^\n]*'),
+      'the policy has replaced or removed something that the runtime needs') -- stylua: ignore
   end
   local what = text:match '^waiting [^\n]- for ([^\n]+)\n'
   local name = step == 'load' and 'the top level' or "the event '" .. step .. "'"
@@ -616,6 +623,7 @@ end
 
 --- finish(MISSING_SPOOL, JSON, COLOURS, STRICT, COLUMNS) -> text, exit status
 function host.entry.check_finish(missing_spool, as_json, colours, strict, columns)
+  restore.all()
   local ok, err = real.xpcall(check_files, real.traceback)
   if not ok then
     add('warning', 'check', nil, 0, 'the text of the policy could not be looked at: ' .. tostring(err))

@@ -103,7 +103,9 @@ step(struct check *check, const char *entry, const char *event, const char *name
 	set_alarm(0, 0);
 	if (err != TR_OK || check->tool.status == TR_OK)
 		return err;
-	texts = (struct texts){.text = {name, NULL}, .number = check->limit_s, .has_number = true};
+	texts = (struct texts){.text = {name, NULL},
+		.number = check->tool.status == TR_EINVAL ? 0 : check->limit_s,
+		.has_number = true};
 	tr_buf_add(&why, check->tool.out.data, check->tool.out.len);
 	tr_buf_addc(&why, '\0');
 	texts.text[1] = why.data;

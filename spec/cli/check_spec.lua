@@ -342,6 +342,23 @@ describe('tailrace check survives', function()
     end)
   end
 
+  it('policies that take the standard library apart', function()
+    local list, status = findings(HEAD .. [[
+      kumo.on('make.nothing', function() end)
+      for name in pairs(string) do string[name] = nil end
+      for name in pairs(table) do table[name] = nil end
+      debug.setmetatable('', { __index = {} })
+      setmetatable(_G, { __index = function() error 'strict' end })
+      for name in next, _G do
+        if name ~= 'next' and name ~= '_G' then
+          rawset(_G, name, nil)
+        end
+      end
+    ]])
+    assert.are.equal('policy.lua:6 warning event', list[1])
+    assert.are_not.equal(0, status) -- its events cannot be fired any more
+  end)
+
   it('a text of gigabytes', function()
     local _, status, answer = findings('local s = ("x"):rep(2 ^ 25)\nwhile true do s = s .. s end', '--timeout 30')
     assert.are.equal(78, (says(answer, status, 'policy.lua:2', 'more than 512 MiB of memory are needed')))
