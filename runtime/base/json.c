@@ -72,6 +72,19 @@ is_plain(unsigned char c)
 	return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
 }
 
+/* Eight at once; may say no for some that are plain. */
+static bool
+eight_plain(const unsigned char *at)
+{
+	const uint64_t ones = UINT64_C(0x0101010101010101);
+	uint64_t word, quote, back;
+
+	memcpy(&word, at, sizeof word);
+	quote = word ^ ones * '"';
+	back = word ^ ones * '\\';
+	return (((word - ones * 0x20) | (quote - ones) | (back - ones) | word) & ones * 0x80) == 0;
+}
+
 static void
 add_escape(struct tr_buf *buf, unsigned char c)
 {
@@ -113,6 +126,8 @@ tr_json_add_string(struct tr_buf *buf, struct tr_str str)
 
 	tr_buf_reserve(buf, str.len + 2);
 	tr_buf_addc(buf, '"');
+	while (end - at >= 8 && eight_plain(at))
+		at += 8;
 	while (at < end && is_plain(*at))
 		at++;
 	if (at == end && !buf->failed && buf->cap - buf->len > str.len) { /* nothing to escape: one copy */

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/pool.h"
 
 void
@@ -117,7 +118,7 @@ tr_message_set_queue(struct tr_message *message, struct tr_str name)
 /* --- life ---------------------------------------------------------------------------------------------- */
 
 static struct tr_message *
-new_message(bool with_room)
+new_message(bool with_room, int64_t wall_ns)
 {
 	struct tr_message *message = tr_message_bare(with_room);
 
@@ -125,7 +126,7 @@ new_message(bool with_room)
 		return NULL;
 	message->hook = 0xffff;
 	message->flags = TR_MSG_DIRTY;
-	tr_uuid1(message->id);
+	tr_uuid1_at(wall_ns, message->id);
 	message->created_ns = tr_uuid1_wall_ns(message->id);
 	return message;
 }
@@ -133,13 +134,13 @@ new_message(bool with_room)
 struct tr_message *
 tr_message_new(void)
 {
-	return new_message(false);
+	return new_message(false, tr_wall_ns());
 }
 
 struct tr_message *
-tr_message_new_record(void)
+tr_message_new_record(int64_t wall_ns)
 {
-	return new_message(true);
+	return new_message(true, wall_ns);
 }
 
 void

@@ -43,31 +43,38 @@ struct tr_schedule {
 	char tz[40];             /* IANA name, NUL-terminated */
 };
 
+/* The first cache line is what every list and check on the way through the queues looks at; the second is the body and
+ * the owner's. Records wait for their commit by the thousands, and each is gone over some ten times. */
 struct tr_message {
 	struct tr_message *next; /* the owner's list */
 	uint32_t slot;           /* its stub in the spool, or TR_NO_SLOT while it was never stored */
-	uint64_t seq;            /* spool sequence number; 0 while it was never stored */
-	uint8_t id[16];          /* version-1 UUID */
-	int64_t created_ns;      /* wall, from the id: steps of 100 ns */
-	int64_t due_ms;          /* wall; 0: now */
 	uint16_t attempts;
-	uint16_t flags;   /* enum tr_message_flag */
+	uint16_t flags;               /* enum tr_message_flag */
+	int64_t created_ns;           /* wall, from the id: steps of 100 ns */
+	int64_t due_ms;               /* wall; 0: now */
+	struct tr_schedule *schedule; /* owned, NULL: none */
+	void *handle;                 /* what Lua holds (message_lua.c), NULL: nothing */
+	char *queue;      /* name of the scheduled queue it was last put in; NULL, in the room, or owned (free() it) */
 	uint16_t account; /* ledger account */
 	uint16_t hook;    /* index of the hook of a log record, 0xffff: none */
+<<<<<<< ours
 	uint32_t order;   /* hash of the meta order_key, not 0; with TR_MSG_ORDERED */
+=======
+	uint16_t room_bytes, room_used;
+
+	void *owner_data; /* free for the owner of the moment */
+	struct tr_bytes body;
+	void (*handle_gone)(struct tr_message *message); /* set with handle: makes the handle stale */
+	uint64_t seq;                                    /* spool sequence number; 0 while it was never stored */
+	uint8_t id[16];                                  /* version-1 UUID */
+
+>>>>>>> theirs
 	struct tr_addr sender;
 	struct tr_addr *rcpts; /* rcpt_count of them */
 	uint32_t rcpt_count;
 	struct tr_meta meta;
-	struct tr_bytes head; /* our own trace header fields, before body */
-	struct tr_bytes body;
-	uint64_t body_file;           /* id of the body's own file in the spool, 0: stored inline */
-	struct tr_schedule *schedule; /* owned, NULL: none */
-	char *queue;  /* name of the scheduled queue it was last put in; NULL, in the room, or owned (free() it) */
-	void *handle; /* what Lua holds (message_lua.c), NULL: nothing */
-	void (*handle_gone)(struct tr_message *message); /* set with handle: makes the handle stale */
-	void *owner_data;                                /* free for the owner of the moment */
-	uint16_t room_bytes, room_used;
+	struct tr_bytes head;    /* our own trace header fields, before body */
+	uint64_t body_file;      /* id of the body's own file in the spool, 0: stored inline */
 	_Alignas(8) char room[]; /* room_bytes: what the message owns and is small lies here, next to it; never freed by
 				    itself */
 };
@@ -75,8 +82,8 @@ struct tr_message {
 /* A new message with a fresh id, no recipients, empty body. NULL: no memory. */
 struct tr_message *tr_message_new(void);
 /* The same with room for the parts of a usual log record, so that thousands under way are few blocks and cache lines.
- */
-struct tr_message *tr_message_new_record(void);
+ * `wall_ns` is now. */
+struct tr_message *tr_message_new_record(int64_t wall_ns);
 struct tr_message *tr_message_bare(bool with_room); /* for the codec: all zero, without an id */
 /* Ends what Lua holds of it, too. NULL is fine. */
 void tr_message_free(struct tr_message *message);
@@ -121,6 +128,7 @@ void tr_queue_name_parse(struct tr_str name, struct tr_queue_name *out);
 /* Version-1 UUIDs: unique in the process over threads and clock steps; node and clock sequence random
  * per process. `hex` is 32 lower-case digits and a NUL. */
 void tr_uuid1(uint8_t out[16]);
+void tr_uuid1_at(int64_t wall_ns, uint8_t out[16]); /* the same for who has read the clock a moment ago */
 void tr_uuid4(uint8_t out[16]);
 int64_t tr_uuid1_wall_ns(const uint8_t id[16]);
 void tr_uuid_hex(const uint8_t id[16], char hex[33]);

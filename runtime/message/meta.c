@@ -211,16 +211,38 @@ tr_meta_copy(const struct tr_meta *from, struct tr_meta *to)
 	return TR_OK;
 }
 
+/* As tr_buf_put_varint(), where there is room already. */
+static inline char *
+put_varint(char *at, uint32_t value)
+{
+	for (; value >= 128; value >>= 7)
+		*at++ = (char)(value | 128);
+	*at++ = (char)value;
+	return at;
+}
+
 void
 tr_meta_encode(const struct tr_meta *meta, struct tr_buf *out)
 {
-	tr_buf_put_varint(out, meta->count);
+	size_t most = 5; /* of a varint of 32 bits */
+	char *start, *at;
+
+	for (uint32_t i = 0; i < meta->count; i++)
+		most += (size_t)meta->items[i].key_len + meta->items[i].value_len + 10;
+	start = at = tr_buf_reserve(out, most);
+	if (start == NULL)
+		return;
+	at = put_varint(at, meta->count);
 	for (uint32_t i = 0; i < meta->count; i++) {
 		const struct tr_meta_item *item = &meta->items[i];
 
-		tr_buf_put_bytes(out, (struct tr_str){item->bytes, item->key_len});
-		tr_buf_put_bytes(out, (struct tr_str){item->bytes + item->key_len, item->value_len});
+		at = put_varint(at, item->key_len);
+		memcpy(at, item->bytes, item->key_len);
+		at = put_varint(at + item->key_len, item->value_len);
+		memcpy(at, item->bytes + item->key_len, item->value_len);
+		at += item->value_len;
 	}
+	out->len += (size_t)(at - start);
 }
 
 int

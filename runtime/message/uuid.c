@@ -76,8 +76,14 @@ setup(struct uuid_state *self)
 void
 tr_uuid1(uint8_t out[16])
 {
+	tr_uuid1_at(tr_wall_ns(), out);
+}
+
+void
+tr_uuid1_at(int64_t wall_ns, uint8_t out[16])
+{
 	struct uuid_state *self = &state;
-	uint64_t now = (uint64_t)(tr_wall_ns() / STEP_NS) + EPOCH_STEPS;
+	uint64_t now = (uint64_t)(wall_ns / STEP_NS) + EPOCH_STEPS;
 
 	if (self->last == 0)
 		setup(self);

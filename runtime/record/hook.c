@@ -441,9 +441,9 @@ store_known(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outb
 
 void
 tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox,
-	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
+	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json, int64_t now_ns)
 {
-	struct tr_message *record = tr_record_message(hook, event, line != NULL ? line : json, json);
+	struct tr_message *record = tr_record_message(hook, event, line != NULL ? line : json, json, now_ns);
 	bool leave = must_leave(hook, outbox->worker), wait = must_wait(hook);
 	struct tr_waiting *waiting;
 

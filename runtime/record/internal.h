@@ -102,6 +102,7 @@ struct tr_recorder {
 	void *ops_arg;
 	char nodeid[40];
 	bool sealed;          /* attached: what follows does not change any more */
+	bool dispositions;    /* there is a logger of that kind */
 	pthread_mutex_t lock; /* of add; the rest does not change once records are made */
 	struct tr_logger **loggers;
 	uint32_t count;
@@ -135,8 +136,8 @@ bool tr_same_text(const char *a, const char *b);               /* NULL equals NU
 /* --- record_message.c ---------------------------------------------------------------------------------- */
 /* The message of an event for a hook; its body is `line`, which is `json` unless a template made it. NULL: no memory.
  */
-struct tr_message *tr_record_message(
-	const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json);
+struct tr_message *tr_record_message(const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line,
+	struct tr_blob *json, int64_t now_ns);
 /* Names the queue that the policy chose. On an error *error is a (static) text for the record's policy_error. */
 int tr_record_choose_queue(struct tr_message *record, const char **error);
 /* Flag, meta policy_error, counter and log line of a record that is to be parked. */
@@ -148,7 +149,7 @@ void tr_record_unmark(struct tr_message *record); /* undecided and parked no mor
  * end (the same bytes unless a template made the body). */
 /* line NULL: the template could not be rendered; the record is stored with `json` as its body and parked. */
 void tr_hook_emit(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_outbox *outbox,
-	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json);
+	const struct tr_event *event, struct tr_blob *line, struct tr_blob *json, int64_t now_ns);
 void tr_hook_drop_waiting(struct tr_logger *hook); /* drops what is not started: it is stored */
 
 #endif

@@ -59,10 +59,10 @@ set_meta(struct tr_message *record, const struct tr_logger *hook, const struct t
 }
 
 struct tr_message *
-tr_record_message(
-	const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line, struct tr_blob *json)
+tr_record_message(const struct tr_logger *hook, const struct tr_event *event, struct tr_blob *line,
+	struct tr_blob *json, int64_t now_ns)
 {
-	struct tr_message *record = tr_message_new_record();
+	struct tr_message *record = tr_message_new_record(now_ns);
 
 	if (record == NULL)
 		return NULL;

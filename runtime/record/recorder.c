@@ -202,6 +202,7 @@ add(struct tr_recorder *recorder, const struct tr_logger_config *config, char **
 	if (logger == NULL)
 		return TR_ENOMEM;
 	logger->index = (uint16_t)recorder->count;
+	recorder->dispositions |= logger->kind == TR_LOGGER_DISPOSITION;
 	err = prepare(recorder, logger, config, error);
 	/* On an error the logger is kept for its captures and forms, which may be in the lists by now, but switched
 	 * off. */
@@ -296,6 +297,7 @@ struct lines {
 	struct tr_recorder *recorder;
 	struct tr_outbox *outbox;
 	const struct tr_event *event;
+	int64_t now_ns; /* wall */
 	char event_id[33];
 	struct tr_blob **made; /* by form; NULL: not yet, or failed */
 	bool *failed;
@@ -450,7 +452,7 @@ emit_hook(struct lines *lines, struct tr_logger *logger)
 		lines->outbox->change.failed = true; /* what happened must not be stored without its record */
 		return;
 	}
-	tr_hook_emit(lines->recorder, logger, lines->outbox, lines->event, get_line(lines, form), json);
+	tr_hook_emit(lines->recorder, logger, lines->outbox, lines->event, get_line(lines, form), json, lines->now_ns);
 }
 
 static void
@@ -504,8 +506,12 @@ tr_recorder_emit(struct tr_recorder *recorder, struct tr_outbox *outbox, const s
 	struct tr_blob *made_small[FORMS_ON_STACK] = {NULL};
 	bool failed_small[FORMS_ON_STACK] = {false};
 	struct tr_event fixed = *event;
-	struct lines lines = {
-		.recorder = recorder, .outbox = outbox, .event = &fixed, .made = made_small, .failed = failed_small};
+	struct lines lines = {.recorder = recorder,
+		.outbox = outbox,
+		.event = &fixed,
+		.now_ns = tr_wall_ns(),
+		.made = made_small,
+		.failed = failed_small};
 	uint8_t uuid[16];
 	void *large = NULL;
 
@@ -523,10 +529,11 @@ tr_recorder_emit(struct tr_recorder *recorder, struct tr_outbox *outbox, const s
 		lines.failed = (bool *)(lines.made + recorder->form_count);
 	}
 	if (fixed.when_ns == 0)
-		fixed.when_ns = tr_wall_ns(); /* the same for all loggers */
-	tr_uuid1(uuid);
+		fixed.when_ns = lines.now_ns; /* the same for all loggers */
+	tr_uuid1_at(lines.now_ns, uuid);
 	tr_uuid_hex(uuid, lines.event_id);
-	emit_to(&lines, true); /* these may do things before the rest is stored */
+	if (recorder->dispositions)
+		emit_to(&lines, true); /* these may do things before the rest is stored */
 	emit_to(&lines, false);
 	for (uint32_t i = 0; i < recorder->form_count; i++)
 		tr_blob_unref(lines.made[i]);

@@ -89,10 +89,12 @@ sample(void)
 static void
 number(struct tr_message *message, uint64_t counter)
 {
-	char text[24];
-	int len = snprintf(text, sizeof text, "%llu", (unsigned long long)counter);
+	char text[20], *end = text + sizeof text, *at = end;
 
-	tr_meta_set(&message->meta, TR_STR("counter"), (struct tr_str){text, (size_t)len});
+	do /* not by snprintf(), which costs a twentieth of a record */
+		*--at = (char)('0' + counter % 10);
+	while ((counter /= 10) > 0);
+	tr_meta_set(&message->meta, TR_STR("counter"), (struct tr_str){at, (size_t)(end - at)});
 }
 
 static struct tr_event
