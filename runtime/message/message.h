@@ -57,9 +57,6 @@ struct tr_message {
 	char *queue;      /* name of the scheduled queue it was last put in; NULL, in the room, or owned (free() it) */
 	uint16_t account; /* ledger account */
 	uint16_t hook;    /* index of the hook of a log record, 0xffff: none */
-<<<<<<< ours
-	uint32_t order;   /* hash of the meta order_key, not 0; with TR_MSG_ORDERED */
-=======
 	uint16_t room_bytes, room_used;
 
 	void *owner_data; /* free for the owner of the moment */
@@ -68,10 +65,10 @@ struct tr_message {
 	uint64_t seq;                                    /* spool sequence number; 0 while it was never stored */
 	uint8_t id[16];                                  /* version-1 UUID */
 
->>>>>>> theirs
 	struct tr_addr sender;
 	struct tr_addr *rcpts; /* rcpt_count of them */
 	uint32_t rcpt_count;
+	uint32_t order; /* hash of the meta order_key, not 0; with TR_MSG_ORDERED */
 	struct tr_meta meta;
 	struct tr_bytes head;    /* our own trace header fields, before body */
 	uint64_t body_file;      /* id of the body's own file in the spool, 0: stored inline */
