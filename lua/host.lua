@@ -533,6 +533,15 @@ function entry.script(path, ...)
   return call(chunk, ...)
 end
 
+--- A chunk of code: `eval` of tests.
+function entry.evaluate(code)
+  local chunk, err = loadstring(code, '=eval')
+  if not chunk then
+    error(err, 0)
+  end
+  return call(chunk)
+end
+
 --- The peer of a scripted connection: runtime/net/scripted_lua.c.
 function entry.scripted(serve, conn, address)
   pass(serve(conn, address))

@@ -35,6 +35,17 @@ function Binding:otherwise(kind) end
 ---@return string address  its first
 function Binding:name(name, address) end
 
+--- Connects as a client of the outside, to a listener of this process or to a scripted peer. The calling task's.
+---@param address string
+---@param client? string  address that it comes from
+---@return tr.scripted.Connection? conn
+---@return string? err
+function Binding:connect(address, client) end
+
+--- Where this process listens, a line each.
+---@return string? lines
+function Binding:listeners() end
+
 --- What was asked for in vain since the last call, a line each.
 ---@return string? lines
 function Binding:strays() end

@@ -1,5 +1,5 @@
 ---@meta
--- Types of runtime/cli/testing.c: a whole runtime inside a spec. See docs/testing.md.
+-- Types of runtime/cli/testing.c: a whole runtime inside a spec; lua/kumo/test.lua is made of it. See docs/testing.md.
 
 ---@class tr.testing
 local testing = {}
@@ -9,8 +9,12 @@ local testing = {}
 ---@field seed? integer               of jitter, default 1
 ---@field clock? 'virtual'|'real'     default virtual
 ---@field wall? integer               unix seconds at the start of the virtual clock, default 1785000000
+---@field offline? string             an empty directory for the spool, whatever the policy says; no local logs
+---@field scripted? boolean           the network is (tr.scripted): ESMTP listeners are bound there, ids follow from the seed
+---@field log? 'error'|'warn'|'info'|'debug'|'trace'  lines from here on are kept for take_log(); nil: errors are printed
 
 --- Loads the policy, fires pre_init and init, opens the spool. Raises what went wrong. One at a time.
+---@async
 ---@param options tr.testing.Options
 ---@return tr.testing.Runtime
 function testing.start(options) end
@@ -19,7 +23,8 @@ function testing.start(options) end
 ---@class tr.testing.Runtime
 local Runtime = {}
 
---- Lets virtual time pass: everything that becomes due in it happens before the call returns.
+--- Lets time pass: everything that becomes due in it happens before the call returns.
+---@async
 ---@param seconds number >= 0
 function Runtime:advance(seconds) end
 
@@ -29,17 +34,27 @@ function Runtime:step_clock(seconds) end
 
 ---@class tr.testing.Message
 ---@field from? string                default sender@example.com
----@field to? string                  default rcpt@example.org
+---@field to? string|string[]         default rcpt@example.org
 ---@field data? string                header and body
 ---@field meta? table<string, string>
 
 --- A message comes in, as if by ESMTP, but without the smtp_server_* events. Returns after its commit.
+---@async
 ---@param message tr.testing.Message
 ---@return string? id
 ---@return string? message  why it was refused
 function Runtime:receive(message) end
 
---- Runs code in the policy's state. It must not wait, and what it returns must fit into JSON.
+--- A log record comes to be, as if something had happened to a message: the hooks are asked, local logs write it.
+---@async
+---@param record table  type, from, to, data, meta, queue, site, response, ...
+---@return true? ok
+---@return string? err
+---@return string? code
+function Runtime:event(record) end
+
+--- Runs code in the policy's state; it may wait. What it returns must fit into JSON.
+---@async
 ---@param code string
 ---@return any
 function Runtime:eval(code) end
@@ -62,6 +77,13 @@ function Runtime:eval(code) end
 ---@return table<string, tr.testing.Account> accounts  `mail`, and each hook by its name
 function Runtime:ledger() end
 
+---@return table<string, tr.testing.Account> accounts  `mail`, and each hook by its name
+function Runtime:ledger() end
+
+---@return boolean balances
+---@return string differences
+function Runtime:balances() end
+
 ---@class tr.testing.Figures
 ---@field line integer       due, without room
 ---@field timers integer     not due
@@ -74,7 +96,20 @@ function Runtime:ledger() end
 ---@return tr.testing.Figures
 function Runtime:figures() end
 
+--- What of the policy runs or waits, with tracebacks.
+---@return string text
+function Runtime:tasks() end
+
+--- JSON lines since the last call: all records, those about records of hooks, too.
+---@return string lines
+function Runtime:take_records() end
+
+--- Lines of the log since the last call.
+---@return string lines
+function Runtime:take_log() end
+
 --- Stops in order and goes back to the real clock.
+---@async
 ---@param seconds? number  deadline, default 20
 ---@return boolean balances
 ---@return string ledger  as text

@@ -39,6 +39,7 @@ local EXTENSIONS = { 'PIPELINING', '8BITMIME', 'ENHANCEDSTATUSCODES', 'SMTPUTF8'
 ---@field from string
 ---@field to string[] the recipients that were accepted
 ---@field data string header and body, as received, without the dots of transparency
+---@field body string what stands behind the header
 ---@field ehlo string
 ---@field address string 'ip:port' of the endpoint
 ---@field client string 'ip:port' that it came from
@@ -54,11 +55,6 @@ function transaction_methods:header(name)
       return value
     end
   end
-end
-
---- What stands behind the header.
-function transaction_methods:body()
-  return self.data:match '\r?\n\r?\n(.*)$' or ''
 end
 
 local function is_steps(answer)
@@ -181,6 +177,7 @@ function session:receive()
   end
   local mail = self.mail
   mail.data = data
+  mail.body = data:match '\r?\n\r?\n(.*)$' or ''
   self.network:_note(self.place, mail)
   self.mail = nil
   mail.code = self:reply('message', 250, mail, ('2.0.0 OK queued as %d'):format(mail.n))

@@ -7,7 +7,8 @@
 static _Atomic bool is_virtual;
 static _Atomic int64_t virtual_mono_ns; /* both meaningful only while is_virtual */
 static _Atomic int64_t virtual_wall_ns;
-static _Atomic int holds; /* >= 0 */
+static _Atomic int64_t ahead_ns; /* of the system's monotonic clock: what virtual time has used up */
+static _Atomic int holds;        /* >= 0 */
 
 static int64_t
 read_clock(clockid_t id)
@@ -23,7 +24,7 @@ tr_mono_ns(void)
 {
 	if (atomic_load_explicit(&is_virtual, memory_order_acquire))
 		return atomic_load_explicit(&virtual_mono_ns, memory_order_relaxed);
-	return read_clock(CLOCK_MONOTONIC);
+	return read_clock(CLOCK_MONOTONIC) + atomic_load_explicit(&ahead_ns, memory_order_relaxed);
 }
 
 int64_t
@@ -42,9 +43,25 @@ tr_clock_virtual(int64_t wall_ns)
 	atomic_store_explicit(&is_virtual, true, memory_order_release);
 }
 
+#define ROUND_NS (60 * TR_NS_PER_S)
+
+void
+tr_clock_virtual_from_here(int64_t wall_ns)
+{
+	int64_t now_ns = tr_mono_ns();
+
+	tr_clock_virtual(wall_ns);
+	atomic_store_explicit(&virtual_mono_ns, (now_ns + ROUND_NS - 1) / ROUND_NS * ROUND_NS, memory_order_relaxed);
+}
+
 void
 tr_clock_real(void)
 {
+	int64_t real_ns = read_clock(CLOCK_MONOTONIC);
+	int64_t virtual_ns = atomic_load_explicit(&virtual_mono_ns, memory_order_relaxed);
+
+	if (tr_clock_is_virtual() && virtual_ns > real_ns + atomic_load_explicit(&ahead_ns, memory_order_relaxed))
+		atomic_store_explicit(&ahead_ns, virtual_ns - real_ns, memory_order_relaxed);
 	atomic_store_explicit(&is_virtual, false, memory_order_release);
 }
 

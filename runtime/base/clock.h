@@ -18,6 +18,9 @@ tr_wall_ms(void)
 /* Switches the process to virtual time, with the given wall time and monotonic time 1 s.
  * To be called before any loop runs; there is no way back but tr_clock_real(). */
 void tr_clock_virtual(int64_t wall_ns);
+/* The same while loops may have timers: monotonic time goes on (from the next whole minute or so, so that one run is
+ * like another), also afterwards, when tr_clock_real() goes back. */
+void tr_clock_virtual_from_here(int64_t wall_ns);
 void tr_clock_real(void);
 bool tr_clock_is_virtual(void);
 /* Moves both clocks forward; ns >= 0. Virtual only. The loop calls it; tests call tr_loop_advance(). */

@@ -1,8 +1,10 @@
 #include "base/loop.h"
 
 #include <ev.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/work.h"
@@ -23,11 +25,13 @@ struct tr_loop {
 	int64_t sleep_end_ns;           /* what sleep_end is armed for; FOREVER: not armed */
 	_Atomic(struct tr_mail *) mail; /* a stack: newest first */
 	struct tr_defer *defer_first, **defer_last;
+	struct tr_idle *idle_first, **idle_last;
 	struct tr_turn_hook *hooks;     /* in order of addition */
 	struct tr_turn_hook *next_hook; /* while hooks run: the one to be called next */
 	unsigned own_events;            /* callbacks of mail_wake and sleep_end in this turn */
 	unsigned events;                /* watcher callbacks in this turn, own ones included */
 	bool in_ev;                     /* inside ev_run(): a post to ourselves needs a wake, too */
+	bool orderly;                   /* mail waits for its turn: see run_mail_in_order() */
 	bool hooks_due;                 /* work was or may have been done outside of a turn */
 	bool stop;
 };
@@ -72,6 +76,7 @@ tr_loop_new(struct tr_loop **out)
 		return TR_ENOMEM;
 	loop->sleep_end_ns = FOREVER;
 	loop->defer_last = &loop->defer_first;
+	loop->idle_last = &loop->idle_first;
 	loop->hooks_due = true;
 	atomic_init(&loop->mail, NULL);
 	err = tr_wheel_new(tr_mono_ns(), &loop->wheel);
@@ -202,6 +207,40 @@ run_mail(struct tr_loop *loop)
 	return true;
 }
 
+static int
+count_mail(struct tr_loop *loop)
+{
+	int count = 0;
+
+	for (struct tr_mail *mail = atomic_load_explicit(&loop->mail, memory_order_acquire); mail != NULL;
+		mail = mail->next)
+		count++;
+	return count;
+}
+
+/* Of mail from several threads only what one thread has sent is in order: the rest is brought into the order of the
+ * functions, which the program's text gives. */
+static void
+run_mail_in_order(struct tr_loop *loop)
+{
+	struct tr_mail *mail = atomic_exchange_explicit(&loop->mail, NULL, memory_order_acq_rel), *sorted = NULL, *next;
+
+	for (; mail != NULL; mail = next) { /* newest first: before those of the same function */
+		struct tr_mail **at = &sorted;
+
+		next = mail->next;
+		while (*at != NULL && (uintptr_t)(*at)->fn < (uintptr_t)mail->fn)
+			at = &(*at)->next;
+		mail->next = *at;
+		*at = mail;
+	}
+	for (mail = sorted; mail != NULL; mail = next) {
+		next = mail->next;
+		mail->fn(mail); /* may free it */
+		tr_hold_drop();
+	}
+}
+
 /* --- deferred work and hooks ------------------------------------------------------------------------ */
 
 void
@@ -250,6 +289,54 @@ run_deferred(struct tr_loop *loop)
 		did = true;
 	}
 	return did;
+}
+
+void
+tr_loop_idle(struct tr_loop *loop, struct tr_idle *idle, void (*fn)(struct tr_idle *idle))
+{
+	if (idle->queued)
+		return;
+	idle->queued = true;
+	idle->fn = fn;
+	idle->next = NULL;
+	*loop->idle_last = idle;
+	loop->idle_last = &idle->next;
+}
+
+void
+tr_loop_unidle(struct tr_loop *loop, struct tr_idle *idle)
+{
+	if (!idle->queued)
+		return;
+	for (struct tr_idle **at = &loop->idle_first; *at != NULL; at = &(*at)->next) {
+		if (*at != idle)
+			continue;
+		*at = idle->next;
+		if (idle->next == NULL)
+			loop->idle_last = at;
+		break;
+	}
+	idle->queued = false;
+	idle->next = NULL;
+}
+
+static bool
+run_idle(struct tr_loop *loop)
+{
+	struct tr_idle *idle = loop->idle_first;
+
+	if (idle == NULL)
+		return false;
+	tr_loop_unidle(loop, idle);
+	idle->fn(idle); /* may free it, or queue it again */
+	loop->hooks_due = true;
+	return true;
+}
+
+void
+tr_loop_orderly(struct tr_loop *loop, bool orderly)
+{
+	loop->orderly = orderly;
 }
 
 void
@@ -311,10 +398,10 @@ disarm(struct tr_loop *loop)
 static int
 prepare_sleep(struct tr_loop *loop, int64_t limit_ns)
 {
-	if (loop->defer_first != NULL || has_mail(loop))
+	if (loop->defer_first != NULL || loop->idle_first != NULL || has_mail(loop))
 		return EVRUN_NOWAIT;
 	if (tr_clock_is_virtual()) {
-		if (tr_hold_count() > 0 || limit_ns != FOREVER)
+		if (tr_hold_count() > 0 || limit_ns != FOREVER || tr_wheel_count(loop->wheel) > 0)
 			arm(loop, BACKSTOP_S, 0);
 		else
 			disarm(loop);
@@ -344,7 +431,8 @@ turn(struct tr_loop *loop, int flag)
 	ev_run(loop->ev, flag);
 	loop->in_ev = false;
 	did = loop->events > loop->own_events;
-	did |= run_mail(loop);
+	if (!loop->orderly || !tr_clock_is_virtual())
+		did |= run_mail(loop);
 	did |= tr_wheel_run(loop->wheel, tr_mono_ns()) > 0;
 	did |= run_deferred(loop);
 	if (did || loop->hooks_due) {
@@ -363,6 +451,8 @@ jump(struct tr_loop *loop, int64_t end_ns)
 
 	if (loop->defer_first != NULL || next_ns <= now_ns) /* hooks started it: due in the next turn */
 		return loop->defer_first != NULL || next_ns < end_ns;
+	if (loop->idle_first != NULL)
+		return run_idle(loop);
 	if (next_ns == FOREVER)
 		return false;
 	tr_clock_advance(next_ns - now_ns);
@@ -377,6 +467,26 @@ real_ns(struct tr_loop *loop)
 	return (int64_t)(ev_now(loop->ev) * (double)TR_NS_PER_S);
 }
 
+#define PATIENCE 2000 /* empty turns of a tenth of a millisecond at least: then some answer does not come */
+
+/* Whether everything that is under way has been answered. Waits a little if not; gives up after a while, for then
+ * something is under way that needs this mail first. */
+static bool
+mail_is_complete(struct tr_loop *loop, int *patience)
+{
+	static const struct timespec pause = {0, 100000};
+
+	if (tr_hold_count() <= count_mail(loop) || ++*patience > PATIENCE) {
+		*patience = 0;
+		return true;
+	}
+	if (*patience > 10) /* the other thread is about to answer */
+		nanosleep(&pause, NULL);
+	else
+		sched_yield();
+	return false;
+}
+
 /* Runs turns until done(arg), until tr_loop_stop() if `stoppable`, or until end_ns (monotonic) has come and
  * nothing is left to do. holds_until_ns is the real moment at which waiting for holds ends, too. Returns
  * whether done(arg) became true. */
@@ -386,6 +496,7 @@ drive(struct tr_loop *loop, bool stoppable, int64_t end_ns, int64_t holds_until_
 	struct tr_loop *outer = current;
 	int flag = EVRUN_NOWAIT;
 	bool is_done = false;
+	int patience = 0;
 
 	current = loop;
 	loop->hooks_due = true; /* for what was done before, outside of a turn */
@@ -406,6 +517,17 @@ drive(struct tr_loop *loop, bool stoppable, int64_t end_ns, int64_t holds_until_
 		if (was_virtual && hooks_due) /* a hook may have sent what a peer on this loop is about to read */
 			did = true;
 		flag = EVRUN_NOWAIT;
+		if (was_virtual != tr_clock_is_virtual()) /* switched in this turn */
+			continue;
+		if (was_virtual && !did && loop->orderly && has_mail(loop) && mail_is_complete(loop, &patience)) {
+			run_mail_in_order(loop);
+			loop->hooks_due = true;
+			continue;
+		}
+		if (did)
+			patience = 0;
+		if (!was_virtual && !did && run_idle(loop))
+			continue;
 		if (!was_virtual) { /* what is ready ends the sleep at once: no turn to look for it is needed */
 			if (!did && end_ns != FOREVER && tr_mono_ns() >= end_ns)
 				break;

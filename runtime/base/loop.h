@@ -56,6 +56,21 @@ void tr_loop_defer(struct tr_loop *loop, struct tr_defer *defer, void (*fn)(stru
 /* Takes it out of the queue again if it is in it (its memory is about to go). */
 void tr_loop_undefer(struct tr_loop *loop, struct tr_defer *defer);
 
+/* --- when there is nothing left to do ---------------------------------------------------------- */
+struct tr_idle {
+	struct tr_idle *next;
+	bool queued;
+	void (*fn)(struct tr_idle *idle);
+};
+/* Once, as soon as nothing is runnable: under the virtual clock before time moves, and when nothing is under way
+ * outside either. One at a time: what it makes runnable runs before the next one. */
+void tr_loop_idle(struct tr_loop *loop, struct tr_idle *idle, void (*fn)(struct tr_idle *idle));
+void tr_loop_unidle(struct tr_loop *loop, struct tr_idle *idle);
+/* Under the virtual clock: mail waits until nothing else is runnable and all that is under way in other threads has
+ * been answered, and then runs in an order that does not depend on them, so that one run is like another. For a loop
+ * that has no operations on real descriptors. */
+void tr_loop_orderly(struct tr_loop *loop, bool orderly);
+
 /* --- hooks at the end of each turn that did something ------------------------------------------ */
 struct tr_turn_hook {
 	struct tr_turn_hook *next;

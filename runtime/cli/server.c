@@ -126,7 +126,7 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 		.jit = server->jit,
 		.worker = index,
 	};
-	int err = tr_loop_new(&parts->loop);
+	int err = parts->loop != NULL ? TR_OK : tr_loop_new(&parts->loop);
 
 	if (err != TR_OK)
 		return err;
@@ -210,6 +210,7 @@ open_spool(struct tr_server *server, char **error)
 		.min_free_space = run->min_free_space,
 		.min_free_inodes = run->min_free_inodes,
 		.segment_bytes = server->segment_bytes,
+		.loaders = tr_clock_is_virtual() ? 1 : 0, /* answers of two would come in any order */
 	};
 	char *why = NULL;
 	int err;
@@ -333,6 +334,8 @@ boot(struct tr_server *server, const struct tr_server_config *config, char **err
 	struct tr_host *host;
 	int err = tr_recorder_new(NULL, &server->record_ops, server, &server->recorder);
 
+	if (err == TR_OK && server->tap != NULL)
+		tr_recorder_set_tap(server->recorder, server->tap, server->tap_arg);
 	if (err == TR_OK)
 		err = tr_shaping_new(&server->shaping);
 	if (err == TR_OK)
@@ -450,6 +453,8 @@ dispose(struct tr_server *server)
 		tr_transports_fini(&server->worker[i].transports);
 	tr_resolvers_unref(server->resolvers);
 	for (uint32_t i = 0; i < server->workers; i++) {
+		if (server->borrowed && i == 0)
+			continue;
 		if (server->worker[i].loop != NULL)
 			tr_loop_turn(server->worker[i].loop); /* closed streams are freed at the end of a turn */
 		tr_loop_free(server->worker[i].loop);
@@ -482,6 +487,13 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->user = config->user ? strdup(config->user) : NULL;
 	server->spool_dir = config->spool_dir ? strdup(config->spool_dir) : NULL;
 	server->worker = calloc(server->workers, sizeof *server->worker);
+	if (config->loop != NULL && server->worker != NULL) {
+		server->borrowed = true;
+		server->worker[0].loop = config->loop;
+	}
+	server->run.scripted = config->scripted;
+	server->tap = config->record;
+	server->tap_arg = config->record_arg;
 	tr_record_lua_ops(&server->record_ops);
 	if ((config->policy != NULL && server->policy == NULL) ||
 		(config->spool_dir != NULL && server->spool_dir == NULL) || server->share_dir == NULL ||
@@ -548,4 +560,10 @@ struct tr_spool *
 tr_server_spool(struct tr_server *server)
 {
 	return server->spool;
+}
+
+struct tr_recorder *
+tr_server_recorder(struct tr_server *server)
+{
+	return server->recorder;
 }

@@ -25,6 +25,13 @@ struct tr_server_config {
 	void (*prepared)(void *arg, struct tr_server *server);
 	void *prepared_arg;
 	const char *repl_socket; /* path of the socket for `tailrace repl --attach`; NULL: none but the policy's */
+	/* Not NULL: the loop of worker 0, which is the caller's and runs on after the server: then a task of another
+	 * host on it may wait for the server. */
+	struct tr_loop *loop;
+	bool scripted; /* ESMTP listeners are bound in this thread's scripted network (net/scripted.h) */
+	/* The same for records: sees each as JSON with all meta and headers, when it is made. NULL: nobody. */
+	void (*record)(void *arg, const struct tr_event *event, struct tr_str json);
+	void *record_arg;
 };
 
 /* Loads policy, runs pre_init and init, opens the spool, starts the workers: the calling thread is worker 0 and its
@@ -36,6 +43,8 @@ void tr_server_run(struct tr_server *server);
 /* Begins the stop, from worker 0's thread; deadline_ns from now. A second call skips to the last commit. */
 void tr_server_stop(struct tr_server *server, int64_t deadline_ns);
 bool tr_server_stopped(const struct tr_server *server);
+/* Called once when the stop has finished, maybe from inside of tr_server_stop(). Before the stop. */
+void tr_server_on_stopped(struct tr_server *server, void (*fn)(void *arg), void *arg);
 /* After the stop: joins the workers, writes the last commit, checks the ledger, closes. *ledger (may be NULL) gets the
  * final ledger as a table. Returns TR_OK if it balances, else TR_ECORRUPT. */
 int tr_server_free(struct tr_server *server, struct tr_buf *ledger);
@@ -44,6 +53,7 @@ struct tr_loop *tr_server_loop(struct tr_server *server); /* worker 0's */
 struct tr_host *tr_server_host(struct tr_server *server); /* worker 0's */
 struct tr_engine *tr_server_engine(struct tr_server *server);
 struct tr_spool *tr_server_spool(struct tr_server *server);
+struct tr_recorder *tr_server_recorder(struct tr_server *server);
 
 /* Directory with lua/ and policy-extras/: $TAILRACE_SHARE, else ../share/tailrace beside the program, else the source
  * tree that it was built from. Static. */

@@ -22,10 +22,13 @@ struct tr_server {
 	uint32_t workers;
 	uint64_t seed, segment_bytes;
 	bool jit;
+	bool borrowed; /* worker 0's loop */
 	struct tr_worker_parts *worker;
 	struct tr_resolvers *resolvers; /* of all workers */
 	struct tr_recorder *recorder;
 	struct tr_record_ops record_ops;
+	void (*tap)(void *arg, const struct tr_event *event, struct tr_str json); /* NULL: none */
+	void *tap_arg;
 	struct tr_spool *spool;
 	struct tr_engine *engine;
 	struct tr_shaping *shaping;
@@ -34,6 +37,8 @@ struct tr_server {
 	struct tr_turn_hook tick; /* virtual clock only */
 	/* stop */
 	bool stopping, skipped, stopped;
+	void (*on_stopped)(void *arg); /* NULL: none */
+	void *on_stopped_arg;
 	int64_t stop_at_ns; /* monotonic deadline */
 	struct tr_timer poll;
 };

@@ -81,7 +81,10 @@ static void
 finish(struct tr_server *server)
 {
 	server->stopped = true;
-	tr_loop_stop(server->worker[0].loop);
+	if (!server->borrowed)
+		tr_loop_stop(server->worker[0].loop);
+	if (server->on_stopped != NULL)
+		server->on_stopped(server->on_stopped_arg);
 }
 
 static void
@@ -161,6 +164,13 @@ tr_server_stop(struct tr_server *server, int64_t deadline_ns)
 	for (struct tr_run_part *part = server->run.parts; part != NULL; part = part->next)
 		part->stop(part);
 	tr_timer_start(tr_loop_wheel(server->worker[0].loop), &server->poll, 0, wait_transactions);
+}
+
+void
+tr_server_on_stopped(struct tr_server *server, void (*fn)(void *arg), void *arg)
+{
+	server->on_stopped = fn;
+	server->on_stopped_arg = arg;
 }
 
 bool

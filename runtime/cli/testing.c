@@ -1,232 +1,435 @@
-/* `require 'tr.testing'`, for specs: a whole runtime inside the process of the spec, on a loop of its own, under the
- * virtual clock. The engine is the one of `tailrace run`; only time is replaced. One at a time. */
+/* `require 'tr.testing'`, for specs: a whole runtime inside the process of the spec, on the loop of the spec, under the
+ * virtual clock. The engine is the one of `tailrace run`; only time is replaced, and on demand the network
+ * (net/scripted.h). One at a time. What takes time parks the task that asks, so that other tasks of the spec (scripted
+ * endpoints) go on. */
+#include "cli/testing.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/diag.h"
 #include "base/json.h"
-#include "cli/server.h"
-#include "cli/testing.h"
-#include "ingress/receive.h"
+#include "cli/testing_internal.h"
 
 #define RUNTIME_TYPE "tr.testing"
 #define LIMIT_NS (60 * TR_NS_PER_S) /* of virtual time, for what should end at once */
 #define SEGMENT_BYTES (1 << 20)     /* to be filled with zeros at each start */
 #define DEFAULT_WALL_S 1785000000
+#define KEPT_BYTES (256 << 20) /* of records and of log lines that nobody takes */
 
-struct runtime {
-	struct tr_server *server; /* NULL: stopped */
-};
+static struct tr_testing *running; /* the clock is the process's */
+static char running_key;           /* in the registry: so that it is not collected */
 
-static struct tr_server *running; /* the clock is process-wide */
-
-static struct tr_server *
-check(lua_State *L)
+struct tr_testing *
+tr_testing_check(lua_State *L)
 {
-	struct runtime *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
+	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
 
-	if (runtime->server == NULL)
+	if (runtime->server == NULL || runtime->stopping)
 		luaL_error(L, "this runtime has been stopped");
-	return runtime->server;
+	return runtime;
 }
 
-/* testing.start{policy=FILE, seed=N, clock='virtual'|'real', wall=unix seconds} */
+/* --- what happens
+ * ----------------------------------------------------------------------------------------------------- */
+
+static void
+record_made(void *arg, const struct tr_event *event, struct tr_str json)
+{
+	struct tr_testing *runtime = arg;
+
+	if (runtime->records.len > KEPT_BYTES)
+		return;
+	tr_buf_add_str(&runtime->records, json);
+	tr_buf_addc(&runtime->records, '\n');
+}
+
+/* Any thread, under the log's lock. */
+static void
+line_logged(void *arg, enum tr_level level, const char *target, const char *text)
+{
+	static const char *const names[] = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR"};
+	struct tr_testing *runtime = arg;
+	char moment[32];
+
+	tr_rfc3339(tr_wall_ns() / TR_NS_PER_MS * TR_NS_PER_MS, moment);
+	if (runtime->echo)
+		fprintf(stderr, "%s %-5s %s: %s\n", moment, names[level], target, text);
+	if (level < runtime->log_level || runtime->log.len > KEPT_BYTES)
+		return;
+	tr_buf_addf(&runtime->log, "%s %-5s %s: ", moment, names[level], target);
+	for (; *text != '\0'; text++) { /* one line of ours for each of theirs */
+		if (*text == '\n')
+			tr_buf_addz(&runtime->log, "\\n");
+		else
+			tr_buf_addc(&runtime->log, *text);
+	}
+	tr_buf_addc(&runtime->log, '\n');
+}
+
+static int
+take(lua_State *L, struct tr_buf *buf)
+{
+	lua_pushlstring(L, buf->data != NULL ? buf->data : "", buf->len);
+	tr_buf_clear(buf);
+	return 1;
+}
+
+/* runtime:take_records() -> JSON lines since the last call */
+static int
+l_take_records(lua_State *L)
+{
+	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
+
+	return take(L, &runtime->records);
+}
+
+/* runtime:take_log() -> lines since the last call */
+static int
+l_take_log(lua_State *L)
+{
+	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
+
+	return take(L, &runtime->log);
+}
+
+/* --- start
+ * --------------------------------------------------------------------------------------------------------------- */
+
+struct start {
+	struct tr_defer defer;
+	struct tr_ticket ticket;
+	struct tr_testing *runtime;
+	struct tr_server_config config; /* its texts are ours */
+	char *policy, *offline;
+	char *error; /* malloc'ed; NULL: none */
+	bool cancelled;
+};
+
+static void
+free_start(struct start *start)
+{
+	free(start->policy);
+	free(start->offline);
+	free(start->error);
+	free(start);
+}
+
+static void
+back_to_real(struct tr_testing *runtime)
+{
+	running = NULL;
+	tr_log_sink(NULL, NULL);
+	tr_log_filter("info");
+	tr_loop_orderly(runtime->loop, false);
+	tr_uuid_repeatable(0);
+	tr_clock_real();
+}
+
+static int
+push_started(lua_State *L, void *arg)
+{
+	const struct start *start = arg;
+
+	if (start->error != NULL) {
+		lua_pushstring(L, start->error);
+		return 1;
+	}
+	lua_pushlightuserdata(L, &running_key);
+	lua_rawget(L, LUA_REGISTRYINDEX);
+	return 1;
+}
+
+/* From the loop, so that no Lua is under way below: the policy's start runs turns of its own. */
+static void
+start_now(struct tr_defer *defer)
+{
+	struct start *start = tr_container_of(defer, struct start, defer);
+	struct tr_testing *runtime = start->runtime;
+
+	runtime->server = tr_server_boot(&start->config, &start->error);
+	if (runtime->server == NULL) {
+		if (start->error == NULL)
+			start->error = strdup("out of memory");
+		back_to_real(runtime);
+	}
+	if (!start->cancelled)
+		tr_task_wake(&start->ticket, push_started, start, start->error != NULL);
+	free_start(start);
+}
+
+static void
+start_cancel(void *op)
+{
+	((struct start *)op)->cancelled = true; /* it ends by itself; the collector stops the runtime */
+}
+
+static uint64_t
+scramble(uint64_t seed)
+{
+	seed = (seed ^ (seed >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	return seed ^ (seed >> 31);
+}
+
+/* testing.start{policy=, seed=, clock='virtual'|'real', wall=unix seconds, offline=dir, scripted=, log='warn'} */
 static int
 l_start(lua_State *L)
 {
-	static const struct tr_key keys[] = {
-		{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false}, {"wall", 'i', false}};
-	struct tr_loop *outer = tr_loop_current();
-	struct tr_server_config config = {.workers = 1, .segment_bytes = SEGMENT_BYTES};
-	struct runtime *runtime;
-	char *error = NULL;
+	static const struct tr_key keys[] = {{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false},
+		{"wall", 'i', false}, {"offline", 's', false}, {"scripted", 'b', false}, {"log", 's', false}};
+	static const char *const levels[] = {"trace", "debug", "info", "warn", "error"};
+	struct tr_task *task = tr_task_check(L);
+	struct tr_testing *runtime;
+	struct start *start;
+	const char *text, *level;
+	char filter[16];
+	bool keeps;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	tr_check_options(L, 1, "testing.start", keys, TR_COUNT(keys));
 	if (running != NULL)
 		return luaL_error(L, "testing.start: another runtime is not stopped yet");
-	config.policy = tr_opt_string(L, 1, "policy", NULL, NULL);
-	config.seed = (uint64_t)tr_opt_int(L, 1, "seed", 1);
+	lua_getfield(L, 1, "log");
+	keeps = !lua_isnil(L, -1);
+	lua_pop(L, 1);
+	level = tr_opt_string(L, 1, "log", "error", NULL);
+	text = tr_opt_string(L, 1, "clock", "virtual", NULL);
+	if (strcmp(text, "virtual") != 0 && strcmp(text, "real") != 0)
+		return luaL_error(L, "testing.start: clock: 'virtual' or 'real' expected, got '%s'", text);
 	runtime = lua_newuserdata(L, sizeof *runtime);
-	runtime->server = NULL;
+	*runtime = (struct tr_testing){.loop = tr_host_loop(tr_host_of(L)), .log_level = TR_LEVEL_ERROR + 1};
 	luaL_getmetatable(L, RUNTIME_TYPE);
 	lua_setmetatable(L, -2);
-	if (getenv("TAILRACE_LOG") == NULL)
-		tr_log_filter("error"); /* days of outages would fill the terminal; $TAILRACE_LOG shows them */
-	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0)
-		tr_clock_virtual(tr_opt_int(L, 1, "wall", DEFAULT_WALL_S) * TR_NS_PER_S);
-	runtime->server = tr_server_boot(&config, &error);
-	tr_loop_enter(outer);
-	if (runtime->server == NULL) {
-		tr_clock_real();
-		tr_log_filter("info");
-		lua_pushstring(L, error ? error : "out of memory");
-		free(error);
-		return lua_error(L);
+	for (size_t i = 0; i < TR_COUNT(levels); i++) {
+		if (strcmp(level, levels[i]) == 0)
+			runtime->log_level = (enum tr_level)i;
 	}
-	running = runtime->server;
-	return 1;
+	if (runtime->log_level > TR_LEVEL_ERROR)
+		return luaL_error(
+			L, "testing.start: log: 'error', 'warn', 'info', 'debug' or 'trace' expected, got '%s'", level);
+	lua_pushlightuserdata(L, &running_key);
+	lua_pushvalue(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+
+	start = calloc(1, sizeof *start);
+	if (start != NULL) {
+		text = tr_opt_string(L, 1, "policy", NULL, NULL);
+		start->policy = strdup(text);
+		text = tr_opt_string(L, 1, "offline", NULL, NULL);
+		start->offline = text != NULL ? strdup(text) : NULL;
+	}
+	if (start == NULL || start->policy == NULL || (text != NULL && start->offline == NULL)) {
+		if (start != NULL)
+			free_start(start);
+		return luaL_error(L, "out of memory");
+	}
+	start->runtime = runtime;
+	start->config = (struct tr_server_config){
+		.policy = start->policy,
+		.workers = 1,
+		.segment_bytes = SEGMENT_BYTES,
+		.seed = (uint64_t)tr_opt_int(L, 1, "seed", 1),
+		.spool_dir = start->offline,
+		.loop = runtime->loop,
+		.scripted = tr_opt_bool(L, 1, "scripted", false),
+		.record = record_made,
+		.record_arg = runtime,
+	};
+	running = runtime;
+	runtime->echo = getenv("TAILRACE_LOG") != NULL;
+	if (!runtime->echo) { /* days of outages would fill the terminal */
+		snprintf(filter, sizeof filter, "%s", levels[runtime->log_level]);
+		tr_log_filter(filter);
+	}
+	if (keeps) /* else errors are printed */
+		tr_log_sink(line_logged, runtime);
+	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0) {
+		tr_clock_virtual_from_here(tr_opt_int(L, 1, "wall", DEFAULT_WALL_S) * TR_NS_PER_S);
+		tr_loop_orderly(runtime->loop, start->config.scripted);
+	}
+	if (start->config.scripted)
+		tr_uuid_repeatable(scramble(start->config.seed + 1));
+	tr_loop_defer(runtime->loop, &start->defer, start_now);
+	tr_task_describe(task, "the start of a runtime");
+	return tr_task_park(task, L, start_cancel, start, &start->ticket);
 }
 
-/* runtime:advance(seconds): virtual time passes; everything due in it happens. */
+/* --- time
+ * ----------------------------------------------------------------------------------------------------------------- */
+
+/* Time passes, and then everything that has become due in it happens. */
+struct wait {
+	struct tr_timer timer;
+	struct tr_idle idle;
+	struct tr_ticket ticket;
+	struct tr_loop *loop;
+};
+
+static void
+wait_over(struct tr_idle *idle)
+{
+	struct wait *wait = tr_container_of(idle, struct wait, idle);
+	struct tr_ticket ticket = wait->ticket;
+
+	free(wait);
+	tr_task_wake(&ticket, NULL, NULL, false);
+}
+
+static void
+time_passed(struct tr_timer *timer)
+{
+	struct wait *wait = tr_container_of(timer, struct wait, timer);
+
+	tr_loop_idle(wait->loop, &wait->idle, wait_over);
+}
+
+static void
+wait_cancel(void *op)
+{
+	struct wait *wait = op;
+
+	tr_timer_stop(tr_loop_wheel(wait->loop), &wait->timer);
+	tr_loop_unidle(wait->loop, &wait->idle);
+	free(wait);
+}
+
+/* runtime:advance(seconds): time passes; everything due in it happens. */
 static int
 l_advance(lua_State *L)
 {
-	struct tr_server *server = check(L);
+	struct tr_testing *runtime = tr_testing_check(L);
 	lua_Number seconds = luaL_checknumber(L, 2);
-	struct tr_loop *outer = tr_loop_current();
+	struct tr_task *task = tr_task_check(L);
+	struct wait *wait;
 
-	luaL_argcheck(L, seconds >= 0, 2, "seconds >= 0 expected");
-	tr_loop_enter(tr_server_loop(server));
-	tr_loop_advance(tr_server_loop(server), (int64_t)(seconds * 1e9));
-	tr_loop_enter(outer);
-	return 0;
+	luaL_argcheck(L, seconds >= 0 && seconds < 9e9, 2, "seconds >= 0 expected");
+	wait = calloc(1, sizeof *wait);
+	if (wait == NULL)
+		return luaL_error(L, "out of memory");
+	wait->loop = runtime->loop;
+	if (seconds > 0)
+		tr_timer_start(tr_loop_wheel(wait->loop), &wait->timer, (int64_t)(seconds * 1e9), time_passed);
+	else
+		tr_loop_idle(wait->loop, &wait->idle, wait_over);
+	tr_task_describe(task, "%.3f s of time", seconds);
+	return tr_task_park(task, L, wait_cancel, wait, &wait->ticket);
 }
 
 /* runtime:step_clock(seconds): the wall clock jumps, monotonic time does not. */
 static int
 l_step_clock(lua_State *L)
 {
-	check(L);
+	tr_testing_check(L);
+	if (!tr_clock_is_virtual())
+		return luaL_error(L, "step_clock: only the virtual clock can be set");
 	tr_clock_step((int64_t)(luaL_checknumber(L, 2) * 1e9));
 	return 0;
 }
 
-struct reception {
-	bool ended;
-	int status;
-	char id[33];
-	char error[256];
+/* --- looking
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+/* Code in the policy's state, as a task there; the caller's task waits if it does. */
+struct eval {
+	struct tr_ticket ticket;
+	const char *code; /* borrowed until it has started */
+	struct tr_buf out;
+	char *error; /* NULL: none */
+	bool ended, parked, cancelled;
 };
 
 static void
-received(struct tr_receive *receive, int status)
+free_eval(struct eval *eval)
 {
-	struct reception *reception = receive->owner;
-
-	reception->ended = true;
-	reception->status = status;
-	memcpy(reception->id, receive->items[0].id, sizeof reception->id);
-	snprintf(reception->error, sizeof reception->error, "%s",
-		receive->items[0].error ? receive->items[0].error
-		: status == TR_OK       ? ""
-					: tr_err_text(status));
+	tr_buf_free(&eval->out);
+	free(eval->error);
+	free(eval);
 }
 
-static bool
-reception_ended(void *arg)
-{
-	return ((struct reception *)arg)->ended;
-}
-
-static void
-fill_message(lua_State *L, struct tr_message *message, struct tr_receive *receive)
-{
-	size_t len;
-	const char *text = tr_opt_string(L, 2, "from", "sender@example.com", &len);
-	int err = tr_message_set_sender(message, (struct tr_str){text, len});
-
-	if (err == TR_OK) {
-		text = tr_opt_string(L, 2, "to", "rcpt@example.org", &len);
-		err = tr_message_add_rcpt(message, (struct tr_str){text, len});
-	}
-	if (err == TR_OK) {
-		text = tr_opt_string(L, 2, "data", "Subject: test\r\n\r\ntest\r\n", &len);
-		err = tr_message_set_data(message, (struct tr_str){text, len});
-	}
-	if (err == TR_OK)
-		err = tr_meta_set_string(&message->meta, TR_STR("reception_protocol"), TR_STR("ESMTP"));
-	lua_getfield(L, 2, "meta");
-	if (lua_istable(L, -1)) {
-		for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
-			struct tr_str key = tr_str(lua_tostring(L, -2));
-			tr_meta_set_string(&message->meta, key, tr_str(lua_tostring(L, -1)));
-		}
-	}
-	lua_pop(L, 1);
-	if (err != TR_OK) {
-		tr_receive_free(receive);
-		luaL_error(L, "receive: %s", tr_err_text(err));
-	}
-}
-
-/* runtime:receive{from=, to=, data=, meta=} -> id once it is committed; nil, text if it was refused. */
 static int
-l_receive(lua_State *L)
+push_code(lua_State *L, void *arg)
 {
-	struct tr_server *server = check(L);
-	struct tr_loop *outer = tr_loop_current();
-	struct reception reception = {0};
-	struct tr_receive *receive;
-
-	luaL_checktype(L, 2, LUA_TTABLE);
-	receive = tr_receive_new(tr_engine_worker(tr_server_engine(server), 0), 1);
-	if (receive == NULL)
-		return luaL_error(L, "out of memory");
-	receive->items[0].message = tr_message_new();
-	if (receive->items[0].message == NULL) {
-		tr_receive_free(receive);
-		return luaL_error(L, "out of memory");
-	}
-	fill_message(L, receive->items[0].message, receive);
-	receive->flags = TR_RECEIVE_ALL_OR_NONE;
-	receive->owner = &reception;
-	tr_loop_enter(tr_server_loop(server));
-	tr_receive_start(receive, received);
-	if (!tr_loop_run_until(tr_server_loop(server), reception_ended, &reception, LIMIT_NS)) {
-		tr_receive_forget(receive);
-		tr_loop_enter(outer);
-		return luaL_error(L, "receive: no answer within a minute");
-	}
-	tr_loop_enter(outer);
-	if (reception.status != TR_OK || reception.error[0] != '\0') {
-		lua_pushnil(L);
-		lua_pushstring(L, reception.error);
-		return 2;
-	}
-	lua_pushstring(L, reception.id);
+	lua_pushstring(L, ((const struct eval *)arg)->code);
 	return 1;
 }
 
-struct eval {
-	const char *code;
-	struct tr_buf out;
-	const char *what;
-};
-
 static int
-run_code(lua_State *L)
+push_value(lua_State *L, void *arg)
 {
-	struct eval *eval = lua_touserdata(L, 1);
+	const struct eval *eval = arg;
+	size_t at;
 
-	if (luaL_loadstring(L, eval->code) != 0)
-		return lua_error(L);
-	lua_call(L, 0, 1);
-	if (tr_json_from_lua(L, -1, &eval->out, &eval->what) != TR_OK)
-		return luaL_error(L, "the result has a %s", eval->what);
-	return 0;
+	if (eval->error != NULL) {
+		lua_pushfstring(L, "eval: %s", eval->error);
+		return 1;
+	}
+	if (tr_json_push(L, (struct tr_str){eval->out.data, eval->out.len}, false, &at) != TR_OK)
+		lua_pushnil(L);
+	return 1;
 }
 
-/* runtime:eval(code) -> the JSON-able value that the chunk returns in the policy's state. It must not wait. */
+static void
+evaluated(void *arg, const struct tr_task_result *result)
+{
+	struct eval *eval = arg;
+	const char *what = NULL;
+
+	if (result->status != TR_OK)
+		eval->error = strdup(result->text);
+	else if (result->count == 0)
+		tr_buf_addz(&eval->out, "null");
+	else if (tr_json_from_lua(result->L, -result->count, &eval->out, &what) != TR_OK &&
+		 asprintf(&eval->error, "the result has a %s", what) < 0)
+		eval->error = NULL;
+	if (result->status != TR_OK && eval->error == NULL)
+		eval->error = strdup("out of memory");
+	eval->ended = true;
+	if (!eval->parked)
+		return;
+	if (!eval->cancelled)
+		tr_task_wake(&eval->ticket, push_value, eval, eval->error != NULL);
+	free_eval(eval);
+}
+
+static void
+eval_cancel(void *op)
+{
+	((struct eval *)op)->cancelled = true;
+}
+
+/* runtime:eval(code) -> the JSON-able value that the chunk returns in the policy's state. It may wait. */
 static int
 l_eval(lua_State *L)
 {
-	struct tr_server *server = check(L);
-	lua_State *inner = tr_host_state(tr_server_host(server));
-	struct eval eval = {.code = luaL_checkstring(L, 2)};
-	size_t at;
+	struct tr_testing *runtime = tr_testing_check(L);
+	const char *code = luaL_checkstring(L, 2);
+	struct tr_task *task = tr_task_check(L);
+	struct eval *eval = calloc(1, sizeof *eval);
+	struct tr_task_call call = {.event = "eval",
+		.entry = "evaluate",
+		.push = push_code,
+		.push_arg = eval,
+		.end = evaluated,
+		.end_arg = eval};
 
-	if (lua_cpcall(inner, run_code, &eval) != 0) {
-		lua_pushfstring(L, "eval: %s", lua_tostring(inner, -1) ? lua_tostring(inner, -1) : "an error object");
-		lua_pop(inner, 1);
-		tr_buf_free(&eval.out);
-		return lua_error(L);
+	if (eval == NULL)
+		return luaL_error(L, "out of memory");
+	eval->code = code;
+	if (tr_task_start(tr_server_host(runtime->server), &call, NULL) != TR_OK) {
+		free_eval(eval);
+		return luaL_error(L, "eval: out of memory");
 	}
-	tr_json_push(L, (struct tr_str){eval.out.data, eval.out.len}, false, &at);
-	tr_buf_free(&eval.out);
-	return 1;
+	if (eval->ended) {
+		bool failed = eval->error != NULL;
+
+		push_value(L, eval);
+		free_eval(eval);
+		return failed ? lua_error(L) : 1;
+	}
+	eval->parked = true;
+	tr_task_describe(task, "code in the policy");
+	return tr_task_park(task, L, eval_cancel, eval, &eval->ticket);
 }
 
 /* runtime:ledger() -> table by account, as in /api/tailrace/ledger. */
@@ -237,7 +440,7 @@ l_ledger(lua_State *L)
 	struct tr_buf json = {0};
 	size_t at;
 
-	if (tr_spool_ledger(tr_server_spool(check(L)), &ledger) != TR_OK)
+	if (tr_spool_ledger(tr_server_spool(tr_testing_check(L)->server), &ledger) != TR_OK)
 		return luaL_error(L, "out of memory");
 	tr_ledger_json(&ledger, &json);
 	tr_ledger_fini(&ledger);
@@ -246,13 +449,31 @@ l_ledger(lua_State *L)
 	return 1;
 }
 
+/* runtime:balances() -> true, or false and what does not balance */
+static int
+l_balances(lua_State *L)
+{
+	struct tr_ledger ledger = {0};
+	struct tr_buf differences = {0};
+	bool fine;
+
+	if (tr_spool_ledger(tr_server_spool(tr_testing_check(L)->server), &ledger) != TR_OK)
+		return luaL_error(L, "out of memory");
+	fine = tr_ledger_balances(&ledger, &differences);
+	tr_ledger_fini(&ledger);
+	lua_pushboolean(L, fine);
+	lua_pushlstring(L, differences.data != NULL ? differences.data : "", differences.len);
+	tr_buf_free(&differences);
+	return 2;
+}
+
 /* runtime:figures() -> counts of the queues. */
 static int
 l_figures(lua_State *L)
 {
 	struct tr_queue_figures figures;
 
-	tr_engine_figures(tr_server_engine(check(L)), &figures);
+	tr_engine_figures(tr_server_engine(tr_testing_check(L)->server), &figures);
 	struct {
 		const char *key;
 		uint64_t value;
@@ -267,48 +488,137 @@ l_figures(lua_State *L)
 	return 1;
 }
 
-static bool
-has_stopped(void *arg)
+/* runtime:tasks() -> text: what of the policy runs or waits now */
+static int
+l_tasks(lua_State *L)
 {
-	return tr_server_stopped(arg);
+	struct tr_buf text = {0};
+
+	tr_host_report(tr_server_host(tr_testing_check(L)->server), &text);
+	lua_pushlstring(L, text.data != NULL ? text.data : "", text.len);
+	tr_buf_free(&text);
+	return 1;
+}
+
+/* --- stop
+ * --------------------------------------------------------------------------------------------------------------------
+ */
+
+struct stop {
+	struct tr_defer defer;
+	struct tr_timer limit;
+	struct tr_ticket ticket;
+	struct tr_testing *runtime;
+	struct tr_buf ledger;
+	bool balances, cancelled, cut;
+};
+
+static int
+push_stopped(lua_State *L, void *arg)
+{
+	const struct stop *stop = arg;
+
+	lua_pushboolean(L, stop->balances);
+	lua_pushlstring(L, stop->ledger.data ? stop->ledger.data : "", stop->ledger.len);
+	return 2;
+}
+
+static void
+finish(struct tr_testing *runtime, struct tr_buf *ledger, bool *balances)
+{
+	struct tr_server *server = runtime->server;
+
+	*balances = tr_server_free(server, ledger) == TR_OK;
+	runtime->server = NULL;
+	back_to_real(runtime);
+}
+
+/* From the loop: the end runs turns of its own. */
+static void
+stop_now(struct tr_defer *defer)
+{
+	struct stop *stop = tr_container_of(defer, struct stop, defer);
+
+	tr_timer_stop(tr_loop_wheel(stop->runtime->loop), &stop->limit);
+	finish(stop->runtime, &stop->ledger, &stop->balances);
+	if (!stop->cancelled)
+		tr_task_wake(&stop->ticket, push_stopped, stop, false);
+	tr_buf_free(&stop->ledger);
+	free(stop);
+}
+
+static void
+server_stopped(void *arg)
+{
+	struct stop *stop = arg;
+
+	tr_loop_defer(stop->runtime->loop, &stop->defer, stop_now);
+}
+
+static void
+stop_limit(struct tr_timer *timer)
+{
+	struct stop *stop = tr_container_of(timer, struct stop, limit);
+
+	if (!stop->cut) {
+		stop->cut = true;
+		tr_timer_start(tr_loop_wheel(stop->runtime->loop), timer, LIMIT_NS, stop_limit);
+		tr_server_stop(stop->runtime->server, 0); /* may end it at once */
+	} else {
+		server_stopped(stop);
+	}
+}
+
+static void
+stop_cancel(void *op)
+{
+	((struct stop *)op)->cancelled = true;
 }
 
 /* runtime:stop([seconds]) -> true if the ledger balances, ledger as text. */
 static int
 l_stop(lua_State *L)
 {
-	struct runtime *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
-	struct tr_server *server = check(L);
+	struct tr_testing *runtime = tr_testing_check(L);
 	lua_Number deadline_s = luaL_optnumber(L, 2, 20);
-	struct tr_loop *outer = tr_loop_current();
-	struct tr_buf ledger = {0};
-	bool balances;
+	struct tr_task *task = tr_task_check(L);
+	struct stop *stop;
+	int result;
 
-	tr_loop_enter(tr_server_loop(server));
-	tr_server_stop(server, (int64_t)(deadline_s * 1e9));
-	if (!tr_loop_run_until(tr_server_loop(server), has_stopped, server, (int64_t)(deadline_s * 1e9) + LIMIT_NS))
-		tr_server_stop(server, 0);
-	balances = tr_server_free(server, &ledger) == TR_OK;
-	runtime->server = running = NULL;
-	tr_loop_enter(outer);
-	tr_clock_real();
-	if (getenv("TAILRACE_LOG") == NULL)
-		tr_log_filter("info");
-	lua_pushboolean(L, balances);
-	lua_pushlstring(L, ledger.data ? ledger.data : "", ledger.len);
-	tr_buf_free(&ledger);
-	return 2;
+	luaL_argcheck(L, deadline_s >= 0 && deadline_s < 1e9, 2, "seconds >= 0 expected");
+	stop = calloc(1, sizeof *stop);
+	if (stop == NULL)
+		return luaL_error(L, "out of memory");
+	stop->runtime = runtime;
+	runtime->stopping = true;
+	tr_server_on_stopped(runtime->server, server_stopped, stop);
+	tr_timer_start(tr_loop_wheel(runtime->loop), &stop->limit, (int64_t)(deadline_s * 1e9) + LIMIT_NS, stop_limit);
+	tr_server_stop(runtime->server, (int64_t)(deadline_s * 1e9));
+	tr_task_describe(task, "the stop of a runtime");
+	result = tr_task_park(task, L, stop_cancel, stop, &stop->ticket);
+	return result;
 }
 
+static bool
+has_stopped(void *arg)
+{
+	return tr_server_stopped(arg);
+}
+
+/* Only of one that was forgotten; the state is mostly being closed. */
 static int
 l_gc(lua_State *L)
 {
-	struct runtime *runtime = lua_touserdata(L, 1);
+	struct tr_testing *runtime = lua_touserdata(L, 1);
+	bool balances;
 
 	if (runtime->server != NULL) {
-		lua_settop(L, 1);
-		l_stop(L);
+		tr_server_stop(runtime->server, 0);
+		tr_loop_run_until(runtime->loop, has_stopped, runtime->server, LIMIT_NS);
+		finish(runtime, NULL, &balances);
 	}
+	tr_buf_free(&runtime->records);
+	tr_buf_free(&runtime->log);
 	return 0;
 }
 
@@ -318,10 +628,15 @@ luaopen_tr_testing(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"advance", l_advance},
 		{"step_clock", l_step_clock},
-		{"receive", l_receive},
+		{"receive", tr_testing_receive},
+		{"event", tr_testing_event},
 		{"eval", l_eval},
 		{"ledger", l_ledger},
+		{"balances", l_balances},
 		{"figures", l_figures},
+		{"tasks", l_tasks},
+		{"take_records", l_take_records},
+		{"take_log", l_take_log},
 		{"stop", l_stop},
 		{NULL, NULL},
 	};

@@ -20,6 +20,7 @@ struct tr_run_part {
 
 struct tr_run {
 	bool configuring;            /* pre_init and init are under way */
+	bool scripted;               /* ESMTP listeners are bound even so: in a scripted network */
 	bool validating;             /* `tailrace check`: parse, bind nothing, open nothing */
 	char *meta_path, *data_path; /* define_spool */
 	bool no_flush;

@@ -513,7 +513,7 @@ l_start_esmtp_listener(lua_State *L)
 
 	lua_settop(L, 1);
 	params = tr_smtp_params_check(L, 1, LISTENER_FUNCTION, NULL, &options);
-	if (run->validating)
+	if (run->validating && !run->scripted)
 		return 0;
 	struct tr_smtp_listener_config config = {
 		.loop = tr_host_loop(tr_host_of(L)),

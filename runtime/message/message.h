@@ -127,6 +127,8 @@ void tr_queue_name_parse(struct tr_str name, struct tr_queue_name *out);
 void tr_uuid1(uint8_t out[16]);
 void tr_uuid1_at(int64_t wall_ns, uint8_t out[16]); /* the same for who has read the clock a moment ago */
 void tr_uuid4(uint8_t out[16]);
+/* For tests: from now on this thread's ids follow from the seed and the clock. 0: random again. */
+void tr_uuid_repeatable(uint64_t seed);
 int64_t tr_uuid1_wall_ns(const uint8_t id[16]);
 void tr_uuid_hex(const uint8_t id[16], char hex[33]);
 void tr_uuid_hyphenated(const uint8_t id[16], char text[37]);

@@ -23,6 +23,7 @@ struct uuid_state {
 	uint8_t node[6];
 	uint8_t pool[256]; /* random bytes for version 4 */
 	size_t left;       /* unused ones at the pool's end */
+	uint64_t seed;     /* 0: random */
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -35,6 +36,16 @@ random_fill(uint8_t *out, size_t len)
 {
 	size_t have = 0;
 
+	while (state.seed != 0 && have < len) { /* splitmix64 */
+		uint64_t word = state.seed += UINT64_C(0x9e3779b97f4a7c15);
+		size_t take = len - have < sizeof word ? len - have : sizeof word;
+
+		word = (word ^ (word >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+		word = (word ^ (word >> 27)) * UINT64_C(0x94d049bb133111eb);
+		word ^= word >> 31;
+		memcpy(out + have, &word, take);
+		have += take;
+	}
 	while (have < len) {
 		ssize_t n = getrandom(out + have, len - have, 0);
 
@@ -71,6 +82,21 @@ setup(struct uuid_state *self)
 	self->node[5] = (uint8_t)low;
 	/* past 2^24 threads a node comes again: the sequence tells them apart */
 	self->sequence = (uint16_t)((((uint32_t)process_seed[6] << 8 | process_seed[7]) + (number >> 24)) & 0x3fff);
+}
+
+void
+tr_uuid_repeatable(uint64_t seed)
+{
+	uint8_t bytes[8];
+
+	state = (struct uuid_state){.seed = seed};
+	if (seed == 0)
+		return;
+	random_fill(bytes, sizeof bytes);
+	memcpy(state.node, bytes, sizeof state.node);
+	state.node[0] |= 1;
+	state.sequence = (uint16_t)((bytes[6] << 8 | bytes[7]) & 0x3fff);
+	state.last = 1;
 }
 
 void

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "net/scripted.h"
 #include "net/stream.h"
 
 #define BACKLOG 1024
@@ -23,11 +24,14 @@ struct tr_listener {
 	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer);
 	void *arg;
 	bool paused, complained;
+	struct tr_scripted_listener *scripted; /* NULL: a real socket */
 };
 
 static void
 update(struct tr_listener *listener)
 {
+	if (listener->scripted != NULL)
+		return; /* a script's clients are not held back */
 	if (!listener->paused && !tr_timer_running(&listener->rest))
 		ev_io_start(tr_loop_ev(listener->loop), &listener->readable);
 	else
@@ -99,6 +103,14 @@ tr_listener_new(struct tr_loop *loop, const struct tr_sockaddr *at,
 	*errnum = ENOMEM;
 	if (listener == NULL)
 		return TR_ENOMEM;
+	listener->loop = loop;
+	listener->accepted = accepted;
+	listener->arg = arg;
+	listener->scripted = tr_scripted_listen(at, accepted, arg, &listener->local);
+	if (listener->scripted != NULL) {
+		*out = listener;
+		return TR_OK;
+	}
 	fd = socket(at->ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		goto fail;
@@ -109,9 +121,6 @@ tr_listener_new(struct tr_loop *loop, const struct tr_sockaddr *at,
 	listener->local.len = sizeof listener->local.ss;
 	if (getsockname(fd, (struct sockaddr *)&listener->local.ss, &listener->local.len) != 0)
 		goto fail;
-	listener->loop = loop;
-	listener->accepted = accepted;
-	listener->arg = arg;
 	ev_io_init(&listener->readable, readable_cb, fd, EV_READ);
 	listener->readable.data = listener;
 	update(listener);
@@ -144,6 +153,11 @@ tr_listener_free(struct tr_listener *listener)
 {
 	if (listener == NULL)
 		return;
+	if (listener->scripted != NULL) {
+		tr_scripted_unlisten(listener->scripted);
+		free(listener);
+		return;
+	}
 	ev_io_stop(tr_loop_ev(listener->loop), &listener->readable);
 	tr_timer_stop(tr_loop_wheel(listener->loop), &listener->rest);
 	close(listener->readable.fd);

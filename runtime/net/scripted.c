@@ -39,6 +39,22 @@ struct stray {
 struct fresh {
 	struct fresh *next;
 	struct tr_scripted_end end;
+	struct tr_scripted_listener *listener; /* whose end it is; NULL: the script's */
+	int fd;                                /* then */
+};
+
+struct tr_scripted_listener {
+	struct tr_scripted_listener *next, **prev; /* of the script; prev NULL: it has gone */
+	struct tr_sockaddr at;
+	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer);
+	void *arg;
+};
+
+/* A descriptor that a listener has got, until it makes a stream of it. */
+struct claim {
+	struct claim *next;
+	int fd;
+	struct tr_sockaddr peer, local;
 };
 
 struct tr_scripted {
@@ -50,12 +66,15 @@ struct tr_scripted {
 	struct named *names;
 	struct stray *strays;
 	struct fresh *fresh, **fresh_last;
+	struct tr_scripted_listener *listeners;
+	struct claim *claims;
 	struct tr_defer later;
 	uint32_t own_names; /* addresses given out */
 	uint16_t port;
 };
 
 static _Thread_local struct tr_scripted *set;
+static struct tr_scripted_listener closed_listener; /* prev NULL: of connections that come too late */
 
 int
 tr_scripted_new(struct tr_loop *loop, void (*accepted)(void *arg, const struct tr_scripted_end *end), void *arg,
@@ -79,6 +98,16 @@ tr_scripted_new(struct tr_loop *loop, void (*accepted)(void *arg, const struct t
 	return TR_OK;
 }
 
+static void
+leave(struct tr_scripted_listener *listener)
+{
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): what is in the list has a prev */
+	*listener->prev = listener->next;
+	if (listener->next != NULL)
+		listener->next->prev = listener->prev;
+	listener->prev = NULL;
+}
+
 void
 tr_scripted_free(struct tr_scripted *script)
 {
@@ -87,9 +116,18 @@ tr_scripted_free(struct tr_scripted *script)
 	tr_loop_undefer(script->loop, &script->later);
 	for (struct fresh *fresh = script->fresh, *next; fresh != NULL; fresh = next) {
 		next = fresh->next;
-		tr_stream_abort(fresh->end.stream);
+		if (fresh->listener != NULL)
+			close(fresh->fd);
+		else
+			tr_stream_abort(fresh->end.stream);
 		free(fresh);
 	}
+	for (struct claim *claim = script->claims, *next; claim != NULL; claim = next) {
+		next = claim->next;
+		free(claim);
+	}
+	while (script->listeners != NULL)
+		leave(script->listeners);
 	for (struct place *place = script->places, *next; place != NULL; place = next) {
 		next = place->next;
 		free(place);
@@ -227,21 +265,58 @@ tr_scripted_on(void)
 }
 
 static void
+hand_over(const struct fresh *fresh)
+{
+	struct claim *claim = calloc(1, sizeof *claim);
+
+	if (claim != NULL) {
+		claim->fd = fresh->fd;
+		claim->peer = fresh->end.client;
+		claim->local = fresh->end.at;
+		claim->next = set->claims;
+		set->claims = claim;
+	}
+	fresh->listener->accepted(fresh->listener->arg, fresh->fd, &fresh->end.client);
+}
+
+static void
 tell_accepted(struct tr_defer *later)
 {
 	struct tr_scripted *script = tr_container_of(later, struct tr_scripted, later);
-	struct fresh *fresh = script->fresh;
+	struct fresh *first = script->fresh, fresh;
 
-	if (fresh == NULL)
+	if (first == NULL)
 		return;
-	script->fresh = fresh->next;
+	script->fresh = first->next;
 	if (script->fresh == NULL)
 		script->fresh_last = &script->fresh;
 	else
 		tr_loop_defer(script->loop, &script->later, tell_accepted); /* accepted() may free the script */
-	struct tr_scripted_end end = fresh->end;
-	free(fresh);
-	script->accepted(script->arg, &end);
+	fresh = *first;
+	free(first);
+	if (fresh.listener == NULL)
+		script->accepted(script->arg, &fresh.end);
+	else if (fresh.listener->prev != NULL)
+		hand_over(&fresh);
+	else
+		close(fresh.fd); /* it was closed meanwhile */
+}
+
+static struct tr_scripted_listener *
+find_listener(const struct tr_scripted *script, const struct tr_sockaddr *to)
+{
+	struct tr_scripted_listener *listener = script->listeners;
+	char text[64];
+
+	for (; listener != NULL; listener = listener->next) {
+		if (same_place(&listener->at, to))
+			return listener;
+		tr_sockaddr_text(&listener->at, false, text);
+		if ((strcmp(text, "0.0.0.0") == 0 || strcmp(text, "::") == 0) &&
+			tr_sockaddr_port(&listener->at) == tr_sockaddr_port(to))
+			return listener; /* any address of this machine, and every address is its own */
+	}
+	return NULL;
 }
 
 static const struct place *
@@ -266,9 +341,10 @@ no_closed(struct tr_stream *stream, int err, void *arg)
 
 static const struct tr_stream_handlers no_handlers = {no_data, NULL, no_closed};
 
-/* Both ends; -1: no descriptors or no memory. */
+/* Both ends; -1: no descriptors or no memory. listener NULL: the other end is the script's. */
 static int
-open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct tr_sockaddr *local)
+open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct tr_scripted_listener *listener,
+	struct tr_sockaddr *local)
 {
 	struct fresh *fresh = calloc(1, sizeof *fresh);
 	struct tr_scripted_end *end;
@@ -282,10 +358,15 @@ open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct
 		return -1;
 	}
 	end = &fresh->end;
-	end->stream = tr_stream_new(set->loop, fds[1], &no_handlers, NULL);
-	if (end->stream == NULL || fstat(fds[0], &about) != 0) {
+	fresh->listener = listener;
+	fresh->fd = fds[1];
+	if (listener == NULL)
+		end->stream = tr_stream_new(set->loop, fds[1], &no_handlers, NULL);
+	if ((listener == NULL && end->stream == NULL) || fstat(fds[0], &about) != 0) {
 		if (end->stream != NULL)
 			tr_stream_abort(end->stream);
+		else if (listener != NULL)
+			close(fds[1]);
 		close(fds[0]);
 		free(fresh);
 		return -1;
@@ -299,7 +380,8 @@ open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct
 		tr_sockaddr_set_port(&end->client, set->port++);
 	end->near_fd = fds[0];
 	end->near_inode = about.st_ino;
-	tr_streami_scripted(end->stream, &end->client, to);
+	if (listener == NULL)
+		tr_streami_scripted(end->stream, &end->client, to);
 	if (local != NULL)
 		*local = end->client;
 	*set->fresh_last = fresh;
@@ -326,6 +408,7 @@ enum tr_scripted_kind
 tr_scripted_connect(const struct tr_sockaddr *to, const struct tr_sockaddr *source, int *fd, struct tr_sockaddr *local)
 {
 	enum tr_scripted_kind kind;
+	struct tr_scripted_listener *listener;
 	const struct place *place;
 	char text[64];
 
@@ -333,13 +416,14 @@ tr_scripted_connect(const struct tr_sockaddr *to, const struct tr_sockaddr *sour
 	if (set == NULL || to->ss.ss_family == AF_UNIX)
 		return TR_SCRIPTED_REAL;
 	place = find(to);
-	kind = place != NULL ? place->kind : set->otherwise;
+	listener = place == NULL ? find_listener(set, to) : NULL;
+	kind = place != NULL ? place->kind : listener != NULL ? TR_SCRIPTED_OPEN : set->otherwise;
 	if (place == NULL && kind != TR_SCRIPTED_OPEN) {
 		tr_sockaddr_text(to, true, text);
 		note_stray("", text);
 	}
 	if (kind == TR_SCRIPTED_OPEN)
-		*fd = open_pair(to, source, local);
+		*fd = open_pair(to, source, listener, local);
 	else if (kind == TR_SCRIPTED_SILENT)
 		*fd = open_silent();
 	return kind == TR_SCRIPTED_REAL || *fd >= 0 ? kind : TR_SCRIPTED_REFUSED;
@@ -358,6 +442,108 @@ tr_scripted_reset(const struct tr_scripted_end *end)
 	}
 	tr_stream_flush(end->stream);
 	tr_stream_abort(end->stream);
+}
+
+/* --- listeners of this process ------------------------------------------------------------------------------------ */
+
+int
+tr_scripted_dial(struct tr_scripted *script, const struct tr_sockaddr *to, const struct tr_sockaddr *client,
+	struct tr_scripted_end *out)
+{
+	enum tr_scripted_kind kind;
+	struct tr_sockaddr local;
+	int fd;
+
+	if (set != script)
+		return TR_EREFUSED;
+	kind = tr_scripted_connect(to, client, &fd, &local);
+	if (kind != TR_SCRIPTED_OPEN) {
+		if (fd >= 0)
+			close(fd);
+		return TR_EREFUSED;
+	}
+	out->stream = tr_stream_new(script->loop, fd, &no_handlers, NULL);
+	if (out->stream == NULL)
+		return TR_ENOMEM;
+	tr_streami_scripted(out->stream, to, &local);
+	out->at = *to;
+	out->client = local;
+	out->near_fd = -1;
+	out->near_inode = 0;
+	return TR_OK;
+}
+
+char *
+tr_scripted_listeners(struct tr_scripted *script)
+{
+	struct tr_buf out = {0};
+	char text[64];
+
+	for (const struct tr_scripted_listener *listener = script->listeners; listener != NULL;
+		listener = listener->next) {
+		tr_sockaddr_text(&listener->at, true, text);
+		tr_buf_addf(&out, "%s\n", text);
+	}
+	if (out.len == 0 || out.failed) {
+		tr_buf_free(&out);
+		return NULL;
+	}
+	out.data[out.len - 1] = '\0';
+	return out.data;
+}
+
+struct tr_scripted_listener *
+tr_scripted_listen(const struct tr_sockaddr *at, void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer),
+	void *arg, struct tr_sockaddr *local)
+{
+	struct tr_scripted_listener *listener;
+
+	if (set == NULL || at->ss.ss_family == AF_UNIX || (listener = calloc(1, sizeof *listener)) == NULL)
+		return NULL;
+	listener->at = *at;
+	if (tr_sockaddr_port(at) == 0)
+		tr_sockaddr_set_port(&listener->at, set->port++);
+	listener->accepted = accepted;
+	listener->arg = arg;
+	listener->next = set->listeners;
+	listener->prev = &set->listeners;
+	if (listener->next != NULL)
+		listener->next->prev = &listener->next;
+	set->listeners = listener;
+	*local = listener->at;
+	return listener;
+}
+
+void
+tr_scripted_unlisten(struct tr_scripted_listener *listener)
+{
+	if (listener == NULL)
+		return;
+	if (listener->prev != NULL) {
+		for (struct fresh *fresh = set->fresh; fresh != NULL; fresh = fresh->next) {
+			if (fresh->listener == listener)
+				fresh->listener = &closed_listener;
+		}
+		leave(listener);
+	}
+	free(listener);
+}
+
+bool
+tr_scripted_claim(int fd, struct tr_sockaddr *peer, struct tr_sockaddr *local)
+{
+	if (set == NULL)
+		return false;
+	for (struct claim **at = &set->claims, *claim; (claim = *at) != NULL; at = &claim->next) {
+		if (claim->fd != fd)
+			continue;
+		*peer = claim->peer;
+		*local = claim->local;
+		*at = claim->next;
+		free(claim);
+		return true;
+	}
+	return false;
 }
 
 /* --- names ------------------------------------------------------------------------------------------------------ */

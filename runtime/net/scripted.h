@@ -46,6 +46,13 @@ int tr_scripted_name(
 /* What was asked for and not scripted, "192.0.2.1:25" or "name example.org", since the last call: malloc'ed lines, the
  * caller frees; NULL: nothing (or no memory). Each is told once in a script's life. */
 char *tr_scripted_strays(struct tr_scripted *script);
+/* Connects to what is at an address, as a client of the outside: a listener of this process (tr_listener_new() binds in
+ * the script while one is set), or a scripted peer. `client` may be NULL. TR_OK, TR_EREFUSED, TR_ENOMEM. */
+int tr_scripted_dial(struct tr_scripted *script, const struct tr_sockaddr *to, const struct tr_sockaddr *client,
+	struct tr_scripted_end *out);
+/* "ip:port" of each listener, a line each; malloc'ed; NULL: none. */
+char *tr_scripted_listeners(struct tr_scripted *script);
+
 /* The peer resets the connection: the client reads ECONNRESET behind what was written. Closes the end's stream. */
 void tr_scripted_reset(const struct tr_scripted_end *end);
 
@@ -55,6 +62,14 @@ bool tr_scripted_on(void);
  * of connecting to be seen when it becomes writable; *local (may be NULL) is the address it came from. */
 enum tr_scripted_kind tr_scripted_connect(
 	const struct tr_sockaddr *to, const struct tr_sockaddr *source, int *fd, struct tr_sockaddr *local);
+/* A listener of this process. accepted() gets the descriptor of its end. NULL: no script is set, or no memory. Port 0
+ * gets one; *local is where it is. */
+struct tr_scripted_listener;
+struct tr_scripted_listener *tr_scripted_listen(const struct tr_sockaddr *at,
+	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer), void *arg, struct tr_sockaddr *local);
+void tr_scripted_unlisten(struct tr_scripted_listener *listener); /* NULL is fine; also after the script's end */
+/* For tr_stream_new(): whether the descriptor is one that accepted() got, and its addresses. */
+bool tr_scripted_claim(int fd, struct tr_sockaddr *peer, struct tr_sockaddr *local);
 /* The answer to a question for a name; NULL: the script does not know it. final: nobody else is asked, so NXDOMAIN in
  * place of NULL, and the name is a stray. */
 struct tr_dns_answer *tr_scripted_ask(const char *name, enum tr_dns_type type, bool final);

@@ -214,8 +214,11 @@ l_conn_gc(lua_State *L)
 	struct peer **box = lua_touserdata(L, 1), *peer = *box;
 
 	*box = NULL;
-	if (peer != NULL)
-		unref(peer);
+	if (peer == NULL)
+		return 0;
+	if (peer->refs == 1 && peer->network == NULL) /* nobody else holds it: of a client, mostly closed by now */
+		close_peer(peer, false);
+	unref(peer);
 	return 0;
 }
 
@@ -370,6 +373,52 @@ l_name(lua_State *L)
 	return 1;
 }
 
+/* network:connect(address[, client]) -> a connection as of a client, or nil, text. It belongs to the calling task. */
+static int
+l_connect(lua_State *L)
+{
+	struct network *network = check_network(L);
+	struct tr_sockaddr to = check_address(L, 2, 0), client;
+	bool named = !lua_isnoneornil(L, 3);
+	struct peer *peer, **box;
+
+	if (named) {
+		client = check_address(L, 3, 1);
+		if (tr_sockaddr_port(&client) == 1)
+			tr_sockaddr_set_port(&client, 0);
+	}
+	box = lua_newuserdata(L, sizeof(struct peer *));
+	*box = NULL;
+	luaL_getmetatable(L, CONN_TYPE);
+	lua_setmetatable(L, -2);
+	peer = calloc(1, sizeof *peer);
+	if (peer == NULL)
+		return luaL_error(L, "out of memory");
+	if (tr_scripted_dial(network->script, &to, named ? &client : NULL, &peer->end) != TR_OK) {
+		free(peer);
+		lua_pushnil(L);
+		lua_pushliteral(L, "connection refused");
+		return 2;
+	}
+	peer->refs = 1;
+	peer->loop = tr_host_loop(network->host);
+	*box = peer;
+	tr_stream_set_input_limit(peer->end.stream, INPUT_LIMIT);
+	tr_stream_set_handlers(peer->end.stream, &peer_handlers, peer);
+	return 1;
+}
+
+/* network:listeners() -> text of lines, or nil: where this process listens */
+static int
+l_listeners(lua_State *L)
+{
+	char *text = tr_scripted_listeners(check_network(L)->script);
+
+	lua_pushstring(L, text);
+	free(text);
+	return 1;
+}
+
 /* network:strays() -> text of lines, or nil: what was asked for in vain since the last call */
 static int
 l_strays(lua_State *L)
@@ -416,7 +465,8 @@ luaopen_tr_scripted(lua_State *L)
 	static const luaL_Reg conn[] = {{"read", l_read}, {"write", l_write}, {"close", l_close}, {"reset", l_reset},
 		{"client", l_client}, {NULL, NULL}};
 	static const luaL_Reg network[] = {{"set", l_set}, {"otherwise", l_otherwise}, {"name", l_name},
-		{"strays", l_strays}, {"close", l_network_close}, {NULL, NULL}};
+		{"strays", l_strays}, {"connect", l_connect}, {"listeners", l_listeners}, {"close", l_network_close},
+		{NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);
 	lua_newtable(L);

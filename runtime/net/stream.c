@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "net/scripted.h"
 
 #define INPUT_LIMIT (64 * 1024)
 #define READ_MIN (16 * 1024) /* room for one read; the rest of a burst is read with twice as much each time */
@@ -282,6 +283,7 @@ tr_stream_new(struct tr_loop *loop, int fd, const struct tr_stream_handlers *han
 {
 	struct tr_stream *stream = calloc(1, sizeof *stream);
 	int flags = fcntl(fd, F_GETFL), on = 1;
+	struct tr_sockaddr peer, local;
 
 	if (stream == NULL || (stream->flusher = flusher_get(loop)) == NULL) {
 		free(stream);
@@ -299,6 +301,8 @@ tr_stream_new(struct tr_loop *loop, int fd, const struct tr_stream_handlers *han
 	ev_io_init(&stream->readable, readable_cb, fd, EV_READ);
 	ev_io_init(&stream->writable, tr_streami_writable, fd, EV_WRITE);
 	stream->readable.data = stream->writable.data = stream;
+	if (tr_scripted_claim(fd, &peer, &local))
+		tr_streami_scripted(stream, &peer, &local);
 	update_reading(stream);
 	return stream;
 }

@@ -110,8 +110,10 @@ struct tr_recorder {
 	uint32_t capture_count;
 	struct tr_form *forms; /* distinct */
 	uint32_t form_count;
-	struct tr_local_logs *logs; /* NULL: no file logger yet */
-	_Atomic uint32_t wants;     /* bit per enum tr_event_type */
+	struct tr_local_logs *logs;                                               /* NULL: no file logger yet */
+	_Atomic uint32_t wants;                                                   /* bit per enum tr_event_type */
+	void (*tap)(void *arg, const struct tr_event *event, struct tr_str json); /* NULL: none */
+	void *tap_arg;
 };
 
 static inline const struct tr_per_record *

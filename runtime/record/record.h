@@ -83,6 +83,12 @@ bool tr_recorder_has_hook(const struct tr_recorder *recorder, struct tr_str name
 /* Something is listening for that type: emit is worth calling (one load). */
 bool tr_recorder_wants(const struct tr_recorder *recorder, enum tr_event_type type);
 
+/* Shows each record, about records too, as JSON with all meta and headers, when it is made. For tools; before the
+ * start.
+ */
+void tr_recorder_set_tap(struct tr_recorder *recorder,
+	void (*tap)(void *arg, const struct tr_event *event, struct tr_str json), void *arg);
+
 /* Lets the local logs finish segments by age. Cheap: call it at the end of a loop turn or from a timer. Any thread. */
 void tr_recorder_tick(struct tr_recorder *recorder);
 

@@ -500,6 +500,28 @@ emit_to(struct lines *lines, bool dispositions)
 	}
 }
 
+static void
+show(struct lines *lines)
+{
+	static const char *const all[] = {"*", NULL};
+	static const struct tr_capture capture = {all, all};
+	struct tr_recorder *recorder = lines->recorder;
+	struct tr_buf *buf = tr_record_scratch();
+
+	tr_record_encode(lines->event, recorder->nodeid, lines->event_id, &capture, buf);
+	if (!buf->failed)
+		recorder->tap(recorder->tap_arg, lines->event, (struct tr_str){buf->data, buf->len});
+}
+
+void
+tr_recorder_set_tap(struct tr_recorder *recorder,
+	void (*tap)(void *arg, const struct tr_event *event, struct tr_str json), void *arg)
+{
+	recorder->tap = tap;
+	recorder->tap_arg = arg;
+	atomic_store(&recorder->wants, UINT32_MAX);
+}
+
 void
 tr_recorder_emit(struct tr_recorder *recorder, struct tr_outbox *outbox, const struct tr_event *event)
 {
@@ -532,6 +554,8 @@ tr_recorder_emit(struct tr_recorder *recorder, struct tr_outbox *outbox, const s
 		fixed.when_ns = lines.now_ns; /* the same for all loggers */
 	tr_uuid1_at(lines.now_ns, uuid);
 	tr_uuid_hex(uuid, lines.event_id);
+	if (recorder->tap != NULL)
+		show(&lines);
 	if (recorder->dispositions)
 		emit_to(&lines, true); /* these may do things before the rest is stored */
 	emit_to(&lines, false);

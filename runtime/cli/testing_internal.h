@@ -1,0 +1,24 @@
+/* Shared by testing.c (life, time, looking) and testing_feed.c (what comes in). */
+#ifndef TR_TESTING_INTERNAL_H
+#define TR_TESTING_INTERNAL_H
+
+#include "base/diag.h"
+#include "cli/server.h"
+
+struct tr_testing {
+	struct tr_server *server; /* NULL: stopped, or not started yet */
+	struct tr_loop *loop;
+	struct tr_buf records; /* a line each, not yet taken */
+	struct tr_buf log;
+	enum tr_level log_level; /* kept from here on */
+	bool echo;               /* $TAILRACE_LOG: lines are printed, too */
+	bool was_virtual;
+	bool stopping;
+};
+
+/* The runtime at index 1; raises if it has been stopped. */
+struct tr_testing *tr_testing_check(lua_State *L);
+int tr_testing_receive(lua_State *L);
+int tr_testing_event(lua_State *L);
+
+#endif
