@@ -27,6 +27,7 @@ local MODULES = {
   { module = 'kumo.regex_set_map', needs = 'tr.regex', field = 'regex_set_map' },
   { module = 'kumo.crypto', needs = 'tr.bytes', field = 'crypto' },
   { module = 'message', needs = 'tr.message' },
+  { module = 'kumo.dkim', needs = 'tr.dkim', field = 'dkim' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
   { module = 'kumo.constraints', needs = 'tr.queue', merge = true },
   { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },

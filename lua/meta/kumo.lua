@@ -66,6 +66,7 @@ kumo.cidr = require('kumo.cidr').cidr
 kumo.counter_series = require 'kumo.counter_series'
 kumo.crypto = require 'kumo.crypto'
 kumo.digest = require 'kumo.digest'
+kumo.dkim = require 'kumo.dkim'
 kumo.dns = require 'kumo.dns'
 kumo.domain_map = require('kumo.domain_map').domain_map
 kumo.encode = require 'kumo.encode'

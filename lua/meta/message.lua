@@ -110,6 +110,11 @@ function Message:get_all_named_header_values(name) end
 ---@return string[][] pairs  { name, decoded value }
 function Message:get_all_headers() end
 
+--- Adds the field DKIM-Signature at the top; what is changed afterwards breaks it. Raises for a message without header.
+---@async
+---@param signer kumo.DkimSigner
+function Message:dkim_sign(signer) end
+
 --- Behind the last header field.
 ---@param name string
 ---@param value string

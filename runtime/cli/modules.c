@@ -33,6 +33,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.toml", luaopen_tr_toml},
 	{"tr.yaml", luaopen_tr_yaml},
 	{"tr.message", luaopen_tr_message},
+	{"tr.dkim", luaopen_tr_dkim},
 	{"tr.shaping", luaopen_tr_shaping},
 	{"tr.queue", luaopen_tr_queue},
 	{"tr.session", luaopen_tr_session},

@@ -8,6 +8,7 @@ int luaopen_tr_bytes(lua_State *L); /* encodings, digests, random bytes: OpenSSL
 int luaopen_tr_channel(lua_State *L);
 int luaopen_tr_sqlite(lua_State *L);
 int luaopen_tr_psl(lua_State *L);
+int luaopen_tr_dkim(lua_State *L);
 int luaopen_tr_series(lua_State *L);
 int luaopen_tr_fs(lua_State *L);    /* files, on threads */
 int luaopen_tr_regex(lua_State *L); /* PCRE2 */
