@@ -13,7 +13,8 @@
 #include "transport/nats_internal.h"
 
 #define IDLE_NS (60 * TR_NS_PER_S) /* an unused connection is kept for the next client */
-#define END_S 12                   /* for the threads to end: a write that hangs and what libnats flushes at a close */
+#define WRITE_MS 4000
+#define END_S 12 /* for the threads to end: a write that hangs and what libnats flushes at a close */
 
 void
 tr_nats_wake(struct tr_nats *nats)
@@ -262,6 +263,7 @@ tr_nats_new(struct tr_loop *loop, struct tr_nats **out)
 	if (nats == NULL)
 		return TR_ENOMEM;
 	nats->loop = loop;
+	nats->write_ms = WRITE_MS;
 	nats->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (nats->fd < 0) {
 		free(nats);

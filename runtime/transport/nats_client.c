@@ -8,7 +8,6 @@
 #include "transport/http.h"
 #include "transport/nats_internal.h"
 
-#define WRITE_MS 4000 /* a server that takes no byte for so long is given up */
 #define FLUSH_MS 1000 /* for what nobody awaits, at the end */
 #define RETRY_MIN_MS 100
 #define RETRY_MAX_MS 4000
@@ -344,7 +343,7 @@ set_options(const struct tr_nats_connection *connection, natsOptions *opts)
 	if (s == NATS_OK)
 		s = natsOptions_SetPingInterval(opts, settings->ping_interval_ns / TR_NS_PER_MS);
 	if (s == NATS_OK)
-		s = natsOptions_SetWriteDeadline(opts, WRITE_MS);
+		s = natsOptions_SetWriteDeadline(opts, connection->nats->write_ms);
 	if (s == NATS_OK)
 		s = natsOptions_SetMaxReconnect(
 			opts, settings->max_reconnects > 0 ? (int)settings->max_reconnects : -1);

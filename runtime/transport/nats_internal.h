@@ -89,7 +89,8 @@ struct tr_nats {
 	struct tr_nats_connection *connections;
 	struct tr_nats_batch *calls;
 	bool ending;
-	int fd; /* an eventfd: something is done */
+	int fd;           /* an eventfd: something is done */
+	int64_t write_ms; /* a server that takes no byte for so long is given up; before any connection */
 	ev_io readable;
 	struct tr_metric *acked, *failed, *in_flight, *connects;
 	pthread_mutex_t lock;
