@@ -11,6 +11,7 @@
 #include "policy/policy.h"
 #include "transport/http.h"
 #include "transport/http_post_lua.h"
+#include "transport/http_poster.h"
 
 #define CLIENT_TYPE "tr.http.client"
 #define DEFAULT_TIMEOUT_NS (60 * TR_NS_PER_S)
@@ -40,7 +41,7 @@ l_client_gc(lua_State *L)
 
 	tr_http_client_unref(box->client);
 	box->client = NULL;
-	http_poster_unref(box->poster);
+	tr_http_poster_unref(box->poster);
 	box->poster = NULL;
 	return 0;
 }

@@ -7,14 +7,13 @@
 #include "base/buf.h"
 
 struct tr_http_client;
-struct http_poster;
+struct tr_http_poster;
 
 struct client_box {
 	struct tr_http_client *client; /* NULL: collected */
-	struct http_poster *poster;    /* of its last post_message; NULL: none */
+	struct tr_http_poster *poster; /* of its last post_message; NULL: none */
 };
 struct client_box *http_check_client(lua_State *L, int idx); /* raises */
-void http_poster_unref(struct http_poster *poster);          /* NULL is fine */
 /* Pushes the text with every byte that is no valid UTF-8 replaced by U+FFFD. */
 void http_push_lossy(lua_State *L, struct tr_str text);
 /* Of a struct tr_http_call: status, head, content; or nil, message, code. */
