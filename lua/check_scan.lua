@@ -194,7 +194,7 @@ local function alternatives(kind, out, depth)
 end
 
 local BASIC = {}
-for name in ([[nil boolean string number integer table function userdata thread]]):gmatch '%S+' do
+for name in ([[nil boolean true false string number integer table function userdata thread]]):gmatch '%S+' do
   BASIC[name] = true
 end
 
@@ -466,8 +466,8 @@ local function check_paths(source)
         end
         if not found then
           local near = nearest(node.name, names)
-          source.add('error', 'function', node.line, ('a %s has no method %s'):format(class.name, node.name),
-            near and ("did you mean '%s'?"):format(near) or nil) -- stylua: ignore
+          local remedy = near and ("did you mean '%s'?"):format(near) or ('see `tailrace help %s`'):format(class.name)
+          source.add('error', 'function', node.line, ('a %s has no method %s'):format(class.name, node.name), remedy)
         end
       end
     end

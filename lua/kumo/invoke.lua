@@ -38,6 +38,7 @@ local function parse(name)
   end
   return domain, tenant, campaign, routing_domain
 end
+host.parse_queue_name = parse
 
 --- The configuration of a queue, as get_queue_config answers for its name: a plain table, durations as text.
 ---@async
