@@ -390,6 +390,23 @@ local function each_outcome(count, failed, delivered)
   return list
 end
 
+--- The key of each message (false: none); and outcomes of those whose key cannot be had, if there are any: they are tried
+--- again, and do not hold up the others.
+local function keys_of(key_of, messages)
+  local keys, wrong = {}, nil
+  for i, msg in ipairs(messages) do
+    local ok, key = pcall(key_of, msg)
+    if ok and (key == nil or key == false or type(key) == 'string' or type(key) == 'number') then
+      keys[i] = key and tostring(key) or false
+    else
+      local text = ok and 'string expected, got ' .. type(key) or tostring(key):gsub('[\128-\255]', '?')
+      wrong = wrong or {}
+      wrong[i] = kumo.transient(450, 'key: ' .. text)
+    end
+  end
+  return keys, wrong
+end
+
 ---@class (exact) log_hooks.NewKafkaOptions : log_hooks.HookOptions
 ---@field brokers string                   "host:9092,host2:9092"
 ---@field topic string
@@ -413,14 +430,7 @@ function log_hooks:new_kafka(options) -- luacheck: ignore self
   register(checked, function()
     local producer = kumo.kafka.build_producer(config)
     local connection = {}
-    function connection.send_batch(_, messages)
-      local keys
-      if key_of then
-        keys = {}
-        for i, msg in ipairs(messages) do
-          keys[i] = key_of(msg) or false
-        end
-      end
+    local function send_all(messages, keys)
       local failed, errors, permanent = producer:send_messages(checked.topic, messages, keys, checked.headers)
       if not failed then
         return delivered
@@ -430,6 +440,31 @@ function log_hooks:new_kafka(options) -- luacheck: ignore self
         failures[i] = { index = index, text = errors[i], permanent = permanent[i] }
       end
       return each_outcome(#messages, failures, delivered)
+    end
+    function connection.send_batch(_, messages)
+      if not key_of then
+        return send_all(messages)
+      end
+      local keys, wrong = keys_of(key_of, messages)
+      if not wrong then
+        return send_all(messages, keys)
+      end
+      local good, good_keys, outcomes = {}, {}, {}
+      for i, msg in ipairs(messages) do
+        outcomes[i] = wrong[i]
+        if not wrong[i] then
+          good[#good + 1], good_keys[#good + 1] = msg, keys[i]
+        end
+      end
+      local results = #good > 0 and send_all(good, good_keys)
+      local at = 0
+      for i in ipairs(messages) do
+        if not outcomes[i] then
+          at = at + 1
+          outcomes[i] = results[at] or results -- a list, or one for all
+        end
+      end
+      return outcomes
     end
     function connection:send(msg)
       local result = self:send_batch { msg }

@@ -199,6 +199,23 @@ describe('a hook of one call', function()
     assert.are.equal(0, run:stop())
   end)
 
+  it('over Kafka, where some records have no key', function()
+    start [[
+      log_hooks:new_kafka { name = 'k', brokers = 'ignored:9092', topic = 'events', batch_size = 100,
+        queue_config = { retry_interval = '1s' },
+        key = function(msg)
+          if msg:get_meta('log_record').type == 'Delivery' then error 'no key' end
+          return 'k'
+        end,
+        config = { ['test.mock.num.brokers'] = 1 } }]]
+    send(10)
+    helper.wait_for('the others, which do not wait for them', function()
+      local k = kumo.serde.json_parse(ledger()).k
+      return k.delivered == 10 and k.waiting == 10
+    end)
+    assert.are.equal(0, run:stop())
+  end)
+
   it('over AMQP', function()
     local broker = rabbitmq.start()
     broker:declare 'events'
