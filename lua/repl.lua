@@ -280,14 +280,19 @@ function Session:script_text(text)
     return 'ok'
   end
   text = text:gsub('^#![^\n]*', '')
-  for line in (text:gsub('\n?$', '\n')):gmatch '(.-)\r?\n' do
+  text = text:gsub('%s*$', '\n')
+  for line, at in text:gmatch '(.-)\r?\n()' do
     if line:find '^%s*:%a' then
       local status = flush(false)
       if status == 'incomplete' then -- a label, or a method call that goes on
         pending[#pending + 1] = line
       else
         status = status == 'ok' and self:eval(line, true) or status
-        if status ~= 'ok' and status ~= 'dry' and status ~= 'live' then
+        if status ~= 'ok' then
+          if status ~= 'error' and status ~= 'quit' and at <= #text then
+            self:show_error(('%s must be the last line of a script'):format(line))
+            return 'error'
+          end
           return status
         end
       end

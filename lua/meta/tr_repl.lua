@@ -26,6 +26,10 @@ function repl.write(id, text) end
 ---@param code integer
 function repl.exit(code) end
 
+--- The real network is asked, or not any more: virtual time goes along with real time while an answer is awaited.
+---@param live boolean
+function repl.set_live(live) end
+
 --- Seconds of the real clock, whatever the virtual one says.
 ---@return number
 function repl.real_s() end

@@ -98,20 +98,22 @@ function wire.new(conn, address)
   return raw_new(setmetatable({ conn = conn, address = address }, Tap), address)
 end
 
---- The network is played by a script from now on: HTTP with 200, SMTP with 250, unless answers say otherwise.
+--- The network is played by a script from now on: HTTP answers 200, SMTP 250, others take what they get, unless `answers`
+--- say otherwise.
 function Flow:go_dry(answers)
   if self.network then
     self.network:close()
   end
-  self.answers = answers or self.answers or {}
+  self.answers, self.turns = answers, {}
   self.network = host.internal('scripted').new()
-  self.network:answer_all(self.answers)
+  self.network:answer_all { http = answers.http, smtp = answers.smtp }
 end
 
 function Flow:go_live()
   if self.network then
     self.network:close()
     self.network = nil
+    core.set_live(true)
   end
 end
 
@@ -258,9 +260,9 @@ function Flow:traced(fn, ...)
       return result
     end)
   end
-  listening, self.lines = self, 0
+  listening, self.lines, self.tracing = self, 0, true
   local results = pack(host.try(fn, ...))
-  listening = nil
+  listening, self.tracing = nil, false
   for i = #undo, 1, -1 do
     undo[i]()
   end
@@ -643,18 +645,20 @@ commands.command {
 
 commands.command {
   name = ':dry',
-  args = '[{http = 503, smtp = 451}]',
-  about = 'a script plays the network: HTTP answers 200, SMTP 250, or what is said (docs/testing.md)',
+  args = '[{http = 503, smtp = 451, kafka = "down"}]',
+  about = 'a script plays the network: HTTP answers 200, SMTP 250, or what is said here (docs/repl.md)',
   where = 'local',
   run = function(session, args)
     local answers = args ~= '' and commands.evaluate(session, args, 'a table')() or {}
     if type(answers) ~= 'table' then
       fail('a table expected, got a %s', type(answers))
     end
-    check_fields(':dry', answers, { http = '*', smtp = '*' })
+    check_fields(':dry', answers, { http = '*', smtp = '*', kafka = '*', amqp = '*', nats = '*' })
+    if not session.flow.network then
+      fail 'connections to the real network may be open still: :reload goes back, with empty queues'
+    end
     session.flow:go_dry(answers)
     session:say(session:paint('note', 'dry: '), 'nothing leaves this process')
-    return 'dry'
   end,
 }
 
@@ -664,8 +668,7 @@ commands.command {
   where = 'local',
   run = function(session)
     session.flow:go_live()
-    session:say(session:paint('error', 'live: '), 'what is sent now is sent; :dry goes back')
-    return 'live'
+    session:say(session:paint('error', 'live: '), 'what is sent now is sent; :reload goes back to the script')
   end,
 }
 
@@ -675,6 +678,7 @@ local flow = {}
 function flow.new(session)
   local self = setmetatable({ session = session }, Flow)
   self:go_dry {}
+  host.internal('repl.doubles').install(self)
   return self
 end
 

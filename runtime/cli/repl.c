@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -18,16 +19,18 @@
 
 #define SEGMENT_BYTES (1 << 20)                    /* to be filled with zeros at each start */
 #define LONGEST_WAIT_NS (30 * 86400 * TR_NS_PER_S) /* of an input, in virtual time: who waits longer waits in vain */
-#define PRESSES 4                                  /* of Ctrl-C that end the program when nothing else helps */
+#define SETTLE_NS (300 * TR_NS_PER_MS) /* real time: what an input has set going and hangs is not waited for */
+#define PRESSES 4                      /* of Ctrl-C that end the program when nothing else helps */
 
 struct local {
 	struct tr_repl_sink sink;
 	struct tr_server *server; /* NULL: it could not be started */
 	const char *policy;
-	bool without;  /* the policy could not be loaded: the engine has none */
-	char *dir;     /* of the spool; NULL: none */
-	bool terminal; /* both ends are one */
-	bool colour, script, live;
+	const char *filter; /* of diagnostics */
+	bool without;       /* the policy could not be loaded: the engine has none */
+	char *dir;          /* of the spool; NULL: none */
+	bool terminal;      /* both ends are one */
+	bool colour, script;
 	char *error; /* of the last start; malloc'ed */
 };
 
@@ -56,16 +59,34 @@ write_out(struct tr_repl_sink *sink, struct tr_str text)
 /* --- calls
  * ------------------------------------------------------------------------------------------------------------ */
 
-static bool
-ended_or_interrupted(void *arg)
+/* A wait for a call or (NULL) for what is due. While the real network is asked, the virtual clock goes along with the
+ * real one, so that time-outs end what hangs. */
+struct wait {
+	const struct tr_repl_call *call;
+	const bool *live;
+	int64_t seen_ns, until_ns; /* of the real clock; until_ns 0: no end */
+};
+
+static int64_t
+real_ns(void)
 {
-	return ((struct tr_repl_call *)arg)->ended || presses > 0 || tr_repl_ends;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * TR_NS_PER_S + now.tv_nsec;
 }
 
 static bool
-is_interrupted(void *arg)
+is_over(void *arg)
 {
-	return presses > 0 || tr_repl_ends;
+	struct wait *wait = arg;
+	int64_t now_ns = real_ns();
+
+	if (*wait->live && tr_hold_count() > 0 && now_ns > wait->seen_ns)
+		tr_clock_advance(now_ns - wait->seen_ns);
+	wait->seen_ns = now_ns;
+	return (wait->call != NULL && wait->call->ended) || presses > 0 || tr_repl_ends ||
+	       (wait->until_ns != 0 && now_ns >= wait->until_ns);
 }
 
 /* What the task at the prompt waits for, from the host's report: "sleep 3 s". */
@@ -108,7 +129,8 @@ run_call(struct local *local, struct tr_repl_call *call)
 		fputs("tailrace repl: out of memory\n", stderr);
 		return TR_REPL_ERROR;
 	}
-	if (!call->ended && !tr_loop_run_until(loop, ended_or_interrupted, call, LONGEST_WAIT_NS))
+	struct wait for_call = {call, &local->sink.live, real_ns(), 0};
+	if (!call->ended && !tr_loop_run_until(loop, is_over, &for_call, LONGEST_WAIT_NS))
 		fputs("nothing that the input waits for comes within 30 days\n", stdout);
 	if (!call->ended) {
 		waited_for(host, &wait);
@@ -125,7 +147,8 @@ run_call(struct local *local, struct tr_repl_call *call)
 		for (size_t i = 0; call->result.data != NULL && i < TR_COUNT(names); i++)
 			if (strcmp(call->result.data, names[i].name) == 0)
 				status = names[i].status;
-		tr_loop_run_until(loop, is_interrupted, NULL, 0); /* what the input has set going */
+		struct wait for_rest = {NULL, &local->sink.live, real_ns(), real_ns() + SETTLE_NS};
+		tr_loop_run_until(loop, is_over, &for_rest, 0); /* what the input has set going */
 	}
 	tr_buf_free(&wait);
 	tr_buf_free(&text);
@@ -289,7 +312,8 @@ static enum tr_repl_status
 reload(struct local *local)
 {
 	shut_down(local);
-	tr_log_filter("warn");
+	local->sink.live = false;
+	tr_log_filter(local->filter);
 	return start(local) == TR_EXIT_OK ? TR_REPL_OK : TR_REPL_QUIT;
 }
 
@@ -299,14 +323,8 @@ eval_op(struct local *local, const char *op, struct tr_str text, bool last)
 	struct tr_repl_call call = {.op = op, .text = text, .has_text = true, .last = last};
 	enum tr_repl_status status = run_call(local, &call);
 
-	if (status == TR_REPL_OK && call.result.data != NULL) {
-		if (strcmp(call.result.data, "reload") == 0)
-			status = reload(local);
-		else if (strcmp(call.result.data, "live") == 0)
-			local->live = true;
-		else if (strcmp(call.result.data, "dry") == 0)
-			local->live = false;
-	}
+	if (status == TR_REPL_OK && call.result.data != NULL && strcmp(call.result.data, "reload") == 0)
+		status = reload(local);
 	tr_repl_call_fini(&call);
 	return status;
 }
@@ -346,7 +364,7 @@ resized(void *arg, int columns)
 static const char *
 prompt(void *arg)
 {
-	return ((struct local *)arg)->live ? "live> " : "dry> ";
+	return ((struct local *)arg)->sink.live ? "live> " : "dry> ";
 }
 
 static int
@@ -455,6 +473,7 @@ tr_cmd_repl(int argc, char **argv)
 		return status;
 	}
 	local.policy = policy;
+	local.filter = filter;
 	local.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && evals.count == 0;
 	local.colour = local.terminal && tr_repl_colour();
 	local.script = !local.terminal;

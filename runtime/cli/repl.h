@@ -47,6 +47,7 @@ struct tr_repl_sink {
 	struct tr_repl_sink *next; /* in the thread's list, while it is there */
 	uint32_t id;
 	void (*write)(struct tr_repl_sink *sink, struct tr_str text);
+	bool live;  /* the real network is asked: set by Lua */
 	bool exits; /* os.exit was called in a script: the process is to end with exit_code */
 	int exit_code;
 };

@@ -246,6 +246,15 @@ l_exit(lua_State *L)
 	return 0;
 }
 
+/* set_live(bool): the real network is asked, or not any more */
+static int
+l_set_live(lua_State *L)
+{
+	if (sinks != NULL)
+		sinks->live = lua_toboolean(L, 1);
+	return 0;
+}
+
 /* tasks() -> text: each task of this state with what it waits for */
 static int
 l_tasks(lua_State *L)
@@ -506,9 +515,9 @@ l_start_repl_socket(lua_State *L)
 int
 luaopen_tr_repl(lua_State *L)
 {
-	static const luaL_Reg functions[] = {{"write", l_write}, {"exit", l_exit}, {"real_s", l_real_s},
-		{"tasks", l_tasks}, {"is_virtual", l_is_virtual}, {"figures", l_figures}, {"emit", l_emit},
-		{"keep_trace", l_keep_trace}, {"take_trace", l_take_trace}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {{"write", l_write}, {"exit", l_exit}, {"set_live", l_set_live},
+		{"real_s", l_real_s}, {"tasks", l_tasks}, {"is_virtual", l_is_virtual}, {"figures", l_figures},
+		{"emit", l_emit}, {"keep_trace", l_keep_trace}, {"take_trace", l_take_trace}, {NULL, NULL}};
 
 	lua_newtable(L);
 	luaL_setfuncs(L, functions, 0);

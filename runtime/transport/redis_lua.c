@@ -253,6 +253,10 @@ l_configure(lua_State *L)
 	fallback = check_fallback(L, 2);
 	name_idle_options(L, configure, 2);
 	read_settings(L, configure, 2, &settings);
+	if (tr_service(L, TR_SERVICE_OFFLINE) != NULL) { /* what the process takes must not count for production */
+		tr_redis_free_settings(&settings);
+		return 0;
+	}
 	op = calloc(1, sizeof *op);
 	err = op ? tr_redis_shaping_new(&settings, fallback, &op->shaping) : TR_ENOMEM;
 	tr_redis_free_settings(&settings);
