@@ -173,6 +173,11 @@ function network:name(name, address)
   return self._net:name(name, address)
 end
 
+--- Says that there is no such name.
+function network:no_name(name)
+  self._net:no_name(name)
+end
+
 --- Everything that was not scripted answers: HTTP with 200, SMTP (on whatever port, if the client waits for the server
 --- to speak) with 250; every name has an address. With a table or functions: `{ http = answer, smtp = answer }`.
 function network:answer_all(answers)

@@ -35,6 +35,10 @@ function Binding:otherwise(kind) end
 ---@return string address  its first
 function Binding:name(name, address) end
 
+--- Says that there is no such name: no stray, if it is asked for.
+---@param name string
+function Binding:no_name(name) end
+
 --- Connects as a client of the outside, to a listener of this process or to a scripted peer. The calling task's.
 ---@param address string
 ---@param client? string  address that it comes from

@@ -8,14 +8,15 @@
 /* Exit statuses, as in sysexits.h. */
 enum tr_exit {
 	TR_EXIT_OK = 0,
-	TR_EXIT_FAILED = 1,       /* it ran, and the answer is no */
-	TR_EXIT_USAGE = 64,       /* the command line */
-	TR_EXIT_DATAERR = 65,     /* an input file */
-	TR_EXIT_NOINPUT = 66,     /* an input file that cannot be read */
-	TR_EXIT_UNAVAILABLE = 69, /* an address that cannot be bound or reached */
-	TR_EXIT_OSERR = 71,       /* no memory, no descriptors */
-	TR_EXIT_IOERR = 74,       /* an output file that cannot be written */
-	TR_EXIT_CONFIG = 78,      /* the policy */
+	TR_EXIT_FAILED = 1,        /* it ran, and the answer is no */
+	TR_EXIT_USAGE = 64,        /* the command line */
+	TR_EXIT_DATAERR = 65,      /* an input file */
+	TR_EXIT_NOINPUT = 66,      /* an input file that cannot be read */
+	TR_EXIT_UNAVAILABLE = 69,  /* an address that cannot be bound or reached */
+	TR_EXIT_OSERR = 71,        /* no memory, no descriptors */
+	TR_EXIT_IOERR = 74,        /* an output file that cannot be written */
+	TR_EXIT_CONFIG = 78,       /* the policy */
+	TR_EXIT_INTERRUPTED = 130, /* Ctrl-C */
 };
 
 /* What policies have by this name, or the topics for "". commands ends with NULL: names for "did you mean". */
@@ -32,6 +33,10 @@ int tr_cmd_dead(int argc, char **argv);
 int tr_cmd_why(int argc, char **argv);
 int tr_cmd_repl(int argc, char **argv);
 int tr_cmd_lua(int argc, char **argv);
+int tr_cmd_test(int argc, char **argv);
+/* Runs a Lua script (argv[0], its arguments behind it) on a loop of its own; limit_ns between two waits, if the
+ * watchdog runs. `command` is for messages. Returns the exit status. */
+int tr_run_script(const char *command, int argc, char **argv, int64_t limit_ns);
 int tr_cmd_spool(int argc, char **argv);
 
 #endif

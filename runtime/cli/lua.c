@@ -1,8 +1,11 @@
 /* `tailrace lua FILE [ARGS]`: runs a Lua script inside the runtime, on a loop of its own, with `kumo` and everything a
  * policy has, but no queues. Specs run so: `tailrace lua /usr/bin/busted spec`. */
+#include <ev.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/diag.h"
 #include "cli/cli.h"
@@ -11,13 +14,71 @@
 #include "policy/policy.h"
 #include "shaping/shaping.h"
 
+#define SCRIPT_LIMIT_NS (3600 * TR_NS_PER_S) /* a script may compute for long */
+
 struct script {
+	const char *command; /* "lua", for messages */
 	int argc;
 	char **argv; /* argv[0] is the file */
 	struct tr_loop *loop;
-	int status; /* of the process */
+	struct tr_host *host;
+	struct tr_task *task; /* NULL: it does not wait */
+	int status;           /* of the process */
 	bool ended;
 };
+
+/* --- Ctrl-C ---------------------------------------------------------------------------------------------------- */
+
+static struct ev_loop *signal_loop;
+static ev_async signal_wake;
+static volatile sig_atomic_t signals;
+
+static void
+on_signal(int number)
+{
+	if (signals++ > 0) /* the first was in vain: a function in C that does not end */
+		_exit(TR_EXIT_INTERRUPTED);
+	tr_watch_cancel(); /* what runs; else, or if that was a policy's handler, the loop ends what waits */
+	ev_async_send(signal_loop, &signal_wake);
+}
+
+static void
+signal_woken(struct ev_loop *ev, ev_async *watcher, int revents)
+{
+	struct script *script = watcher->data;
+	struct tr_buf text = {0};
+
+	if (script->ended || script->task == NULL)
+		return;
+	tr_host_report(script->host, &text);
+	fprintf(stderr, "tailrace %s: interrupted. What waited:\n%.*s", script->command, (int)text.len,
+		text.data != NULL ? text.data : "");
+	tr_buf_free(&text);
+	tr_task_cancel(script->task);
+}
+
+static void
+watch_signals(struct script *script)
+{
+	struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+
+	signal_loop = tr_loop_ev(script->loop);
+	ev_async_init(&signal_wake, signal_woken);
+	signal_wake.data = script;
+	ev_async_start(signal_loop, &signal_wake);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+static void
+ignore_signals(void)
+{
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	ev_async_stop(signal_loop, &signal_wake);
+}
+
+/* --- the script --------------------------------------------------------------------------------------------------- */
 
 static int
 push_args(lua_State *L, void *arg)
@@ -36,9 +97,14 @@ script_end(void *arg, const struct tr_task_result *result)
 	struct script *script = arg;
 
 	script->ended = true;
-	if (result->status != TR_OK) {
+	script->task = NULL;
+	if (result->status == TR_ECANCELED) {
+		if (signals > 0)
+			fprintf(stderr, "tailrace %s: interrupted: %s\n", script->command, result->text);
+		script->status = TR_EXIT_INTERRUPTED;
+	} else if (result->status != TR_OK) {
 		if (!lua_isnil(result->L, -1)) /* error() without a value only sets the exit status, as in lua(1) */
-			fprintf(stderr, "tailrace lua: %s\n", result->text);
+			fprintf(stderr, "tailrace %s: %s\n", script->command, result->text);
 		script->status = TR_EXIT_FAILED;
 	}
 	tr_loop_stop(script->loop);
@@ -54,23 +120,56 @@ run(struct tr_host *host, struct script *script)
 		.push_arg = script,
 		.end = script_end,
 		.end_arg = script};
+	struct tr_task *task = NULL;
 
-	if (tr_task_start(host, &call, NULL) != TR_OK) {
-		fputs("tailrace lua: out of memory\n", stderr);
+	if (tr_task_start(host, &call, &task) != TR_OK) {
+		fprintf(stderr, "tailrace %s: out of memory\n", script->command);
 		script->status = TR_EXIT_OSERR;
 	} else if (!script->ended) {
+		script->task = task;
 		tr_loop_run(script->loop);
 	}
 }
 
 int
-tr_cmd_lua(int argc, char **argv)
+tr_run_script(const char *command, int argc, char **argv, int64_t limit_ns)
 {
-	struct script script = {.argc = argc - 1, .argv = argv + 1};
+	struct script script = {.command = command, .argc = argc, .argv = argv};
 	struct tr_host *host = NULL;
 	struct tr_transports transports = {0};
 	struct tr_shaping *shaping = NULL;
 
+	if (tr_loop_new(&script.loop) != TR_OK) {
+		fprintf(stderr, "tailrace %s: cannot make an event loop\n", command);
+		return TR_EXIT_OSERR;
+	}
+	tr_loop_enter(script.loop);
+	struct tr_host_config config = {
+		.loop = script.loop,
+		.share_dir = tr_share_dir(),
+		.modules = tr_modules,
+		.handler_limit_ns = limit_ns,
+	};
+	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host, NULL) == TR_OK &&
+		tr_shaping_new(&shaping) == TR_OK) {
+		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
+		script.host = host;
+		watch_signals(&script);
+		run(host, &script);
+		ignore_signals();
+	} else {
+		script.status = TR_EXIT_UNAVAILABLE;
+	}
+	tr_host_free(host);
+	tr_shaping_free(shaping);
+	tr_transports_fini(&transports);
+	tr_loop_free(script.loop);
+	return script.status;
+}
+
+int
+tr_cmd_lua(int argc, char **argv)
+{
 	if (argc < 2 || strcmp(argv[1], "--help") == 0) {
 		fputs("Usage: tailrace lua FILE [ARGUMENTS]\n\nRuns a Lua script inside the runtime: it may require "
 		      "'kumo', wait and\n"
@@ -80,27 +179,5 @@ tr_cmd_lua(int argc, char **argv)
 			argc < 2 ? stderr : stdout);
 		return argc < 2 ? TR_EXIT_USAGE : TR_EXIT_OK;
 	}
-	if (tr_loop_new(&script.loop) != TR_OK) {
-		fputs("tailrace lua: cannot make an event loop\n", stderr);
-		return TR_EXIT_OSERR;
-	}
-	tr_loop_enter(script.loop);
-	struct tr_host_config config = {
-		.loop = script.loop,
-		.share_dir = tr_share_dir(),
-		.modules = tr_modules,
-		.handler_limit_ns = 3600 * TR_NS_PER_S, /* a script may compute for long */
-	};
-	if (tr_host_new(&config, &host) == TR_OK && tr_transports_init(&transports, script.loop, host, NULL) == TR_OK &&
-		tr_shaping_new(&shaping) == TR_OK) {
-		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
-		run(host, &script);
-	} else {
-		script.status = TR_EXIT_UNAVAILABLE;
-	}
-	tr_host_free(host);
-	tr_shaping_free(shaping);
-	tr_transports_fini(&transports);
-	tr_loop_free(script.loop);
-	return script.status;
+	return tr_run_script("lua", argc - 1, argv + 1, SCRIPT_LIMIT_NS);
 }

@@ -23,6 +23,7 @@ static const struct command {
 	{"why", "what holds back a queue or a message of a running node", tr_cmd_why},
 	{"repl", "a prompt in a policy: try it, send through it, look into a running one", tr_cmd_repl},
 	{"lua", "run a Lua script inside the runtime", tr_cmd_lua},
+	{"test", "run tests of a policy, with a virtual clock", tr_cmd_test},
 	{"help", "this text, the text of a command, or what policies have: help NAME", cmd_help},
 	{"version", "print the version", cmd_version},
 };

@@ -4,6 +4,8 @@
  * endpoints) go on. */
 #include "cli/testing.h"
 
+#include <errno.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,9 +118,34 @@ free_start(struct start *start)
 	free(start);
 }
 
+static int
+remove_entry(const char *path, const struct stat *about, int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+/* "DIR/tailrace-test.XXXXXX"; NULL: errno. */
+static char *
+make_temporary(void)
+{
+	const char *dir = getenv("TMPDIR");
+	char *path;
+
+	if (asprintf(&path, "%s/tailrace-test.XXXXXX", dir != NULL && dir[0] != '\0' ? dir : "/tmp") < 0)
+		return NULL;
+	if (mkdtemp(path) != NULL)
+		return path;
+	free(path);
+	return NULL;
+}
+
 static void
 back_to_real(struct tr_testing *runtime)
 {
+	if (runtime->temporary != NULL)
+		nftw(runtime->temporary, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+	free(runtime->temporary);
+	runtime->temporary = NULL;
 	running = NULL;
 	tr_log_sink(NULL, NULL);
 	tr_log_filter("info");
@@ -217,6 +244,14 @@ l_start(lua_State *L)
 		text = tr_opt_string(L, 1, "policy", NULL, NULL);
 		start->policy = strdup(text);
 		text = tr_opt_string(L, 1, "offline", NULL, NULL);
+		if (text != NULL && strcmp(text, "temporary") == 0) {
+			text = runtime->temporary = make_temporary();
+			if (text == NULL) {
+				free_start(start);
+				return luaL_error(
+					L, "no directory for the spool can be made in $TMPDIR: %s", strerror(errno));
+			}
+		}
 		start->offline = text != NULL ? strdup(text) : NULL;
 	}
 	if (start == NULL || start->policy == NULL || (text != NULL && start->offline == NULL)) {
@@ -619,6 +654,7 @@ l_gc(lua_State *L)
 	}
 	tr_buf_free(&runtime->records);
 	tr_buf_free(&runtime->log);
+	free(runtime->temporary);
 	return 0;
 }
 

@@ -14,6 +14,7 @@ struct tr_testing {
 	bool echo;               /* $TAILRACE_LOG: lines are printed, too */
 	bool was_virtual;
 	bool stopping;
+	char *temporary; /* directory that goes with it; NULL: none */
 };
 
 /* The runtime at index 1; raises if it has been stopped. */

@@ -562,6 +562,10 @@ answer_of(const char *name, enum tr_dns_type type)
 
 		if (strcmp(named->name, name) != 0)
 			continue;
+		if (named->addr.len == 0) {
+			free(builder);
+			return tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "NXDOMAIN");
+		}
 		if (type == TR_DNS_A && v4->sin_family == AF_INET)
 			tr_dns_builder_add_addr(builder, &v4->sin_addr, sizeof v4->sin_addr);
 		else if (type == TR_DNS_AAAA && v6->sin6_family == AF_INET6)

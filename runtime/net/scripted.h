@@ -40,7 +40,7 @@ int tr_scripted_set(struct tr_scripted *script, const struct tr_sockaddr *at, en
  * too. */
 void tr_scripted_otherwise(struct tr_scripted *script, enum tr_scripted_kind kind);
 /* Gives a name (lower case) an address; several are kept in order. addr NULL: one of its own out of 198.18.0.0/16
- * unless it has some; *out (may be NULL) is the first. TR_OK or TR_ENOMEM. */
+ * unless it has some; an empty one: there is no such name. *out (may be NULL) is the first. TR_OK or TR_ENOMEM. */
 int tr_scripted_name(
 	struct tr_scripted *script, const char *name, const struct tr_sockaddr *addr, struct tr_sockaddr *out);
 /* What was asked for and not scripted, "192.0.2.1:25" or "name example.org", since the last call: malloc'ed lines, the

@@ -373,6 +373,21 @@ l_name(lua_State *L)
 	return 1;
 }
 
+/* network:no_name(name) */
+static int
+l_no_name(lua_State *L)
+{
+	struct network *network = check_network(L);
+	static const struct tr_sockaddr none = {.len = 0};
+	char name[TR_DNS_NAME_MAX];
+
+	if (tr_dns_name_normal(tr_str(luaL_checkstring(L, 2)), name) != TR_OK)
+		return luaL_argerror(L, 2, "a host name expected");
+	if (tr_scripted_name(network->script, name, &none, NULL) != TR_OK)
+		return luaL_error(L, "out of memory");
+	return 0;
+}
+
 /* network:connect(address[, client]) -> a connection as of a client, or nil, text. It belongs to the calling task. */
 static int
 l_connect(lua_State *L)
@@ -465,7 +480,7 @@ luaopen_tr_scripted(lua_State *L)
 	static const luaL_Reg conn[] = {{"read", l_read}, {"write", l_write}, {"close", l_close}, {"reset", l_reset},
 		{"client", l_client}, {NULL, NULL}};
 	static const luaL_Reg network[] = {{"set", l_set}, {"otherwise", l_otherwise}, {"name", l_name},
-		{"strays", l_strays}, {"connect", l_connect}, {"listeners", l_listeners}, {"close", l_network_close},
+		{"no_name", l_no_name}, {"strays", l_strays}, {"connect", l_connect}, {"listeners", l_listeners}, {"close", l_network_close},
 		{NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);

@@ -1,0 +1,95 @@
+-- `tailrace test`: busted's own runner, with what kumo.test needs around each test.
+
+local raw_exit = os.exit
+local EXTRA_FRAMES = 3
+
+local found = pcall(require, 'busted.runner')
+if not found then
+  io.stderr:write(
+    'tailrace test: busted is not there. Install the package lua-busted, or `luarocks --lua-version 5.1 install busted`.\n'
+  )
+  raw_exit(69)
+end
+
+-- Modules beside the tests; the policy under test has a state, and a path, of its own.
+package.path = package.path .. ';./?.lua;./spec/?.lua'
+
+local args = rawget(_G, 'arg')
+
+local function exists(path)
+  local file = io.open(path)
+  if file then
+    file:close()
+  end
+  return file ~= nil
+end
+
+-- busted looks into spec/; a policy's directory often has its tests beside the policy.
+local any = exists 'spec' or exists '.busted'
+for i, value in ipairs(args) do
+  if value == '--help-busted' then
+    args[i], any = '--help', true
+  end
+  any = any or exists(value)
+end
+if not any then
+  args[#args + 1] = '.'
+end
+
+local test = require 'kumo.test'
+local inside = false -- a file of tests, or a test, runs
+
+--- os.exit in a test would end all of them, in silence.
+function os.exit(code, ...)
+  if inside then
+    error(('os.exit(%s) in a test: it would end all tests'):format(code == nil and '' or tostring(code)), 2)
+  end
+  raw_exit(code == true and 0 or code == false and 1 or code, ...)
+end
+
+--- Around each test: what it has started ends with it, and what it leaves behind fails it.
+local function wrap(it, fail)
+  return function(element)
+    local run = element.run
+    element.run = setfenv(function(...)
+      run(...)
+      test.finish(function(text)
+        fail(text, 0)
+      end)
+    end, getfenv(run))
+    it(element)
+    element.run = run
+    test.abandon()
+  end
+end
+
+-- The one instance of busted's core that its runner makes.
+local core = require 'busted.core'
+package.loaded['busted.core'] = function(...)
+  local busted = core(...)
+  local register, fail = busted.register, busted.fail
+  -- pcall has two frames more here than in plain Lua, and this function is one: the line of the assertion is meant.
+  busted.fail = function(message, level)
+    if type(level) == 'number' and level <= 0 then
+      fail(message, level)
+    end
+    fail(message, type(level) == 'number' and level + EXTRA_FRAMES or level or 1 + EXTRA_FRAMES)
+  end
+  busted.register = function(descriptor, executor, attributes)
+    if descriptor == 'it' and type(executor) == 'function' then
+      executor = wrap(executor, fail)
+    end
+    return register(descriptor, executor, attributes)
+  end
+  busted.subscribe({ 'suite', 'start' }, function()
+    inside = true
+    return nil, true
+  end)
+  busted.subscribe({ 'suite', 'end' }, function()
+    inside = false
+    return nil, true
+  end)
+  return busted
+end
+
+assert(loadstring("require 'busted.runner' { standalone = false }", '@tailrace test'))()
