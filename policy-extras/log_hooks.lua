@@ -375,6 +375,13 @@ end
 
 -- --- new_kafka ---------------------------------------------------------------------------------------------------
 
+--- An outcome whose text comes from outside: bytes that are no UTF-8 would make it an error of the whole batch.
+local function refusal(permanent, text)
+  local make, code = permanent and kumo.permanent or kumo.transient, permanent and 500 or 450
+  local ok, outcome = pcall(make, code, text)
+  return ok and outcome or make(code, (text:gsub('[\128-\255]', '?')))
+end
+
 --- Outcomes of a batch from what failed: { index, text, permanent } each, ascending.
 local function each_outcome(count, failed, delivered)
   if #failed == 0 then
@@ -385,10 +392,12 @@ local function each_outcome(count, failed, delivered)
     list[i] = delivered
   end
   for _, failure in ipairs(failed) do
-    list[failure.index] = failure.permanent and kumo.permanent(500, failure.text) or kumo.transient(450, failure.text)
+    list[failure.index] = refusal(failure.permanent, failure.text)
   end
   return list
 end
+
+log_hooks._each_outcome = each_outcome -- for the spec
 
 --- The key of each message (false: none); and outcomes of those whose key cannot be had, if there are any: they are tried
 --- again, and do not hold up the others.
@@ -399,9 +408,8 @@ local function keys_of(key_of, messages)
     if ok and (key == nil or key == false or type(key) == 'string' or type(key) == 'number') then
       keys[i] = key and tostring(key) or false
     else
-      local text = ok and 'string expected, got ' .. type(key) or tostring(key):gsub('[\128-\255]', '?')
       wrong = wrong or {}
-      wrong[i] = kumo.transient(450, 'key: ' .. text)
+      wrong[i] = refusal(false, 'key: ' .. (ok and 'string expected, got ' .. type(key) or tostring(key)))
     end
   end
   return keys, wrong

@@ -171,6 +171,26 @@ describe('new_json', function()
   end)
 end)
 
+describe('a batch over a broker', function()
+  local delivered = kumo.delivered 'ok'
+
+  it('has one outcome when nothing failed, else one for each', function()
+    assert.are.equal(delivered, log_hooks._each_outcome(3, {}, delivered))
+    local list = log_hooks._each_outcome(3, {
+      { index = 1, text = 'busy', permanent = false },
+      { index = 3, text = 'too large', permanent = true },
+    }, delivered)
+    assert.are.same({ 'transient', 450, 'busy' }, { list[1].kind, list[1].code, list[1].text })
+    assert.are.equal(delivered, list[2])
+    assert.are.same({ 'permanent', 500, 'too large' }, { list[3].kind, list[3].code, list[3].text })
+  end)
+
+  it('has outcomes also where the broker talks nonsense', function()
+    local list = log_hooks._each_outcome(1, { { index = 1, text = 'caf\233 \255', permanent = true } }, delivered)
+    assert.are.same({ 'permanent', 'caf? ?' }, { list[1].kind, list[1].text })
+  end)
+end)
+
 -- The configuring functions check all they are given even where no recorder is (validation, this runner).
 describe('kumo.configure_', function()
   local cases = {
