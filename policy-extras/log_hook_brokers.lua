@@ -7,7 +7,7 @@ local utils = require 'policy-extras.policy_utils'
 local brokers = {}
 
 -- What the runtime adds to each message: a second one would leave it to the receiver which holds.
-local OWN_HEADERS = { event_id = true, attempt = true, ['nats-msg-id'] = true }
+local OWN_HEADERS = { event_id = true, attempt = true, batch_id = true, ['nats-msg-id'] = true }
 
 local function fail(format, ...)
   error(format:format(...), 0)

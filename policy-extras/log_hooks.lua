@@ -375,6 +375,14 @@ end
 
 -- --- new_kafka ---------------------------------------------------------------------------------------------------
 
+--- Headers for all messages of a batch: those of the hook, and the batch's own id where the hook makes batches.
+local function headers_of(checked)
+  if checked.batch_size == 1 then
+    return checked.headers
+  end
+  return utils.merge_into(checked.headers or {}, { batch_id = kumo.uuid.new_v4().simple })
+end
+
 --- An outcome whose text comes from outside: bytes that are no UTF-8 would make it an error of the whole batch.
 local function refusal(permanent, text)
   local make, code = permanent and kumo.permanent or kumo.transient, permanent and 500 or 450
@@ -419,7 +427,7 @@ end
 ---@field brokers string                   "host:9092,host2:9092"
 ---@field topic string
 ---@field key? fun(msg: kumo.Message): string?  of the record; nil: any partition. Default: that of order_by
----@field headers? table<string, string>   beside event_id and attempt
+---@field headers? table<string, string>   beside event_id, attempt and, of batches, batch_id
 ---@field config? table<string, string|number>  more of librdkafka's configuration
 
 --- A hook that produces each record to a Kafka topic. It is delivered when all in-sync replicas have it (acks=all,
@@ -439,7 +447,7 @@ function log_hooks:new_kafka(options) -- luacheck: ignore self
     local producer = kumo.kafka.build_producer(config)
     local connection = {}
     local function send_all(messages, keys)
-      local failed, errors, permanent = producer:send_messages(checked.topic, messages, keys, checked.headers)
+      local failed, errors, permanent = producer:send_messages(checked.topic, messages, keys, headers_of(checked))
       if not failed then
         return delivered
       end
@@ -491,7 +499,7 @@ end
 ---@field connection kumo.amqp.Connection
 ---@field routing_key string
 ---@field exchange? string                default: the default exchange, where the routing key is a queue
----@field headers? table<string, any>     beside attempt
+---@field headers? table<string, any>     beside attempt and, of batches, batch_id
 ---@field persistent? boolean             default true: delivery_mode 2
 ---@field mandatory? boolean              default true: what cannot be routed is tried again
 
@@ -502,18 +510,20 @@ function log_hooks:new_amqp(options) -- luacheck: ignore self
   local checked = check(new_amqp_options, options)
   check_broker('amqp', checked)
   local delivered = kumo.delivered(('confirmed for %s %s'):format(checked.exchange or '', checked.routing_key))
-  local template = {
-    exchange = checked.exchange,
-    routing_key = checked.routing_key,
-    mandatory = checked.mandatory,
-    delivery_mode = checked.persistent and 2 or 1,
-    content_type = 'application/json',
-    headers = checked.headers,
-  }
+  local function template()
+    return {
+      exchange = checked.exchange,
+      routing_key = checked.routing_key,
+      mandatory = checked.mandatory,
+      delivery_mode = checked.persistent and 2 or 1,
+      content_type = 'application/json',
+      headers = headers_of(checked),
+    }
+  end
   register(checked, function()
     local connection = {}
     function connection.send_batch(_, messages)
-      local failed = kumo.amqp.publish_messages(checked.connection, messages, template)
+      local failed = kumo.amqp.publish_messages(checked.connection, messages, template())
       return each_outcome(#messages, failed, delivered)
     end
     function connection:send(msg)
@@ -530,7 +540,7 @@ end
 ---@field servers string|string[]         "host:port", "nats://host:port" or "tls://host:port"
 ---@field subject string                  of a stream
 ---@field auth? kumo.nats.Auth
----@field headers? table<string, string>  beside Nats-Msg-Id and attempt
+---@field headers? table<string, string>  beside Nats-Msg-Id, attempt and, of batches, batch_id
 ---@field config? table<string, any>      more of kumo.nats.connect
 
 --- A hook that publishes each record to a NATS JetStream, with its event_id as Nats-Msg-Id: what is sent again after a lost
@@ -541,21 +551,21 @@ function log_hooks:new_nats(options) -- luacheck: ignore self
   local checked = check(new_nats_options, options)
   local config = check_broker('nats', checked)
   local delivered = kumo.delivered('acknowledged for ' .. checked.subject)
-  local function message(msg)
+  local function message(msg, common)
     local headers = { ['Nats-Msg-Id'] = msg:event_id(), attempt = tostring(msg:num_attempts() + 1) }
     return {
       subject = checked.subject,
       payload = msg,
-      headers = checked.headers and utils.merge_into(checked.headers, headers) or headers,
+      headers = common and utils.merge_into(common, headers) or headers,
     }
   end
   register(checked, function()
     local client = kumo.nats.connect(config)
     local connection = {}
     function connection.send_batch(_, messages)
-      local list = {}
+      local list, common = {}, headers_of(checked)
       for i, msg in ipairs(messages) do
-        list[i] = message(msg)
+        list[i] = message(msg, common)
       end
       return each_outcome(#messages, client:publish_batch(list), delivered)
     end

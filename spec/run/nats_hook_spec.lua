@@ -66,7 +66,7 @@ describe('a hook over NATS', function()
     helper.inject(('--smtp %s --count 50'):format(run.smtp))
     await '"delivered":300'
     assert.are.equal(0, run:stop())
-    local ids = {}
+    local ids, batches = {}, {}
     assert.are.equal(300, server:count 'EVENTS')
     for i = 1, 300 do
       local _, headers = server:get('EVENTS', i)
@@ -74,8 +74,14 @@ describe('a hook over NATS', function()
       assert.is_nil(ids[id])
       ids[id] = true
       assert.matches('attempt: ?[1-9]', headers)
+      batches[headers:match 'batch_id: ?(%x+)'] = true
       assert.matches('source: ?mx1', headers)
     end
+    local count = 0
+    for _ in pairs(batches) do
+      count = count + 1
+    end
+    assert.is_true(count >= 6 and count < 300) -- of at most 50
   end)
 
   it('waits for a server that is not there yet, then for the stream', function()
