@@ -28,6 +28,7 @@ local MODULES = {
   { module = 'kumo.crypto', needs = 'tr.bytes', field = 'crypto' },
   { module = 'message', needs = 'tr.message' },
   { module = 'kumo.dkim', needs = 'tr.dkim', field = 'dkim' },
+  { module = 'kumo.jsonl', needs = 'tr.jsonl', field = 'jsonl' },
   { module = 'kumo.invoke', needs = 'tr.queue', merge = true },
   { module = 'kumo.constraints', needs = 'tr.queue', merge = true },
   { module = 'kumo.throttle', needs = 'tr.shaping', merge = true },

@@ -27,8 +27,9 @@ local dkim = {}
 
 --- What rsa_sha256_signer and ed25519_signer give; can be memoized.
 ---@class kumo.DkimSigner
-local Signer = {}
-local meta = { __index = Signer, __name = 'kumo.DkimSigner' }
+---@field domain string
+---@field selector string
+local meta = { __name = 'kumo.DkimSigner' }
 
 local KNOWN = {
   domain = { 'string', required = true },
@@ -216,6 +217,10 @@ local function check_words(name, params, key, pattern)
   end
 end
 
+local function signer_of(params)
+  return setmetatable({ _params = params, domain = params.domain, selector = params.selector }, meta)
+end
+
 local function make(kind, name, given)
   local params = options.check(given, name, KNOWN, 4)
   for _, key in ipairs { 'header_canonicalization', 'body_canonicalization' } do
@@ -247,15 +252,13 @@ local function make(kind, name, given)
   if not ok then
     error(('%s: %s'):format(name, tostring(err)), 3)
   end
-  return setmetatable({ _params = params }, meta)
+  return signer_of(params)
 end
 
 function meta.__freeze(signer)
   return 'dkim_signer', rawget(signer, '_params')
 end
-function host.thaw.dkim_signer(params)
-  return setmetatable({ _params = params }, meta)
-end
+host.thaw.dkim_signer = signer_of
 
 --- A signer with RSA and SHA-256. The key is read at once, and again after `ttl`.
 ---@async

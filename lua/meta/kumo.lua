@@ -72,6 +72,7 @@ kumo.domain_map = require('kumo.domain_map').domain_map
 kumo.encode = require 'kumo.encode'
 kumo.fs = require 'kumo.fs'
 kumo.http = require 'kumo.http'
+kumo.jsonl = require 'kumo.jsonl'
 kumo.memoize = require('kumo.memoize').memoize
 kumo.mpsc = require 'kumo.mpsc'
 kumo.regex = require 'kumo.regex'

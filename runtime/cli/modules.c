@@ -39,6 +39,7 @@ const struct tr_module tr_modules[] = {
 	{"tr.session", luaopen_tr_session},
 	{"tr.dead", luaopen_tr_dead},
 	{"tr.record", luaopen_tr_record},
+	{"tr.jsonl", luaopen_tr_jsonl},
 	{"tr.run", luaopen_tr_run},
 	{"tr.dns", luaopen_tr_dns},
 	{"tr.scripted", luaopen_tr_scripted},

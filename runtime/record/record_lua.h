@@ -11,6 +11,8 @@ void tr_record_lua_ops(struct tr_record_ops *ops);
  * validation) they only check. Loggers that another worker's policy has added already are found, not added again. */
 int luaopen_tr_record(lua_State *L);
 
+int luaopen_tr_jsonl(lua_State *L); /* jsonl_lua.c */
+
 /* kumo.declare_hook_queue(hook, queue, handler), declare_lua.c. */
 int tr_l_declare_hook_queue(lua_State *L);
 /* The queue of a declared hook; false: its handler has to be asked. */
