@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "net/dns.h"
 #include "net/stream.h"
+#include "net/tls_client.h"
 
 #define BACKOFF_NS (100 * TR_NS_PER_MS) /* first pause after a failure; doubles */
 #define BACKOFF_MAX_NS (5 * TR_NS_PER_S)
@@ -21,6 +22,7 @@ enum state {
 	IDLE,      /* never asked */
 	RESOLVING, /* looks up the name */
 	CONNECTING,
+	SECURING, /* the handshake of TLS */
 	GREETING, /* has sent AUTH, SELECT and PING */
 	UP,
 	DOWN, /* waits before it tries again */
@@ -37,6 +39,7 @@ struct tr_redis {
 	struct tr_dns_query *query;
 	struct tr_connect *connecting;
 	struct tr_stream *stream;
+	struct tr_tls *tls; /* NULL: plain */
 	struct redisReader *reader;
 	uint32_t greetings;                  /* answers still expected */
 	struct tr_redis_call *first, **last; /* in the order of their answers */
@@ -91,6 +94,8 @@ drop_connection(struct tr_redis *redis)
 	if (redis->stream != NULL)
 		tr_stream_close(redis->stream, 0);
 	redis->stream = NULL;
+	tr_tls_free(redis->tls);
+	redis->tls = NULL;
 	if (redis->reader != NULL)
 		redisReaderFree(redis->reader);
 	redis->reader = NULL;
@@ -219,15 +224,40 @@ lost(struct tr_redis *redis, int err, const char *fmt, ...)
 	}
 }
 
+/* False: the connection is lost. */
+static bool
+send_bytes(struct tr_redis *redis, const char *data, size_t len)
+{
+	struct tr_buf wire = {0};
+	int err;
+
+	if (redis->tls == NULL) {
+		tr_stream_write(redis->stream, data, len);
+		return true;
+	}
+	err = tr_tls_write(redis->tls, data, len, &wire);
+	if (err == TR_OK)
+		tr_stream_write(redis->stream, wire.data, wire.len);
+	tr_buf_free(&wire);
+	if (err != TR_OK)
+		lost(redis, err, "%s", err == TR_ENOMEM ? "out of memory" : tr_tls_error(redis->tls));
+	return err == TR_OK;
+}
+
 static void
 deadline_due(struct tr_timer *timer)
 {
 	struct tr_redis *redis = tr_container_of(timer, struct tr_redis, deadline);
 
+	bool answer = redis->state == UP || redis->state == GREETING;
+
 	lost(redis, TR_ETIMEDOUT, "no %s within %.3g s",
-		redis->state == UP || redis->state == GREETING ? "answer" : "connection",
-		(double)(redis->state == UP || redis->state == GREETING ? redis->settings.response_timeout_ns
-									: redis->settings.wait_timeout_ns) /
+		answer                     ? "answer"
+		: redis->state == SECURING ? "end of the TLS handshake"
+					   : "connection",
+		(double)(answer                     ? redis->settings.response_timeout_ns
+			 : redis->state == SECURING ? redis->settings.connect_timeout_ns
+						    : redis->settings.wait_timeout_ns) /
 			1e9);
 }
 
@@ -235,7 +265,7 @@ deadline_due(struct tr_timer *timer)
 static void
 watch_first(struct tr_redis *redis)
 {
-	if (redis->state == GREETING)
+	if (redis->state == GREETING || redis->state == SECURING)
 		return;
 	if (redis->first == NULL)
 		tr_timer_stop(tr_loop_wheel(redis->loop), &redis->deadline);
@@ -257,7 +287,8 @@ is_up(struct tr_redis *redis)
 	tr_timer_stop(tr_loop_wheel(redis->loop), &redis->deadline);
 	for (struct tr_redis_call *call = redis->first; call != NULL; call = call->next)
 		call->deadline_ns = now_ns + redis->settings.response_timeout_ns;
-	tr_stream_write(redis->stream, redis->early.data, redis->early.len);
+	if (redis->early.len > 0 && !send_bytes(redis, redis->early.data, redis->early.len))
+		return;
 	tr_buf_clear(&redis->early);
 	if (!redis->told_up && redis->changed != NULL) {
 		redis->told_up = true;
@@ -276,7 +307,7 @@ greeted(struct tr_redis *redis, const struct redisReply *reply)
 	}
 	if (--redis->greetings == 0)
 		is_up(redis);
-	return true;
+	return redis->stream != NULL;
 }
 
 static bool
@@ -299,15 +330,50 @@ answer(struct tr_redis *redis, const struct redisReply *reply)
 	return true;
 }
 
+static void greet(struct tr_redis *redis);
+
+/* Takes what came to the reader. False: the connection is lost. *ended: the server has said its last word. */
+static bool
+read_input(struct tr_redis *redis, struct tr_stream *stream, bool *fed, bool *ended)
+{
+	struct tr_buf *input = tr_stream_input(stream), plain = {0}, wire = {0};
+	int err;
+
+	*fed = true;
+	if (redis->tls == NULL) {
+		*fed = redisReaderFeed(redis->reader, input->data, input->len) == REDIS_OK;
+		tr_buf_consume(input, input->len);
+		return true;
+	}
+	err = tr_tls_feed(redis->tls, input->data, input->len, &plain, &wire);
+	tr_buf_consume(input, input->len);
+	if (wire.len > 0)
+		tr_stream_write(stream, wire.data, wire.len);
+	if ((err == TR_OK || err == TR_ECLOSED) && plain.len > 0)
+		*fed = redisReaderFeed(redis->reader, plain.data, plain.len) == REDIS_OK;
+	tr_buf_free(&plain);
+	tr_buf_free(&wire);
+	*ended = err == TR_ECLOSED;
+	if (err != TR_OK && err != TR_ECLOSED) {
+		lost(redis, err, "%s", err == TR_ENOMEM ? "out of memory" : tr_tls_error(redis->tls));
+		return false;
+	}
+	if (redis->state == SECURING && tr_tls_is_ready(redis->tls)) {
+		redis->state = GREETING;
+		greet(redis);
+	}
+	return redis->stream == stream;
+}
+
 static void
 data(struct tr_stream *stream, void *arg)
 {
 	struct tr_redis *redis = arg;
-	struct tr_buf *input = tr_stream_input(stream);
 	void *reply = NULL;
-	bool alive = redisReaderFeed(redis->reader, input->data, input->len) == REDIS_OK;
+	bool alive, ended = false;
 
-	tr_buf_consume(input, input->len);
+	if (!read_input(redis, stream, &alive, &ended))
+		return;
 	enter(redis);
 	while (alive && redis->stream == stream && !redis->dead) {
 		if (redisReaderGetReply(redis->reader, &reply) != REDIS_OK) {
@@ -325,6 +391,8 @@ data(struct tr_stream *stream, void *arg)
 		lost(redis, TR_EPROTO, "this is not a Redis server: %s", redis->reader->errstr);
 	} else if (redis->reader->len - redis->reader->pos > REPLY_MAX) {
 		lost(redis, TR_EPROTO, "an answer of more than %d MiB", REPLY_MAX >> 20);
+	} else if (ended) {
+		lost(redis, TR_ECLOSED, "the server closed the connection");
 	} else {
 		watch_first(redis);
 		if (redis->state == UP && redis->first == NULL)
@@ -376,11 +444,32 @@ greet(struct tr_redis *redis)
 	}
 	format(&text, 1, (struct tr_str[]){TR_STR("PING")});
 	redis->greetings++;
-	tr_stream_write(redis->stream, text.data, text.len);
+	bool sent = send_bytes(redis, text.data, text.len);
+
 	if (text.data != NULL)
 		explicit_bzero(text.data, text.len);
 	tr_buf_free(&text);
-	tr_timer_start(tr_loop_wheel(redis->loop), &redis->deadline, settings->response_timeout_ns, deadline_due);
+	if (sent)
+		tr_timer_start(
+			tr_loop_wheel(redis->loop), &redis->deadline, settings->response_timeout_ns, deadline_due);
+}
+
+/* The first words of TLS. */
+static void
+secure(struct tr_redis *redis)
+{
+	struct tr_buf plain = {0}, wire = {0};
+
+	redis->tls = tr_tls_new(redis->settings.host, !redis->settings.tls_insecure);
+	if (redis->tls == NULL || tr_tls_feed(redis->tls, NULL, 0, &plain, &wire) != TR_OK) {
+		tr_buf_free(&wire);
+		lost(redis, TR_ENOMEM, "TLS cannot be used: no memory, or no certificates to check it by");
+		return;
+	}
+	redis->state = SECURING;
+	tr_stream_write(redis->stream, wire.data, wire.len);
+	tr_buf_free(&wire);
+	tr_timer_start(tr_loop_wheel(redis->loop), &redis->deadline, redis->settings.connect_timeout_ns, deadline_due);
 }
 
 static void
@@ -402,6 +491,10 @@ connected(void *arg, struct tr_stream *stream, int err, int errnum)
 	}
 	tr_stream_set_input_limit(stream, INPUT_MAX);
 	tr_stream_set_handlers(stream, &handlers, redis);
+	if (redis->settings.tls) {
+		secure(redis);
+		return;
+	}
 	redis->state = GREETING;
 	greet(redis);
 }
@@ -494,10 +587,11 @@ tr_redis_start(struct tr_redis *redis, struct tr_redis_call *call, int argc, con
 	*redis->last = call;
 	redis->last = &call->next;
 	if (redis->state == UP) {
-		tr_stream_write(redis->stream, text.data, text.len);
-		tr_stream_resume(redis->stream);
+		if (send_bytes(redis, text.data, text.len)) { /* else `call` is told, as all */
+			tr_stream_resume(redis->stream);
+			watch_first(redis);
+		}
 		tr_buf_free(&text);
-		watch_first(redis);
 	} else {
 		if (redis->state == IDLE)
 			begin(redis);

@@ -19,11 +19,13 @@ struct tr_redis_settings {
 	uint16_t port;
 	char *user, *password; /* NULL: none */
 	uint32_t db;
+	bool tls, tls_insecure;      /* insecure: any certificate will do */
 	int64_t connect_timeout_ns;  /* > 0; looking up the name, and connecting */
 	int64_t wait_timeout_ns;     /* > 0; of a command for the connection */
 	int64_t response_timeout_ns; /* > 0; of a command for its answer */
 };
-/* "redis://[user][:password@]host[:port][/db]", "unix:PATH[?db=N]"; sets host to db, each malloc'ed. TR_OK, TR_ENOMEM,
+/* "redis://[user][:password@]host[:port][/db]", the same with "rediss://" and perhaps "#insecure" at the end for TLS,
+ * "unix:PATH[?db=N]"; sets host to tls_insecure, each malloc'ed. TR_OK, TR_ENOMEM,
  * or TR_EINVAL with what is wrong in *why (static). */
 int tr_redis_parse_url(struct tr_str url, struct tr_redis_settings *out, const char **why);
 int tr_redis_copy_settings(const struct tr_redis_settings *from, struct tr_redis_settings *out); /* TR_OK, TR_ENOMEM */

@@ -85,8 +85,10 @@ check_node(lua_State *L, const char *function, int idx)
 			luaL_typename(L, -1));
 	if (cluster)
 		luaL_error(L,
-			"%s: a Redis cluster is not supported: give the URL of one server (with cluster = false the "
-			"first of a list is taken)",
+			"%s: a Redis cluster is not supported: each limit is one key, and one server answers some "
+			"100,000 "
+			"questions a second, so a cluster would gain nothing but its fail-over: give the URL of one "
+			"server or of a proxy in front of them (with cluster = false the first of a list is taken)",
 			function);
 	url.data = lua_tolstring(L, -1, &url.len);
 	lua_pop(L, 1);

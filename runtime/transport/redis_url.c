@@ -120,6 +120,10 @@ parse_host(struct tr_str rest, struct tr_redis_settings *out, const char **why)
 		*why = "it names no host";
 		return TR_EINVAL;
 	}
+	if (memchr(host.data, '#', host.len) != NULL) {
+		*why = "only '#insecure' may follow, and only with rediss://";
+		return TR_EINVAL;
+	}
 	if (port.len > 0 && (!read_number(port, 65535, &number) || number == 0)) {
 		*why = "the port must be a number from 1 to 65535";
 		return TR_EINVAL;
@@ -161,19 +165,34 @@ parse_server(struct tr_str rest, struct tr_redis_settings *out, const char **why
 	return parse_host(server, out, why);
 }
 
+static int
+parse_tls(struct tr_str rest, struct tr_redis_settings *out, const char **why)
+{
+	static const char insecure[] = "#insecure";
+	size_t len = sizeof insecure - 1;
+
+	out->tls = true;
+	if (rest.len >= len && memcmp(rest.data + rest.len - len, insecure, len) == 0) {
+		out->tls_insecure = true;
+		rest.len -= len;
+	}
+	return parse_server(rest, out, why);
+}
+
 int
 tr_redis_parse_url(struct tr_str url, struct tr_redis_settings *out, const char **why)
 {
 	int err = TR_EINVAL;
 
-	*why = "'redis://[user][:password@]host[:port][/db]' or 'unix:PATH' is expected";
+	*why = "'redis://[user][:password@]host[:port][/db]', the same with 'rediss://' for TLS, or 'unix:PATH' is "
+	       "expected";
 	memset(out, 0, sizeof *out);
 	if (take_prefix(&url, "redis://"))
 		err = parse_server(url, out, why);
 	else if (take_prefix(&url, "redis+unix:") || take_prefix(&url, "unix:"))
 		err = parse_path(url, out, why);
 	else if (take_prefix(&url, "rediss://"))
-		*why = "TLS (rediss://) is not supported: use a tunnel";
+		err = parse_tls(url, out, why);
 	if (err != TR_OK)
 		tr_redis_free_settings(out);
 	return err;

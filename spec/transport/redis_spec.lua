@@ -44,7 +44,8 @@ describe('kumo.configure_redis_throttles', function()
       if socket then
         port = tonumber((select(2, socket:getsockname())))
         socket:close()
-        local redis = helper.start(("redis-server --port %d --bind 127.0.0.1 --save '' --dir %s %s"):format(port, dir, options or ''))
+        local more = (options or ''):gsub('%$PORT', port)
+        local redis = helper.start(("redis-server --port %d --bind 127.0.0.1 --save '' --dir %s %s"):format(port, dir, more))
         local ok = pcall(redis.line, redis, '(Ready to accept connections)', 10)
         if ok then
           return redis
@@ -220,7 +221,6 @@ describe('kumo.configure_redis_throttles', function()
       ['nodes = URL'] = "missing field 'node'",
       ['node = URL, cluster = true'] = 'a Redis cluster is not supported',
       ['node = { URL, URL }'] = 'a Redis cluster is not supported',
-      ['node = "rediss://127.0.0.1"'] = 'TLS .* is not supported',
       ['node = "127.0.0.1:6379"'] = "'redis://%[user%]%[:password@%]host",
       ['node = URL, fallback = "none"'] = "fallback = 'none': 'hold' .* or 'local'",
       ['node = URL, response_timeout = "x"'] = "field 'response_timeout': duration",
@@ -235,6 +235,66 @@ describe('kumo.configure_redis_throttles', function()
         end, message)
       end)
     end
+  end)
+
+  describe('over TLS', function()
+    local function certificate(name)
+      local said, status = helper.sh(
+        ('cd %s && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out cert.pem '
+          .. '-subj /CN=%s -addext subjectAltName=%s'):format(dir, name, name:find '^%d' and 'IP:' .. name or 'DNS:' .. name)
+      )
+      assert.are.equal(0, status, said)
+    end
+
+    local function tls_server()
+      local redis = server(('--tls-cert-file %s/cert.pem --tls-key-file %s/key.pem --tls-auth-clients no --requirepass "p@ss" '
+        .. '--port 0 --tls-port $PORT'):format(dir, dir)) -- stylua: ignore
+      return redis
+    end
+
+    local THROTTLE = "local throttle = kumo.make_throttle('t', '2/hour') function use() return throttle:throttle() end"
+
+    it('shares throttles; #insecure takes any certificate', function()
+      certificate 'elsewhere.test'
+      tls_server()
+      start(('kumo.configure_redis_throttles { node = "rediss://:p%%40ss@localhost:%d/2#insecure" }'):format(port), THROTTLE)
+      local list = events(3)
+      assert.are.same({ false, false, true }, { list[1].throttled, list[2].throttled, list[3].throttled })
+    end)
+
+    it('does not start with a certificate that nobody vouches for', function()
+      certificate 'localhost'
+      tls_server()
+      assert.error_matches(function()
+        start(('kumo.configure_redis_throttles { node = "rediss://:x@localhost:%d" }'):format(port))
+      end, 'localhost:%d+: its certificate is not accepted: self%-signed certificate')
+    end)
+
+    for name, expected in pairs { ['127.0.0.1'] = true, ['127.0.0.2'] = false } do
+      it(('checks the certificate by SSL_CERT_FILE, and its address %s'):format(name), function()
+        certificate(name)
+        tls_server()
+        local run, said = pcall(
+          helper.run,
+          policy(('kumo.configure_redis_throttles { node = "rediss://127.0.0.1:%d", password = "p@ss" }'):format(port)),
+          '',
+          { SSL_CERT_FILE = dir .. '/cert.pem' }
+        )
+        assert.are.equal(expected, run, tostring(said))
+        if expected then
+          assert.are.equal(0, said:stop())
+        else
+          assert.is_truthy(tostring(said):find('certificate is not accepted: IP address mismatch', 1, true), tostring(said))
+        end
+      end)
+    end
+
+    it('says so where there is no TLS', function() -- a server without it waits for the end of a line
+      server()
+      assert.error_matches(function()
+        start(('kumo.configure_redis_throttles { node = "rediss://localhost:%d#insecure", connect_timeout = "300ms" }'):format(port), nil, 'real')
+      end, 'localhost:%d+: no end of the TLS handshake within 0.3 s')
+    end)
   end)
 
   it('is refused once the runtime runs', function()

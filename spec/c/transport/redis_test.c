@@ -218,10 +218,12 @@ reads_urls(void **state)
 		{"redis://[::1]", "::1", NULL, NULL, NULL, 6379, 0},
 		{"unix:/run/redis.sock", NULL, "/run/redis.sock", NULL, NULL, 0, 0},
 		{"redis+unix:///run/redis.sock?db=4", NULL, "/run/redis.sock", NULL, NULL, 0, 4},
+		{"rediss://:s@h/1", "h", NULL, NULL, "s", 6379, 1},
+		{"rediss://h:7#insecure", "h", NULL, NULL, NULL, 7, 0},
 	};
 	static const char *const bad[] = {"", "redis:", "redis://", "redis://:6379", "redis://h:0", "redis://h:65536",
-		"redis://h:x", "redis://h/x", "redis://[::1", "redis://[::1]x", "rediss://h", "http://h", "h:6379",
-		"unix:relative", "unix:/a?x=1"};
+		"redis://h:x", "redis://h/x", "redis://[::1", "redis://[::1]x", "rediss://h#x", "redis://h:7#insecure",
+		"http://h", "h:6379", "unix:relative", "unix:/a?x=1"};
 	struct tr_redis_settings settings;
 	const char *why;
 
@@ -236,6 +238,8 @@ reads_urls(void **state)
 				assert_string_equal(got[k], want[k]);
 		}
 		assert_int_equal(settings.port, good[i].port);
+		assert_int_equal(settings.tls, strncmp(good[i].url, "rediss", 6) == 0);
+		assert_int_equal(settings.tls_insecure, strchr(good[i].url, '#') != NULL);
 		assert_int_equal(settings.db, good[i].db);
 		tr_redis_free_settings(&settings);
 	}
