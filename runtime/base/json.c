@@ -122,7 +122,8 @@ add_escape(struct tr_buf *buf, unsigned char c)
 void
 tr_json_add_string(struct tr_buf *buf, struct tr_str str)
 {
-	const unsigned char *at = (const unsigned char *)str.data, *end = at + str.len, *run = at;
+	/* NULL is an empty text, too, and nothing may be added to it */
+	const unsigned char *at = (const unsigned char *)(str.len > 0 ? str.data : ""), *end = at + str.len, *run = at;
 
 	tr_buf_reserve(buf, str.len + 2);
 	tr_buf_addc(buf, '"');

@@ -61,10 +61,11 @@ find_dot(const char *at, const char *end)
 static void
 write_part(struct tr_stream *stream, const struct tr_bytes *part, size_t len, bool line_start)
 {
-	const char *run = part->data, *end = part->data + len, *hit;
+	const char *run = part->data, *end, *hit;
 
-	if (len == 0)
+	if (len == 0) /* its data may be NULL */
 		return;
+	end = run + len;
 	if (line_start && *run == '.')
 		tr_stream_write(stream, ".", 1);
 	for (const char *at = run; (hit = find_dot(at, end)) != NULL; at = hit + 2) {

@@ -1,10 +1,5 @@
 /* Fuzzes the parser of HTTP answers, in pieces whose lengths the input's first byte gives. Beside what the sanitizers
- * see: the same bytes must give the same answer in pieces and as a whole. To build, then run for a minute:
- *
- *   clang -g -O1 -std=gnu11 -D_GNU_SOURCE -Iruntime -fsanitize=fuzzer,address,undefined spec/fuzz/http1_parse_fuzz.c \
- *     runtime/transport/http1_parse.c runtime/base/{buf,bytes,pool}.c -o http1_parse_fuzz
- *
- *   ./http1_parse_fuzz -max_total_time=60 */
+ * see: the same bytes must give the same answer in pieces and as a whole. */
 #include <stdlib.h>
 
 #include "transport/http1_parse.h"

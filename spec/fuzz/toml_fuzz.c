@@ -1,12 +1,5 @@
 /* Fuzzes TOML: any bytes are a document or an error with a text, nesting is bounded, tables and arrays end.
- * tomlplusplus is compiled in from its headers, so that it is watched, too. To build, then run for a minute:
- *
- *   clang++ -g -O1 -std=c++17 -DTOML_HEADER_ONLY=1 -DNDEBUG -Iruntime -fsanitize=fuzzer-no-link,address,undefined \
- *     -fno-sanitize=vptr -c runtime/base/toml.cpp -o toml.o
- *   clang++ -g -O1 -Iruntime -fsanitize=fuzzer,address,undefined -x c -std=gnu11 spec/fuzz/toml_fuzz.c -x none toml.o \
- *     -o toml_fuzz
- *
- *   ./toml_fuzz -max_total_time=60 */
+ * tomlplusplus is compiled in from its headers, so that it is watched, too. */
 #include <stdlib.h>
 #include <string.h>
 
