@@ -27,6 +27,7 @@ int tr_cmd_sink(int argc, char **argv);
 int tr_cmd_inject(int argc, char **argv);
 int tr_cmd_check(int argc, char **argv);
 int tr_cmd_explain(int argc, char **argv);
+int tr_cmd_logs(int argc, char **argv);
 int tr_cmd_queue(int argc, char **argv);
 int tr_cmd_throttle(int argc, char **argv);
 int tr_cmd_dead(int argc, char **argv);

@@ -17,6 +17,7 @@ static const struct command {
 	{"check", "everything that is wrong with a policy, before it runs", tr_cmd_check},
 	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
 	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
+	{"logs", "print the lines of local log segments, also while they grow", tr_cmd_logs},
 	{"queue", "the configuration that a policy answers for a queue", tr_cmd_queue},
 	{"throttle", "what a rate such as 100/h means", tr_cmd_throttle},
 	{"dead", "dead letters: list, show, replay, export, purge", tr_cmd_dead},
