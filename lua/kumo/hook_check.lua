@@ -5,7 +5,7 @@ local core = require 'tr.queue'
 local configure = require('tr.record').configure_log_hook
 local c = host.c
 
-local hooks = {} -- of this Lua state, in order: { name =, place = }
+local hooks = {} -- of this Lua state, in order: { name =, per_record =, place = }
 
 local function place_of(info)
   return info and info.currentline and info.currentline > 0 and info.short_src .. ':' .. info.currentline or '?'
@@ -83,6 +83,12 @@ end
 ---@field text string
 ---@field remedy string
 
+--- The log hooks of this Lua state, in order.
+---@return { name: string, per_record: table?, place: string }[]
+function host.log_hooks()
+  return hooks
+end
+
 --- All that is wrong; `tailrace run` starts with warnings only.
 ---@return tr.hook_check.Finding[]
 function host.hook_findings()
@@ -121,7 +127,11 @@ local hook_check = {}
 -- Ends with a tail call, so that an error names the place of the policy's own call.
 function hook_check.configure_log_hook(options)
   if type(options) == 'table' and type(options.name) == 'string' then
-    hooks[#hooks + 1] = { name = options.name, place = place_of(debug.getinfo(2, 'Sl')) }
+    hooks[#hooks + 1] = {
+      name = options.name,
+      per_record = options.per_record,
+      place = place_of(debug.getinfo(2, 'Sl')),
+    }
   end
   return configure(options)
 end

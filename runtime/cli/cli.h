@@ -30,6 +30,7 @@ int tr_cmd_explain(int argc, char **argv);
 int tr_cmd_logs(int argc, char **argv);
 int tr_cmd_queue(int argc, char **argv);
 int tr_cmd_throttle(int argc, char **argv);
+int tr_cmd_plan(int argc, char **argv);
 int tr_cmd_dead(int argc, char **argv);
 int tr_cmd_why(int argc, char **argv);
 int tr_cmd_repl(int argc, char **argv);

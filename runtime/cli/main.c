@@ -16,6 +16,7 @@ static const struct command {
 	{"inject", "send mail by SMTP or the HTTP inject API, as a sample or as a load", tr_cmd_inject},
 	{"check", "everything that is wrong with a policy, before it runs", tr_cmd_check},
 	{"spool", "check, count, dump or repair the spool of a stopped server", tr_cmd_spool},
+	{"plan", "what a policy's queues take of a load, and what gives way first", tr_cmd_plan},
 	{"explain", "what is in force for the path of a domain, and which line of which file says so", tr_cmd_explain},
 	{"logs", "print the lines of local log segments, also while they grow", tr_cmd_logs},
 	{"queue", "the configuration that a policy answers for a queue", tr_cmd_queue},
