@@ -12,7 +12,15 @@ local binding = require 'tr.scripted'
 local wire = host.internal 'scripted.wire'
 local c = host.c
 
-local PROTOCOLS = { http = host.internal 'scripted.http', smtp = host.internal 'scripted.smtp' }
+local broker = host.internal 'scripted.broker'
+local PROTOCOLS = {
+  http = host.internal 'scripted.http',
+  smtp = host.internal 'scripted.smtp',
+  amqp = broker,
+  kafka = broker,
+  nats = broker,
+}
+local BROKER_PORTS = { amqp = 5672, kafka = 9092, nats = 4222 }
 
 local scripted = {}
 
@@ -22,7 +30,7 @@ local network = {}
 network.__index = network
 
 ---@class tr.scripted.Endpoint one registration
----@field protocol string 'http' or 'smtp'
+---@field protocol string 'http', 'smtp', 'amqp', 'kafka' or 'nats'
 ---@field address string 'ip:port'
 ---@field name string as it was given
 ---@field host? string the host name, if it was given by one
@@ -166,6 +174,15 @@ end
 function network:smtp(at, answer)
   local address, name = self:_locate(tostring(at), 25, 'smtp')
   return self:_add('smtp', address, { name = 'smtp ' .. at, host = name, answer = answer == nil and 250 or answer })
+end
+
+-- Brokers: network:kafka('10.0.0.3:9092', answer), network:amqp(...), network:nats(...). The answer is true, an error text, a
+-- table { error =, permanent =, delay =, reset =, hang = }, a function of the message, or a list of these.
+for protocol, port in pairs(BROKER_PORTS) do
+  network[protocol] = function(self, at, answer)
+    local address, name = self:_locate(tostring(at), port, protocol)
+    return self:_add(protocol, address, { name = protocol .. ' ' .. at, host = name, answer = answer == nil or answer })
+  end
 end
 
 --- Gives a name addresses: network:name('mx.example.org', '10.0.0.2'). Without: one of its own, which is returned.

@@ -241,7 +241,8 @@ function Runtime:smtp(at, answer)
 end
 
 --- Addresses of names: rt:dns { ['mx.example.org'] = '10.0.0.2', ['x.test'] = { '10.0.0.3', '10.0.0.4' } }. A name that was
---- scripted has one of its own without that; `false` says that there is no such name. MX and other records: kumo.dns.configure_test_resolver in the policy.
+--- scripted has one of its own without that; `false` says that there is no such name. MX and other records:
+--- kumo.dns.configure_test_resolver in the policy.
 ---@param names table<string, string|string[]|false>
 function Runtime:dns(names)
   local net = network_of(self, 'dns')

@@ -102,7 +102,7 @@ local function read_chunks(wired)
 end
 
 --- nil: the client has gone.
-local function read_request(wired, scheme)
+function http.read_request(wired, scheme)
   local method, target, version, headers = read_head(wired)
   if not method then
     return nil
@@ -168,7 +168,7 @@ local function normal(answer)
   return answer
 end
 
-local function compose(answer, method)
+function http.compose(answer, method)
   local status = answer.status or 200
   local body, type_ = answer.body or '', nil
   if type(body) == 'table' then
@@ -221,7 +221,7 @@ local function answer_one(network, wired, places, request)
   if not place then
     network:_stray(request.method .. ' ' .. request.url)
     request.status, request.answered = 404, 'answer'
-    return wired:write(compose({ status = 404, body = 'nothing is scripted here' }, request.method))
+    return wired:write(http.compose({ status = 404, body = 'nothing is scripted here' }, request.method))
   end
   place.waiting = place.waiting + 1
   local answer = normal(place:next(place.answer, request))
@@ -230,7 +230,7 @@ local function answer_one(network, wired, places, request)
   if not goes_on then
     return false
   end
-  local text = compose(answer, request.method)
+  local text = http.compose(answer, request.method)
   request.status, request.answered = answer.status or 200, 'answer'
   if answer.partial then -- so many bytes of the answer, then the end
     wired:write(text:sub(1, answer.partial))
@@ -244,7 +244,7 @@ end
 function http.serve(network, wired, places)
   local scheme = places[1].scheme or (wired.address:match ':443$' and 'https' or 'http')
   while true do
-    local request = read_request(wired, scheme)
+    local request = http.read_request(wired, scheme)
     if not request or not answer_one(network, wired, places, request) then
       return
     end

@@ -1,5 +1,4 @@
 --- What a runtime under test shows: states as text, leftovers, assertions. Used by lua/kumo/test.lua.
-local host = require 'tr.host'
 
 local checks = {}
 

@@ -84,7 +84,8 @@ local function reply(wired)
 end
 
 local function by_esmtp(net, address, mail)
-  local conn, err = net._net:connect((address:gsub('^0%.0%.0%.0:', '127.0.0.1:'):gsub('^%[::%]:', '[::1]:')), mail.client or '127.0.0.1')
+  local place = address:gsub('^0%.0%.0%.0:', '127.0.0.1:'):gsub('^%[::%]:', '[::1]:')
+  local conn, err = net._net:connect(place, mail.client or '127.0.0.1')
   if not conn then
     return nil, err
   end

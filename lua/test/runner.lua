@@ -16,21 +16,24 @@ package.path = package.path .. ';./?.lua;./spec/?.lua'
 
 local args = rawget(_G, 'arg')
 
-local function exists(path)
+--- Text of a file ('' of a directory); nil if there is none.
+local function read(path)
   local file = io.open(path)
-  if file then
-    file:close()
+  if not file then
+    return nil
   end
-  return file ~= nil
+  local text = file:read '*a' or ''
+  file:close()
+  return text
 end
 
 -- busted looks into spec/; a policy's directory often has its tests beside the policy.
-local any = exists 'spec' or exists '.busted'
+local any = read 'spec' ~= nil or (read '.busted' or ''):find('ROOT', 1, true) ~= nil
 for i, value in ipairs(args) do
   if value == '--help-busted' then
     args[i], any = '--help', true
   end
-  any = any or exists(value)
+  any = any or read(value) ~= nil
 end
 if not any then
   args[#args + 1] = '.'
@@ -40,7 +43,7 @@ local test = require 'kumo.test'
 local inside = false -- a file of tests, or a test, runs
 
 --- os.exit in a test would end all of them, in silence.
-function os.exit(code, ...)
+function os.exit(code, ...) -- luacheck: ignore
   if inside then
     error(('os.exit(%s) in a test: it would end all tests'):format(code == nil and '' or tostring(code)), 2)
   end

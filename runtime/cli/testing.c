@@ -168,6 +168,35 @@ push_started(lua_State *L, void *arg)
 	return 1;
 }
 
+/* Code in the policy's state, as a task there; the caller's task waits if it does. */
+struct eval {
+	struct tr_ticket ticket;
+	const char *code; /* borrowed until it has started */
+	struct tr_buf out;
+	char *error; /* NULL: none */
+	bool ended, parked, cancelled;
+};
+
+static int
+push_code(lua_State *L, void *arg)
+{
+	lua_pushstring(L, ((const struct eval *)arg)->code);
+	return 1;
+}
+
+/* Before the policy is loaded: what stands in for the libraries of brokers, and for os.exit. */
+static void
+prepared(void *arg, struct tr_server *server)
+{
+	const struct start *start = arg;
+	struct eval eval = {.code = start->config.scripted
+					    ? "require('tr.host').internal('test.inside').install(true)"
+					    : "require('tr.host').internal('test.inside').install(false)"};
+	struct tr_task_call call = {.entry = "evaluate", .push = push_code, .push_arg = &eval};
+
+	tr_task_start(tr_server_host(server), &call, NULL); /* it does not wait; an error is logged */
+}
+
 /* From the loop, so that no Lua is under way below: the policy's start runs turns of its own. */
 static void
 start_now(struct tr_defer *defer)
@@ -211,7 +240,7 @@ l_start(lua_State *L)
 	struct start *start;
 	const char *text, *level;
 	char filter[16];
-	bool keeps;
+	bool keeps, offline;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	tr_check_options(L, 1, "testing.start", keys, TR_COUNT(keys));
@@ -260,6 +289,7 @@ l_start(lua_State *L)
 		return luaL_error(L, "out of memory");
 	}
 	start->runtime = runtime;
+	offline = start->offline != NULL;
 	start->config = (struct tr_server_config){
 		.policy = start->policy,
 		.workers = 1,
@@ -270,6 +300,8 @@ l_start(lua_State *L)
 		.scripted = tr_opt_bool(L, 1, "scripted", false),
 		.record = record_made,
 		.record_arg = runtime,
+		.prepared = offline ? prepared : NULL,
+		.prepared_arg = start,
 	};
 	running = runtime;
 	runtime->echo = getenv("TAILRACE_LOG") != NULL;
@@ -365,28 +397,12 @@ l_step_clock(lua_State *L)
 /* --- looking
  * ---------------------------------------------------------------------------------------------------------------- */
 
-/* Code in the policy's state, as a task there; the caller's task waits if it does. */
-struct eval {
-	struct tr_ticket ticket;
-	const char *code; /* borrowed until it has started */
-	struct tr_buf out;
-	char *error; /* NULL: none */
-	bool ended, parked, cancelled;
-};
-
 static void
 free_eval(struct eval *eval)
 {
 	tr_buf_free(&eval->out);
 	free(eval->error);
 	free(eval);
-}
-
-static int
-push_code(lua_State *L, void *arg)
-{
-	lua_pushstring(L, ((const struct eval *)arg)->code);
-	return 1;
 }
 
 static int
@@ -467,77 +483,7 @@ l_eval(lua_State *L)
 	return tr_task_park(task, L, eval_cancel, eval, &eval->ticket);
 }
 
-/* runtime:ledger() -> table by account, as in /api/tailrace/ledger. */
-static int
-l_ledger(lua_State *L)
-{
-	struct tr_ledger ledger = {0};
-	struct tr_buf json = {0};
-	size_t at;
-
-	if (tr_spool_ledger(tr_server_spool(tr_testing_check(L)->server), &ledger) != TR_OK)
-		return luaL_error(L, "out of memory");
-	tr_ledger_json(&ledger, &json);
-	tr_ledger_fini(&ledger);
-	tr_json_push(L, (struct tr_str){json.data, json.len}, false, &at);
-	tr_buf_free(&json);
-	return 1;
-}
-
-/* runtime:balances() -> true, or false and what does not balance */
-static int
-l_balances(lua_State *L)
-{
-	struct tr_ledger ledger = {0};
-	struct tr_buf differences = {0};
-	bool fine;
-
-	if (tr_spool_ledger(tr_server_spool(tr_testing_check(L)->server), &ledger) != TR_OK)
-		return luaL_error(L, "out of memory");
-	fine = tr_ledger_balances(&ledger, &differences);
-	tr_ledger_fini(&ledger);
-	lua_pushboolean(L, fine);
-	lua_pushlstring(L, differences.data != NULL ? differences.data : "", differences.len);
-	tr_buf_free(&differences);
-	return 2;
-}
-
-/* runtime:figures() -> counts of the queues. */
-static int
-l_figures(lua_State *L)
-{
-	struct tr_queue_figures figures;
-
-	tr_engine_figures(tr_server_engine(tr_testing_check(L)->server), &figures);
-	struct {
-		const char *key;
-		uint64_t value;
-	} fields[] = {{"line", figures.line}, {"timers", figures.timers}, {"ready", figures.ready},
-		{"in_flight", figures.in_flight}, {"undecided", figures.undecided}, {"parked", figures.parked},
-		{"sessions", figures.sessions}};
-	lua_createtable(L, 0, (int)TR_COUNT(fields));
-	for (size_t i = 0; i < TR_COUNT(fields); i++) {
-		lua_pushnumber(L, (lua_Number)fields[i].value);
-		lua_setfield(L, -2, fields[i].key);
-	}
-	return 1;
-}
-
-/* runtime:tasks() -> text: what of the policy runs or waits now */
-static int
-l_tasks(lua_State *L)
-{
-	struct tr_buf text = {0};
-
-	tr_host_report(tr_server_host(tr_testing_check(L)->server), &text);
-	lua_pushlstring(L, text.data != NULL ? text.data : "", text.len);
-	tr_buf_free(&text);
-	return 1;
-}
-
-/* --- stop
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* --- stop --- */
 
 struct stop {
 	struct tr_defer defer;
@@ -667,10 +613,10 @@ luaopen_tr_testing(lua_State *L)
 		{"receive", tr_testing_receive},
 		{"event", tr_testing_event},
 		{"eval", l_eval},
-		{"ledger", l_ledger},
-		{"balances", l_balances},
-		{"figures", l_figures},
-		{"tasks", l_tasks},
+		{"ledger", tr_testing_ledger},
+		{"balances", tr_testing_balances},
+		{"figures", tr_testing_figures},
+		{"tasks", tr_testing_tasks},
 		{"take_records", l_take_records},
 		{"take_log", l_take_log},
 		{"stop", l_stop},

@@ -1,4 +1,4 @@
-/* Shared by testing.c (life, time, looking) and testing_feed.c (what comes in). */
+/* Shared by testing.c (life, time, code), testing_feed.c (what comes in) and testing_look.c. */
 #ifndef TR_TESTING_INTERNAL_H
 #define TR_TESTING_INTERNAL_H
 
@@ -21,5 +21,9 @@ struct tr_testing {
 struct tr_testing *tr_testing_check(lua_State *L);
 int tr_testing_receive(lua_State *L);
 int tr_testing_event(lua_State *L);
+int tr_testing_ledger(lua_State *L);
+int tr_testing_balances(lua_State *L);
+int tr_testing_figures(lua_State *L);
+int tr_testing_tasks(lua_State *L);
 
 #endif
