@@ -211,7 +211,7 @@ connect_to(const char *path, bool *refused)
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	strcpy(name.sun_path, path);
+	memcpy(name.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && connect(fd, (const struct sockaddr *)&name, sizeof name) != 0) {
 		int errnum = errno;

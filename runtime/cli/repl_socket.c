@@ -292,7 +292,7 @@ answer(struct client *client, struct job *job)
 {
 	struct tr_buf status = {0};
 	const char *result = job->call.result.data != NULL ? job->call.result.data : "";
-	unsigned number;
+	static const char worker[] = "worker ";
 
 	if (job->call.status != TR_OK)
 		add_failure(job);
@@ -302,8 +302,11 @@ answer(struct client *client, struct job *job)
 		size_t len = job->out.len - at < TR_REPL_FRAME_MAX ? job->out.len - at : TR_REPL_FRAME_MAX;
 		send_frame(client, 'O', (struct tr_str){job->out.data + at, len});
 	}
-	if (sscanf(result, "worker %u", &number) == 1 && number < client->socket->server->workers) {
-		client->worker = number;
+	unsigned long number = strncmp(result, worker, sizeof worker - 1) == 0
+				       ? strtoul(result + sizeof worker - 1, NULL, 10)
+				       : UINT32_MAX;
+	if (number < client->socket->server->workers) {
+		client->worker = (uint32_t)number;
 		if (open_session(client) == TR_OK)
 			return;
 		result = "error";
@@ -339,7 +342,6 @@ job_done(struct tr_mail *mail)
 static void
 handle(struct client *client, const struct tr_repl_frame *frame)
 {
-	int terminal = 0, colour = 0;
 	char text[64];
 
 	if (frame->kind == 'I') {
@@ -350,12 +352,22 @@ handle(struct client *client, const struct tr_repl_frame *frame)
 	if (frame->kind == 'W') {
 		snprintf(text, sizeof text, "%.*s", (int)(frame->text.len < 40 ? frame->text.len : 40),
 			frame->text.data);
-		if (sscanf(text, "%d %d %d", &client->width, &terminal, &colour) != 3) {
-			drop(client, "it does not speak this protocol");
-			return;
+		long numbers[3];
+		char *at = text;
+
+		for (size_t i = 0; i < TR_COUNT(numbers); i++) {
+			char *end;
+
+			numbers[i] = strtol(at, &end, 10);
+			if (end == at || numbers[i] < 0 || numbers[i] > 100000) {
+				drop(client, "it does not speak this protocol");
+				return;
+			}
+			at = end;
 		}
-		client->terminal = terminal != 0;
-		client->colour = colour != 0;
+		client->width = (int)numbers[0];
+		client->terminal = numbers[1] != 0;
+		client->colour = numbers[2] != 0;
 		if (open_session(client) != TR_OK)
 			drop(client, "out of memory");
 		client->greeted = true;
@@ -594,9 +606,9 @@ tr_repl_socket_open(struct tr_server *server, const struct tr_repl_socket_config
 			config->path, sizeof name->sun_path - 1);
 	}
 	name->sun_family = AF_UNIX;
-	strcpy(name->sun_path, config->path);
+	memcpy(name->sun_path, config->path, strlen(config->path) + 1);
 	at.len = sizeof *name;
-	strcpy(socket->path, config->path);
+	memcpy(socket->path, config->path, strlen(config->path) + 1);
 	err = remove_stale(&at, socket->path, error);
 	if (err != TR_OK) {
 		free(socket);
