@@ -153,6 +153,15 @@ function process:log()
   return helper.read(self.err) or ''
 end
 
+--- Stops a process with all of its threads, and waits until they are: kill returns earlier.
+function helper.stop_process(pid)
+  os.execute(('kill -STOP %s'):format(pid))
+  helper.wait_for('the threads to stop', function()
+    local text = helper.sh(('cat /proc/%s/task/*/status | grep ^State:'):format(pid))
+    return text:find '%S' and not text:gsub('State:%s*T[^\n]*\n?', ''):find '%S'
+  end)
+end
+
 --- To be called in after_each: ends what a failed test left running and removes its directories.
 function helper.cleanup()
   for _, one in ipairs(processes) do

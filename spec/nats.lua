@@ -63,7 +63,11 @@ end
 
 --- SIGSTOP and SIGCONT: a server that hangs.
 function server:hang(yes)
-  self.process:signal(yes and 'STOP' or 'CONT')
+  if yes then
+    helper.stop_process(self.process.pid)
+  else
+    self.process:signal 'CONT'
+  end
 end
 
 function server:stop()

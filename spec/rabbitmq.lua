@@ -96,7 +96,11 @@ end
 
 --- SIGSTOP and SIGCONT: a peer that hangs.
 function broker:hang(yes)
-  os.execute(('kill -%s %s'):format(yes and 'STOP' or 'CONT', beam(self)))
+  if yes then
+    helper.stop_process(beam(self))
+  else
+    os.execute('kill -CONT ' .. beam(self))
+  end
 end
 
 --- Ends it for good, with its name server.
