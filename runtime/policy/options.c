@@ -12,6 +12,20 @@
 #define MAX_KEYS 128
 #define MAX_DEPTH 8 /* of tables in error texts */
 
+void
+tr_type(lua_State *L, const char *name, lua_CFunction gc, const luaL_Reg *methods)
+{
+	luaL_newmetatable(L, name);
+	lua_pushcfunction(L, gc);
+	lua_setfield(L, -2, "__gc");
+	if (methods != NULL) {
+		lua_newtable(L);
+		luaL_register(L, NULL, methods);
+		lua_setfield(L, -2, "__index");
+	}
+	lua_pop(L, 1);
+}
+
 int
 tr_push_error(lua_State *L, int err, const char *fmt, ...)
 {

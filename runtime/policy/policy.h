@@ -159,6 +159,8 @@ void tr_watchdog_stop(void);
 bool tr_watch_cancel(void);
 
 /* --- helpers for bindings ------------------------------------------------------------------------ */
+/* Makes the metatable of a userdata type known to luaL_checkudata(). `methods` NULL: it has none. */
+void tr_type(lua_State *L, const char *name, lua_CFunction gc, const luaL_Reg *methods);
 /* Pushes `nil, message, code` and returns 3. */
 int tr_push_error(lua_State *L, int err, const char *fmt, ...) TR_PRINTF(3, 4);
 /* Raises a text prefixed with where the Lua caller stands, as luaL_error. */

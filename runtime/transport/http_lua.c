@@ -460,10 +460,7 @@ luaopen_tr_http(lua_State *L)
 		{"url_shown", l_url_shown}, {"url_denied", l_url_denied}, {"duration_s", l_duration_s},
 		{"random_hex", l_random_hex}, {NULL, NULL}};
 
-	luaL_newmetatable(L, CLIENT_TYPE);
-	lua_pushcfunction(L, l_client_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
+	tr_type(L, CLIENT_TYPE, l_client_gc, NULL);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	http_post_register(L);

@@ -335,9 +335,6 @@ http_post_register(lua_State *L)
 	static const luaL_Reg functions[] = {{"post_message", l_post_message}, {"post_messages", l_post_messages},
 		{"poster", l_poster}, {"post", l_post}, {NULL, NULL}};
 
-	luaL_newmetatable(L, POSTER_TYPE);
-	lua_pushcfunction(L, l_poster_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
+	tr_type(L, POSTER_TYPE, l_poster_gc, NULL);
 	luaL_register(L, NULL, functions);
 }

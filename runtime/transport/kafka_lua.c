@@ -523,13 +523,7 @@ luaopen_tr_kafka(lua_State *L)
 		{"send_messages", l_send_messages}, {"close", l_close}, {NULL, NULL}};
 	static const luaL_Reg functions[] = {{"open", l_open}, {"check", l_check}, {NULL, NULL}};
 
-	luaL_newmetatable(L, PRODUCER_TYPE);
-	lua_pushcfunction(L, l_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_newtable(L);
-	luaL_register(L, NULL, methods);
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 1);
+	tr_type(L, PRODUCER_TYPE, l_gc, methods);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	return 1;

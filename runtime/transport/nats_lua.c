@@ -501,17 +501,8 @@ luaopen_tr_nats(lua_State *L)
 	static const luaL_Reg functions[] = {{"open", l_open}, {"check", l_check}, {"subject_error", l_subject_error},
 		{"connect", l_connect}, {NULL, NULL}};
 
-	luaL_newmetatable(L, CALL_TYPE);
-	lua_pushcfunction(L, l_call_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
-	luaL_newmetatable(L, CLIENT_TYPE);
-	lua_pushcfunction(L, l_close);
-	lua_setfield(L, -2, "__gc");
-	lua_newtable(L);
-	luaL_register(L, NULL, methods);
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 1);
+	tr_type(L, CALL_TYPE, l_call_gc, NULL);
+	tr_type(L, CLIENT_TYPE, l_close, methods);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	return 1;

@@ -467,17 +467,8 @@ luaopen_tr_websocket(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"recv", l_recv}, {"recv_batch", l_recv_batch}, {"send", l_send}, {"close", l_close}, {NULL, NULL}};
 
-	luaL_newmetatable(L, LINKS_TYPE);
-	lua_pushcfunction(L, l_links_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_pop(L, 1);
-	luaL_newmetatable(L, STREAM_TYPE);
-	lua_pushcfunction(L, l_stream_gc);
-	lua_setfield(L, -2, "__gc");
-	lua_newtable(L);
-	luaL_register(L, NULL, methods);
-	lua_setfield(L, -2, "__index");
-	lua_pop(L, 1);
+	tr_type(L, LINKS_TYPE, l_links_gc, NULL);
+	tr_type(L, STREAM_TYPE, l_stream_gc, methods);
 	lua_newtable(L);
 	luaL_register(L, NULL, functions);
 	return 1;
