@@ -208,8 +208,8 @@ end
 
 ---@class log_hooks.HookOptions
 ---@field name string                         also the name of its ledger account
----@field log_parameters? table<string, any>  of kumo.configure_log_hook: `meta`, `headers`, `per_record` ...
----@field queue_config? table<string, any>    of kumo.make_queue_config
+---@field log_parameters? kumo.LogHookParameters  of kumo.configure_log_hook: `meta`, `headers`, `per_record` ...
+---@field queue_config? kumo.QueueConfigOptions   of kumo.make_queue_config
 ---@field filter? fun(msg: kumo.Message, hook_name: string): boolean?  something true drops the record
 ---@field order_by? fun(record: table, msg: kumo.Message): string|number|nil  records with the same key go one by one, in order
 ---@field max_waiting? integer               records that may wait; what happens beyond it says `overflow`

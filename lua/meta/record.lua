@@ -18,14 +18,16 @@ local kumo = {}
 ---@field max_bytes? integer         default 1 GiB; 0: no bound
 ---@field max_age? kumo.DurationValue default 30 days; 0: no bound
 
----@class (exact) kumo.LogHookOptions
----@field name string               unique over all hooks; 1 to 58 characters, not beginning with `dead:`
+---@class (exact) kumo.LogHookParameters
 ---@field back_pressure? integer    default 128000: handlers of should_enqueue_log_record that may wait at once
 ---@field meta? string[]            names, or prefixes with a trailing '*'
 ---@field headers? string[]         the same, in any case
 ---@field per_record? table<kumo.RecordType, kumo.PerRecord>
 ---@field deferred_spool? boolean   accepted; records are always stored with their cause
 ---@field dead_letters? boolean|kumo.DeadLetterBounds  default true: what is refused for good or expires is kept
+
+---@class (exact) kumo.LogHookOptions : kumo.LogHookParameters
+---@field name string               unique over all hooks; 1 to 58 characters, not beginning with `dead:`
 
 --- A log hook; call it in pre_init or init. Raises for options that it does not know and for a name that is taken.
 ---@param options kumo.LogHookOptions

@@ -103,6 +103,7 @@ describe('tailrace check', function()
     { 'a module that is not there', "local function f()\n  return require 'lib.none'\nend\nf = f", 7, "the module 'lib.none' is not there" },
     { 'an unknown option', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { retry_intervall = '1m' }\nend)", 7, "did you mean 'retry_interval'?" },
     { 'one in a table in a table', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config {\n    protocol = { custom_lua = { constructor = 'make.x', batchsize = 3 } },\n  }\nend)", 8, "did you mean 'batch_size'?" },
+    { 'one of what a helper passes on', "require('policy-extras.log_hooks'):new_json {\n  name = 'x',\n  url = 'http://x/',\n  log_parameters = { metta = { 'a' } },\n}", 9, "did you mean 'meta'?" },
     { 'a value of another type', "kumo.on('get_egress_path_config', function()\n  return kumo.make_egress_path { max_ready = '10' }\nend)", 7, 'integer is expected, not \'10\'' },
     { 'a value that is not in the list', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { refresh_strategy = 'Ttll' }\nend)", 7, "did you mean 'Ttl'?" },
     { 'a flag that may only be off', "kumo.on('get_listener_domain', function()\n  return kumo.make_listener_domain { log_oob = true }\nend)", 7, "'Ignore' or false is expected, not true" },
@@ -357,7 +358,7 @@ describe('tailrace check survives', function()
         end
       end
     ]])
-    assert.are.equal('policy.lua:6 warning event', list[1])
+    assert.is_truthy(table.concat(list, '\n'):find('policy.lua:6 warning event', 1, true))
     assert.are_not.equal(0, status) -- its events cannot be fired any more
   end)
 
