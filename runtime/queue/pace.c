@@ -1,12 +1,17 @@
 /* Message rates: a session with a batch in hand takes a token of each, the slowest first, and sleeps until its slot. A
  * slot is reserved, so sessions go in the order in which they came and none races for a token. Where the wait would be
  * longer than idle_timeout, or a shared rate cannot be asked, the batch goes back to the front, untried, and the ready
- * queue closes until then. */
+ * queue closes until then.
+ *
+ * A session wakes after its slot, never before: by a fraction of a millisecond, or by many where the machine is loaded.
+ * With a bucket of few tokens that time would be lost, at each slot again, and the rate never reached. So the next slot
+ * is asked for as of the moment when this one should have gone out; what is late catches up, at most LATE_MAX_NS. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "queue/internal.h"
 
+#define LATE_MAX_NS (20 * TR_NS_PER_MS) /* of what a session overslept: so much does not get lost to the rate */
 #define BACKEND_RETRY_NS TR_NS_PER_S
 #define BACKEND_LINES_NS (60 * TR_NS_PER_S) /* between two lines of the log about it */
 
@@ -149,9 +154,10 @@ take_token(struct pace *pace, struct tr_throttle *throttle, int64_t now_ns, int6
 		if (!tr_shaping_backend(shaping)->fallback_local)
 			return FAILED;
 	}
+	now_ns -= pace->session->late_ns;
 	*wait_ns = tr_throttle_reserve(throttle, now_ns, most_ns);
 	if (*wait_ns < 0) {
-		*wait_ns = -*wait_ns;
+		*wait_ns = tr_max_i64(-*wait_ns - pace->session->late_ns, 0);
 		return REFUSED;
 	}
 	pace->slot_ns = tr_max_i64(pace->slot_ns, now_ns + *wait_ns);
@@ -160,15 +166,16 @@ take_token(struct pace *pace, struct tr_throttle *throttle, int64_t now_ns, int6
 
 /* A batch goes out: one session alone need not feel its way any more, if the next token is near. */
 static void
-sent(struct pace *pace)
+sent(struct pace *pace, int64_t now_ns)
 {
 	struct tr_ready *ready = pace->session->pub.ready;
 	const struct tr_rate_spec *spec = tr_throttle_spec(pace->limits->messages[0]);
 	bool wake = false;
 
+	pace->session->late_ns = pace->slot_ns > 0 ? tr_min_i64(now_ns - pace->slot_ns, LATE_MAX_NS) : 0;
 	pthread_mutex_lock(&ready->lock);
 	pace->session->pacing = false;
-	if (ready->paced_until_ns != 0 && ready->paced_until_ns <= tr_mono_ns() &&
+	if (ready->paced_until_ns != 0 && ready->paced_until_ns <= now_ns &&
 		(double)spec->period_ns / (double)spec->quantity < (double)pace->session->pub.path->idle_timeout_ns) {
 		ready->paced_until_ns = 0;
 		wake = true;
@@ -233,6 +240,6 @@ tr_session_pace(struct tr_session *pub, int64_t *wait_ns, const char **error)
 		*wait_ns = pace->slot_ns - now_ns;
 		return TR_GO_WAIT;
 	}
-	sent(pace);
+	sent(pace, now_ns);
 	return TR_GO;
 }

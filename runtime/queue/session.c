@@ -377,6 +377,7 @@ tr_session_take(struct tr_session *pub, uint32_t max, uint64_t max_bytes, struct
 		if (*why != TR_TAKE_GOT) {
 			pthread_mutex_unlock(&ready->lock);
 			session->saw_empty = true; /* it got an answer: no failed opening */
+			session->late_ns = 0;
 			break;
 		}
 		uint64_t freed = 0;

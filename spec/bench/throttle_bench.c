@@ -158,8 +158,8 @@ send_all(void *arg)
 	int64_t due_ns = course->start_ns, now_ns = due_ns;
 
 	for (;;) {
-		/* as of when it was due: what a sender oversleeps is not lost to the rate */
-		int64_t from_ns = now_ns - due_ns < 20 * TR_NS_PER_MS ? due_ns : now_ns;
+		/* as of when it was due, as sessions do: what a sender oversleeps is not lost to the rate */
+		int64_t from_ns = tr_max_i64(due_ns, now_ns - 20 * TR_NS_PER_MS);
 		uint64_t number;
 
 		due_ns = from_ns + tr_throttle_reserve(course->throttle, from_ns, INT64_MAX);

@@ -549,10 +549,43 @@ a_selection_takes_all_tokens_or_none(void **state)
 	rig_fini(&rig);
 }
 
+static void
+a_hundred_a_second(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->connection_limit = 1;
+	add_rate(config, "rate", "100/s,max_burst=1");
+}
+
+static void
+what_a_session_oversleeps_is_not_lost_to_the_rate(void **state)
+{
+	static const struct {
+		int64_t oversleep_ns;
+		uint64_t least, most; /* sent in ten seconds */
+	} cases[] = {
+		{0, 999, 1001}, {15 * TR_NS_PER_MS, 990, 1002}, {20 * TR_NS_PER_MS, 990, 1002},
+		{50 * TR_NS_PER_MS, 400, 990}, /* there is an end to catching up */
+	};
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		struct rig rig;
+
+		rig_init(&rig);
+		rig.path_config = a_hundred_a_second;
+		rig.oversleep_ns = cases[i].oversleep_ns;
+		rig_open(&rig);
+		put(&rig, "a.example", 1200);
+		rig_run(&rig, 10 * TR_NS_PER_S);
+		assert_in_range(rig.sent, cases[i].least, cases[i].most);
+		rig_fini(&rig);
+	}
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_a_session_oversleeps_is_not_lost_to_the_rate),
 		cmocka_unit_test(a_set_of_leases_is_shared_and_passed_on),
 		cmocka_unit_test(a_refresh_keeps_the_turn_for_a_lease),
 		cmocka_unit_test(the_later_moment_is_kept_too),

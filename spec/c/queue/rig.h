@@ -51,6 +51,7 @@ struct rig {
 	struct tr_pool_config *(*pool)(struct rig *rig, const char *name, const char **error);
 	struct tr_source_config *(*source)(struct rig *rig, const char *name, const char **error);
 	int64_t source_delay_ns; /* until its answer comes */
+	int64_t oversleep_ns;    /* so much too late does a session wake for its slot of a rate */
 	/* Answers with tr_sched_site(), now or later; NULL: each domain is a site of its own. */
 	void (*site)(struct rig *rig, struct tr_sched *sched);
 	_Atomic uint32_t sites_asked;
@@ -249,8 +250,8 @@ rig_pace(struct rig_session *session)
 	} else if (go == TR_GO_WAIT) {
 		session->session->phase = "Throttled";
 		session->waiting = true;
-		tr_timer_start(
-			tr_loop_wheel(session->loop), &session->timer, tr_min_i64(wait_ns, 24 * HOUR_NS), rig_slot_due);
+		tr_timer_start(tr_loop_wheel(session->loop), &session->timer,
+			tr_min_i64(wait_ns, 24 * HOUR_NS) + session->rig->oversleep_ns, rig_slot_due);
 	} else {
 		session->outcome = (struct tr_outcome){.kind = go == TR_GO_BACK ? TR_OUT_REQUEUE : TR_OUT_TRANSIENT,
 			.retry_after_ns = -1,
