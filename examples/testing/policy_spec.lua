@@ -1,20 +1,6 @@
--- Run it in this folder: tailrace lua /usr/bin/busted --lpath='./?.lua' policy_spec.lua
+-- Run it in this folder: tailrace test
+local test = require 'kumo.test'
 local site = require 'site'
-local testing = require 'tr.testing'
-
--- Runs in the policy's state: a spool of the test's own, no mail out, and a CRM that says no twice.
-local AROUND = [[
-  package.path = './?.lua;' .. package.path
-  local site = require 'site'
-  site.spool = %q
-  site.next_hop = function() return '127.0.0.1:1' end
-  site.calls = {}
-  site.tell_crm = function(line)
-    table.insert(site.calls, os.time())
-    return #site.calls < 3 and require('kumo').reject(450, 'busy') or 'stored'
-  end
-  dofile './policy.lua'
-]]
 
 describe('the next hop', function()
   it('of example.org is its own host', function()
@@ -22,38 +8,57 @@ describe('the next hop', function()
   end)
 end)
 
-describe('the CRM hook', function()
-  local dir, rt
+describe('the policy', function()
+  local rt
 
   before_each(function()
-    local pipe = io.popen 'mktemp -d'
-    dir = pipe:read '*l'
-    pipe:close()
-    local file = assert(io.open(dir .. '/around.lua', 'w'))
-    file:write(AROUND:format(dir))
-    file:close()
-    rt = testing.start { policy = dir .. '/around.lua' }
+    rt = test.start { policy = 'policy.lua' }
+    rt:smtp('192.0.2.10:25', 250)
   end)
 
-  after_each(function()
-    assert.is_true((rt:stop(1))) -- the ledger balances
-    os.execute('rm -r ' .. dir)
+  local function mail_of_a_customer()
+    return assert(rt:receive { to = 'a@example.org', headers = { ['X-Customer'] = '7' }, body = 'hello\n' })
+  end
+
+  it('delivers mail, and tells the CRM', function()
+    rt:http(site.crm, 200)
+    mail_of_a_customer()
+    rt:advance '1s'
+    assert.delivered(rt, 'mail', 1)
+    assert.are.equal('hello\r\n', rt:requests('smtp')[1].body)
+    assert.are.equal('7', rt:requests(site.crm)[1]:json().headers['X-Customer'])
   end)
 
-  it('tries again after a minute, then after two', function()
-    rt:receive { to = 'a@example.org', data = 'X-Customer: 7\r\n\r\nhello\r\n' }
-    rt:advance(3600)
-    local calls = rt:eval "return require('site').calls"
+  it('asks a busy CRM again, not before it says', function()
+    rt:http(site.crm, { { status = 503, headers = { ['Retry-After'] = '600' } }, { reset = true }, 200 })
+    mail_of_a_customer()
+    rt:advance '2h'
+    local calls = rt:requests(site.crm)
     assert.are.equal(3, #calls)
-    assert.is_true(math.abs(calls[2] - calls[1] - 60) <= 3) -- with some jitter
-    assert.is_true(math.abs(calls[3] - calls[2] - 120) <= 3)
-    assert.are.equal(1, rt:ledger().crm.delivered)
+    assert.is_true(calls[2].at - calls[1].at >= 600)
+    assert.requeued(rt, 'crm', 2)
+    assert.delivered(rt, 'crm', 1)
   end)
 
-  it('does not hear of mail without a customer', function()
+  it('gives up after two days, and keeps the record', function()
+    rt:http(site.crm, 503)
+    mail_of_a_customer()
+    rt:advance '47h'
+    assert.waiting(rt, 'crm', 1)
+    rt:advance '3h'
+    assert.waiting(rt, 'crm', 0)
+    assert.dead(rt, 'crm', 1)
+  end)
+
+  it('does not tell of mail without a customer', function()
     rt:receive { to = 'a@example.org' }
-    rt:advance(60)
-    assert.are.equal(0, rt:eval "return #require('site').calls")
-    assert.are.equal(1, rt:ledger().crm.filtered)
+    rt:advance '1m'
+    assert.filtered(rt, 'crm', 1)
+  end)
+
+  it('refuses a sender', function()
+    local id, reply = rt:receive { from = 'x@spam.example' }
+    assert.is_nil(id)
+    assert.are.equal('550 5.7.1 not from you', reply)
   end)
 end)

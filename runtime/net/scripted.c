@@ -306,15 +306,17 @@ static struct tr_scripted_listener *
 find_listener(const struct tr_scripted *script, const struct tr_sockaddr *to)
 {
 	struct tr_scripted_listener *listener = script->listeners;
-	char text[64];
+	char at[64], wanted[64];
 
+	tr_sockaddr_text(to, false, wanted);
 	for (; listener != NULL; listener = listener->next) {
 		if (same_place(&listener->at, to))
 			return listener;
-		tr_sockaddr_text(&listener->at, false, text);
-		if ((strcmp(text, "0.0.0.0") == 0 || strcmp(text, "::") == 0) &&
-			tr_sockaddr_port(&listener->at) == tr_sockaddr_port(to))
-			return listener; /* any address of this machine, and every address is its own */
+		tr_sockaddr_text(&listener->at, false, at);
+		if ((strcmp(at, "0.0.0.0") == 0 || strcmp(at, "::") == 0) &&
+			tr_sockaddr_port(&listener->at) == tr_sockaddr_port(to) &&
+			(strncmp(wanted, "127.", 4) == 0 || strcmp(wanted, "::1") == 0))
+			return listener; /* "any" is this machine: of its addresses the script knows these */
 	}
 	return NULL;
 }

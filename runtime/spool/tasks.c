@@ -69,6 +69,10 @@ void
 task_post(struct tr_spool *spool, struct task *task)
 {
 	task->next = NULL;
+	if (spool->config.inline_loads) {
+		task->fn(spool, task);
+		return;
+	}
 	pthread_mutex_lock(&spool->task_mu);
 	if (spool->task_last != NULL)
 		spool->task_last->next = task;

@@ -235,6 +235,15 @@ describe('kumo.test', function()
       assert.matches('not scripted: name hooks.example.com', text)
     end)
 
+    it('sends to another host where the policy itself listens', function()
+      assert.matches('not scripted: 192.0.2.1:25', left(function(rt)
+        rt:http('https://hooks.example.com/log', 200)
+        rt:dns { ['mx.example.org'] = '192.0.2.1' }
+        rt:receive { to = 'a@example.org' }
+        rt:advance(1)
+      end))
+    end)
+
     it('ends before an answer', function()
       local text = left(function(rt)
         rt:http('https://hooks.example.com/log', { delay = '10s' })
