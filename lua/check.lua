@@ -375,9 +375,9 @@ function host.entry.check_cut(step, seconds, text)
   end
   local what = text:match '^waiting [^\n]- for ([^\n]+)\n'
   local name = step == 'load' and 'the top level' or "the event '" .. step .. "'"
+  local remedy = what and 'what takes long belongs into a task: kumo.spawn_task' or 'an endless loop that catches errors?'
   what = what and ': it waits for ' .. what or ''
-  add('error', 'limit', file, line, ('%s did not end within %g s%s'):format(name, seconds, what),
-    'what takes long belongs into a task: kumo.spawn_task') -- stylua: ignore
+  add('error', 'limit', file, line, ('%s did not end within %g s%s'):format(name, seconds, what), remedy)
 end
 
 -- --- files -----------------------------------------------------------------------------------------------------------
