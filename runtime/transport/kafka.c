@@ -286,6 +286,8 @@ tr_kafka_solo(struct tr_kafka_producer *producer)
 	rd_kafka_conf_t *conf;
 
 	if (producer->solo != NULL && tr_kafka_is_fatal(producer->solo)) {
+		if (producer->solo->calls > 0)
+			return NULL; /* reports of it are still to come */
 		tr_kafka_unref(producer->solo);
 		producer->solo = NULL;
 	}

@@ -325,18 +325,24 @@ static bool
 send_alone(struct tr_kafka_producer *producer, struct tr_kafka_slot *record, const rd_kafka_message_t *message)
 {
 	struct tr_kafka_producer *solo;
+	uint32_t before;
 
 	if (producer->is_solo || record->call->cancelled || !is_verdict_on_batch(message->err))
 		return false;
+	record->call->inside--;
 	solo = tr_kafka_solo(producer);
-	if (solo == NULL)
-		return false;
+	if (solo == NULL) { /* not the record's fault: it is tried again by who sent it */
+		record_told(record, RD_KAFKA_RESP_ERR__QUEUE_FULL, -1, -1);
+		return true;
+	}
 	say_alone(producer, message);
 	/* NOLINTNEXTLINE: a report's message is ours as long as the event is */
 	rd_kafka_message_detach_headers((rd_kafka_message_t *)(uintptr_t)message, &record->headers);
-	record->call->inside--;
-	if (!produce(solo, record)) /* tried again later, by who sent it: it is not its fault */
+	before = record->call->inside;
+	if (!produce(solo, record))
 		record_told(record, RD_KAFKA_RESP_ERR__QUEUE_FULL, -1, -1);
+	else if (record->call->inside > before)
+		solo->calls++; /* it has it; else it is told already */
 	return true;
 }
 
@@ -353,6 +359,8 @@ tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event)
 			continue;
 		}
 		tr_metric_add(producer->kafka->in_flight, -1);
+		if (producer->is_solo)
+			producer->calls--;
 		record->call->inside--;
 		record_told(record, message->err, message->partition, message->offset);
 	}

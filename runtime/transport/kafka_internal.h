@@ -39,7 +39,8 @@ struct tr_kafka_batch {           /* a call with its records */
 struct tr_kafka_producer {
 	struct tr_kafka *kafka; /* NULL: it is gone */
 	struct tr_kafka_producer *next, **prev;
-	uint32_t refs, calls;
+	uint32_t refs;
+	uint32_t calls;                 /* under way; of a solo one: records of another's calls that it has */
 	char *id;                       /* the configuration, canonical */
 	struct tr_kafka_producer *solo; /* referenced; NULL: none yet */
 	bool is_solo;                   /* of another: sends each record in a request of its own */

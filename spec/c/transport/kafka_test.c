@@ -322,6 +322,29 @@ the_record_to_blame_for_a_refused_batch_is_found(void **state)
 	refuse(errors, 5, 3);
 }
 
+/* The producer for records alone has met a fatal error meanwhile: there is a new one. */
+static void
+records_are_sent_alone_after_a_fatal_error(void **state)
+{
+	static const rd_kafka_resp_err_t errors[] = {RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE};
+	struct tr_kafka_producer *producer = producer_with("linger.ms", "100", NULL, NULL);
+	struct tr_kafka_call *call;
+	bool done;
+
+	for (int round = 0; round < 2; round++) {
+		rd_kafka_mock_push_request_errors_array(cluster, PRODUCE, 1, errors);
+		call = numbers(producer, 5, 2, TR_NS_PER_S, &done);
+		tr_kafka_call_start(call);
+		wait_true(&done);
+		assert_int_equal(failures(call, 0), 5);
+		tr_kafka_call_free(call);
+		assert_non_null(producer->solo);
+		assert_int_equal(producer->solo->calls, 0);
+		rd_kafka_test_fatal_error(producer->solo->rk, RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, "test");
+	}
+	tr_kafka_unref(producer);
+}
+
 /* While it is sent alone. */
 static void
 a_refused_batch_may_be_given_up(void **state)
@@ -586,6 +609,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(one_that_is_too_large_fails_alone, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_refused_batch_is_sent_one_by_one, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_record_to_blame_for_a_refused_batch_is_found, setup, teardown),
+		cmocka_unit_test_setup_teardown(records_are_sent_alone_after_a_fatal_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_refused_batch_may_be_given_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(brokers_that_are_down_time_out_and_come_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_happens_at_once_is_heard, setup, teardown),
