@@ -244,7 +244,7 @@ local function extra_files()
 end
 
 --- Modules of the runtime that policies require.
-reference.MODULES = { 'kumo', 'redis', 'sqlite' }
+reference.MODULES = { 'kumo', 'kumo.test', 'redis', 'sqlite' }
 
 --- Functions of these modules by their full names, as they are now.
 ---@return table<string, function>

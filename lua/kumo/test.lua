@@ -16,9 +16,81 @@ local c = host.c
 
 local test = {}
 
----@class kumo.test.Runtime
----@field private _rt tr.testing.Runtime
----@field private _net tr.scripted.Network
+---@class kumo.test.Options
+---@field policy string                  the file; unchanged, as it runs in production
+---@field clock? 'virtual'|'real'        default virtual: time passes only while the test waits, and then at once
+---@field seed? integer                  of jitter and ids, default 1: the same seed, the same run
+---@field wall? integer                  unix seconds at the start, default 1785000000 (2026-07-25 17:20 UTC)
+---@field spool? string                  'temporary' (default): gone with the engine; a directory: kept; 'policy': what it defines
+---@field network? 'scripted'|'real'     default scripted: what was not scripted is refused, and fails the test
+---@field before? fun(rt: kumo.test.Runtime)  scripts what the policy asks while it is loaded
+---@field log? 'error'|'warn'|'info'|'debug'|'trace'  what rt:log() keeps, default warn
+
+---@class kumo.test.Mail
+---@field from? string                   default sender@example.com
+---@field to? string|string[]            default rcpt@example.org
+---@field headers? table<string, string> or a list of lines; default Subject: test
+---@field body? string
+---@field data? string                   header and body, in place of both
+---@field client? string                 address that it comes from, default 127.0.0.1
+---@field ehlo? string                   default client.example.com
+---@field listener? string               "ip:port" of the policy's, if it has several
+---@field via? 'queue'                   past the listener and its events
+---@field meta? table<string, string>    with via = 'queue'
+
+---@class kumo.test.Record
+---@field type? string                   default Delivery
+---@field recipient? string|string[]     default rcpt@example.org
+---@field sender? string
+---@field headers? table<string, string>
+---@field body? string
+---@field meta? table<string, string>
+---@field queue? string                  default the recipient's domain
+---@field site? string
+---@field response? { code: integer, content?: string, command?: string }  default what goes with the type
+---@field num_attempts? integer          default 0
+---@field peer_address? { name: string, addr: string }
+---@field egress_pool? string
+---@field egress_source? string
+---@field source_address? string
+---@field delivery_protocol? string      default ESMTP
+---@field provider_name? string
+
+---@class kumo.test.Endpoint what rt:http() and its like return
+---@field count integer                  requests so far
+---@field waiting integer                those whose answer is not out yet
+---@field set fun(self: kumo.test.Endpoint, answer: any)  answers from now on with something else
+
+---@class kumo.test.Request
+---@field protocol 'http'|'smtp'|'amqp'|'kafka'|'nats'
+---@field n integer                      its number in the test
+---@field at number                      unix seconds
+---@field endpoint? string               as it was scripted; nil: nothing was there
+---@field body string
+---@field headers? table<string, string> HTTP: names in lower case
+---@field method? string                 HTTP
+---@field url? string                    HTTP
+---@field path? string                   HTTP
+---@field query? string                  HTTP
+---@field status? integer                HTTP: what it was answered
+---@field from? string                   SMTP
+---@field to? string[]                   SMTP: the recipients that were accepted
+---@field data? string                   SMTP: header and body
+---@field code? integer                  SMTP: what the data was answered
+---@field target? string                 brokers: topic, subject, or "exchange/routing key"
+---@field key? string                    Kafka
+---@field outcome? string                brokers: 'taken', or the error
+---@field json fun(self: kumo.test.Request): any            the body as JSON; not of SMTP
+---@field lines fun(self: kumo.test.Request): string[]      the lines of the body; not of SMTP
+---@field header fun(self: kumo.test.Request, name: string): string?  SMTP: a header's value
+
+---@class kumo.test.Queue
+---@field queue_name string
+---@field num_scheduled integer          messages that wait for their time
+---@field messages { id: string, due: string, num_attempts: integer, message: table }[]
+---@field queue_config table
+
+---@class kumo.test.Runtime an engine under test
 local Runtime = {}
 Runtime.__index = Runtime
 
@@ -94,6 +166,45 @@ local function start_engine(self)
   return true
 end
 
+local function running(self)
+  if self._stopped or not self._rt then
+    error('this runtime has been stopped', 3)
+  end
+  return self._rt
+end
+
+-- Takes over what the engine has collected.
+local function collect(self)
+  for line in self._rt:take_records():gmatch '[^\n]+' do
+    self._records[#self._records + 1] = line
+  end
+  for line in self._rt:take_log():gmatch '[^\n]+' do
+    self._log[#self._log + 1] = line
+  end
+end
+
+local function forget(self)
+  for i = #live, 1, -1 do
+    if live[i] == self then
+      table.remove(live, i)
+    end
+  end
+end
+
+-- Ends it without asking whether all was well: after a test that failed.
+local function abandon(self)
+  forget(self)
+  if self._rt and not self._stopped then
+    collect(self)
+    self._stopped = true
+    self._balances, self._table = self._rt:stop(0)
+  end
+  if self._net then
+    self._net:close()
+  end
+end
+
+
 --- Starts an engine with a policy. Raises what was wrong with the policy, with its traceback.
 ---@async
 ---@param options kumo.test.Options
@@ -125,44 +236,16 @@ function test.start(options)
   if options.before then
     ok, err = pcall(options.before, self)
     if not ok then
-      self:_abandon()
+      abandon(self)
       error(err, 0)
     end
   end
   ok, err = start_engine(self)
   if not ok then
-    self:_abandon()
+    abandon(self)
     error(err, 0)
   end
   return self
-end
-
-local function forget(self)
-  for i = #live, 1, -1 do
-    if live[i] == self then
-      table.remove(live, i)
-    end
-  end
-end
-
---- Ends it without asking whether all was well: after a test that failed.
-function Runtime:_abandon()
-  forget(self)
-  if self._rt and not self._stopped then
-    self:_collect()
-    self._stopped = true
-    self._balances, self._table = self._rt:stop(0)
-  end
-  if self._net then
-    self._net:close()
-  end
-end
-
-function Runtime:_check()
-  if self._stopped or not self._rt then
-    error('this runtime has been stopped', 3)
-  end
-  return self._rt
 end
 
 --- Ends the engine and fails, naming it, if something was left behind: an address that was not scripted, an answer
@@ -174,9 +257,9 @@ function Runtime:stop(fail)
   if self._stopped then
     return
   end
-  self:_check()
+  running(self)
   local found = checks.leftovers(self)
-  self:_abandon()
+  abandon(self)
   if not self._balances then
     found[#found + 1] = 'the ledger does not balance:\n' .. self._table
   end
@@ -194,13 +277,13 @@ end
 ---@async
 ---@param after? number|string
 function Runtime:restart(after)
-  self:_check()
+  running(self)
   local spool = self.options.spool
   if not spool or spool == 'temporary' then
     error('restart: start with spool = DIRECTORY, a temporary spool ends with the engine', 2)
   end
   local now = math.floor(c.wall())
-  self:_collect()
+  collect(self)
   local balances, ledger = self._rt:stop(20)
   if not balances then
     error('restart: the ledger does not balance:\n' .. ledger, 2)
@@ -209,7 +292,7 @@ function Runtime:restart(after)
   local ok, err = start_engine(self)
   if not ok then
     self._rt = nil
-    self:_abandon()
+    abandon(self)
     error(err, 0)
   end
 end
@@ -227,7 +310,7 @@ end
 --- request that returns one of these, or a list of them (the last one for ever). https is served, too.
 ---@param url string
 ---@param answer? any
----@return tr.scripted.Endpoint
+---@return kumo.test.Endpoint
 function Runtime:http(url, answer)
   return network_of(self, 'http'):http(url, answer)
 end
@@ -235,7 +318,7 @@ end
 --- An SMTP server: rt:smtp('10.0.0.2:25', answer), rt:smtp('mx.example.org', answer).
 ---@param at string
 ---@param answer? any
----@return tr.scripted.Endpoint
+---@return kumo.test.Endpoint
 function Runtime:smtp(at, answer)
   return network_of(self, 'smtp'):smtp(at, answer)
 end
@@ -262,16 +345,34 @@ function Runtime:dns(names)
   end
 end
 
-for _, protocol in ipairs { 'amqp', 'kafka', 'nats' } do
-  Runtime[protocol] = function(self, at, answer)
-    local net = network_of(self, protocol)
-    return net[protocol](net, at, answer)
-  end
+--- A RabbitMQ broker: rt:amqp('10.0.0.5', answer), port 5672. The answer is true, an error text, a table
+--- `{ error =, permanent =, delay =, reset =, hang = }`, a function of the message, or a list of these.
+---@param at string
+---@param answer? any
+---@return kumo.test.Endpoint
+function Runtime:amqp(at, answer)
+  return network_of(self, 'amqp'):amqp(at, answer)
+end
+
+--- A Kafka broker, port 9092; the first of a producer's list is the one that is asked. Answers as of amqp.
+---@param at string
+---@param answer? any
+---@return kumo.test.Endpoint
+function Runtime:kafka(at, answer)
+  return network_of(self, 'kafka'):kafka(at, answer)
+end
+
+--- A NATS server, port 4222; the first of a client's list is the one that is asked. Answers as of amqp.
+---@param at string
+---@param answer? any
+---@return kumo.test.Endpoint
+function Runtime:nats(at, answer)
+  return network_of(self, 'nats'):nats(at, answer)
 end
 
 --- The requests so far, in order: of HTTP endpoints, mails that SMTP servers got the data of, and messages to brokers.
 ---@param which? string an endpoint as it was scripted, or a protocol
----@return table[]
+---@return kumo.test.Request[]
 function Runtime:requests(which)
   return network_of(self, 'requests'):requests(which)
 end
@@ -285,7 +386,7 @@ end
 ---@return string? id
 ---@return string? reply
 function Runtime:receive(mail)
-  local rt = self:_check()
+  local rt = running(self)
   check_options(mail or {}, client.FIELDS, 'receive')
   return client.receive(rt, self._net, mail or {})
 end
@@ -295,7 +396,7 @@ end
 ---@async
 ---@param record kumo.test.Record
 function Runtime:event(record)
-  local rt = self:_check()
+  local rt = running(self)
   check_options(record, client.RECORD_FIELDS, 'event')
   client.event(rt, record)
 end
@@ -306,15 +407,15 @@ end
 ---@async
 ---@param duration number|string seconds, or '20m'
 function Runtime:advance(duration)
-  self:_check():advance(seconds(duration, 'advance', 2))
-  self:_collect()
+  running(self):advance(seconds(duration, 'advance', 2))
+  collect(self)
 end
 
 --- Everything that is due now happens; no time passes.
 ---@async
 function Runtime:settle()
-  self:_check():advance(0)
-  self:_collect()
+  running(self):advance(0)
+  collect(self)
 end
 
 --- Time passes until cond() gives something true, which is returned. Fails when `limit` (7 days) is over.
@@ -323,12 +424,12 @@ end
 ---@param limit? number|string
 ---@return any
 function Runtime:run_until(cond, limit)
-  local rt = self:_check()
+  local rt = running(self)
   local left = limit and seconds(limit, 'run_until', 2) or LIMIT_S
   local step, first = 0, left
   while true do
     rt:advance(step)
-    self:_collect()
+    collect(self)
     local value = cond(self)
     if value then
       return value
@@ -342,6 +443,7 @@ function Runtime:run_until(cond, limit)
 end
 
 --- Unix seconds of the clock.
+---@return number
 function Runtime:now()
   return c.wall()
 end
@@ -349,20 +451,10 @@ end
 --- The wall clock is set to another time, as by an administrator.
 ---@param seconds_more number
 function Runtime:step_clock(seconds_more)
-  self:_check():step_clock(seconds_more)
+  running(self):step_clock(seconds_more)
 end
 
 -- --- what has happened ------------------------------------------------------------------------------------------------
-
---- Takes over what the engine has collected.
-function Runtime:_collect()
-  for line in self._rt:take_records():gmatch '[^\n]+' do
-    self._records[#self._records + 1] = line
-  end
-  for line in self._rt:take_log():gmatch '[^\n]+' do
-    self._log[#self._log + 1] = line
-  end
-end
 
 --- The log records so far, those about records of hooks, too: their `queue` is the hook's. With a table: those whose fields
 --- are equal; with a function: those for which it gives something true.
@@ -370,7 +462,7 @@ end
 ---@return table[]
 function Runtime:records(which)
   if not self._stopped then
-    self:_collect()
+    collect(self)
   end
   local all = self._records
   for i, line in ipairs(all) do
@@ -403,7 +495,7 @@ end
 ---@return string[]
 function Runtime:log(pattern)
   if not self._stopped then
-    self:_collect()
+    collect(self)
   end
   local found = {}
   for _, line in ipairs(self._log) do
@@ -418,7 +510,7 @@ end
 ---@param account? string
 ---@return table
 function Runtime:ledger(account)
-  local ledger = self:_check():ledger()
+  local ledger = running(self):ledger()
   if account and not ledger[account] then
     error(('ledger: there is no %q, only %s'):format(account, checks.names(ledger)), 2)
   end
@@ -426,8 +518,9 @@ function Runtime:ledger(account)
 end
 
 --- Counts of all queues: line, timers, ready, in_flight, undecided, parked, sessions.
+---@return table<string, integer>
 function Runtime:figures()
-  return self:_check():figures()
+  return running(self):figures()
 end
 
 --- A scheduled queue: its name, size and messages with their attempts and due times. nil: there is no such queue now.
@@ -435,7 +528,7 @@ end
 ---@param name string
 ---@return kumo.test.Queue?
 function Runtime:queue(name)
-  return checks.queue(self:_check(), name)
+  return checks.queue(running(self), name)
 end
 
 --- Runs code in the policy's Lua state; it may wait. What it returns must fit into JSON.
@@ -443,7 +536,7 @@ end
 ---@param code string
 ---@return any
 function Runtime:eval(code)
-  return self:_check():eval(code)
+  return running(self):eval(code)
 end
 
 --- Everything that happened, as one text: records, requests, log. Two runs with the same seed have the same.
@@ -452,22 +545,20 @@ function Runtime:transcript()
   return checks.transcript(self)
 end
 
--- --- for `tailrace test` --------------------------------------------------------------------------------------------------
+-- --- the end of a test --------------------------------------------------------------------------------------------------
 
---- At the end of a test: stops what runs, and raises what was left behind.
----@async
----@param fail? fun(text: string)
-function test.finish(fail)
+-- At the end of a test: stops what runs, and raises what was left behind.
+function test._finish(fail)
   while live[1] do
     live[1]:stop(fail)
   end
 end
 
---- After a test that failed: stops what runs, quietly.
+--- Stops what runs, without asking whether all was well: for after_each, where `tailrace test` does not do it.
 ---@async
-function test.abandon()
+function test.stop_all()
   while live[1] do
-    live[1]:_abandon()
+    abandon(live[1])
   end
 end
 

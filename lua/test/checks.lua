@@ -88,6 +88,12 @@ end
 --- The state of a runtime, for a failure's message.
 function checks.state(self)
   local out = { 'ledger:', checks.ledger_text(self._rt:ledger()) }
+  local strays = self._net and self._net:strays() or {}
+  if strays[1] then
+    add_list(out, 'not scripted', strays, function(stray)
+      return show(stray, 200)
+    end)
+  end
   if self._net then
     add_list(out, 'requests', self._net:requests(), checks.request_line)
   end

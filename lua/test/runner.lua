@@ -56,13 +56,13 @@ local function wrap(it, fail)
     local run = element.run
     element.run = setfenv(function(...)
       run(...)
-      test.finish(function(text)
+      test._finish(function(text)
         fail(text, 0)
       end)
     end, getfenv(run))
     it(element)
     element.run = run
-    test.abandon()
+    test.stop_all()
   end
 end
 

@@ -54,7 +54,7 @@ describe('kumo.test', function()
     dir = helper.dir()
   end)
   after_each(function()
-    test.abandon()
+    test.stop_all()
     helper.cleanup()
   end)
 
