@@ -62,7 +62,11 @@ end
 local function value_of(text, named)
   local name, rest = '', text
   if named then
-    name, rest = text:match '^%[?["\']?([%w_%.]+%??)["\']?%]?%s+(.*)$'
+    name, rest = text:match '^([%w_%.]+%??)%s+(.*)$'
+    if not name then -- a keyword: ["end"]?
+      local quoted, mark, more = text:match '^%[["\']([%w_]+)["\']%](%??)%s+(.*)$'
+      name, rest = quoted and quoted .. mark, more
+    end
     if not name then
       local key -- a field by type: [string] any
       key, rest = text:match '^(%b[])%s+(.*)$'

@@ -209,6 +209,18 @@ describe('tailrace check', function()
     assert.are.same({}, list)
   end)
 
+  it('says nothing about the examples', function()
+    local share = require('tr.host').c.share_dir
+    local out = helper.sh(('cd %s && for f in $(ls examples/*.lua examples/*/policy.lua); do %s check --strict $f; done'):format(
+      helper.quote(share), helper.quote(helper.TAILRACE))) -- stylua: ignore
+    local count = 0
+    for line in out:gmatch '[^\n]+' do
+      count = count + 1
+      assert.is_truthy(line:find '^examples/.*, nothing to report$', out)
+    end
+    assert.is_true(count > 5)
+  end)
+
   it('looks into each file that the policy reaches, and tells all at once', function()
     local list, status, answer = findings {
       ['policy.lua'] = "local kumo = require 'kumo'\nlocal a = require 'lib.a'\nlocal name = 'lib.' .. 'c'\nrequire(name)\ndofile 'lib/d.lua'\na.x()\n"

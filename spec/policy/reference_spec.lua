@@ -86,6 +86,48 @@ describe('the reference', function()
     assert.are.same({}, wrong)
   end)
 
+  it('has the options of each function that names those it knows', function()
+    local functions, owners, wrong, looked = callable(), {}, {}, 0
+    for _, name in ipairs(reference.extras()) do
+      owners[name] = require(name)
+    end
+    for name, fn in pairs(functions) do
+      local entry = entry_of(name)
+      for i, param in ipairs(entry and entry.params or {}) do
+        local class = all.by_name[(param.type:gsub('%?', ''))]
+        if class and class.kind == 'class' and class.exact then
+          local args = { n = i }
+          for j = 1, i - 1 do
+            args[j] = 'x'
+          end
+          args[i] = { zz = 1 } -- raises, unless it does nothing with it
+          if entry.sep == ':' then
+            table.insert(args, 1, owners[name:match '^(.*)%.'])
+          end
+          local _, err = pcall(fn, unpack(args, 1, i + 1))
+          local list = tostring(err):match 'expected one of (.*)$'
+          local known, fields = {}, list and reference.fields(class.name) or {}
+          for one in (list or ''):gsub(', while processing.*$', ''):gsub('%(did you.*$', ''):gmatch '[%w_]+' do
+            one = one:gsub('_$', '') -- until_
+            known[one] = true
+            if not fields[one] then
+              wrong[#wrong + 1] = ('%s: %s lacks the option %s'):format(name, class.name, one)
+            end
+          end
+          for field in pairs(fields) do
+            if not known[field] then
+              wrong[#wrong + 1] = ('%s: %s has the option %s, which the function does not know'):format(name, class.name, field)
+            end
+          end
+          looked = looked + (list and 1 or 0)
+        end
+      end
+    end
+    table.sort(wrong)
+    assert.are.same({}, wrong)
+    assert.is_true(looked > 20, looked .. ' functions')
+  end)
+
   it('tells the truth about what is not supported', function()
     local functions, looked = callable(), 0
     for name, fn in pairs(functions) do

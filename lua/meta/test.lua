@@ -1,0 +1,49 @@
+---@meta
+-- Types of what lua/kumo/test.lua takes and gives: require 'kumo.test'. See docs/testing.md.
+
+---@class (exact) kumo.test.Options
+---@field policy string                    file
+---@field clock? 'virtual'|'real'          default virtual
+---@field seed? integer                    of jitter and ids, default 1
+---@field wall? integer                    unix seconds at the start of the virtual clock
+---@field spool? string                    'policy': as the policy says; a directory, which outlives the engine; default: a temporary one
+---@field network? 'scripted'|'real'       default scripted: an address that is not scripted fails the test
+---@field before? fun(rt: kumo.test.Runtime)  before the policy is loaded: endpoints that its top level or `init` talk to
+---@field log? 'error'|'warn'|'info'|'debug'|'trace'  what rt:log() sees, default warn
+
+---@class (exact) kumo.test.Mail
+---@field from? string                     default sender@example.com
+---@field to? string|string[]              default rcpt@example.org
+---@field headers? string[]|table<string, string>  lines, or a map; default a Subject
+---@field body? string
+---@field data? string                     the whole message, in place of headers and body
+---@field meta? table<string, string>      without ESMTP
+---@field via? 'queue'                     straight into its queue, past the listener
+---@field client? string                   address that it comes from, default 127.0.0.1
+---@field ehlo? string
+---@field listener? string                 "ip:port", where the policy has several
+
+---@class (exact) kumo.test.Record
+---@field type kumo.RecordType
+---@field sender? string
+---@field recipient? string|string[]
+---@field from? string                     of the message, as with kumo.test.Mail
+---@field to? string|string[]
+---@field headers? string[]|table<string, string>
+---@field body? string
+---@field data? string
+---@field meta? table<string, string>
+---@field queue? string
+---@field site? string
+---@field response? table                  { code =, content =, command =, enhanced_code = }
+---@field num_attempts? integer
+---@field peer_address? table              { name =, addr = }
+---@field egress_pool? string
+---@field egress_source? string
+---@field source_address? string
+---@field delivery_protocol? string
+---@field provider_name? string
+
+--- As GET /api/admin/inspect-sched-q/v1 shows it: docs/http-listener.md.
+---@class kumo.test.Queue
+---@field [string] any
