@@ -1,8 +1,10 @@
--- A hundred records a request as a JSON array: the low-level form.
+-- A hundred records a request as a JSON array: the low-level form. With BENCH_PARSE=yes the policy reads each record and
+-- writes it again, as one does that chooses by what a record says: some twenty times what the rest of the handler costs.
 local kumo = require 'kumo'
 
 local DIR, URL = os.getenv 'BENCH_DIR', os.getenv 'BENCH_URL'
 local QUEUE = 'bench.log_hook'
+local PARSE = os.getenv 'BENCH_PARSE' == 'yes'
 
 kumo.on('pre_init', function()
   kumo.configure_log_hook { name = 'bench', meta = { 'counter', 'tenant' } }
@@ -14,6 +16,12 @@ kumo.on('init', function()
 end)
 
 kumo.on('should_enqueue_log_record', function(msg, _hook)
+  if PARSE then
+    local record = kumo.serde.json_parse(msg:get_data())
+    if record.type ~= 'Delivery' or #kumo.serde.json_encode(record) < 100 then
+      return false
+    end
+  end
   msg:set_meta('queue', QUEUE)
   return true
 end)
