@@ -175,12 +175,8 @@ end
 
 -- Takes over what the engine has collected.
 local function collect(self)
-  for line in self._rt:take_records():gmatch '[^\n]+' do
-    self._records[#self._records + 1] = line
-  end
-  for line in self._rt:take_log():gmatch '[^\n]+' do
-    self._log[#self._log + 1] = line
-  end
+  self._rt:take_records(self._records)
+  self._rt:take_log(self._log)
 end
 
 local function forget(self)

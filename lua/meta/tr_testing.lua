@@ -101,12 +101,12 @@ function Runtime:figures() end
 function Runtime:tasks() end
 
 --- JSON lines since the last call: all records, those about records of hooks, too.
----@return string lines
-function Runtime:take_records() end
+---@param list string[]  gets them at its end
+function Runtime:take_records(list) end
 
 --- Lines of the log since the last call.
----@return string lines
-function Runtime:take_log() end
+---@param list string[]  gets them at its end
+function Runtime:take_log(list) end
 
 --- Stops in order and goes back to the real clock.
 ---@async

@@ -120,13 +120,13 @@ function arithmetic.outlook(demand, limit, outage_s)
   }
 end
 
---- The least value of the setting behind a term that lets `demand` through with a fifth to spare.
+--- The value of the setting behind a term that lets `demand` through with a fifth to spare, and half as much again as now.
 ---@param term tr.plan.Term
 ---@param path tr.plan.Path
 ---@param demand number messages a second that this path has to take
 ---@return string advice
 function arithmetic.advice(term, path, demand)
-  local wanted = demand * 1.2
+  local wanted = math.max(demand * 1.2, term.limit * 1.5)
   if term.kind == 'connections' then
     local connections = math.max(path.connections + 1, math.ceil(wanted * path.latency_s / path.batch))
     local text = ('connection_limit = %s'):format(number(connections))

@@ -70,30 +70,40 @@ line_logged(void *arg, enum tr_level level, const char *target, const char *text
 	tr_buf_addc(&runtime->log, '\n');
 }
 
+/* Appends the lines to the list at idx. */
 static int
-take(lua_State *L, struct tr_buf *buf)
+take(lua_State *L, int idx, struct tr_buf *buf)
 {
-	lua_pushlstring(L, buf->data != NULL ? buf->data : "", buf->len);
+	const char *at = buf->data, *end = at + buf->len, *stop;
+	int count;
+
+	luaL_checktype(L, idx, LUA_TTABLE);
+	count = (int)lua_objlen(L, idx);
+	for (; buf->len > 0 && at < end; at = stop + 1) {
+		stop = memchr(at, '\n', (size_t)(end - at)); /* the last one ends with it, too */
+		lua_pushlstring(L, at, (size_t)(stop - at));
+		lua_rawseti(L, idx, ++count);
+	}
 	tr_buf_clear(buf);
-	return 1;
+	return 0;
 }
 
-/* runtime:take_records() -> JSON lines since the last call */
+/* runtime:take_records(list): appends the JSON lines since the last call */
 static int
 l_take_records(lua_State *L)
 {
 	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
 
-	return take(L, &runtime->records);
+	return take(L, 2, &runtime->records);
 }
 
-/* runtime:take_log() -> lines since the last call */
+/* runtime:take_log(list): appends the lines since the last call */
 static int
 l_take_log(lua_State *L)
 {
 	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
 
-	return take(L, &runtime->log);
+	return take(L, 2, &runtime->log);
 }
 
 /* --- start
