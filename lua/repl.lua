@@ -413,7 +413,7 @@ function Session:banner()
     what = ('%s, %d handlers for %d events'):format(show.plain(path), count, #events)
   end
   self:say(self:paint('bold', 'Tailrace'), ': ', what)
-  self:say(self:paint('dim', self.width < 76 and ':help, Tab, Ctrl-D'
+  self:say(self:paint('dim', self.width < 85 and ':help lists commands, Tab completes'
     or 'virtual time, scripted network; :help lists commands, Tab completes, Ctrl-D leaves'))
 end
 

@@ -107,10 +107,30 @@ local function names(list, seen, session, prefix)
   end
 end
 
--- An open string that is the first argument of a call: its opening quote, the function, and what is typed of it.
+--- Where a string begins that is still open at the end of the line; nil: there is none.
+local function open_string(line)
+  local quote, from, at = nil, nil, 1
+  while at <= #line do
+    local char = line:sub(at, at)
+    if quote and char == '\\' then
+      at = at + 1
+    elseif quote == char then
+      quote, from = nil, nil
+    elseif not quote and (char == '"' or char == "'") then
+      quote, from = char, at
+    end
+    at = at + 1
+  end
+  return from
+end
+
+-- An open string that is the first argument of a call: the function, its opening quote, and what is typed of it.
 local function open_argument(line)
-  local fn, quote, typed = line:match [=[([%w_.:]+)%s*%(?%s*(['"])([^'"]*)$]=]
-  return fn, quote, typed
+  local from = open_string(line)
+  if not from then
+    return nil
+  end
+  return line:sub(1, from - 1):match '([%w_.:]*)%s*%(?%s*$', line:sub(from, from), line:sub(from + 1)
 end
 
 --- What may stand at the cursor: { NAME, TAIL } each, sorted, and the part of it that is typed already. TAIL follows when

@@ -122,8 +122,10 @@ read_char(EditLine *el, wchar_t *out)
 			bool again = continued;
 			resized = continued = 0;
 			pthread_sigmask(SIG_SETMASK, &old, NULL);
-			if (again)
+			if (again) { /* the shell had the terminal: 1 alone would do nothing */
+				el_set(el, EL_PREP_TERM, 0);
 				el_set(el, EL_PREP_TERM, 1);
+			}
 			el_resize(el);
 			if (edit->config.resized != NULL)
 				edit->config.resized(edit->config.arg, tr_edit_columns());
