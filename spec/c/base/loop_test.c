@@ -349,6 +349,122 @@ run_jumps_and_stops(void **state)
 	assert_true(tr_mono_ns() == start_ns + 86400 * TR_NS_PER_S);
 }
 
+static char order[8];
+
+static void
+note(char c)
+{
+	order[strlen(order)] = c;
+}
+
+static struct tr_idle idles[2];
+static struct tr_defer late;
+
+static void
+note_deferred(struct tr_defer *defer)
+{
+	note('d');
+}
+
+static void
+note_first(struct tr_idle *idle)
+{
+	note('1');
+	tr_loop_defer(loop, &late, note_deferred);
+}
+
+static void
+note_second(struct tr_idle *idle)
+{
+	note('2');
+}
+
+static void
+note_timer(struct tr_timer *t)
+{
+	note('t');
+	tr_loop_idle(loop, &idles[0], note_first);
+	tr_loop_idle(loop, &idles[1], note_second);
+	tr_loop_defer(loop, &late, note_deferred);
+}
+
+static void
+idle_work_waits_for_all_other_and_goes_before_time(void **state)
+{
+	static struct tr_timer later;
+
+	memset(order, 0, sizeof order);
+	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_S, note_timer);
+	tr_timer_start(tr_loop_wheel(loop), &later, 2 * TR_NS_PER_S, stop_now);
+	tr_loop_run(loop);
+	assert_string_equal(order, "td1d2");
+	tr_loop_idle(loop, &idles[0], note_first);
+	tr_loop_unidle(loop, &idles[0]);
+	tr_loop_advance(loop, TR_NS_PER_S);
+	assert_string_equal(order, "td1d2");
+}
+
+static void
+monotonic_time_goes_on_after_virtual_time(void **state)
+{
+	int64_t before_ns = tr_mono_ns(), after_ns;
+
+	tr_clock_virtual_from_here(INT64_C(1795630930) * TR_NS_PER_S);
+	assert_true(tr_mono_ns() >= before_ns);
+	assert_int_equal(tr_mono_ns() % (60 * TR_NS_PER_S), 0);
+	tr_loop_advance(loop, 86400 * TR_NS_PER_S);
+	after_ns = tr_mono_ns();
+	tr_clock_real();
+	assert_true(tr_mono_ns() >= after_ns);
+	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, stop_now);
+	tr_loop_run(loop);
+	assert_true(tr_mono_ns() - after_ns < 60 * TR_NS_PER_S);
+}
+
+struct numbered {
+	struct tr_mail mail;
+	char c;
+};
+
+static void
+note_a(struct tr_mail *letter)
+{
+	note(tr_container_of(letter, struct numbered, mail)->c);
+}
+
+static void
+note_b(struct tr_mail *letter)
+{
+	note(tr_container_of(letter, struct numbered, mail)->c);
+}
+
+/* Whoever posts first: the order of functions, and of posts within one. */
+static void
+orderly_mail_does_not_depend_on_who_was_first(void **state)
+{
+	bool a_first = (uintptr_t)note_a < (uintptr_t)note_b;
+
+	for (int turn = 0; turn < 2; turn++) {
+		struct numbered a[2] = {{.mail.fn = note_a, .c = '1'}, {.mail.fn = note_a, .c = '2'}},
+				b = {.mail.fn = note_b, .c = 'b'};
+
+		memset(order, 0, sizeof order);
+		tr_loop_orderly(loop, true);
+		tr_hold_take(); /* something has not answered yet: nothing is read */
+		if (turn == 0)
+			tr_loop_post(loop, &b.mail);
+		tr_loop_post(loop, &a[0].mail);
+		tr_loop_post(loop, &a[1].mail);
+		if (turn == 1)
+			tr_loop_post(loop, &b.mail);
+		tr_loop_turn(loop);
+		assert_string_equal(order, "");
+		tr_hold_drop();
+		tr_loop_advance(loop, 1);
+		assert_string_equal(order, a_first ? "12b" : "b12");
+	}
+}
+
 int
 main(void)
 {
@@ -361,6 +477,10 @@ main(void)
 		cmocka_unit_test_setup_teardown(virtual_time_is_bounded, setup_virtual, teardown),
 		cmocka_unit_test_setup_teardown(holds_stop_virtual_time, setup_virtual, teardown),
 		cmocka_unit_test_setup_teardown(run_jumps_and_stops, setup_virtual, teardown),
+		cmocka_unit_test_setup_teardown(
+			idle_work_waits_for_all_other_and_goes_before_time, setup_virtual, teardown),
+		cmocka_unit_test_setup_teardown(monotonic_time_goes_on_after_virtual_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(orderly_mail_does_not_depend_on_who_was_first, setup_virtual, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
