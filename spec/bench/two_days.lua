@@ -1,5 +1,5 @@
 -- Two simulated days of retries of 1,000 records: `tailrace lua spec/bench/two_days.lua [RECORDS]`. The endpoint answers 503
--- all the time; retries after a minute, doubling up to 20 minutes; no gate, so that each record is tried each time.
+-- all the time: the queue retries after 20 minutes, doubling up to 4 hours, and rests while its gate is closed.
 local kumo = require 'kumo'
 local test = require 'kumo.test'
 
