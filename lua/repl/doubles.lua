@@ -39,6 +39,8 @@ local function tell(flow, kind, head, payload)
   if flow.tracing then
     flow:line('connection', kind .. ', played by the script')
     flow:line('wire', '> ' .. show.plain(head) .. '\n> ' .. show.plain(payload:sub(1, 4000)))
+  elseif flow.on_message then
+    flow.on_message(kind .. ', ' .. head)
   end
 end
 

@@ -12,6 +12,7 @@ local fail = commands.fail
 
 local MAX_LINES = 400 -- of one :send
 local MAX_WIRE = 4000 -- bytes of one piece
+local MAX_REQUESTS = 50 -- of one :advance
 local MAX_STEPS = 1200 -- of STEP_S: how long :send lets things happen
 local STEP_S = 0.05
 
@@ -316,26 +317,29 @@ end
 function Flow:watch(fn)
   local before = ledger()
   local network, requests = self.network, 0
-  if network then
-    network.on_request = function(request)
-      requests = requests + 1
-      if requests <= 50 then
-        local what = request.protocol == 'http' and ('%s %s'):format(request.method, request.url)
-          or ('mail from <%s> to %s'):format(tostring(request.from), request.address)
-        self:line(os.date('!%H:%M:%S', os.time()), show.plain(what))
-      end
+  local function tell(what)
+    requests = requests + 1
+    if requests <= MAX_REQUESTS then
+      self:line(os.date('!%H:%M:%S', os.time()), show.plain(what))
     end
   end
-  self.lines = 0
+  if network then
+    network.on_request = function(request)
+      tell(request.protocol == 'http' and ('%s %s'):format(request.method, request.url)
+        or ('mail from <%s> to %s'):format(tostring(request.from), request.address))
+    end
+  end
+  self.lines, self.on_message = 0, tell
   local ok, err = host.try(fn)
+  self.on_message = nil
   if network then
     network.on_request = nil
   end
   if not ok then
     error(err, 0)
   end
-  if requests > 50 then
-    self:line('', ('... %d more requests'):format(requests - 50))
+  if requests > MAX_REQUESTS then
+    self:line('', ('... %s more requests'):format(show.with_commas(requests - MAX_REQUESTS)))
   end
   self:tell_ledger(before)
 end

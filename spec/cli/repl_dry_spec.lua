@@ -58,6 +58,7 @@ describe('tailrace repl', function()
       'no stream',
       'k: offered +1, accepted +1, waiting +1',
       'k: delivered +1, waiting -1',
+      'AMQP at 192.0.2.2:5672, exchange "", routing key "events"',
       "unknown field 'mqtt'",
     })
     assert.is_nil(output:find 'a: delivered')
