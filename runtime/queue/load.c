@@ -89,6 +89,7 @@ line_loaded(struct tr_load *load)
 	struct judge judge = {.worker = op->worker, .in_flight = true};
 	struct slot_list again = SLOT_LIST_EMPTY;
 	int64_t now_ms = tr_wall_ms(), on = 0;
+	uint32_t coming = 0;
 	bool hook = engine->ops.wants_promote != NULL && engine->ops.wants_promote(engine->ops_arg, op->worker);
 
 	sched->loading = false;
@@ -102,9 +103,12 @@ line_loaded(struct tr_load *load)
 	}
 	count_move(engine, IN_FLIGHT, IN_READY, on);
 	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		coming += sched->lanes[i].coming;
 		sched->lanes[i].held += sched->lanes[i].coming;
 		sched->lanes[i].coming = 0;
 	}
+	if (coming > 0) /* they were on their way to the lanes, each with a token */
+		rate_give_back(sched, load->count - (uint32_t)on);
 	if (again.count > 0)
 		sched_return(op->worker, &again, true);
 	if (stopping(engine)) {

@@ -92,7 +92,7 @@ void judge_finish(struct judge *judge, const struct tr_ready *ready);
 void dead_attach(struct tr_dead_store *store, struct tr_engine *engine); /* a stop waits for what is under way in it */
 void judge_start(struct tr_worker *worker);                              /* works on worker->judging */
 void judge_slot(struct tr_worker *worker, uint32_t slot);                /* the caller moves it to IN_FLIGHT */
-void judge_incoming(struct tr_sched *sched);           /* home: incoming ones to fresh or hooking, or to their end */
+uint32_t judge_incoming(struct tr_sched *sched);       /* home: incoming ones to fresh or hooking, or to their end */
 bool load_start(struct tr_sched *sched, uint32_t max); /* places are reserved by the lanes: `coming` */
 void hook_start(struct tr_sched *sched);
 

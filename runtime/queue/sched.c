@@ -353,9 +353,10 @@ sched_retry_in(struct tr_sched *sched, int64_t delay_ns)
 		tr_timer_start_at(tr_loop_wheel(sched->home->loop), &sched->timer, due_ns, retry_due);
 }
 
-void
+uint32_t
 judge_incoming(struct tr_sched *sched)
 {
+	uint32_t count = sched->incoming.count, on = 0;
 	struct judge judge = {.worker = sched->home};
 	int64_t now_ms = tr_wall_ms();
 	struct tr_message *message;
@@ -363,13 +364,16 @@ judge_incoming(struct tr_sched *sched)
 		    sched->engine->ops.wants_promote(sched->engine->ops_arg, sched->home);
 
 	while ((message = list_pop(&sched->incoming)) != NULL) {
-		if (judge_message(&judge, sched, message, JUDGE_PROMOTE, now_ms))
+		if (judge_message(&judge, sched, message, JUDGE_PROMOTE, now_ms)) {
 			list_add(hook ? &sched->hooking : &sched->fresh, message);
+			on++;
+		}
 		/* judge_message() moves what it takes from IN_READY to IN_FLIGHT */
 	}
 	judge_finish(&judge, NULL);
 	if (sched->hooking.count > 0)
 		hook_start(sched);
+	return count - on;
 }
 
 void
@@ -441,7 +445,7 @@ sched_pump(struct tr_sched *sched)
 	}
 	if (sched->rate != NULL)
 		rate_admit(sched);
-	judge_incoming(sched);
+	rate_give_back(sched, judge_incoming(sched));
 	if (state == READY_ERROR) { /* contract/events.md section 6: transient, then asked again */
 		sched_spill(sched, &sched->fresh, true);
 		if (sched->line.count > 0)

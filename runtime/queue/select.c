@@ -418,7 +418,7 @@ lanes_pump(struct tr_sched *sched)
 	}
 	if (sched->rate != NULL)
 		rate_admit(sched);
-	judge_incoming(sched);
+	rate_give_back(sched, judge_incoming(sched));
 	weight = look_at_lanes(sched, now_ns);
 	choose(sched, weight, now_ns);
 	if (sched->line.count == 0 || sched->loading || sched->hooking.count > 0 || now_ns < sched->blocked_until_ns)

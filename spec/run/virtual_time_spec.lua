@@ -82,6 +82,23 @@ describe('under the virtual clock', function()
     assert.are.equal(1000, rt:ledger().h.delivered)
   end)
 
+  it('charges no rate for what an administrator bounces', function()
+    dir = helper.dir()
+    local policy = POLICY:gsub("max_age = '2 days'", "max_age = '2 days', max_message_rate = '1/min'")
+    helper.write(dir .. '/policy.lua', ('DIR = %q\n'):format(dir) .. policy .. [[
+      kumo.on('ask', function() kumo.api.admin.bounce.bounce { domain = 'h.log_hook', reason = 'x' } end)
+    ]])
+    rt = testing.start { policy = dir .. '/policy.lua', seed = 7 }
+    for _ = 1, 50 do
+      rt:receive { to = 'a@example.org' }
+    end
+    rt:advance(1)
+    assert.are.equal(1, rt:eval 'return #sent')
+    rt:eval "require('kumo').spawn_task { event_name = 'ask', args = {} }"
+    rt:advance(62) -- the next token is there, and comes back 49 times
+    assert.are.equal(49, rt:ledger().h.bounced)
+  end)
+
   for step, what in pairs { [3600] = 'an hour forward', [-3600] = 'an hour back' } do
     it(('keeps the delays of retries when the clock is set %s'):format(what), function()
       start "function answer() kumo = require 'kumo'; kumo.reject(450, 'not now') end"
