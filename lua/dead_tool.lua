@@ -91,26 +91,36 @@ local function copy(more)
   return out
 end
 
---- Calls fn for each letter, in pages of one hook after the other. Returns how many could not be read.
+--- Calls fn for each letter and each parked record, in pages of one hook after the other. Returns how many could not be
+--- read.
 local function each(payload, fn)
-  local left, unreadable, after = request.limit or math.huge, 0, {}
+  local left, unreadable = request.limit or math.huge, 0
   local hooks = { request.hook }
   if not request.hook then -- one letter of each hook tells their names
     hooks = ask('list', { hooks = true }).hooks
   end
-  for _, hook in ipairs(hooks) do
-    after[hook] = 0
+  local function pages(hook, kind)
+    local after = 0
     while left > 0 do
-      local page = ask('list', copy { hook = hook, payload = payload, after_seq = after[hook], limit = math.min(PAGE, left) })
+      local limit = math.min(PAGE, left)
+      local page = ask('list', copy { hook = hook, kind = kind, payload = payload, after_seq = after, limit = limit })
       unreadable = unreadable + page.unreadable
       for _, letter in ipairs(page.letters) do
         fn(letter)
-        after[hook] = letter.seq
+        after = letter.seq
         left = left - 1
       end
       if #page.letters == 0 then
         break
       end
+    end
+  end
+  for _, hook in ipairs(hooks) do
+    if request.reason ~= 'policy_error' then
+      pages(hook, 'letters')
+    end
+    if not request.reason or request.reason == 'policy_error' then
+      pages(hook, 'parked')
     end
   end
   return unreadable
@@ -121,20 +131,36 @@ local function number(count, what)
   return ('%d %s%s'):format(count, what, count == 1 and '' or 's')
 end
 
+--- "2 dead letters", "1 parked record", "2 dead letters, 1 parked record"
+local function both(letters, parked)
+  if parked == 0 then
+    return number(letters, 'dead letter')
+  end
+  return (letters > 0 and number(letters, 'dead letter') .. ', ' or '') .. number(parked, 'parked record')
+end
+
 local function line_of(letter)
   local what = letter.letter
+  local answer = what.answer or ''
+  if request.action == 'list' then -- of an error of the policy
+    answer = answer:match '^(.-)\nstack traceback:' or answer
+  end
   local line = ('%s  %s  %s  %s  %s  %s'):format(letter.id, what.at or '?', show(what.hook or '?'), what.reason or '?',
-    number(what.attempts or 0, 'attempt'), show(what.answer or ''))
+    number(what.attempts or 0, 'attempt'), show(answer))
   return (line:gsub('%s+$', ''))
 end
 
 local action = request.action
-local unreadable
+local unreadable, refused
 if action == 'list' or action == 'show' or action == 'export' then
-  local count = 0
+  local letters, parked = 0, 0
   local json = request.json or action == 'export'
   unreadable = each(action ~= 'list', function(letter)
-    count = count + 1
+    if letter.letter.reason == 'policy_error' then
+      parked = parked + 1
+    else
+      letters = letters + 1
+    end
     if json then
       print(kumo.serde.json_encode(letter))
     else
@@ -145,7 +171,7 @@ if action == 'list' or action == 'show' or action == 'export' then
     end
   end)
   if not json then
-    print(number(count, 'dead letter'))
+    print(both(letters, parked))
   end
 elseif not (next(filter) or request.all) then
   if close then
@@ -155,16 +181,31 @@ elseif not (next(filter) or request.all) then
 else
   local answer = ask(action, copy { limit = request.limit, all = request.all or nil })
   unreadable = answer.unreadable
+  refused = answer.refused and answer
   if request.json then
     print(kumo.serde.json_encode(answer))
   else
-    local one = answer.matched == 1
-    local back = one and 'is back in its queue' or 'are back in their queues'
-    print(number(answer.matched, 'dead letter') .. ' ' .. (action == 'replay' and back or 'dropped'))
+    local parked = answer.parked or 0
+    local letters = answer.matched - parked
+    if action == 'purge' then
+      print(both(letters, parked) .. ' dropped')
+    else
+      if letters > 0 or parked == 0 then
+        print(number(letters, 'dead letter') .. (letters == 1 and ' is back in its queue' or ' are back in their queues'))
+      end
+      if parked > 0 then
+        print(number(parked, 'parked record') .. (parked == 1 and ' is' or ' are') .. ' decided again'
+          .. (request.meta and ' at the next start' or ''))
+      end
+    end
   end
 end
 if close then
   close()
+end
+if refused then
+  fail(('the disk takes no more (%s): %d letters that were under way stay, and those behind them'):format(refused.why,
+    refused.refused))
 end
 if unreadable > 0 then
   fail(('%d letters could not be read now; they stay'):format(unreadable))

@@ -66,7 +66,8 @@ function kumo.api.admin.suspend_ready_q.delete(id) end
 ---@field ids? string[]
 ---@field since? string           moment, RFC 3339
 ---@field ["until"]? string
----@field reason? 'rejected'|'expired'
+---@field reason? 'rejected'|'expired'|'policy_error'
+---@field kind? 'all'|'letters'|'parked'   default 'all'; parked: records that are parked as the policy failed
 ---@field limit? integer          `list`: default 100, at most 10,000
 
 ---@class (exact) kumo.DeadLetterList : kumo.DeadLetterFilter
@@ -83,14 +84,14 @@ function kumo.api.admin.suspend_ready_q.delete(id) end
 ---@return table[] letters  { id, seq, size, letter = { hook, queue, reason, answer, attempts, at }, payload }
 function kumo.api.admin.dead_letters.list(filter) end
 
---- Puts letters back into the queues that they came from, as new as on the first day. Ours.
+--- Puts letters back into the queues that they came from, as new as on the first day; parked records are decided again. Ours.
 ---@async
 ---@param filter kumo.DeadLetterChoice
----@return { matched: integer, unreadable: integer }
+---@return { matched: integer, unreadable: integer, parked: integer?, refused: integer?, why: string? }  refused: by the disk
 function kumo.api.admin.dead_letters.replay(filter) end
 
 --- Drops letters; the ledger counts them as dropped, reason removed. Ours.
 ---@async
 ---@param filter kumo.DeadLetterChoice
----@return { matched: integer, unreadable: integer }
+---@return { matched: integer, unreadable: integer, parked: integer?, refused: integer?, why: string? }  refused: by the disk
 function kumo.api.admin.dead_letters.purge(filter) end

@@ -11,6 +11,7 @@ local core = {}
 ---@field since_s? number    when it died, seconds since 1970
 ---@field until_s? number
 ---@field reason? string
+---@field kind? 'all'|'letters'|'parked'
 ---@field after_seq? integer
 ---@field limit? integer
 ---@field payload? boolean   of look: with the record's text
@@ -20,8 +21,9 @@ local core = {}
 ---@param job tr.dead.Job
 ---@return integer? matched  nil: message and code follow
 ---@return integer unreadable
----@return string json       of look: an array
----@return integer shown     of look: letters in it; fewer than matched when it would be too large
+---@return integer parked    of those that matched
+---@return string|integer? json   of look: an array; else how many the disk refused, if it did
+---@return integer|string? shown  of look: letters in it; fewer than matched when it would be too large; else why it refused
 ---@param spool? tr.dead.Spool of a stopped node; nil: the running one's
 function core.run(job, spool) end
 

@@ -32,7 +32,7 @@ tr_cmd_dead(int argc, char **argv)
 		{"id", "ID", TR_ARG_LIST, &ids, 0, 0, "this letter; may be repeated"},
 		{"since", "MOMENT", TR_ARG_TEXT, &since, 0, 0, "that died at or after, e.g. 2026-11-25T18:00:00Z"},
 		{"until", "MOMENT", TR_ARG_TEXT, &until, 0, 0, "that died at or before"},
-		{"reason", "REASON", TR_ARG_TEXT, &reason, 0, 0, "rejected or expired"},
+		{"reason", "REASON", TR_ARG_TEXT, &reason, 0, 0, "rejected, expired or policy_error"},
 		{"limit", "N", TR_ARG_INT, &limit, 0, 9e15, "at most so many, the oldest of each hook first"},
 		{"all", NULL, TR_ARG_FLAG, &all, 0, 0, "replay, purge: all letters of all hooks"},
 		{"admin", "URL", TR_ARG_TEXT, &admin, 0, 0, "the node's HTTP listener; default http://127.0.0.1:8000"},
@@ -44,10 +44,10 @@ tr_cmd_dead(int argc, char **argv)
 	const struct tr_args args = {
 		"dead",
 		"list|show|replay|export|purge [FILTER] [--admin URL | --meta DIR]",
-		"Log records that were refused for good or have expired. list: what they are; show: with the record; "
-		"export: "
-		"each\nas a line of JSON; replay: back into their queues, as new; purge: dropped, which the ledger "
-		"counts.",
+		"Log records that were refused for good or have expired, and those that are parked as the policy "
+		"failed.\n"
+		"list: what they are; show: with the record; export: each as a line of JSON; replay: back into their "
+		"queues, as\nnew, or decided again; purge: dropped, which the ledger counts.",
 		options,
 		"All filters that are given must fit. Exit status: 0; 1 it cannot be asked, or a letter could not be "
 		"read.",

@@ -224,9 +224,9 @@ budget_set(struct tr_sched *sched)
 			tr_log(TR_LEVEL_ERROR, "queue", "%s: no memory for its budget", sched->name);
 			return;
 		}
-		sched->budget->shed = tr_metric_get(TR_COUNTER, "records_shed",
+		sched->budget->shed = tr_metric_get(TR_COUNTER, "tailrace_records_shed",
 			"log records dropped as the oldest of too many", "queue", sched->name, NULL);
-		sched->budget->over = tr_metric_get(TR_GAUGE, "over_budget",
+		sched->budget->over = tr_metric_get(TR_GAUGE, "tailrace_over_budget",
 			"1 while more log records wait than the queue's budget allows", "queue", sched->name, NULL);
 		adopt(sched);
 	} else if (config->shed_oldest && sched->budget->length == 0) {

@@ -19,10 +19,13 @@ tr_dead_new(struct tr_spool *spool, struct tr_dead_store **out)
 		return TR_ENOMEM;
 	store->spool = spool;
 	pthread_mutex_init(&store->lock, NULL);
+	store->refused = tr_metric_get(TR_COUNTER, "tailrace_dead_letters_refused",
+		"dead letters whose replay or purge the disk refused; they stay", NULL);
 	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
 		store->accounts[i].list = SLOT_LIST_EMPTY;
 		store->accounts[i].bounds = tr_dead_default;
 		store->accounts[i].other = NO_ACCOUNT;
+		store->accounts[i].last = &store->accounts[i].first;
 	}
 	return TR_OK;
 }
@@ -33,6 +36,7 @@ tr_dead_free(struct tr_dead_store *store)
 	if (store == NULL)
 		return;
 	pthread_mutex_destroy(&store->lock);
+	tr_metric_unref(store->refused);
 	free(store);
 }
 
@@ -97,12 +101,22 @@ dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out)
 }
 
 bool
+dead_hook_name(struct tr_dead_store *store, uint16_t account, char out[64])
+{
+	char name[64];
+
+	if (!account_name(store, account, name))
+		return false;
+	snprintf(out, 64, "%s", name + (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 ? sizeof PREFIX - 1 : 0));
+	return true;
+}
+
+bool
 dead_is_of(struct tr_dead_store *store, uint16_t account, const char *hook)
 {
 	char name[64];
 
-	return account_name(store, account, name) && strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 &&
-	       strcmp(name + sizeof PREFIX - 1, hook) == 0;
+	return dead_hook_name(store, account, name) && strcmp(name, hook) == 0;
 }
 
 void
@@ -212,7 +226,7 @@ tr_dead_add(struct tr_dead_store *store, uint32_t slot)
 		account->unsorted = true; /* two workers' changes, or one that was copied forward in the log */
 	slots_add(store->spool, &account->list, slot);
 	account->bytes += stub->size;
-	store->count++;
+	store->count += dead_is_letter(stub);
 	pthread_mutex_unlock(&store->lock);
 }
 
@@ -259,26 +273,47 @@ tr_dead_count(const struct tr_dead_store *store)
 	return count;
 }
 
+/* After a start: whose letters these are, so that their bounds are known. */
+static void
+find_hooks(struct tr_dead_store *store)
+{
+	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+		uint16_t hook;
+		bool unknown;
+
+		pthread_mutex_lock(&store->lock);
+		unknown = store->accounts[i].list.count > 0 && store->accounts[i].other == NO_ACCOUNT &&
+			  dead_is_letter(tr_spool_stub(store->spool, store->accounts[i].list.head));
+		pthread_mutex_unlock(&store->lock);
+		if (unknown)
+			(void)dead_other(store, i, &hook); /* else the usual bounds hold */
+	}
+}
+
 void
 tr_dead_hooks(struct tr_dead_store *store, struct tr_buf *out)
 {
 	bool first = true;
 
+	find_hooks(store);
 	tr_buf_addc(out, '[');
 	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
 		char name[64];
-		uint32_t count;
+		bool any;
 
 		pthread_mutex_lock(&store->lock);
-		count = store->accounts[i].list.count;
+		any = store->accounts[i].list.count > 0;
+		if (any && dead_is_letter(tr_spool_stub(store->spool, store->accounts[i].list.head)) &&
+			store->accounts[i].other != NO_ACCOUNT &&
+			store->accounts[store->accounts[i].other].list.count > 0)
+			any = false; /* what is parked of it names it */
 		pthread_mutex_unlock(&store->lock);
-		if (count == 0 || !account_name(store, i, name))
+		if (!any || !dead_hook_name(store, i, name))
 			continue;
 		if (!first)
 			tr_buf_addc(out, ',');
 		first = false;
-		tr_json_add_string(
-			out, tr_str(name + (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 ? sizeof PREFIX - 1 : 0)));
+		tr_json_add_string(out, tr_str(name));
 	}
 	tr_buf_addc(out, ']');
 }
@@ -292,7 +327,7 @@ dead_pop(struct tr_dead_store *store, struct dead_account *account)
 	if (slot == TR_NO_SLOT)
 		return slot;
 	account->bytes -= tr_spool_stub(store->spool, slot)->size;
-	store->count--;
+	store->count -= dead_is_letter(tr_spool_stub(store->spool, slot));
 	return slot;
 }
 
@@ -305,7 +340,7 @@ dead_put_back(struct tr_dead_store *store, struct dead_account *account, uint32_
 		account->unsorted = true;
 	slots_add_front(store->spool, &account->list, slot);
 	account->bytes += tr_spool_stub(store->spool, slot)->size;
-	store->count++;
+	store->count += dead_is_letter(tr_spool_stub(store->spool, slot));
 }
 
 void
@@ -361,28 +396,13 @@ trimmed(struct tr_change *change, int status)
 	dead_busy_drop(store);
 }
 
-/* After a start: whose letters these are, so that their bounds are known. */
-static void
-find_hooks(struct tr_dead_store *store)
-{
-	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
-		uint16_t hook;
-		bool unknown;
-
-		pthread_mutex_lock(&store->lock);
-		unknown = store->accounts[i].list.count > 0 && store->accounts[i].other == NO_ACCOUNT;
-		pthread_mutex_unlock(&store->lock);
-		if (unknown)
-			(void)dead_other(store, i, &hook); /* else the usual bounds hold */
-	}
-}
-
 /* lock held: the oldest letter of it is beyond a bound */
 static bool
 is_beyond(struct tr_dead_store *store, const struct dead_account *account, const struct tr_dead_bounds *bounds)
 {
-	if (account->list.count == 0)
-		return false;
+	if (account->list.count == 0 || account->owner != NULL ||
+		!dead_is_letter(tr_spool_stub(store->spool, account->list.head)))
+		return false; /* what is parked has no bound */
 	return (bounds->max_count > 0 && account->list.count > bounds->max_count) ||
 	       (bounds->max_bytes > 0 && account->bytes > bounds->max_bytes) ||
 	       (bounds->max_age_ms > 0 &&

@@ -7,6 +7,8 @@
 
 #include "spool/spool.h"
 
+/* Beside them the store knows the records that are parked because policy failed (TR_MSG_POLICY_ERROR, with the text in
+ * the metadata `policy_error`), in the hook's own account, so that they can be seen and dealt with the same way. */
 struct tr_dead_store;
 int tr_dead_new(struct tr_spool *spool, struct tr_dead_store **out); /* TR_OK, TR_ENOMEM */
 void tr_dead_free(struct tr_dead_store *store);                      /* NULL is fine */
@@ -26,36 +28,46 @@ bool tr_dead_wanted(struct tr_dead_store *store, const struct tr_message *messag
  * change is committed the caller hands the slot over by tr_dead_add(). TR_OK; else nothing was done. */
 int tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_message *message, const char *reason,
 	struct tr_str line);
-void tr_dead_add(struct tr_dead_store *store, uint32_t slot); /* stored, also by a start: tr_recovered.flags */
+/* A letter or a parked record that is stored, also by a start: tr_recovered.flags. */
+void tr_dead_add(struct tr_dead_store *store, uint32_t slot);
 /* A letter for people and programs: id, seq, size, letter (what happened to it), and the record's text if `payload`. */
 void tr_dead_json(struct tr_buf *out, const struct tr_message *letter, struct tr_str info, bool payload);
 /* Drops what is beyond the bounds, some hundred in a change, one after the other; own thread of `loop`. */
 void tr_dead_trim(struct tr_dead_store *store, struct tr_loop *loop);
-/* A JSON array of the names of the hooks that have letters. */
+/* A JSON array of the names of the hooks that have letters or parked records. */
 void tr_dead_hooks(struct tr_dead_store *store, struct tr_buf *out);
-uint64_t tr_dead_count(const struct tr_dead_store *store);
+uint64_t tr_dead_count(const struct tr_dead_store *store); /* of letters */
 
 /* --- jobs --------------------------------------------------------------------------------------------------- */
 
 enum tr_dead_action { TR_DEAD_LOOK, TR_DEAD_REPLAY, TR_DEAD_PURGE };
-/* Goes through the letters, the oldest of each hook first. Allocate it zeroed; it is the caller's again in done(). */
+enum tr_dead_kind { TR_DEAD_ALL, TR_DEAD_LETTERS, TR_DEAD_PARKED };
+/* Goes through the letters and the parked records, the oldest of each hook first. One job at a time goes through those
+ * of a hook: the others wait for it. Allocate it zeroed; it is the caller's again in done(). */
 struct tr_dead_job {
 	enum tr_dead_action action;
+	enum tr_dead_kind kind;
 	/* which: all that is given must fit */
 	const char *hook;         /* its name */
 	const uint8_t (*ids)[16]; /* of messages; NULL: any */
 	uint32_t id_count;
-	int64_t since_ms, until_ms; /* when it died, wall; 0: any */
-	const char *reason;
-	uint64_t after_seq; /* stored after this one; 0: any. For pages of one hook */
-	uint64_t limit;     /* letters; 0: all */
+	int64_t since_ms, until_ms; /* when it died, or of a parked one when it came, wall; 0: any */
+	const char *reason;         /* "rejected", "expired", "policy_error" */
+	uint64_t after_seq;         /* stored after this one; 0: any. For pages of one hook and one kind */
+	uint64_t limit;             /* letters; 0: all */
 	/* LOOK: for each; info is the metadata `dead_letter`, JSON */
 	void (*each)(struct tr_dead_job *job, const struct tr_message *message, struct tr_str info);
 	/* REPLAY: a record that waits for its queue again, committed; takes the message */
 	void (*replayed)(struct tr_dead_job *job, struct tr_message *message);
+	/* REPLAY: a parked record that is to be decided again; it is in no list. NULL: it stays, as the next start does
+	 * that. */
+	void (*again)(struct tr_dead_job *job, uint32_t slot);
 	void (*done)(struct tr_dead_job *job); /* from the loop */
 	void *owner;
-	uint64_t matched;    /* letters that fit */
+	uint64_t matched; /* that fit */
+	uint64_t parked;  /* of them: parked records */
+	uint64_t refused; /* REPLAY: fit, too, but the disk did not take them: they stay, and the job ended there */
+	int refused_err;
 	uint64_t unreadable; /* letters that could not be read now; they stay */
 	bool cut;            /* it ended early, as the engine stops */
 	struct dead_work *work;

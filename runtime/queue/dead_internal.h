@@ -8,11 +8,14 @@
 #define PREFIX "dead:" /* of the account */
 #define NO_ACCOUNT UINT16_MAX
 
+struct dead_work;
 struct dead_account {
-	struct slot_list list; /* lock: the oldest first */
-	bool unsorted;         /* lock: some are not in the order of their seq, which pages go by */
-	uint64_t bytes;        /* lock */
-	uint16_t other;        /* lock: the dead account of a hook's and the reverse; NO_ACCOUNT: not known yet */
+	struct slot_list list;           /* lock: the oldest first; of a hook's own account: what is parked */
+	struct dead_work *owner;         /* lock: the job that goes through it */
+	struct dead_work *first, **last; /* lock: those that wait for it, in turn */
+	bool unsorted;                   /* lock: some are not in the order of their seq, which pages go by */
+	uint64_t bytes;                  /* lock */
+	uint16_t other; /* lock: the dead account of a hook's and the reverse; NO_ACCOUNT: not known yet */
 	struct tr_dead_bounds bounds; /* lock; of a hook's account */
 	char name[64];                /* lock; written once; "": not known yet */
 };
@@ -20,9 +23,10 @@ struct tr_dead_store {
 	struct tr_spool *spool;
 	struct tr_engine *engine; /* NULL: of a stopped spool */
 	pthread_mutex_t lock;
-	uint64_t trimmed; /* lock: dropped since the last line about that */
-	bool trimming;    /* lock: a change is under way */
-	uint64_t count;   /* lock; all */
+	struct tr_metric *refused; /* counter */
+	uint64_t trimmed;          /* lock: dropped since the last line about that */
+	bool trimming;             /* lock: a change is under way */
+	uint64_t count;            /* lock; all letters */
 	struct dead_account accounts[TR_ACCOUNTS_MAX];
 };
 
@@ -44,6 +48,19 @@ dead_busy_drop(struct tr_dead_store *store)
 	if (store->engine != NULL)
 		busy_drop(store->engine);
 }
+static inline bool
+dead_is_letter(const struct tr_stub *stub)
+{
+	return (tr_stub_flags(stub) & TR_MSG_DEAD) != 0;
+}
+/* When it died, or came. */
+static inline int64_t
+dead_when_ms(const struct tr_stub *stub)
+{
+	return dead_is_letter(stub) ? tr_stub_due_ms(stub) : tr_stub_created_ms(stub);
+}
+/* Name of an account without the prefix; false: there is none. */
+bool dead_hook_name(struct tr_dead_store *store, uint16_t account, char out[64]);
 int dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out);
 bool dead_is_of(struct tr_dead_store *store, uint16_t account, const char *hook);
 /* lock held: takes out the oldest, TR_NO_SLOT: none; puts one back as the oldest */

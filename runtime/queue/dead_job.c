@@ -11,14 +11,18 @@ struct dead_work {
 	struct tr_dead_store *store;
 	struct tr_loop *loop;
 	struct tr_dead_job *job;
-	uint32_t account;      /* being gone through */
-	uint32_t left;         /* of it, as it was when this began */
-	struct slot_list keep; /* of it: looked at, to be put back */
+	struct dead_work *next; /* in the line for an account */
+	struct tr_mail mail;    /* it is this one's turn */
+	uint32_t account;       /* being gone through; 0, the mail's, has none */
+	bool owns;              /* that account */
+	uint32_t left;          /* of it, as it was when this began */
+	struct slot_list keep;  /* of it: looked at, to be put back */
 	struct tr_load load;
 	struct tr_change change;
 	struct tr_defer defer;
-	uint64_t bytes; /* of the page */
-	uint32_t slots[PAGE];
+	uint64_t bytes;                                 /* of the page */
+	uint32_t slots[PAGE], acted[PAGE], acted_count; /* acted: in the change */
+	uint32_t parked;                                /* of those */
 	struct tr_message *messages[PAGE];
 	struct tr_message *replayed; /* by next: in the change */
 	int status[PAGE];
@@ -48,6 +52,8 @@ fits(const struct tr_dead_job *job, const struct tr_message *message, struct tr_
 {
 	bool found = job->ids == NULL;
 
+	if (job->kind != TR_DEAD_ALL && (job->kind == TR_DEAD_LETTERS) != ((message->flags & TR_MSG_DEAD) != 0))
+		return false;
 	for (uint32_t i = 0; i < job->id_count && !found; i++)
 		found = memcmp(job->ids[i], message->id, 16) == 0;
 	if (!found)
@@ -60,6 +66,27 @@ fits(const struct tr_dead_job *job, const struct tr_message *message, struct tr_
 			return false;
 	}
 	return true;
+}
+
+/* What is to be said of a parked record, as the metadata `dead_letter` says it of a letter. */
+static void
+parked_info(struct dead_work *work, const struct tr_message *record, struct tr_buf *info)
+{
+	char hook[64] = "", at[32];
+	struct tr_buf text = {0};
+
+	(void)dead_hook_name(work->store, record->account, hook);
+	(void)tr_meta_get_string(&record->meta, TR_STR("policy_error"), &text);
+	tr_rfc3339(record->created_ns / TR_NS_PER_MS * TR_NS_PER_MS, at);
+	info->len = 0;
+	tr_buf_addz(info, "{\"hook\":");
+	tr_json_add_string(info, tr_str(hook));
+	tr_buf_addz(info, ",\"queue\":");
+	tr_json_add_string(info, tr_str(record->queue != NULL ? record->queue : ""));
+	tr_buf_addz(info, ",\"reason\":\"policy_error\",\"answer\":");
+	tr_json_add_string(info, (struct tr_str){text.len > 0 ? text.data : "", text.len});
+	tr_buf_addf(info, ",\"attempts\":%u,\"at\":\"%s\"}", record->attempts, at);
+	tr_buf_free(&text);
 }
 
 /* The record as it was before, with an id of its own: its age starts again. */
@@ -86,14 +113,34 @@ revive(struct dead_work *work, const struct tr_message *letter)
 	return record;
 }
 
-/* Adds it to the change. False: it cannot be; it stays. */
+static void
+keep(struct dead_work *work, uint32_t slot)
+{
+	slots_add(work->store->spool, &work->keep, slot);
+}
+
+/* Does what the job says, or adds it to the change. False: it cannot be; it stays. */
 static bool
 act(struct dead_work *work, const struct tr_message *letter)
 {
+	bool is_letter = (letter->flags & TR_MSG_DEAD) != 0;
 	struct tr_message *record;
 
-	if (work->job->action == TR_DEAD_PURGE)
-		return tr_change_done(&work->change, letter->slot, TR_COL_DROPPED, TR_REASON_REMOVED, 1) == TR_OK;
+	if (work->job->action == TR_DEAD_PURGE) {
+		if (tr_change_done(&work->change, letter->slot, TR_COL_DROPPED, TR_REASON_REMOVED, 1) != TR_OK)
+			return false;
+		work->parked += !is_letter;
+		work->acted[work->acted_count++] = letter->slot;
+		return true;
+	}
+	if (!is_letter) {
+		work->job->parked++;
+		if (work->job->again != NULL)
+			work->job->again(work->job, letter->slot);
+		else
+			keep(work, letter->slot); /* the next start decides it again anyway */
+		return true;
+	}
 	record = revive(work, letter);
 	if (record == NULL)
 		return false;
@@ -106,16 +153,11 @@ act(struct dead_work *work, const struct tr_message *letter)
 		work->change.failed = true;
 	record->next = work->replayed;
 	work->replayed = record;
+	work->acted[work->acted_count++] = letter->slot;
 	return true;
 }
 
 /* --- pages -------------------------------------------------------------------------------------------------- */
-
-static void
-keep(struct dead_work *work, uint32_t slot)
-{
-	slots_add(work->store->spool, &work->keep, slot);
-}
 
 static void
 committed(struct tr_change *change, int status)
@@ -141,9 +183,21 @@ committed(struct tr_change *change, int status)
 		else
 			tr_message_free(record);
 	}
-	if (status != TR_OK)
-		tr_log(TR_LEVEL_ERROR, "queue", "dead letters could not be moved (%s): a restart sees them again",
-			tr_err_text(status));
+	if (status != TR_OK) {
+		tr_metric_add(work->store->refused, work->acted_count);
+		tr_log(TR_LEVEL_ERROR, "queue", "%u dead letters could not be moved (%s): they stay, and the job ends",
+			work->acted_count, tr_err_text(status));
+		for (uint32_t i = 0; i < work->acted_count; i++)
+			keep(work, work->acted[i]);
+		work->job->matched -= work->acted_count;
+		work->job->refused += work->acted_count;
+		work->job->refused_err = status;
+	} else if (work->job->action == TR_DEAD_PURGE) {
+		work->job->parked += work->parked;
+		if (work->store->engine != NULL)
+			count_add(work->store->engine, IN_PARKED, -(int64_t)work->parked);
+	}
+	work->acted_count = work->parked = 0;
 	next_page(work);
 }
 
@@ -152,10 +206,11 @@ loaded(struct tr_load *load)
 {
 	struct dead_work *work = tr_container_of(load, struct dead_work, load);
 	struct tr_dead_job *job = work->job;
-	uint32_t acted = 0;
+	struct tr_buf parked = {0};
 
 	if (job->action != TR_DEAD_LOOK)
 		tr_change_init(&work->change, work->store->spool, work->loop, committed, work);
+	work->change.intake = job->action == TR_DEAD_REPLAY; /* it makes the log larger: a full disk may refuse it */
 	for (uint32_t i = 0; i < load->count; i++) {
 		struct tr_message *letter = work->messages[i];
 		struct tr_str info;
@@ -165,23 +220,29 @@ loaded(struct tr_load *load)
 			keep(work, work->slots[i]);
 			continue;
 		}
-		info = tr_meta_get(&letter->meta, TR_STR("dead_letter"));
+		if (letter->flags & TR_MSG_DEAD) {
+			info = tr_meta_get(&letter->meta, TR_STR("dead_letter"));
+		} else {
+			parked_info(work, letter, &parked);
+			info = (struct tr_str){parked.data, parked.len};
+		}
 		if ((job->limit > 0 && job->matched >= job->limit) || !fits(job, letter, info)) {
 			keep(work, work->slots[i]);
 		} else if (job->action == TR_DEAD_LOOK) {
 			job->matched++;
+			job->parked += (letter->flags & TR_MSG_DEAD) == 0;
 			job->each(job, letter, info);
 			keep(work, work->slots[i]);
 		} else if (act(work, letter)) {
 			job->matched++;
-			acted++;
 		} else {
 			job->unreadable++;
 			keep(work, work->slots[i]);
 		}
 		tr_message_free(letter);
 	}
-	if (job->action != TR_DEAD_LOOK && acted > 0) {
+	tr_buf_free(&parked);
+	if (work->acted_count > 0) {
 		work->change.urgent = true; /* a person waits, and the next page */
 		tr_spool_submit(&work->change);
 		return;
@@ -205,11 +266,110 @@ put_back(struct dead_work *work)
 	}
 }
 
+/* lock held: the account is given to the next in its line. */
+static void
+let_go(struct dead_work *work)
+{
+	struct dead_account *account = &work->store->accounts[work->account];
+	struct dead_work *next = account->first;
+
+	put_back(work);
+	if (!work->owns)
+		return;
+	work->owns = false;
+	account->owner = next;
+	if (next == NULL)
+		return;
+	account->first = next->next;
+	if (account->first == NULL)
+		account->last = &account->first;
+	next->owns = true;
+	tr_loop_post(next->loop, &next->mail);
+}
+
+static void
+begin_account(struct dead_work *work)
+{
+	struct dead_account *account = &work->store->accounts[work->account];
+
+	dead_sort(work->store, account);
+	work->left = account->list.count;
+}
+
+static void
+turn_came(struct tr_mail *mail)
+{
+	struct dead_work *work = tr_container_of(mail, struct dead_work, mail);
+
+	pthread_mutex_lock(&work->store->lock);
+	begin_account(work);
+	pthread_mutex_unlock(&work->store->lock);
+	next_page(work);
+}
+
+/* lock held: it is this one's now, or it waits for it and turn_came() goes on. */
+static bool
+claim(struct dead_work *work)
+{
+	struct dead_account *account = &work->store->accounts[work->account];
+
+	if (account->owner == NULL) {
+		account->owner = work;
+		work->owns = true;
+		return true;
+	}
+	work->next = NULL;
+	*account->last = work;
+	account->last = &work->next;
+	work->mail.fn = turn_came;
+	return false;
+}
+
+/* lock held: goes on to the next account that is of interest. False: another job goes through it, and it waits. */
+static bool
+next_account(struct dead_work *work)
+{
+	struct tr_dead_store *store = work->store;
+	const char *hook = work->job->hook;
+	bool is_of = true;
+
+	let_go(work);
+	work->left = 0;
+	do {
+		work->account++;
+	} while (work->account < TR_ACCOUNTS_MAX && store->accounts[work->account].list.count == 0 &&
+		 store->accounts[work->account].owner == NULL);
+	if (work->account == TR_ACCOUNTS_MAX)
+		return true;
+	if (hook != NULL) {
+		pthread_mutex_unlock(&store->lock);
+		is_of = dead_is_of(store, (uint16_t)work->account, hook);
+		pthread_mutex_lock(&store->lock);
+	}
+	if (!is_of)
+		return true;
+	if (!claim(work))
+		return false;
+	begin_account(work);
+	return true;
+}
+
+static bool
+may_fit(const struct tr_dead_job *job, const struct tr_stub *stub)
+{
+	int64_t when_ms = dead_when_ms(stub);
+
+	return stub->seq > job->after_seq && (job->since_ms == 0 || when_ms >= job->since_ms) &&
+	       (job->until_ms == 0 || when_ms <= job->until_ms) &&
+	       (job->kind == TR_DEAD_ALL || (job->kind == TR_DEAD_LETTERS) == dead_is_letter(stub));
+}
+
 static void
 next_page(struct dead_work *work)
 {
 	struct tr_dead_store *store = work->store;
 	struct tr_dead_job *job = work->job;
+	bool waits = false;
 
 	work->load = (struct tr_load){.loop = work->loop,
 		.done = loaded,
@@ -217,52 +377,32 @@ next_page(struct dead_work *work)
 		.slots = work->slots,
 		.messages = work->messages,
 		.status = work->status};
-	work->bytes = 0;
 	pthread_mutex_lock(&store->lock);
-	if (dead_stopping(store) && work->account < TR_ACCOUNTS_MAX) {
-		job->cut = true;
-		put_back(work);
+	if ((dead_stopping(store) || job->refused > 0) && work->account < TR_ACCOUNTS_MAX) {
+		job->cut = job->refused == 0;
+		let_go(work);
 		work->account = TR_ACCOUNTS_MAX;
 	}
-	while (work->load.count < PAGE && work->bytes < PAGE_BYTES && work->account < TR_ACCOUNTS_MAX) {
-		struct dead_account *account = &store->accounts[work->account];
+	while (work->load.count < PAGE && work->account < TR_ACCOUNTS_MAX && !waits) {
 		uint32_t slot = work->left > 0 && (job->limit == 0 || job->matched < job->limit)
-					? dead_pop(store, account)
+					? dead_pop(store, &store->accounts[work->account])
 					: TR_NO_SLOT;
-		const struct tr_stub *stub;
 
 		if (slot == TR_NO_SLOT) {
 			if (work->load.count > 0)
 				break; /* what is loaded belongs to this account */
-			put_back(work);
-			do {
-				work->account++;
-			} while (work->account < TR_ACCOUNTS_MAX && store->accounts[work->account].list.count == 0);
-			if (work->account == TR_ACCOUNTS_MAX)
-				break;
-			dead_sort(store, &store->accounts[work->account]);
-			work->left = store->accounts[work->account].list.count;
-			if (job->hook != NULL) {
-				bool is_of;
-
-				pthread_mutex_unlock(&store->lock);
-				is_of = dead_is_of(store, (uint16_t)work->account, job->hook);
-				pthread_mutex_lock(&store->lock);
-				work->left = is_of ? work->left : 0;
-			}
+			waits = !next_account(work);
 			continue;
 		}
 		work->left--;
-		stub = tr_spool_stub(store->spool, slot);
-		if (stub->seq <= job->after_seq || (job->since_ms > 0 && tr_stub_due_ms(stub) < job->since_ms) ||
-			(job->until_ms > 0 && tr_stub_due_ms(stub) > job->until_ms)) {
-			keep(work, slot);
-		} else {
+		if (may_fit(job, tr_spool_stub(store->spool, slot)))
 			work->slots[work->load.count++] = slot;
-			work->bytes += stub->size;
-		}
+		else
+			keep(work, slot);
 	}
 	pthread_mutex_unlock(&store->lock);
+	if (waits)
+		return;
 	if (work->load.count > 0)
 		tr_spool_load(store->spool, &work->load);
 	else

@@ -61,6 +61,12 @@ replayed(struct tr_dead_job *job, struct tr_message *message)
 		tr_message_free(message);
 }
 
+static void
+again(struct tr_dead_job *job, uint32_t slot)
+{
+	tr_queue_decide_again(tr_container_of(job, struct job_op, job)->worker, slot);
+}
+
 static int
 push_done(lua_State *L, void *arg)
 {
@@ -73,12 +79,18 @@ push_done(lua_State *L, void *arg)
 			L, TR_ECANCELED, "the node stops: %d letters are done, the others stay", (int)op->job.matched);
 	lua_pushnumber(L, (lua_Number)op->job.matched);
 	lua_pushnumber(L, (lua_Number)op->job.unreadable);
-	if (op->job.action != TR_DEAD_LOOK)
-		return 2;
-	tr_buf_addc(&op->json, ']');
-	lua_pushlstring(L, op->json.data, op->json.len);
-	lua_pushnumber(L, (lua_Number)op->shown);
-	return 4;
+	lua_pushnumber(L, (lua_Number)op->job.parked);
+	if (op->job.action == TR_DEAD_LOOK) {
+		tr_buf_addc(&op->json, ']');
+		lua_pushlstring(L, op->json.data, op->json.len);
+		lua_pushnumber(L, (lua_Number)op->shown);
+		return 5;
+	}
+	if (op->job.refused == 0)
+		return 3;
+	lua_pushnumber(L, (lua_Number)op->job.refused);
+	lua_pushstring(L, tr_err_text(op->job.refused_err));
+	return 5;
 }
 
 static void
@@ -138,25 +150,28 @@ read_ids(lua_State *L, struct job_op *op)
 	lua_pop(L, 1);
 }
 
-/* run{action = "look"|"replay"|"purge", hook=, ids=, since_s=, until_s=, reason=, after_seq=, limit=, payload=},
- * spool or nil: the running node's) -> matched, unreadable, json, shown | nil, message, code. Checked by lua/dead.lua.
- */
+/* run{action = "look"|"replay"|"purge", kind = "all"|"letters"|"parked", hook=, ids=, since_s=, until_s=, reason=,
+ * after_seq=, limit=, payload=}, spool or nil: the running node's) -> matched, unreadable, parked, then of look: json,
+ * shown; of the others, if the disk refused: refused, text | nil, message, code. Checked by lua/dead.lua. */
 static int
 l_run(lua_State *L)
 {
 	static const char *const actions[] = {"look", "replay", "purge", NULL};
+	static const char *const kinds[] = {"all", "letters", "parked", NULL};
 	struct tr_task *task = tr_task_check(L);
 	struct tr_dead_store *store = check_store(L, 2);
 	bool offline = !lua_isnoneornil(L, 2);
 	size_t count, hook_len, reason_len;
 	const char *hook, *reason;
 	struct job_op *op;
-	int action, err;
+	int action, kind, err;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	lua_getfield(L, 1, "action");
 	action = luaL_checkoption(L, -1, NULL, actions);
+	lua_getfield(L, 1, "kind");
+	kind = luaL_checkoption(L, -1, "all", kinds);
 	hook = tr_opt_string(L, 1, "hook", NULL, &hook_len);
 	reason = tr_opt_string(L, 1, "reason", NULL, &reason_len);
 	lua_getfield(L, 1, "ids");
@@ -168,7 +183,7 @@ l_run(lua_State *L)
 		return luaL_error(L, "out of memory");
 	op->job.id_count = (uint32_t)count;
 	op->job.ids = lua_istable(L, -1) ? (const uint8_t(*)[16])op->ids : NULL;
-	lua_pop(L, 2);
+	lua_pop(L, 3);
 	op->texts = malloc((hook != NULL ? hook_len : 0) + (reason != NULL ? reason_len : 0) + 2);
 	if (op->texts == NULL) {
 		op_free(op);
@@ -179,6 +194,7 @@ l_run(lua_State *L)
 	if (reason != NULL)
 		op->job.reason = memcpy(op->texts + (hook != NULL ? hook_len : 0) + 1, reason, reason_len + 1);
 	op->job.action = (enum tr_dead_action)action;
+	op->job.kind = (enum tr_dead_kind)kind;
 	op->job.since_ms = field_ms(L, "since_s");
 	op->job.until_ms = field_ms(L, "until_s");
 	op->job.after_seq = (uint64_t)tr_opt_int(L, 1, "after_seq", 0);
@@ -189,6 +205,8 @@ l_run(lua_State *L)
 	op->job.replayed = replayed;
 	op->job.done = done;
 	op->worker = offline ? NULL : tr_service(L, TR_SERVICE_WORKER);
+	if (op->worker != NULL)
+		op->job.again = again;
 	tr_buf_addc(&op->json, '[');
 	err = tr_dead_start(store, tr_host_loop(tr_host_of(L)), &op->job);
 	if (err != TR_OK) {
@@ -219,7 +237,7 @@ recovered(void *arg, const struct tr_recovered *message)
 {
 	struct offline *offline = arg;
 
-	if (message->flags & TR_MSG_DEAD)
+	if (message->flags & (TR_MSG_DEAD | TR_MSG_POLICY_ERROR))
 		tr_dead_add(offline->store, message->slot);
 }
 

@@ -92,7 +92,7 @@ tr_engine_new(const struct tr_engine_config *config, struct tr_engine **out)
 	engine->suspension_metric = tr_metric_get(
 		TR_COUNTER, "source_suspensions", "times that a source was suspended because it did not work", NULL);
 	engine->sched_metrics[1] = tr_metric_get(TR_GAUGE, "scheduled_queue_count", "scheduled queues", NULL);
-	engine->dead_metric = tr_metric_get(TR_GAUGE, "dead_letters", "dead letters of all hooks", NULL);
+	engine->dead_metric = tr_metric_get(TR_GAUGE, "tailrace_dead_letters", "dead letters of all hooks", NULL);
 	tr_metrics_add_collector(collect, engine);
 	*out = engine;
 	return TR_OK;

@@ -395,7 +395,6 @@ struct tr_worker {
 	struct tr_defer empty_defer;
 	struct slot_list judging;
 	bool judge_loading;
-	struct slot_list parked;
 	struct slot_list enumerated;      /* recovered, to be shown to spool_message_enumerated; IN_FLIGHT */
 	struct slot_list *undecided;      /* by account, TR_ACCOUNTS_MAX of them */
 	_Atomic uint32_t undecided_count; /* in all of them */

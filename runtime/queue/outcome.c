@@ -91,7 +91,7 @@ settle_committed(struct outcome_op *op)
 	count_move(engine, IN_FLIGHT, IN_PARKED, op->parked.count);
 	while ((message = list_pop(&op->parked)) != NULL) {
 		run_add(&run, sched_of(engine, message));
-		slots_add(engine->spool, &worker->parked, message->slot);
+		tr_dead_add(engine->dead, message->slot);
 		tr_message_free(message);
 	}
 	while ((message = list_pop(&op->kept)) != NULL) {
@@ -333,6 +333,8 @@ op_park(struct outcome_op *op, struct tr_message *message)
 		message->queue);
 	op_leaves(op, sched_of(op->worker->engine, message), message->slot);
 	message->flags |= TR_MSG_POLICY_ERROR;
+	(void)tr_meta_set_string(&message->meta, TR_STR("policy_error"),
+		TR_STR("nothing may send it: its queue has no constructor of the policy")); /* told above, too */
 	tr_stub_set(tr_spool_stub(op->worker->engine->spool, message->slot), message->due_ms, message->flags,
 		message->attempts);
 	store_again(op, message);

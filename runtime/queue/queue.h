@@ -136,6 +136,8 @@ void tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const
 /* A record that must not be sent (policy raised, hook or constructor gone): parked and counted; takes it. It is stored
  * already with TR_MSG_POLICY_ERROR. */
 void tr_queue_park(struct tr_worker *worker, struct tr_message *message);
+/* A parked record, out of the store of dead.h: policy is asked again, as at a start. Own thread of `worker`. */
+void tr_queue_decide_again(struct tr_worker *worker, uint32_t slot);
 
 /* --- answers of policy -------------------------------------------------------------------------- */
 struct tr_str tr_sched_name(const struct tr_sched *sched);

@@ -241,7 +241,7 @@ worker_init(struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *
 	worker->act_open_end = &worker->act_open;
 	worker->act_wake_end = &worker->act_wake;
 	worker->empty_end = &worker->empty;
-	worker->judging = worker->parked = worker->enumerated = SLOT_LIST_EMPTY;
+	worker->judging = worker->enumerated = SLOT_LIST_EMPTY;
 	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++)
 		worker->undecided[i] = SLOT_LIST_EMPTY;
 	pthread_mutex_init(&worker->home_lock, NULL);
@@ -310,6 +310,14 @@ tr_queue_park(struct tr_worker *worker, struct tr_message *message)
 	count_add(worker->engine, IN_PARKED, 1);
 	tr_stub_set(tr_spool_stub(worker->engine->spool, message->slot), message->due_ms,
 		message->flags | TR_MSG_POLICY_ERROR, message->attempts);
-	slots_add(worker->engine->spool, &worker->parked, message->slot);
+	tr_dead_add(worker->engine->dead, message->slot);
 	tr_message_free(message);
+}
+
+void
+tr_queue_decide_again(struct tr_worker *worker, uint32_t slot)
+{
+	count_move(worker->engine, IN_PARKED, IN_UNDECIDED, 1);
+	worker_undecided_add(worker, slot);
+	worker_decide(worker);
 }

@@ -18,7 +18,11 @@ log_hooks:new {
       return answer(msg)
     end }
   end,
-  filter = function(msg) return kumo.serde.json_parse(msg:get_data()).type ~= 'Reception' end,
+  filter = function(msg)
+    if kumo.serde.json_parse(msg:get_data()).type ~= 'Reception' then return true end
+    if raises then error 'the filter is broken' end
+    return drops
+  end,
 }
 kumo.on('init', function()
   kumo.define_spool { name = 'data', path = DIR .. '/data' }
@@ -28,6 +32,11 @@ kumo.on('get_queue_config', function()
   return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.mail' } } }
 end)
 kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
+results = {}
+kumo.on('job', function(args)
+  local i, verb, filter = unpack(args)
+  results[i] = kumo.api.admin.dead_letters[verb](filter)
+end)
 kumo.on('ask', function(args)
   local text = args[1]
   local letters = kumo.api.admin.dead_letters
@@ -37,47 +46,49 @@ kumo.on('ask', function(args)
 end)
 ]]
 
+local dir, rt, log_parameters
+
+local function start(answer)
+  dir = dir or helper.dir()
+  helper.write(dir .. '/policy.lua', ("DIR = %q\nPARAMETERS = %s\nlocal kumo = require 'kumo'\n%s\n%s"):format(dir, log_parameters or '{}', answer,
+    POLICY))
+  rt = testing.start { policy = dir .. '/policy.lua' }
+end
+
+local function stop()
+  local balances, text = rt:stop(1)
+  rt = nil
+  assert.is_true(balances, text)
+end
+
+local function receive(count)
+  for _ = 1, count do
+    assert(rt:receive { to = 'a@example.org' })
+  end
+  rt:advance(1)
+end
+
+local function column(account, name)
+  return rt:ledger()[account][name]
+end
+
+--- Evaluates an expression with list, replay and purge in a task of the runtime.
+local function ask(text)
+  rt:eval(("answered = nil require('kumo').spawn_task { event_name = 'ask', args = { %q } }"):format(text))
+  rt:advance(0.1)
+  return rt:eval 'return answered'[1]
+end
+
+local function clean_up()
+  if rt then
+    stop()
+  end
+  dir, log_parameters = nil, nil
+  helper.cleanup()
+end
+
 describe('a dead letter', function()
-  local dir, rt, log_parameters
-
-  local function start(answer)
-    dir = dir or helper.dir()
-    helper.write(dir .. '/policy.lua', ("DIR = %q\nPARAMETERS = %s\nlocal kumo = require 'kumo'\n%s\n%s"):format(dir, log_parameters or '{}', answer,
-      POLICY))
-    rt = testing.start { policy = dir .. '/policy.lua' }
-  end
-
-  local function stop()
-    local balances, text = rt:stop(1)
-    rt = nil
-    assert.is_true(balances, text)
-  end
-
-  local function receive(count)
-    for _ = 1, count do
-      assert(rt:receive { to = 'a@example.org' })
-    end
-    rt:advance(1)
-  end
-
-  local function column(account, name)
-    return rt:ledger()[account][name]
-  end
-
-  --- Evaluates an expression with list, replay and purge in a task of the runtime.
-  local function ask(text)
-    rt:eval(("answered = nil require('kumo').spawn_task { event_name = 'ask', args = { %q } }"):format(text))
-    rt:advance(0.1)
-    return rt:eval 'return answered'[1]
-  end
-
-  after_each(function()
-    if rt then
-      stop()
-    end
-    dir, log_parameters = nil, nil
-    helper.cleanup()
-  end)
+  after_each(clean_up)
 
   it('is a record that was refused for good', function()
     start "function answer() kumo.reject(550, '5.6.0 not this one') end"
@@ -211,19 +222,96 @@ describe('a dead letter', function()
   end)
 end)
 
+describe('a record that is parked as policy failed', function()
+  after_each(clean_up)
+
+  local function parked()
+    return rt:figures().parked
+  end
+
+  it('is seen, replayed and purged as a dead letter is', function()
+    start "raises = true function answer(msg) if refuse then kumo.reject(550, 'no') end return 'ok' end"
+    receive(3)
+    assert.are.equal(3, parked())
+    local list = ask "list { reason = 'policy_error', payload = true }"
+    assert.are.equal(3, #list)
+    assert.are.equal('h', list[1].letter.hook)
+    assert.matches('the filter is broken', list[1].letter.answer)
+    assert.matches('^20%d%d%-', list[1].letter.at)
+    assert.matches('"type":"Reception"', list[1].payload)
+    assert.are.same({}, ask "list { kind = 'letters' }")
+    assert.are.same({ matched = 3, parked = 3, unreadable = 0 }, ask "replay { hook = 'h' }") -- policy still fails
+    rt:advance(1)
+    assert.are.equal(3, parked())
+    rt:eval 'raises = nil'
+    assert.are.same({ matched = 1, parked = 1, unreadable = 0 }, ask(('replay { ids = { %q } }'):format(list[2].id)))
+    assert.are.equal(2, parked())
+    rt:eval 'drops = true' -- the next answer is that nobody wants it
+    assert.are.same({ matched = 1, parked = 1, unreadable = 0 }, ask 'replay { all = true, limit = 1 }')
+    rt:advance(1)
+    assert.are.same({ matched = 1, parked = 1, unreadable = 0 }, ask 'purge { reason = "policy_error" }')
+    assert.are.equal(0, parked())
+    local h = rt:ledger().h
+    assert.are.equal(1, h.delivered)
+    assert.are.equal(1, h.dropped_by.policy)
+    assert.are.equal(1, h.dropped_by.removed)
+    assert.are.equal(0, h.waiting)
+  end)
+
+  it('stands beside letters of its hook, and outlives the bounds of letters', function()
+    log_parameters = '{ dead_letters = { max_count = 1 } }'
+    start "function answer(msg) kumo.reject(550, 'no') end"
+    receive(1)
+    rt:eval 'raises = true'
+    receive(4)
+    rt:advance(60)
+    assert.are.equal(5, #ask 'list()')
+    assert.are.equal(1, #ask 'list { reason = "rejected" }')
+    assert.are.equal(4, #ask 'list { kind = "parked" }')
+  end)
+end)
+
+describe('jobs over dead letters', function()
+  after_each(clean_up)
+
+  it('that run at once go through the letters of a hook one after the other', function()
+    start "refuse = true function answer() if refuse then kumo.reject(550, 'no') end return 'ok' end"
+    receive(150)
+    rt:eval 'refuse = false'
+    rt:eval [[
+      local spawn = require('kumo').spawn_task
+      spawn { event_name = 'job', args = { 1, 'list', { limit = 1000 } } }
+      spawn { event_name = 'job', args = { 2, 'replay', { hook = 'h', limit = 100 } } }
+      spawn { event_name = 'job', args = { 3, 'list', { limit = 1000 } } }
+      spawn { event_name = 'job', args = { 4, 'replay', { hook = 'h' } } }
+      spawn { event_name = 'job', args = { 5, 'purge', { hook = 'h' } } }
+    ]]
+    rt:advance(5)
+    assert.are.same({ 150, 100, 50, 50, 0 },
+      rt:eval 'return { #results[1], results[2].matched, #results[3], results[4].matched, results[5].matched }')
+    assert.are.equal(150, column('h', 'delivered'))
+  end)
+end)
+
 describe('tailrace dead', function()
-  after_each(helper.cleanup)
+  after_each(clean_up)
 
   local function dead(args)
     return helper.sh(("'%s' dead %s"):format(helper.TAILRACE, args))
   end
 
   it('serves a running node and a stopped one', function()
-    local dir = helper.dir()
+    dir = helper.dir()
     local sink = helper.sink '--http 127.0.0.1:0 --smtp 127.0.0.1:0 --status-share 422=100'
     helper.write(dir .. '/policy.lua', ([[
 local kumo = require 'kumo'
 require('policy-extras.log_hooks'):new_json { name = 'webhook', url = 'http://%s/log' }
+require('policy-extras.log_hooks'):new {
+  name = 'broken',
+  constructor = function() end,
+  log_parameters = { per_record = { Any = { enable = false }, Reception = { enable = true } } },
+  filter = function() error 'it is broken' end,
+}
 kumo.on('init', function()
   kumo.define_spool { name = 'data', path = '%s/data' }
   kumo.define_spool { name = 'meta', path = '%s/meta' }
@@ -240,10 +328,11 @@ end)
     local text
     helper.wait_for('ten dead letters', function()
       text = dead('list ' .. admin)
-      return text:find('10 dead letters', 1, true)
+      return text:find('10 dead letters, 5 parked records', 1, true)
     end)
+    assert.matches('broken  policy_error  0 attempts  .*it is broken', text)
     assert.matches('%x+  %d%d%d%d%-.*  webhook  rejected  1 attempt  500 422 ', text)
-    local id = text:match '^%x+'
+    local id = text:match '(%x+)  %S+  webhook'
     text = dead('show --id ' .. id .. ' ' .. admin)
     assert.matches('"event_id":"', text)
     assert.matches('1 dead letter\n', text)
@@ -256,7 +345,11 @@ end)
     assert.are.equal(0, run:stop())
 
     text = dead(('list --meta %s/meta --data %s/data'):format(dir, dir))
-    assert.matches('9 dead letters', text)
+    assert.matches('9 dead letters, 5 parked records', text)
+    text = dead(('replay --hook broken --limit 1 --meta %s/meta --data %s/data'):format(dir, dir))
+    assert.are.equal('1 parked record is decided again at the next start\n', text)
+    text = dead(('purge --reason policy_error --meta %s/meta --data %s/data'):format(dir, dir))
+    assert.are.equal('5 parked records dropped\n', text)
     text = dead(('export --limit 2 --meta %s/meta --data %s/data'):format(dir, dir))
     local _, lines = text:gsub('\n', '')
     assert.are.equal(2, lines)
