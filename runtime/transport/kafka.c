@@ -97,6 +97,8 @@ producer_retire(struct tr_kafka_producer *producer)
 	rd_kafka_queue_destroy(producer->queue);
 	end_librdkafka(producer->rk);
 	producer->rk = NULL;
+	if (producer->is_solo)
+		producer->calls = 0; /* it hears of them no more */
 	tr_kafka_unref(producer->solo);
 	producer->solo = NULL;
 	if (producer->refs == 0)
