@@ -47,7 +47,8 @@ struct client {
 	struct client *next;
 	struct repl_socket *socket;
 	struct tr_stream *stream;
-	struct job *job; /* under way; NULL: none */
+	struct tr_timer unread; /* runs while it has not taken all that was written */
+	struct job *job;        /* under way; NULL: none */
 	uint32_t id, worker;
 	int width;
 	bool terminal, colour;
@@ -228,6 +229,23 @@ start_job(
 /* --- clients
  * ---------------------------------------------------------------------------------------------------------- */
 
+static void drop(struct client *client, const char *why);
+
+static struct tr_wheel *
+wheel_of(struct client *client)
+{
+	return tr_loop_wheel(client->socket->server->worker[0].loop);
+}
+
+static void
+not_read(struct tr_timer *timer)
+{
+	struct client *client = tr_container_of(timer, struct client, unread);
+
+	if (tr_stream_backlog(client->stream) > 0)
+		drop(client, "it does not read its answer");
+}
+
 static void
 send_frame(struct client *client, char kind, struct tr_str text)
 {
@@ -237,7 +255,8 @@ send_frame(struct client *client, char kind, struct tr_str text)
 	if (!frame.failed)
 		tr_stream_write(client->stream, frame.data, frame.len);
 	tr_buf_free(&frame);
-	tr_stream_deadline(client->stream, UNREAD_LIMIT_NS);
+	tr_timer_stop(wheel_of(client), &client->unread);
+	tr_timer_start(wheel_of(client), &client->unread, UNREAD_LIMIT_NS, not_read);
 }
 
 static void
@@ -246,6 +265,7 @@ drop(struct client *client, const char *why)
 	struct repl_socket *socket = client->socket;
 
 	tr_log(TR_LEVEL_INFO, "repl", "%s left: %s", client->peer, why);
+	tr_timer_stop(wheel_of(client), &client->unread);
 	for (struct client **at = &socket->clients; *at != NULL; at = &(*at)->next) {
 		if (*at == client) {
 			*at = client->next;
@@ -421,18 +441,12 @@ client_data(struct tr_stream *stream, void *arg)
 }
 
 static void
-client_drained(struct tr_stream *stream, void *arg)
-{
-	tr_stream_deadline(stream, 0);
-}
-
-static void
 client_closed(struct tr_stream *stream, int err, void *arg)
 {
-	drop(arg, err == TR_ETIMEDOUT ? "it does not read its answer" : "it closed the connection");
+	drop(arg, "it closed the connection");
 }
 
-static const struct tr_stream_handlers client_handlers = {client_data, client_drained, client_closed};
+static const struct tr_stream_handlers client_handlers = {client_data, NULL, client_closed};
 
 static void
 refuse(int fd, const char *why)
