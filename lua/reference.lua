@@ -299,10 +299,11 @@ local all -- { by_name, list, undocumented }
 
 -- The page of docs/reference that what a file declares stands on; without a line here the file's own name.
 local PAGES = {
-  admin = 'admin', inject = 'admin', constraints = 'kumo', dns = 'kumo.dns', explain = 'kumo', events = 'events', host = 'kumo',
-  http_server = 'listeners', invoke = 'kumo', memoize = 'kumo', message = 'messages', outcome = 'records', queue = 'queues',
-  record = 'records', redis = 'kumo.throttle', run = 'listeners', secrets = 'kumo', session = 'records', source = 'queues',
-  text = 'kumo.serde', tasks = 'kumo', testing = 'kumo.test', tuning = 'settings', websocket = 'kumo.http', kumo = 'kumo',
+  admin = 'admin', inject = 'admin', constraints = 'kumo', dns = 'kumo.dns', explain = 'kumo', events = 'events',
+  host = 'kumo', http_server = 'listeners', invoke = 'kumo', memoize = 'kumo', message = 'messages', outcome = 'records',
+  queue = 'queues', record = 'records', repl = 'listeners', redis = 'kumo.throttle', run = 'listeners', secrets = 'kumo',
+  session = 'records', source = 'queues', text = 'kumo.serde', tasks = 'kumo', testing = 'kumo.test', tuning = 'settings',
+  websocket = 'kumo.http', kumo = 'kumo',
 } -- stylua: ignore
 
 local function page_of(path, name)

@@ -272,14 +272,17 @@ local function terminal(entry, bold)
   local out = {}
   if entry.kind == 'function' then
     local call, results = signature(entry)
-    out[1] = bold(call) .. (results ~= '' and ' -> ' .. results or '') .. '\n\n'
+    out[1] = bold(call) .. (results ~= '' and ' -> ' .. results or '') .. '\n'
   else
     local kinds = { event = 'event', class = 'object', alias = 'type' }
-    out[1] = ('%s  (%s)\n\n'):format(bold(entry.name), kinds[entry.kind])
+    out[1] = ('%s  (%s)\n'):format(bold(entry.name), kinds[entry.kind])
   end
-  prose(out, entry.text)
+  if #entry.text > 0 then
+    out[#out + 1] = '\n'
+    prose(out, entry.text)
+  end
   if entry.kind == 'event' or entry.kind == 'alias' then
-    out[#out + 1] = (#entry.text > 0 and '\n' or '') .. '  ' .. entry.type .. '\n'
+    out[#out + 1] = '\n  ' .. entry.type .. '\n'
   end
   if entry.is_async then
     out[#out + 1] = '  Waits: other tasks run meanwhile.\n'
@@ -288,8 +291,11 @@ local function terminal(entry, bold)
     out[#out + 1] = '\n'
     columns(out, entry.params)
   end
+  local returns = false
   for _, value in ipairs(entry.returns or {}) do
     if value.text ~= '' or value.name ~= '' then
+      out[#out + 1] = not returns and '\n' or nil
+      returns = true
       local name = value.name ~= '' and value.name .. (value.text ~= '' and ': ' or '') or ''
       wrap(out, '  ', ('Returns %s  %s%s'):format(value.type, name, value.text))
     end

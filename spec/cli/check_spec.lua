@@ -276,6 +276,7 @@ describe('tailrace check', function()
         kumo.configure_local_logs { log_dir = 'logs' }
         kumo.start_esmtp_listener { listen = '127.0.0.1:0' }
         kumo.start_http_listener { listen = '127.0.0.1:0' }
+        kumo.start_repl_socket { path = os.getenv 'PWD' .. '/repl.sock' }
         kumo.spawn_task { event_name = 'my.task', args = {} }
         local pipe = io.popen 'ls -l /proc/$PPID/fd'
         local open, own = pipe:read '*a', {}
