@@ -7,9 +7,11 @@
 #include <ev.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -421,6 +423,56 @@ monotonic_time_goes_on_after_virtual_time(void **state)
 	assert_true(tr_mono_ns() - after_ns < 60 * TR_NS_PER_S);
 }
 
+static sem_t asleep;
+
+static void
+wake_the_waker(struct tr_timer *t)
+{
+	sem_post(&asleep); /* the next thing that the loop does is to sleep for long */
+}
+
+static void
+stop_by_mail(struct tr_mail *letter)
+{
+	tr_loop_stop(loop);
+}
+
+static void *
+waker_main(void *arg)
+{
+	static struct tr_mail letter = {.fn = stop_by_mail};
+
+	sem_wait(&asleep);
+	tr_loop_post(loop, &letter);
+	return NULL;
+}
+
+/* What libev was told before is for later once the clock has stepped. */
+static void
+timers_fire_in_time_after_virtual_time(void **state)
+{
+	struct tr_timer far = {0};
+	struct timespec start, end;
+	pthread_t waker;
+
+	sem_init(&asleep, 0, 0);
+	pthread_create(&waker, NULL, waker_main, NULL);
+	tr_timer_start(tr_loop_wheel(loop), &far, 10 * TR_NS_PER_S, nothing);
+	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, wake_the_waker);
+	tr_loop_run(loop);
+	pthread_join(waker, NULL);
+	sem_destroy(&asleep);
+	tr_timer_stop(tr_loop_wheel(loop), &far);
+	tr_clock_virtual_from_here(INT64_C(1795630930) * TR_NS_PER_S);
+	tr_clock_advance(3600 * TR_NS_PER_S);
+	tr_clock_real();
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, stop_now);
+	tr_loop_run(loop);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	assert_true(end.tv_sec - start.tv_sec < 5);
+}
+
 struct numbered {
 	struct tr_mail mail;
 	char c;
@@ -480,6 +532,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(
 			idle_work_waits_for_all_other_and_goes_before_time, setup_virtual, teardown),
 		cmocka_unit_test_setup_teardown(monotonic_time_goes_on_after_virtual_time, setup, teardown),
+		cmocka_unit_test_setup_teardown(timers_fire_in_time_after_virtual_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(orderly_mail_does_not_depend_on_who_was_first, setup_virtual, teardown),
 	};
 
