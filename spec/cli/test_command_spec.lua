@@ -90,7 +90,7 @@ end)
     assert.matches('bad_spec.lua:12: handler ran longer than 0.3 s without waiting', out)
     assert.matches('bad_spec.lua:13: os.exit%(3%) in a test', out)
     assert.matches('bad_spec.lua:14: {\n  a = 1\n}', out)
-    assert.matches('bad_spec.lua:15: stack overflow', out)
+    assert.matches('bad recursion\n%S+:%d+: stack overflow', out)
     assert.matches("broken_spec.lua:2: '%)' expected near '<eof>'", out)
   end)
 

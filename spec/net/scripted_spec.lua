@@ -55,6 +55,7 @@ describe('a scripted network', function()
     net:http('http://10.0.0.1', function(request)
       return request.body:reverse()
     end)
+    client = kumo.http.build_client { timeout = '30s' }
     local body = ('abcdefgh'):rep(200000)
     local status, back = post('http://10.0.0.1/any/path', body)
     assert.are.equal(200, status)
