@@ -14,7 +14,10 @@ tr_smtp_write_lines(struct tr_smtp_session *session, int code, struct tr_str tex
 		const char *lf = text.len > 0 ? memchr(text.data, '\n', text.len) : NULL;
 		struct tr_str line = {text.data, lf != NULL ? (size_t)(lf - text.data) : text.len};
 
-		tr_buf_addf(&out, "%03d%c", code, lf != NULL ? '-' : ' ');
+		char head[4] = {(char)('0' + code / 100 % 10), (char)('0' + code / 10 % 10), (char)('0' + code % 10),
+			lf != NULL ? '-' : ' '};
+
+		tr_buf_add(&out, head, sizeof head);
 		for (size_t i = 0; i < line.len; i++)
 			if (line.data[i] != '\r' && line.data[i] != '\0')
 				tr_buf_addc(&out, line.data[i]);

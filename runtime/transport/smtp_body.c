@@ -40,13 +40,17 @@ find_dot(const char *at, const char *end)
 #ifdef __SSE2__
 	const __m128i lfs = _mm_set1_epi8('\n'), dots = _mm_set1_epi8('.');
 
-	for (; end - at > 16; at += 16) {
-		__m128i here = _mm_loadu_si128((const __m128i *)(const void *)at);
-		__m128i next = _mm_loadu_si128((const __m128i *)(const void *)(at + 1));
-		int hits = _mm_movemask_epi8(_mm_and_si128(_mm_cmpeq_epi8(here, lfs), _mm_cmpeq_epi8(next, dots)));
+	for (; end - at > 64; at += 64) {
+		__m128i any = _mm_setzero_si128();
 
-		if (hits != 0)
-			return at + __builtin_ctz((unsigned)hits);
+		for (int i = 0; i < 64; i += 16) {
+			__m128i here = _mm_loadu_si128((const __m128i *)(const void *)(at + i));
+			__m128i next = _mm_loadu_si128((const __m128i *)(const void *)(at + i + 1));
+
+			any = _mm_or_si128(any, _mm_and_si128(_mm_cmpeq_epi8(here, lfs), _mm_cmpeq_epi8(next, dots)));
+		}
+		if (_mm_movemask_epi8(any) != 0)
+			break; /* the loop below finds it */
 	}
 #endif
 	while (end - at >= 2 && (lf = memchr(at, '\n', (size_t)(end - at - 1))) != NULL) {
