@@ -92,6 +92,60 @@ describe('send_batch', function()
     end
   end)
 
+  it('that raises on the third message fails all of them, and none is lost: they go over a new connection', function()
+    local seen, calls = run [[
+      function answer(messages, names)
+        for i, msg in ipairs(messages) do
+          if i == 3 and #calls == 1 then error('message ' .. names[i]:upper() .. ' is odd') end
+          msg:get_data()
+        end
+        return 'stored'
+      end]]
+    assert.are.equal(1, #calls)
+    for i = 1, 8 do
+      assert.matches('^TransientFailure 400 KumoMTA internal: .*message M3 is odd', seen['m' .. i])
+    end
+    assert.are.equal(1, rt:eval 'return closed')
+    rt:advance(1300)
+    seen = rt:eval 'return seen'
+    for i = 1, 8 do
+      assert.matches('; Delivery 200 stored$', seen['m' .. i])
+    end
+  end)
+
+  it('that refuses the third message for good by raising costs the others nothing', function()
+    local seen = run [[
+      function answer(_, names)
+        for _, name in ipairs(names) do
+          if name == 'm3' then kumo.reject(550, 'not ' .. name) end
+        end
+        return 'stored'
+      end]]
+    for i = 1, 8 do
+      assert.are.equal(i == 3 and 'Bounce 550 not m3' or 'Delivery 200 stored', seen['m' .. i])
+    end
+  end)
+
+  for code, got in pairs {
+    ['nil'] = 'nil', ['{}'] = 'table', ['true'] = 'boolean', ["{ kind = 'delivered', code = 200, text = 'x' }"] = 'table',
+    ['("\\255")'] = 'a string that is not UTF%-8', ['function() end'] = 'function',
+  } do
+    it(('that returns %s has told nothing: all are tried again'):format(code), function()
+      local seen = run(('function answer() return %s end'):format(code))
+      for i = 1, 8 do
+        assert.matches('^TransientFailure 400 KumoMTA internal: send_batch must return a string or an outcome, got ' .. got, seen['m' .. i])
+      end
+      assert.are.equal(8, rt:ledger().mail.waiting)
+    end)
+  end
+
+  it('that gives more outcomes than messages is heeded for those that there are', function()
+    local seen = run "function answer() return { '1', '2', '3', '4', '5', '6', '7', '8', kumo.permanent(550, 'nobody') } end"
+    for i = 1, 8 do
+      assert.are.equal('Delivery 200 ' .. i, seen['m' .. i])
+    end
+  end)
+
   it('may give one outcome to all', function()
     local seen = run "function answer() return kumo.transient(452, 'full') end"
     for i = 1, 8 do
