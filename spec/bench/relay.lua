@@ -1,4 +1,5 @@
--- Mail in by SMTP, out to one next hop over twenty sessions. With BENCH_URL, each mail's Reception and Delivery go to a webhook.
+-- Mail in by SMTP, out to one next hop over twenty sessions. With BENCH_URL, each mail's Reception and Delivery go to a webhook;
+-- with BENCH_DEAD_URL to another one, too.
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
 
@@ -6,6 +7,9 @@ local DIR, URL = os.getenv 'BENCH_DIR', os.getenv 'BENCH_URL'
 
 if URL then
   log_hooks:new_json { name = 'bench', url = URL }
+end
+if os.getenv 'BENCH_DEAD_URL' then -- another hook, whose endpoint answers or does not
+  log_hooks:new_json { name = 'dead', url = os.getenv 'BENCH_DEAD_URL' }
 end
 
 kumo.on('init', function()

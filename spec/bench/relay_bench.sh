@@ -33,13 +33,22 @@ relay_direct() { # COUNT
 	relay_result 'no relay: smtp-source to smtp-sink' "$1" 0 0
 }
 
-# hook: none, webhook or hang
+# hook: none, webhook, hang; two: webhook, and another hook whose endpoint answers; beside: ... hangs. The time of those two is
+# until the first hook has told everything.
 relay_tailrace() { # COUNT HOOK NAME
 	rm -rf "$dir/spool"
-	unset BENCH_URL
-	endpoint=
+	unset BENCH_URL BENCH_DEAD_URL
+	endpoint= dead=
+	if [ "$2" = beside ] || [ "$2" = two ]; then
+		hang=
+		[ "$2" = two ] || hang=--hang
+		# shellcheck disable=SC2086
+		start_sink --http 127.0.0.1:0 $hang
+		export BENCH_DEAD_URL="http://$sink_http/log"
+		dead=$sink
+	fi
 	case $2 in
-	webhook) start_sink --http 127.0.0.1:0 --until $(($1 * 2)) --idle-exit 100 ;;
+	webhook | two | beside) start_sink --http 127.0.0.1:0 --until $(($1 * 2)) --idle-exit 100 ;;
 	hang) start_sink --http 127.0.0.1:0 --hang ;;
 	esac
 	[ "$2" = none ] || { export BENCH_URL="http://$sink_http/log"; endpoint=$sink; }
@@ -54,7 +63,7 @@ relay_tailrace() { # COUNT HOOK NAME
 	wait_quiet $relay
 	before=$(cpu_of $relay)
 	send_mail "$1" "$port"
-	if [ "$2" = webhook ]; then # the events are part of the work, and of its time
+	if [ "$2" != none ] && [ "$2" != hang ]; then # the events are part of the work, and of its time
 		wait_end $endpoint 120 'the webhook'
 		seconds=$(awk -v b="$begin" -v e="$(now_s)" 'BEGIN { print e - b }')
 	fi
@@ -62,6 +71,7 @@ relay_tailrace() { # COUNT HOOK NAME
 	kill -TERM $relay
 	wait $relay || { say 'tailrace run: it did not end well, or the ledger does not balance'; cat "$dir/ledger.out" >&2; return 1; }
 	[ "$2" != hang ] || end_process $endpoint KILL
+	[ -z "$dead" ] || end_process "$dead" KILL
 	relay_result "$3" "$1" "$before" "$after"
 	rm -rf "$dir/spool"
 }
@@ -152,6 +162,8 @@ bench_relay() {
 		relay_tailrace $mails none 'tailrace, no hook'
 		relay_tailrace $mails webhook 'tailrace, webhook (2 events a mail)'
 		relay_tailrace $mails hang 'tailrace, the webhook hangs'
+		relay_tailrace $mails two 'tailrace, two webhooks (4 events a mail): until the first has all'
+		relay_tailrace $mails beside 'tailrace, two webhooks, the second hangs: the same'
 		relay_postfix $postfix_mails
 		relay_direct $mails
 	done
