@@ -116,10 +116,11 @@ struct tr_sched *sched_at(const struct tr_engine *engine, uint32_t index); /* NU
 static inline struct tr_sched *sched_of(const struct tr_engine *engine, const struct tr_message *message);
 struct tr_queue_config *sched_config_ref(struct tr_sched *sched);
 void sched_resolve(struct tr_sched *sched);
-void sched_reap(struct tr_sched *sched);        /* home; if nothing uses it */
-void sched_free(struct tr_sched *sched);        /* engine's end */
-void sched_activate(struct tr_sched *sched);    /* home: pump in this turn */
-void sched_kick(struct tr_sched *sched);        /* any thread: the same; kicked was not set before */
+void sched_reap(struct tr_sched *sched);     /* home; if nothing uses it */
+void sched_free(struct tr_sched *sched);     /* engine's end */
+void sched_activate(struct tr_sched *sched); /* home: pump in this turn */
+void sched_kick(struct tr_sched *sched);     /* any thread: the same; kicked was not set before */
+void sched_kick_arrived(struct tr_mail *mail);
 void sched_kick_marked(struct tr_sched *sched); /* kicked was set by the caller, under the ready queue's lock */
 void sched_pump(struct tr_sched *sched);
 /* home: a message in memory, counted already */

@@ -1,4 +1,5 @@
-/* Shared by session_lua.c (the session's life and waits) and session_outcome_lua.c (what becomes of its messages). */
+/* Shared by session_lua.c (the session's life), session_wait_lua.c (what it waits for) and session_outcome_lua.c (what
+ * becomes of its messages). */
 #ifndef TR_SESSION_HAND_LUA_H
 #define TR_SESSION_HAND_LUA_H
 
@@ -36,6 +37,15 @@ struct tr_message *tr_hand_let_go(struct tr_hand *hand);
 void tr_hand_give_back(struct tr_hand *hand, const char *reason);
 /* The last part that was put away is in hand again, behind what is; false: there is none. */
 bool tr_hand_resume(struct tr_hand *hand);
-extern const luaL_Reg tr_session_outcome_methods[]; /* {NULL, NULL} at the end */
+/* Indices of the names of phases. */
+enum {
+	TR_PHASE_IDLE = 1,
+	TR_PHASE_ACCUMULATING = 2,
+	TR_PHASE_DELIVERING = 4,
+	TR_PHASE_THROTTLED = 6
+};                                                       /* indices into phases */
+void tr_hand_set_phase(struct tr_hand *hand, int phase); /* the watchdog counts from here */
+extern const luaL_Reg tr_session_wait_methods[];         /* {NULL, NULL} at the end */
+extern const luaL_Reg tr_session_outcome_methods[];      /* {NULL, NULL} at the end */
 
 #endif

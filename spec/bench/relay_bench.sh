@@ -162,8 +162,8 @@ bench_relay() {
 		relay_tailrace $mails none 'tailrace, no hook'
 		relay_tailrace $mails webhook 'tailrace, webhook (2 events a mail)'
 		relay_tailrace $mails hang 'tailrace, the webhook hangs'
-		relay_tailrace $mails two 'tailrace, two webhooks (4 events a mail): until the first has all'
-		relay_tailrace $mails beside 'tailrace, two webhooks, the second hangs: the same'
+		relay_tailrace $mails two 'tailrace, two webhooks'
+		relay_tailrace $mails beside 'tailrace, two webhooks, the second hangs'
 		relay_postfix $postfix_mails
 		relay_direct $mails
 	done
