@@ -190,6 +190,11 @@ function network:name(name, address)
   return self._net:name(name, address)
 end
 
+--- Adds a zone: a master file, as of kumo.dns.configure_test_resolver.
+function network:zone(text)
+  self._net:zone(text)
+end
+
 --- Says that there is no such name.
 function network:no_name(name)
   self._net:no_name(name)

@@ -320,11 +320,15 @@ function Runtime:smtp(at, answer)
 end
 
 --- Addresses of names: rt:dns { ['mx.example.org'] = '10.0.0.2', ['x.test'] = { '10.0.0.3', '10.0.0.4' } }. A name that was
---- scripted has one of its own without that; `false` says that there is no such name. MX and other records:
---- kumo.dns.configure_test_resolver in the policy.
----@param names table<string, string|string[]|false>
+--- scripted has one of its own without that; `false` says that there is no such name. A text is a zone, with MX and other
+--- records: rt:dns [[example.org. MX 10 mx1.example.org.]].
+---@param names string|table<string, string|string[]|false>
 function Runtime:dns(names)
   local net = network_of(self, 'dns')
+  if type(names) == 'string' then
+    net:zone(names)
+    return
+  end
   local sorted = {}
   for name in pairs(names) do
     sorted[#sorted + 1] = name

@@ -35,6 +35,10 @@ function Binding:otherwise(kind) end
 ---@return string address  its first
 function Binding:name(name, address) end
 
+--- Adds a master file (MX, TXT, CNAME ...), for names that have no address of the script's own.
+---@param text string
+function Binding:zone(text) end
+
 --- Says that there is no such name: no stray, if it is asked for.
 ---@param name string
 function Binding:no_name(name) end

@@ -64,6 +64,7 @@ struct tr_scripted {
 	enum tr_scripted_kind otherwise;
 	struct place *places;
 	struct named *names;
+	struct tr_zones *zones; /* NULL: none */
 	struct stray *strays;
 	struct fresh *fresh, **fresh_last;
 	struct tr_scripted_listener *listeners;
@@ -140,6 +141,7 @@ tr_scripted_free(struct tr_scripted *script)
 		next = stray->next;
 		free(stray);
 	}
+	tr_zones_free(script->zones);
 	if (set == script)
 		set = NULL;
 	free(script);
@@ -218,6 +220,15 @@ tr_scripted_name(struct tr_scripted *script, const char *name, const struct tr_s
 	if (out != NULL)
 		*out = named->addr;
 	return TR_OK;
+}
+
+int
+tr_scripted_zone(struct tr_scripted *script, struct tr_str text, char error[256])
+{
+	int err = script->zones != NULL ? TR_OK : tr_zones_new(&script->zones);
+
+	error[0] = '\0';
+	return err == TR_OK ? tr_zones_add(script->zones, text, false, error) : err;
 }
 
 static void
@@ -590,6 +601,13 @@ tr_scripted_ask(const char *name, enum tr_dns_type type, bool final)
 	for (named = set->names; named != NULL; named = named->next) {
 		if (strcmp(named->name, name) == 0)
 			return answer_of(name, type);
+	}
+	if (set->zones != NULL) {
+		struct tr_dns_answer *answer = tr_zones_ask(set->zones, name, type);
+
+		if (answer == NULL || answer->status != TR_DNS_NXDOMAIN)
+			return answer;
+		tr_dns_answer_unref(answer);
 	}
 	if (final && set->otherwise == TR_SCRIPTED_OPEN && tr_scripted_name(set, name, NULL, NULL) == TR_OK)
 		return answer_of(name, type);

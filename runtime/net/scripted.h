@@ -8,7 +8,7 @@
 #ifndef TR_NET_SCRIPTED_H
 #define TR_NET_SCRIPTED_H
 
-#include "net/dns_answer.h"
+#include "net/dns_zone.h"
 #include "net/stream.h"
 
 enum tr_scripted_kind {
@@ -43,6 +43,9 @@ void tr_scripted_otherwise(struct tr_scripted *script, enum tr_scripted_kind kin
  * unless it has some; an empty one: there is no such name. *out (may be NULL) is the first. TR_OK or TR_ENOMEM. */
 int tr_scripted_name(
 	struct tr_scripted *script, const char *name, const struct tr_sockaddr *addr, struct tr_sockaddr *out);
+/* Adds a master file, as of the test resolver: for names that tr_scripted_name() was not called for. As tr_zones_add().
+ */
+int tr_scripted_zone(struct tr_scripted *script, struct tr_str text, char error[256]);
 /* What was asked for and not scripted, "192.0.2.1:25" or "name example.org", since the last call: malloc'ed lines, the
  * caller frees; NULL: nothing (or no memory). Each is told once in a script's life. */
 char *tr_scripted_strays(struct tr_scripted *script);

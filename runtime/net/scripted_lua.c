@@ -373,6 +373,25 @@ l_name(lua_State *L)
 	return 1;
 }
 
+/* network:zone(text): a master file */
+static int
+l_zone(lua_State *L)
+{
+	struct network *network = check_network(L);
+	struct tr_str text;
+	char error[256];
+
+	text.data = luaL_checklstring(L, 2, &text.len);
+	switch (tr_scripted_zone(network->script, text, error)) {
+	case TR_OK:
+		return 0;
+	case TR_EINVAL:
+		return luaL_error(L, "zone: %s", error);
+	default:
+		return luaL_error(L, "out of memory");
+	}
+}
+
 /* network:no_name(name) */
 static int
 l_no_name(lua_State *L)
@@ -480,8 +499,8 @@ luaopen_tr_scripted(lua_State *L)
 	static const luaL_Reg conn[] = {{"read", l_read}, {"write", l_write}, {"close", l_close}, {"reset", l_reset},
 		{"client", l_client}, {NULL, NULL}};
 	static const luaL_Reg network[] = {{"set", l_set}, {"otherwise", l_otherwise}, {"name", l_name},
-		{"no_name", l_no_name}, {"strays", l_strays}, {"connect", l_connect}, {"listeners", l_listeners}, {"close", l_network_close},
-		{NULL, NULL}};
+		{"zone", l_zone}, {"no_name", l_no_name}, {"strays", l_strays}, {"connect", l_connect},
+		{"listeners", l_listeners}, {"close", l_network_close}, {NULL, NULL}};
 
 	luaL_newmetatable(L, CONN_TYPE);
 	lua_newtable(L);

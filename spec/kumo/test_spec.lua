@@ -163,6 +163,20 @@ describe('kumo.test', function()
     assert.is_false(first == other)
   end)
 
+  it('routes by MX, as a zone says', function()
+    local rt = start()
+    rt:http('https://hooks.example.com/log', 200)
+    rt:dns '$ORIGIN example.net.\n@ MX 10 mx1\n@ MX 20 mx2\nmx2 A 10.0.0.2\n'
+    rt:smtp('mx1.example.net', { connect = 'refused' })
+    rt:smtp '10.0.0.2'
+    rt:receive { to = 'a@example.net' }
+    rt:advance(1)
+    assert.delivered(rt, 'mail', 1)
+    assert.requested(rt, 'smtp 10.0.0.2', 1)
+    assert.matches('zone: .*line 1', fails(rt.dns, rt, 'x.test. MX'))
+    rt:stop()
+  end)
+
   it('keeps queues over a restart', function()
     local rt = start { spool = dir }
     local endpoint = rt:http('https://hooks.example.com/log', 503)
