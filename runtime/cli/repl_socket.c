@@ -1,6 +1,7 @@
 #include "cli/repl_socket.h"
 
 #include <errno.h>
+#include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -600,6 +601,16 @@ remove_stale(const struct tr_sockaddr *at, const char *path, char **error)
 	return TR_OK;
 }
 
+/* The process becomes another user after `init` (--user): the socket is that user's. */
+static bool
+give_to_user(const struct tr_server *server, const char *path)
+{
+	const struct passwd *user = server->user != NULL && geteuid() == 0 ? getpwnam(server->user) : NULL;
+
+	return user == NULL ||
+	       chown(path, user->pw_uid, user->pw_gid) == 0; /* an unknown name is told when it becomes it */
+}
+
 int
 tr_repl_socket_open(struct tr_server *server, const struct tr_repl_socket_config *config, char **error)
 {
@@ -631,7 +642,8 @@ tr_repl_socket_open(struct tr_server *server, const struct tr_repl_socket_config
 	mask = umask(0177); /* never there for others, not even for a moment */
 	err = tr_listener_new(server->worker[0].loop, &at, accepted, socket, &socket->listener, &errnum);
 	umask(mask);
-	if (err != TR_OK || chmod(socket->path, 0600) != 0 || stat(socket->path, &st) != 0) {
+	if (err != TR_OK || chmod(socket->path, 0600) != 0 || !give_to_user(server, socket->path) ||
+		stat(socket->path, &st) != 0) {
 		if (err == TR_OK)
 			errnum = errno;
 		tr_listener_free(socket->listener);
