@@ -32,6 +32,19 @@ make_slots(struct rig *rig)
 
 static int64_t due_of_slot[1 << 16];
 
+/* One in `share` times, if it is in the wheel. */
+static uint32_t
+taken_out(struct slot_wheel *wheel, uint32_t i, uint32_t share)
+{
+	const struct tr_stub *stub = tr_spool_stub(spool, slots[i]);
+
+	if (next_random() % share != 0 || place_of(stub) != PLACE_WHEEL)
+		return 0;
+	slot_wheel_remove(wheel, slots[i]);
+	assert_int_equal(place_of(stub), PLACE_NONE);
+	return 1;
+}
+
 static void
 each_comes_out_when_due_and_in_order(void **state)
 {
@@ -49,7 +62,7 @@ each_comes_out_when_due_and_in_order(void **state)
 	assert_true(tr_loop_run_until(rig.loops[0], rig_is_stopped, &rig, MINUTE_NS));
 	for (size_t round = 0; round < TR_COUNT(spans_ms); round++) {
 		int64_t now_ms, last_ms = 0;
-		uint32_t out = 0;
+		uint32_t out = 0; /* came out, or was taken out of the middle */
 
 		slot_wheel_init(&wheel, spool);
 		now_ms = wheel.now_ms + (int64_t)(next_random() % 100000);
@@ -61,6 +74,8 @@ each_comes_out_when_due_and_in_order(void **state)
 			tr_stub_set(tr_spool_stub(spool, slots[i]), due_ms + wheel.offset_ms, 0, 0);
 			slot_wheel_add(&wheel, slots[i]);
 		}
+		for (uint32_t i = 0; i < SLOTS; i++)
+			out += taken_out(&wheel, i, 3);
 		while (out < SLOTS) {
 			int64_t next_ms = slot_wheel_next_ms(&wheel);
 			uint32_t slot;
@@ -72,7 +87,7 @@ each_comes_out_when_due_and_in_order(void **state)
 				assert_true(due_of_slot[slot] == now_ms);
 				assert_true(due_of_slot[slot] >= last_ms);
 				last_ms = due_of_slot[slot];
-				out++;
+				out += 1 + taken_out(&wheel, (uint32_t)(next_random() % SLOTS), 4);
 			}
 		}
 		assert_int_equal(wheel.count, 0);
