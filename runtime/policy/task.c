@@ -216,6 +216,8 @@ finish(struct tr_task *task, int status)
 		task->ref = LUA_NOREF;
 		task->L = NULL;
 	}
+	if (host->too_big)
+		lua_gc(host->L, LUA_GCCOLLECT, 0);
 	give_back(task);
 }
 
@@ -444,7 +446,9 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 		lua_error(L);
 	}
 	lua_sethook(L, NULL, 0, 0);
-	if (host->too_big) {
+	if (host->too_big) /* garbage does not count */
+		lua_gc(L, LUA_GCCOLLECT, 0);
+	if (host->too_big) { /* until what raised has let go of it, nothing more is said: its handlers run, too */
 		luaL_where(L, 0);
 		lua_pushfstring(L, "more than %d MiB of memory are needed", (int)(host->memory_limit >> 20));
 		lua_concat(L, 2);
