@@ -17,6 +17,10 @@ fetch() {
 	[ ! -e "$jars/complete-$VERSION" ] || return 0
 	command -v java >/dev/null || unavailable 'java is not installed'
 	command -v mvn >/dev/null || unavailable 'mvn is not installed'
+	mkdir -p "$(dirname "$jars")"
+	exec 9>"$jars.lock" # two specs at once
+	flock 9
+	[ ! -e "$jars/complete-$VERSION" ] || return 0
 	rm -rf "$jars.part"
 	mkdir -p "$jars.part"
 	cat >"$jars.part/pom.xml" <<-POM
