@@ -370,6 +370,11 @@ function host.entry.check_cut(step, seconds, text)
     end
   end
   if seconds == 0 then
+    for _, one in ipairs(REMEDIES) do
+      if text:find(one[1], 1, true) then
+        return failed(step, text:match '^[^\n]*', file, line)
+      end
+    end
     return add('error', 'policy', file, line, ('%s cannot be checked: %s'):format(step, text:match '^[^\n]*'),
       'the policy has replaced or removed something that the runtime needs') -- stylua: ignore
   end
