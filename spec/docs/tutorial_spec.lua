@@ -25,15 +25,15 @@ describe('the tutorial', function()
   it('does what it says', function()
     local dir, output = helper.dir(), nil
     helper.write(dir .. '/tailrace', ('#!/bin/sh\nexec %s "$@"\n'):format(helper.quote(helper.TAILRACE)))
-    os.execute('chmod +x ' .. dir .. '/tailrace && mkdir ' .. dir .. '/work')
+    os.execute('chmod +x ' .. dir .. '/tailrace && mkdir ' .. dir .. '/files')
     local ran, compared = 0, 0
     for _, block in ipairs(blocks_of(assert(helper.read(host.c.share_dir .. '/docs/tutorial.md')))) do
       if block.kind == 'lua' then
-        helper.write(dir .. '/work/' .. block.text:match '^%-%- (%S+)\n', block.text)
+        helper.write(dir .. '/files/' .. block.text:match '^%-%- (%S+)\n', block.text)
       elseif block.kind == 'sh' then
         helper.write(dir .. '/block.sh', 'set -e\n' .. block.text)
         local status
-        output, status = helper.sh(('cd %s/work && PATH=%s:$PATH sh ../block.sh'):format(dir, dir))
+        output, status = helper.sh(('cd %s/files && PATH=%s:$PATH sh ../block.sh'):format(dir, dir))
         assert.are.equal(0, status, block.text .. output)
         ran = ran + 1
       else
