@@ -210,7 +210,7 @@ open_spool(struct tr_server *server, char **error)
 		.min_free_space = run->min_free_space,
 		.min_free_inodes = run->min_free_inodes,
 		.segment_bytes = server->segment_bytes,
-		.inline_loads = run->scripted,
+		.inline_io = run->scripted,
 		.loaders = tr_clock_is_virtual() ? 1 : 0, /* answers of two would come in any order */
 	};
 	char *why = NULL;

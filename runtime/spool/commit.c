@@ -47,6 +47,8 @@ append(struct job_list *to, struct job_list *from)
 		job_list_add(to, job);
 }
 
+static void commit_inline(struct tr_spool *spool);
+
 /* --- sleeping and waking ------------------------------------------------------------------------------ */
 
 void
@@ -68,6 +70,10 @@ commit_hand_over(struct tr_spool *spool, struct tr_mail *newest, struct tr_mail 
 	do {
 		oldest->next = head;
 	} while (!atomic_compare_exchange_weak(&spool->inbox, &head, newest));
+	if (spool->config.inline_io) {
+		commit_inline(spool);
+		return;
+	}
 	nap = atomic_load(&spool->nap); /* after the exchange, as the thread looks at the box after it set its nap */
 	if (nap == NAP_IDLE || (nap == NAP_PACED && urgent) ||
 		(nap != NAP_NONE && atomic_load_explicit(&spool->n.pending_bytes, memory_order_relaxed) >=
@@ -321,6 +327,20 @@ retry(struct tr_spool *spool)
 		set_failing(spool, err);
 }
 
+/* In place of the thread: all that waits is written now. While writes fail, one more try. */
+static void
+commit_inline(struct tr_spool *spool)
+{
+	collect(spool);
+	if (atomic_load(&spool->failing)) {
+		retry(spool);
+		return;
+	}
+	while (any_job(spool) && !atomic_load(&spool->failing))
+		commit_batch(spool);
+	reclaim_step(spool);
+}
+
 static void
 give_up(struct tr_spool *spool)
 {
@@ -385,6 +405,8 @@ int
 commit_start(struct tr_spool *spool)
 {
 	spool->last_sync_ns = 0;
+	if (spool->config.inline_io)
+		return TR_OK;
 	return pthread_create(&spool->committer, NULL, commit_main, spool) == 0 ? TR_OK : TR_ENOMEM;
 }
 
@@ -393,6 +415,13 @@ commit_stop(struct tr_spool *spool)
 {
 	if (atomic_exchange(&spool->stopping, true))
 		return; /* by tr_spool_finish() */
+	if (spool->config.inline_io) {
+		commit_inline(spool);
+		for (int tries = 0; any_job(spool) && tries < LAST_TRIES; tries++)
+			commit_inline(spool);
+		give_up(spool);
+		return;
+	}
 	commit_wake(spool);
 	pthread_mutex_lock(&spool->nap_mu);
 	pthread_cond_signal(&spool->nap_cond);

@@ -27,8 +27,8 @@ struct tr_spool_config {
 	int64_t urgent_gap_ns;    /* 0: 1 ms; the shortest time between two syncs */
 	uint32_t body_file_bytes; /* 0: 256 KiB; a body above it is a file of its own */
 	uint32_t loaders;         /* 0: 2 */
-	bool inline_loads;        /* by who asks, not by a loader: for tests on the virtual clock, without its wakes */
-	bool no_flush;            /* answer at hand-over, never sync */
+	bool inline_io; /* by who asks, not by the threads: for tests on the virtual clock, without their wakes */
+	bool no_flush;  /* answer at hand-over, never sync */
 	struct tr_space_limit min_free_space, min_free_inodes; /* zero: "10%" */
 	uint64_t first_segment;                                /* 0: 1; number of the first segment of an empty log */
 	uint32_t first_generation; /* 0: 1; generation of a new segment file; counts up when it is recycled */

@@ -69,7 +69,7 @@ void
 task_post(struct tr_spool *spool, struct task *task)
 {
 	task->next = NULL;
-	if (spool->config.inline_loads) {
+	if (spool->config.inline_io) {
 		task->fn(spool, task);
 		return;
 	}
