@@ -254,6 +254,7 @@ function Flow:traced(fn, ...)
       local result = config(s)
       local domain, tenant, campaign = s:feeding()
       local name = (campaign and campaign .. ':' or '') .. (tenant and tenant .. '@' or '') .. tostring(domain)
+      flow.queues[name] = true
       local size = result.batch_size > 1 and ('batches of %d to %d'):format(result.min_batch_size, result.batch_size)
         or ('at most %d deliveries'):format(result.max_deliveries)
       flow:line('session', show.plain(('of %s by %s, %s, idle for at most %g s'):format(name,
@@ -261,7 +262,7 @@ function Flow:traced(fn, ...)
       return result
     end)
   end
-  listening, self.lines, self.tracing = self, 0, true
+  listening, self.lines, self.tracing, self.queues = self, 0, true, {}
   local results = pack(host.try(fn, ...))
   listening, self.tracing = nil, false
   for i = #undo, 1, -1 do
@@ -613,6 +614,22 @@ function Flow:send_mail()
     or result.dropped and 'dropped: the queue is null' or 'stored, its id is ' .. result.id)
 end
 
+--- The paths that sessions were opened for.
+function Flow:tell_paths()
+  local names = {}
+  for name in pairs(self.queues) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local answer = host.internal('admin').why(name)
+    for _, ready in ipairs(answer and require('kumo').serde.json_parse(answer).ready_queues or {}) do
+      self:line('path', show.plain(('%s: %d connections of at most %d'):format(ready.name, ready.connections,
+        ready.connection_limit)))
+    end
+  end
+end
+
 --- What waits after it, with its due time.
 function Flow:tell_waiting()
   local figures = core.figures()
@@ -642,6 +659,7 @@ commands.command {
       end
       flow:settle()
     end)
+    flow:tell_paths()
     flow:tell_ledger(before)
     flow:tell_waiting()
   end,

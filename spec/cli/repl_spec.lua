@@ -111,6 +111,8 @@ describe('tailrace repl without a terminal', function()
       'crm: offered +1, accepted +1, delivered +1',
       'smtp_server_message_received ' .. policy .. ':16',
       'acme@d.example',
+      'path          unspecified->crm.log_hook@lua:make.crm.log_hook: 1 connections of at most 10',
+      'path          unspecified->mx_list:192.0.2.1:25@smtp_client: 1 connections of at most 32',
       '> RCPT TO:<c@d.example>',
       '< 250 2.0.0 OK queued as',
       'crm: offered +2, filtered +1, accepted +1, delivered +1',
