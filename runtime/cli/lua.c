@@ -25,19 +25,21 @@ struct script {
 	struct tr_task *task; /* NULL: it does not wait */
 	int status;           /* of the process */
 	bool ended;
+	bool reports; /* at Ctrl-C, what waited */
 };
 
 /* --- Ctrl-C ---------------------------------------------------------------------------------------------------- */
 
 static struct ev_loop *signal_loop;
 static ev_async signal_wake;
-static volatile sig_atomic_t signals;
+static volatile sig_atomic_t signals, last_signal;
 
 static void
 on_signal(int number)
 {
+	last_signal = number;
 	if (signals++ > 0) /* the first was in vain: a function in C that does not end */
-		_exit(TR_EXIT_INTERRUPTED);
+		_exit(128 + number);
 	tr_watch_cancel(); /* what runs; else, or if that was a policy's handler, the loop ends what waits */
 	ev_async_send(signal_loop, &signal_wake);
 }
@@ -50,10 +52,12 @@ signal_woken(struct ev_loop *ev, ev_async *watcher, int revents)
 
 	if (script->ended || script->task == NULL)
 		return;
-	tr_host_report(script->host, &text);
-	fprintf(stderr, "tailrace %s: interrupted. What waited:\n%.*s", script->command, (int)text.len,
-		text.data != NULL ? text.data : "");
-	tr_buf_free(&text);
+	if (script->reports) {
+		tr_host_report(script->host, &text);
+		fprintf(stderr, "tailrace %s: interrupted. What waited:\n%.*s", script->command, (int)text.len,
+			text.data != NULL ? text.data : "");
+		tr_buf_free(&text);
+	}
 	tr_task_cancel(script->task);
 }
 
@@ -99,9 +103,9 @@ script_end(void *arg, const struct tr_task_result *result)
 	script->ended = true;
 	script->task = NULL;
 	if (result->status == TR_ECANCELED) {
-		if (signals > 0)
+		if (signals > 0 && script->reports)
 			fprintf(stderr, "tailrace %s: interrupted: %s\n", script->command, result->text);
-		script->status = TR_EXIT_INTERRUPTED;
+		script->status = last_signal != 0 ? 128 + last_signal : TR_EXIT_INTERRUPTED;
 	} else if (result->status != TR_OK) {
 		if (!lua_isnil(result->L, -1)) /* error() without a value only sets the exit status, as in lua(1) */
 			fprintf(stderr, "tailrace %s: %s\n", script->command, result->text);
@@ -134,7 +138,7 @@ run(struct tr_host *host, struct script *script)
 int
 tr_run_script(const char *command, int argc, char **argv, int64_t limit_ns)
 {
-	struct script script = {.command = command, .argc = argc, .argv = argv};
+	struct script script = {.command = command, .argc = argc, .argv = argv, .reports = limit_ns < SCRIPT_LIMIT_NS};
 	struct tr_host *host = NULL;
 	struct tr_transports transports = {0};
 	struct tr_shaping *shaping = NULL;
