@@ -41,14 +41,27 @@ add_relaxed(struct tr_buf *out, const char *line, size_t len)
 	}
 }
 
+/* Where the line that begins at `at` ends: its CRLF, or the end of the body. */
+static size_t
+line_end(struct tr_str body, size_t at)
+{
+	const char *found;
+
+	for (; (found = memchr(body.data + at, '\r', body.len - at)) != NULL; at++) {
+		at = (size_t)(found - body.data);
+		if (at + 1 < body.len && body.data[at + 1] == '\n')
+			return at;
+	}
+	return body.len;
+}
+
 static void
 canonical_body(struct tr_str body, bool relaxed, struct tr_buf *out)
 {
 	size_t end = 0; /* behind the last line that holds something: empty ones at the end do not count */
 
 	for (size_t at = 0; at < body.len;) {
-		const char *found = memmem(body.data + at, body.len - at, "\r\n", 2);
-		size_t len = found != NULL ? (size_t)(found - body.data) - at : body.len - at;
+		size_t len = line_end(body, at) - at;
 		size_t before = out->len;
 
 		if (relaxed)
