@@ -78,6 +78,16 @@ package.loaded['busted.core'] = function(...)
     end
     fail(message, type(level) == 'number' and level + EXTRA_FRAMES or level or 1 + EXTRA_FRAMES)
   end
+  -- What a peer or a policy said may hold control characters: they do not reach the terminal.
+  local publish = busted.publish
+  busted.publish = function(channel, element, parent, message, ...)
+    if (channel[1] == 'error' or channel[1] == 'failure') and type(message) == 'string' then
+      message = message:gsub('[%c\127]', function(char)
+        return char ~= '\n' and char ~= '\t' and ('\\x%02x'):format(char:byte()) or nil
+      end)
+    end
+    return publish(channel, element, parent, message, ...)
+  end
   busted.register = function(descriptor, executor, attributes)
     if descriptor == 'it' and type(executor) == 'function' then
       executor = wrap(executor, fail)
