@@ -2,7 +2,7 @@
 local host = require 'tr.host'
 local core = require 'tr.repl'
 local show = host.internal 'repl.show'
-local why_text = host.internal 'repl.why_text'
+local why_text = host.internal 'why_text'
 local c = host.c
 
 local commands = {}
