@@ -24,7 +24,7 @@ local kumo = {}
 function kumo.configure_redis_throttles(options) end
 
 ---@class tr.redis
-local redis = {}
+local core = {}
 
 --- Metatable: tr.redis_client
 ---@class tr.redis.Client
@@ -43,6 +43,6 @@ function Client:close() end
 ---@param options redis.Options
 ---@param service string  in metrics
 ---@return tr.redis.Client
-function redis.open(options, service) end
+function core.open(options, service) end
 
-return redis
+return core

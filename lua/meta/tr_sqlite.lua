@@ -2,7 +2,7 @@
 -- Types of runtime/policy/sqlite_lua.c, for lua/kumo/sqlite.lua. Internal.
 
 ---@class tr.sqlite
-local sqlite = {}
+local core = {}
 
 --- Metatable: tr.sqlite
 ---@class tr.sqlite.Database
@@ -27,6 +27,6 @@ function Database:close() end
 ---@return tr.sqlite.Database?
 ---@return string? message
 ---@return string? code
-function sqlite.open(path, busy_ms) end
+function core.open(path, busy_ms) end
 
-return sqlite
+return core
