@@ -394,7 +394,7 @@ function Flow:tell_paths()
   for _, name in ipairs(names) do
     local answer = host.internal('admin').why(name)
     for _, ready in ipairs(answer and require('kumo').serde.json_parse(answer).ready_queues or {}) do
-      self:line('path', show.plain(('%s: %d connections of at most %d'):format(ready.name, ready.connections,
+      self:line('path', show.plain(('%s: %d of at most %d connections'):format(ready.name, ready.connections,
         ready.connection_limit)))
     end
   end
