@@ -202,6 +202,58 @@ describe('kumo.secrets.load', function()
     assert.are.equal('xy', kumo.secrets.load { event_name = 'spec.secret', event_args = { 'x', 'y' } })
   end)
 
+  -- A server that answers one request; what it was asked is in the file `request`.
+  local function vault(status, body)
+    local dir = helper.dir()
+    local socket = require('socket').bind('127.0.0.1', 0)
+    local port = tonumber((select(2, socket:getsockname())))
+    socket:close()
+    local answer = ('HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s'):format(status, #body, body)
+    helper.write(dir .. '/answer', answer)
+    helper.start(('sh -c "nc -N -l 127.0.0.1 %d < %s/answer > %s/request"'):format(port, dir, dir))
+    local source = {
+      vault_address = ('http://127.0.0.1:%d/'):format(port),
+      vault_token = 's.t0ken',
+      vault_mount = 'secret',
+      vault_path = 'mail/a b',
+    }
+    return source, dir .. '/request'
+  end
+
+  local function load_soon(source) -- once somebody listens
+    local ok, result
+    helper.wait_for('the server', function()
+      ok, result = pcall(kumo.secrets.load, source)
+      return ok or not tostring(result):find 'refused'
+    end)
+    return ok, result
+  end
+
+  it('reads the KV store of Vault', function()
+    local source, request = vault('200 OK', '{"data":{"data":{"key":"s3cret","n":5},"metadata":{}}}')
+    assert.same({ true, 's3cret' }, { load_soon(source) })
+    local asked = helper.wait_for('the request', function()
+      local text = helper.read(request)
+      return text and text:find('\r\n\r\n', 1, true) and text
+    end)
+    assert.is_truthy(asked:find('GET /v1/secret/data/mail/a%20b HTTP/1.1', 1, true), asked)
+    assert.is_truthy(asked:lower():find('x-vault-token: s.t0ken', 1, true), asked)
+  end)
+
+  for message, case in pairs {
+    ['secret/mail/a b: the server answered 403'] = { '403 Forbidden', '{"errors":["permission denied"]}' },
+    ['is not one of a KV store'] = { '200 OK', '{"data":{"key":"s3cret"}}' },
+    ["there is no text under the key 'key'"] = { '200 OK', '{"data":{"data":{"other":"s3cret"}}}' },
+  } do
+    it('says of Vault: ' .. message, function()
+      local ok, err = load_soon((vault(case[1], case[2])))
+      assert.is_false(ok)
+      assert.is_truthy(tostring(err):find(message, 1, true), err)
+      assert.is_nil(tostring(err):find 's3cret')
+      assert.is_nil(tostring(err):find 't0ken')
+    end)
+  end
+
   it('says what is wrong without showing the secret', function()
     for text, source in pairs {
       ['No such file'] = '/not/there',
