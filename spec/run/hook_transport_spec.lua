@@ -199,6 +199,30 @@ describe('a hook of one call', function()
     assert.are.equal(0, run:stop())
   end)
 
+  it('over Kafka takes the key of order_by for the record\'s', function()
+    start [[
+      local build = kumo.kafka.build_producer
+      kumo.kafka.build_producer = function(config)
+        local producer = build(config)
+        return {
+          send_messages = function(_, topic, messages, keys, headers)
+            for i in ipairs(messages) do kumo.log_info('key', tostring(keys and keys[i])) end
+            return producer:send_messages(topic, messages, keys, headers)
+          end,
+          close = function() producer:close() end,
+        }
+      end
+      log_hooks:new_kafka { name = 'k', brokers = 'ignored:9092', topic = 'events', batch_size = 100,
+        order_by = function(record) return record.type == 'Reception' and record.type .. '-' .. record.id or nil end,
+        config = { ['test.mock.num.brokers'] = 1 } }]]
+    send(3)
+    await '"delivered":6'
+    assert.are.equal(0, run:stop())
+    local _, keys = run:log():gsub('key Reception%-%x+', '')
+    local _, none = run:log():gsub('key false', '')
+    assert.are.same({ 3, 3 }, { keys, none })
+  end)
+
   it('over Kafka, where some records have no key', function()
     start [[
       log_hooks:new_kafka { name = 'k', brokers = 'ignored:9092', topic = 'events', batch_size = 100,
