@@ -185,7 +185,6 @@ function Flow:tapped(kind, label, fn, after)
 end
 
 local function after_decision(flow, results, msg)
-  flow.decided = true
   if results[2] == true then
     local ok, queue = pcall(msg.get_meta, msg, 'queue')
     if ok and queue then
@@ -214,7 +213,7 @@ end
 
 --- Everything that is told is set, and taken back when fn has ended, however it did.
 function Flow:traced(fn, ...)
-  local undo = {}
+  local flow, undo = self, {}
   local function replace(object, key, value)
     local old = rawget(object, key)
     undo[#undo + 1] = function()
@@ -226,11 +225,14 @@ function Flow:traced(fn, ...)
     local list = host.handlers_of(name)
     for i, handler in ipairs(list) do
       local after = name == 'should_enqueue_log_record' and after_decision or not name:find '^get_' and after_constructor or nil
-      replace(list, i, self:tapped('event', name .. ' ' .. show.place(handler) .. '\n  ', handler, after))
+      local asks = name ~= 'should_enqueue_log_record' and handler or function(...)
+        flow.asked = true -- also when it raises
+        return handler(...)
+      end
+      replace(list, i, self:tapped('event', name .. ' ' .. show.place(handler) .. '\n  ', asks, after))
     end
   end
   local session = methods_of 'tr.session'
-  local flow = self
   for _, name in ipairs { 'report', 'requeue', 'connect_failed', 'delivered' } do
     local raw = session and rawget(session, name)
     if raw then
@@ -352,11 +354,11 @@ end
 function Flow:send_record()
   local fields = self.current.fields
   self:line('record', show.plain(('%s of <%s>'):format(fields.type, fields.recipient)))
-  self.decided = false
+  self.asked = false
   local ok, err = core.emit(fields)
   if not ok then
     fail('the record could not be stored: %s', err)
-  elseif not self.decided then
+  elseif not self.asked then
     self:line('filter', 'none was asked: a hook without one takes each record that it logs, into its own queue')
   end
 end

@@ -49,6 +49,16 @@ describe('tailrace repl', function()
     })
   end)
 
+  it('says of a filter that raises no more than that', function()
+    local policy = helper.write(dir .. '/policy.lua', [[
+      require('policy-extras.log_hooks'):new_json { name = 'h', url = 'http://192.0.2.5/', filter = function() error 'oops' end }
+    ]])
+    local output = helper.sh(("TMPDIR=%s %s repl --policy %s -e ':record {}' -e ':send' 2>/dev/null"):format(dir,
+      helper.quote(helper.TAILRACE), policy))
+    assert_has(output, { 'raised: ', 'oops', 'parked' })
+    assert.is_nil(output:find('none was asked', 1, true))
+  end)
+
   it('lets them fail as :dry says, and recover', function()
     local output = run('192.0.2.5:80', ':dry { kafka = { "no leader", true }, amqp = function() return "busy" end, nats = "no stream" }\n'
       .. ':record {}\n:send\n:advance 5m\n:dry { mqtt = 1 }\n')
