@@ -16,6 +16,7 @@ local COLUMNS = {
   'waiting',
 }
 local MANY = 20 -- lines of a list that a failure shows
+local ID = ('%x'):rep(12) .. '+' -- of records and messages; a line may be cut in one
 
 function checks.decode(line)
   return require('kumo').serde.json_parse(line)
@@ -55,14 +56,27 @@ function checks.request_line(request)
   return ('%s %s: %s'):format(moment(request.at), show(what, 160), show(request.body or '', 100))
 end
 
+--- Lines of one moment that differ in nothing but ids are one line with a count.
 local function add_list(out, title, list, line_of)
   out[#out + 1] = ('%s: %d'):format(title, #list)
-  for i, entry in ipairs(list) do
-    if i > MANY then
-      out[#out + 1] = ('  ... and %d more'):format(#list - MANY)
-      break
+  local lines, counts, at = {}, {}, {}
+  for _, entry in ipairs(list) do
+    local line = line_of(entry)
+    local key = line:gsub(ID, '')
+    local i = at[key]
+    if not i then
+      i = #lines + 1
+      lines[i], counts[i], at[key] = line, 0, i
     end
-    out[#out + 1] = '  ' .. line_of(entry)
+    counts[i] = counts[i] + 1
+  end
+  local shown = 0
+  for i = 1, math.min(#lines, MANY) do
+    shown = shown + counts[i]
+    out[#out + 1] = '  ' .. lines[i] .. (counts[i] > 1 and (' (%d times)'):format(counts[i]) or '')
+  end
+  if shown < #list then
+    out[#out + 1] = ('  ... and %d more'):format(#list - shown)
   end
 end
 

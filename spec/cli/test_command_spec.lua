@@ -97,6 +97,29 @@ end)
     assert.matches("broken_spec.lua:2: '%)' expected near '<eof>'", out)
   end)
 
+  it('counts what is alike in a failure, in place of showing it again', function()
+    helper.write(
+      dir .. '/alike_spec.lua',
+      [[
+local test = require 'kumo.test'
+it('counts', function()
+  local rt = test.start { policy = 'init.lua' }
+  rt:http('http://10.0.0.1:4242/log', { 503, 503, 503, 200 })
+  for _ = 1, 3 do
+    rt:event { type = 'Delivery' }
+  end
+  rt:advance '1h'
+  assert.delivered(rt, 'webhook', 4)
+end)
+    ]]
+    )
+    local out = run '-o plainTerminal'
+    assert.matches('requests: 6\n', out)
+    assert.matches('%-> 503: [^\n]+ %(3 times%)\n', out)
+    assert.is_nil(out:match '%-> 503.*%-> 503') -- and those of other moments are lines of their own
+    assert.matches('%-> 200: [^\n]+\n', out)
+  end)
+
   it('says what waited at Ctrl-C, and leaves nothing', function()
     helper.write(
       dir .. '/long_spec.lua',
