@@ -186,6 +186,30 @@ describe('order_by', function()
     assert.are.equal(0, column 'waiting')
   end)
 
+  it('lets a dead letter that is replayed come last of its key', function()
+    start {
+      answer = [[function answer(key, n)
+        if n == 2 and refuse ~= false then return kumo.permanent(550, 'no') end
+        if n > 4 and refuse ~= false then return kumo.transient(450, 'later') end
+        return 'ok'
+      end]],
+    }
+    receive('a', 6)
+    rt:advance(5)
+    assert.are.equal(2, column 'waiting')
+    rt:eval [[action = "require('kumo').api.admin.dead_letters.replay { all = true }"]]
+    rt:eval [[require('kumo').spawn_task { event_name = 'ask', args = { action } }]]
+    rt:advance(1)
+    assert.are.equal(3, column 'waiting')
+    rt:eval 'refuse = false'
+    rt:advance(120)
+    local numbers = {}
+    for i, item in ipairs(rt:eval 'return done') do
+      numbers[i] = item[2]
+    end
+    assert.are.same({ 1, 3, 4, 5, 6, 2 }, numbers)
+  end)
+
   it('ends all that have expired behind one, and goes on with the next', function()
     start {
       answer = "function answer(key, n) if n < 9 then return kumo.transient(450, 'later') end return 'ok' end",
