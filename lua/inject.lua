@@ -254,8 +254,9 @@ local function received_header(message, request, rcpt, source)
   }, '\r\n')
 end
 
-local function supplemental_header(message, rcpt, trace)
-  local parts = { ('"_@_":"\\\\_/","recipient":%s'):format(host.c.json_encode(rcpt.email, false)) }
+-- `recipient`: an address, or a list of them.
+local function supplemental_header(message, recipient, trace)
+  local parts = { ('"_@_":"\\\\_/","recipient":%s'):format(host.c.json_encode(recipient, false)) }
   for _, name in ipairs(trace.include_meta_names) do
     local value = message:get_meta(name)
     parts[#parts + 1] = ('%s:%s'):format(
@@ -292,7 +293,7 @@ local function make_message(request, rcpt, generate, trace, source)
     host.dispatch('http_message_generated', message, source.auth_info)
   end
   if trace.supplemental_header then
-    message:set_data(supplemental_header(message, rcpt, trace) .. message:get_data())
+    message:set_data(supplemental_header(message, rcpt.email, trace) .. message:get_data())
   end
   return message
 end
@@ -379,6 +380,38 @@ function inject.run(request, source)
   end
   commit(batch, result, source)
   return result
+end
+
+local PARAMS = {
+  header_name = { 'string', default = 'X-KumoRef' },
+  include_meta_names = { 'table', default = {} },
+  received_header = 'boolean', -- of trace_headers; nothing here asks for it
+  supplemental_header = { 'boolean', default = true },
+}
+
+--- kumo.apply_supplemental_trace_header: adds the trace header that listeners add to what they receive, for messages that a
+--- policy makes. Nothing with `supplemental_header = false`.
+---@async
+---@param msg kumo.Message
+---@param params? kumo.TraceHeaderOptions
+function inject.apply_supplemental_trace_header(msg, params)
+  local NAME = 'kumo.apply_supplemental_trace_header'
+  local values = host.internal('kumo.options').check(params or {}, NAME, PARAMS)
+  if not values.header_name:find '^[!-9;-~]+$' or #values.header_name > 60 then
+    error(NAME .. ': header_name: the name of a header, at most 60 bytes, is expected', 2)
+  end
+  for i, name in ipairs(values.include_meta_names) do
+    if type(name) ~= 'string' then
+      error(('%s: include_meta_names: entry %d: string expected, got %s'):format(NAME, i, type(name)), 2)
+    end
+  end
+  if values.supplemental_header then
+    local list = msg:recipient_list()
+    for i, address in ipairs(list) do
+      list[i] = address.email
+    end
+    msg:set_data(supplemental_header(msg, #list == 1 and list[1] or host.c.array(list), values) .. msg:get_data())
+  end
 end
 
 -- As a client of this machine, with the answer of `fn`. Raises a text for a bad request.

@@ -15,4 +15,6 @@ function metrics.prometheus_metrics()
   return value
 end
 
+metrics.apply_supplemental_trace_header = host.internal('inject').apply_supplemental_trace_header
+
 return metrics

@@ -336,6 +336,27 @@ describe('the HTTP listener', function()
     end, 'kumo.api.inject.build_v1: .*unknown field `colour`')
   end)
 
+  it('adds the trace header to messages of policies', function()
+    local msg = kumo.make_message('a@b.c', 'd@e.f', 'Subject: x\r\n\r\ny')
+    msg:set_meta('tenant', 't')
+    kumo.apply_supplemental_trace_header(msg, { header_name = 'X-Ref', include_meta_names = { 'tenant', 'none' } })
+    local value = msg:get_first_named_header_value 'X-Ref':gsub('%s', '')
+    assert.are.equal(
+      [[{"_@_":"\\_/","recipient":"d@e.f","tenant":"t","none":null}]],
+      kumo.encode.base64_decode(value)
+    )
+    kumo.apply_supplemental_trace_header(msg)
+    assert.is_truthy(msg:get_data():find '^X%-KumoRef: ')
+    local before = msg:get_data()
+    kumo.apply_supplemental_trace_header(msg, { supplemental_header = false })
+    assert.are.equal(before, msg:get_data())
+    for _, bad in ipairs { { header = 'x' }, { header_name = 'a b' }, { include_meta_names = { 5 } }, 'x' } do
+      assert.error_matches(function()
+        kumo.apply_supplemental_trace_header(msg, bad)
+      end, 'kumo.apply_supplemental_trace_header: ')
+    end
+  end)
+
   it('waits for the rate of recipients', function()
     kumo.set_httpinject_recipient_rate_limit 'local:20/s,max_burst=1'
     local clock = kumo.time.start_timer 'spec.inject'
