@@ -128,7 +128,8 @@ function Session:show_error(err, frames)
   elseif is_rejection(err) then
     text = ('kumo.reject: %s'):format(show.plain(tostring(err)))
   else
-    text = ('an error that is a %s: %s'):format(type(err), show.value(err, { width = self.width, unwrap = self.unwrap }))
+    text = err == nil and 'an error that is nil' or ('an error that is a %s: %s'):format(type(err),
+      show.value(err, { width = self.width, unwrap = self.unwrap }))
   end
   self:say(self:paint('error', 'error: '), text)
   for _, frame in ipairs(frames or {}) do
@@ -388,6 +389,24 @@ local function tame(session)
   end
 end
 
+local prompts = setmetatable({}, { __mode = 'k' }) -- the tasks of a live process in which an input runs
+local raw_exit
+
+-- In a live process, os.exit of an input, or of what it calls, would end the service at once. The policy's own tasks may.
+local function keep_process()
+  if raw_exit then
+    return
+  end
+  raw_exit = os.exit
+  os.exit = function(code) -- luacheck: ignore
+    if prompts[coroutine.running()] then
+      error(('os.exit(%s) was called: it would end the service (SIGTERM stops it in order)'):format(
+        code == nil and '' or tostring(code)), 2)
+    end
+    raw_exit(code)
+  end
+end
+
 --- Before the policy is loaded: what it prints and os.exit are the session's.
 local function prepare(options)
   local session = setmetatable(options, Session)
@@ -442,6 +461,7 @@ function repl.attach(id, options)
   session.own, session.kept, session.sources, session.count = {}, {}, {}, 0
   session.attached, session.commands = true, {}
   sessions[id] = session
+  keep_process() -- before it is known what is hidden while the session is locked
   local locked = host.internal 'repl.locked' -- has commands of its own
   host.internal 'repl.commands'.add(session)
   locked.lock(session)
@@ -473,7 +493,16 @@ function repl.eval(id, text, is_last)
   if session.attached and not session.locked then
     c.log('info', ('repl: %s: %s'):format(session.peer, show.quoted(text, 500)))
   end
-  local status = session:eval(text, is_last)
+  local task = session.attached and coroutine.running()
+  if not task then
+    return session:eval(text, is_last), session:prompt()
+  end
+  prompts[task] = true
+  local ok, status = host.raw_xpcall(session.eval, pass, session, text, is_last)
+  prompts[task] = nil -- also of one that was cancelled: the coroutine may be used again
+  if not ok then
+    error(status, 0)
+  end
   return status, session:prompt()
 end
 

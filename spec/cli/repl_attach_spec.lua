@@ -31,6 +31,9 @@ end
 function settings.length()
   return #settings.list
 end
+function leave(code)
+  os.exit(code)
+end
 ]]
 
 local dir, run, socket
@@ -113,6 +116,13 @@ describe('tailrace repl --attach', function()
     assert.are.equal('x\\x1b[31m\n', (attach "-e ':worker 1' -e settings.name"):gsub('\27', '\\x1b')) -- another state
     assert.is_truthy(run:log():find('unlocked worker 0', 1, true))
     assert.is_truthy(run:log():find('rename \\"new\\"', 1, true))
+  end)
+
+  it('does not end the process by os.exit', function()
+    assert.is_truthy(attach([[-e :unlock -e 'os.exit(3)']]):find('os.exit(3) was called: it would end the service', 1, true))
+    assert.is_truthy(attach([[-e :unlock -e 'leave(4)']]):find('os.exit(4) was called', 1, true))
+    assert.is_truthy(attach([[-e 'leave(5)']]):find('os.exit(5) was called', 1, true)) -- a function of the policy: not hidden
+    assert.are.equal('4\n', (attach [[-e '2+2']]))
   end)
 
   it('is for its user alone', function()

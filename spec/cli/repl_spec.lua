@@ -79,6 +79,7 @@ describe('tailrace repl without a terminal', function()
     ['a script that ends in the middle'] = { 'if true then\n', "error: stdin:2: 'end' expected (to close 'if' at line 1) near '<eof>'\n", 1 },
     ['the status of os.exit'] = { 'print "a" os.exit(7) print "b"', 'a\n', 7 },
     ['what waits, in virtual time'] = { 'local t = os.time() kumo.sleep(86400) print(os.time() - t)', '86400\n', 0 },
+    ['an error that is nil'] = { 'error()', 'error: an error that is nil\n  stdin:1: in main chunk\n', 1 },
     ['an error that is a table'] = { 'error { code = 5 }', 'error: an error that is a table: { code = 5 }\n  stdin:1: in main chunk\n', 1 },
   } do
     it('reads from standard input: ' .. what, function()
