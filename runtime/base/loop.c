@@ -409,8 +409,8 @@ prepare_sleep(struct tr_loop *loop, int64_t limit_ns)
 	}
 	int64_t end_ns = tr_min_i64(tr_wheel_next_ns(loop->wheel), limit_ns);
 
-	/* Armed for an earlier moment than needed costs one empty turn; arming anew at each turn costs more. A moment that is
-	 * over and did not come says that the clock has stepped: libev's timer is for later now. */
+	/* Armed for an earlier moment than needed costs one empty turn; arming anew at each turn costs more. A moment
+	 * that is over and did not come says that the clock has stepped: libev's timer is for later now. */
 	int64_t now_ns = tr_mono_ns();
 	if (end_ns < loop->sleep_end_ns || (end_ns < FOREVER && loop->sleep_end_ns <= now_ns)) {
 		int64_t wait_ns = end_ns - now_ns;
