@@ -1,6 +1,6 @@
-/* Small blocks that are made and freed for each record, kept by each thread for its next one: in the steady state of
- * thousands under way malloc's own caches are too small. Blocks may be freed by another thread. Sizes are told at both
- * ends. With AddressSanitizer this is malloc and free. */
+/* Blocks that are made and freed for each record and mail, kept by each thread for its next one: in the steady state of
+ * thousands under way malloc's own caches are too small. Up to 64 KiB; more is malloc's. Blocks may be freed by another
+ * thread. Sizes are told at both ends. With AddressSanitizer this is malloc and free. */
 #ifndef TR_POOL_H
 #define TR_POOL_H
 

@@ -49,6 +49,30 @@ zeroed_blocks_are_zero_again(void **state)
 	}
 }
 
+static void
+larger_blocks_are_whole(void **state)
+{
+	for (int round = 0; round < 2; round++) {
+		char *blocks[700];
+		size_t count = 0;
+
+		for (size_t size = 1530; size < 67000; size += size < 2100 || size > 65500 ? 1 + size % 7 : 701)
+			if (count < 700) {
+				blocks[count] = tr_pool_get(size);
+				assert_non_null(blocks[count]);
+				memset(blocks[count], (int)(count & 127), size);
+				count++;
+			}
+		assert_in_range(count, 300, 699); /* all sizes were had */
+		count = 0;
+		for (size_t size = 1530; size < 67000; size += size < 2100 || size > 65500 ? 1 + size % 7 : 701) {
+			assert_int_equal(blocks[count][0], count & 127);
+			assert_int_equal(blocks[count][size - 1], count & 127);
+			tr_pool_put(blocks[count++], size);
+		}
+	}
+}
+
 static void *
 free_all(void *arg)
 {
@@ -80,6 +104,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(blocks_of_all_sizes_are_whole),
 		cmocka_unit_test(zeroed_blocks_are_zero_again),
+		cmocka_unit_test(larger_blocks_are_whole),
 		cmocka_unit_test(another_thread_may_free_them),
 	};
 
