@@ -4,7 +4,8 @@
 #include "policy/internal.h"
 
 #define REJECTION "tr.rejection"
-#define MAX_CAUSES 16 /* wrapped errors: more is a cycle */
+#define MAX_TABLE 1000 /* bytes shown of an error that is a table */
+#define MAX_CAUSES 16  /* wrapped errors: more is a cycle */
 
 struct rejection { /* a userdata */
 	int code;
@@ -125,6 +126,21 @@ struct text_call {
 	struct tr_buf *out;
 };
 
+/* As JSON; what cannot stand there is shown by its type. */
+static void
+add_table(lua_State *L, int idx, struct tr_buf *out)
+{
+	struct tr_buf json = {0};
+	const char *what;
+
+	if (tr_json_write(L, idx, &json, false, true, &what) == TR_OK)
+		tr_buf_addf(out, "an error that is a table: %.*s%s", (int)(json.len > MAX_TABLE ? MAX_TABLE : json.len),
+			json.data, json.len > MAX_TABLE ? "..." : "");
+	else
+		tr_buf_addz(out, "an error that is a table, which cannot be shown");
+	tr_buf_free(&json);
+}
+
 /* The error value is argument 2. */
 static int
 error_text(lua_State *L)
@@ -133,15 +149,15 @@ error_text(lua_State *L)
 	size_t len;
 	const char *text;
 
-	if (lua_type(L, 2) == LUA_TSTRING) {
-		lua_pushvalue(L, 2);
+	if (lua_istable(L, 2) && !luaL_getmetafield(L, 2, "__tostring")) {
+		add_table(L, 2, call->out); /* its address would tell nobody what went wrong */
 	} else {
 		lua_getglobal(L, "tostring");
 		lua_pushvalue(L, 2);
 		lua_call(L, 1, 1);
+		text = lua_tolstring(L, -1, &len);
+		tr_buf_add(call->out, text ? text : "(error)", text ? len : 7);
 	}
-	text = lua_tolstring(L, -1, &len);
-	tr_buf_add(call->out, text ? text : "(error)", text ? len : 7);
 	luaL_traceback(L, call->from, NULL, 0);
 	text = lua_tolstring(L, -1, &len);
 	tr_buf_addc(call->out, '\n');
