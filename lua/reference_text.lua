@@ -421,6 +421,11 @@ function text.help(name, colours, commands)
   elseif #found > 1 then
     return page_list({ name = name, entries = found, is_list = true }, bold), true
   end
+  for _, page in ipairs(text.pages()) do -- log_hooks, without policy-extras before it
+    if page.name:match '[%w_]+$' == name then
+      return page_list(page, bold), true
+    end
+  end
   return unknown(name, commands), false
 end
 

@@ -258,6 +258,7 @@ More: docs/reference/messages.md
     assert.are.equal(0, status)
     assert.is_truthy(out:find('kumo.http', 1, true), out)
     assert.is_truthy(help('events'):find 'smtp_server_message_received')
+    assert.are.equal((help 'policy-extras.log_hooks'), (help 'log_hooks'))
     assert.is_truthy(help('get_meta'):find 'kumo.ConnMeta:get_meta') -- two objects have it
   end)
 
