@@ -33,7 +33,8 @@ for i, value in ipairs(args) do
   if value == '--help-busted' then
     args[i], any = '--help', true
   end
-  any = any or read(value) ~= nil
+  -- What looks like a path is one: a name that is not there is told by busted, and is no wish to run everything.
+  any = any or read(value) ~= nil or value:find '^[^%-].*_spec%.lua$' ~= nil or value:find '^[^%-].*/$' ~= nil
 end
 if not any then
   args[#args + 1] = '.'

@@ -97,6 +97,14 @@ end)
     assert.matches("broken_spec.lua:2: '%)' expected near '<eof>'", out)
   end)
 
+  it('runs nothing in place of a file that is not there', function()
+    helper.write(dir .. '/good_spec.lua', "it('is good', function() print 'it ran' end)\n")
+    local out, status = run '-o plainTerminal god_spec.lua'
+    assert.are.equal(1, status, out)
+    assert.matches('god_spec.lua', out)
+    assert.is_nil(out:find('it ran', 1, true))
+  end)
+
   it('counts what is alike in a failure, in place of showing it again', function()
     helper.write(
       dir .. '/alike_spec.lua',
