@@ -88,7 +88,8 @@ function plot.svg(title, list)
         y + SVG_HEIGHT - 20 - value / math.max(high, 1) * (SVG_HEIGHT - 20))
     end
     local bottom = y + SVG_HEIGHT - 20
-    out[#out + 1] = ('<text x="%d" y="%d">%s</text>'):format(LEFT, y - 4, escape(series.queue))
+    out[#out + 1] = ('<text x="%d" y="%d">%s</text>'):format(LEFT, y - 4,
+      escape(series.queue .. ', messages that wait'))
     out[#out + 1] = ('<path d="M%d %d V%d H%d" fill="none" stroke="#888"/>'):format(LEFT, y, bottom, LEFT + SVG_WIDTH)
     out[#out + 1] = ('<text x="%d" y="%d" text-anchor="end">%s</text>'):format(LEFT - 6, y + 10, number(high))
     out[#out + 1] = ('<text x="%d" y="%d" text-anchor="end">0</text>'):format(LEFT - 6, bottom)
@@ -135,9 +136,13 @@ function plot.write(result, options, add)
   end
   for _, series in ipairs(simulation.series) do
     add('')
-    add('%s, messages that wait', series.queue)
-    for _, line in ipairs(plot.chart(series)) do
-      add(line)
+    if highest(series.depth) == 0 then
+      add('%s: no message waits', series.queue)
+    else
+      add('%s, messages that wait', series.queue)
+      for _, line in ipairs(plot.chart(series)) do
+        add(line)
+      end
     end
   end
   if options.svg then

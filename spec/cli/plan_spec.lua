@@ -114,6 +114,15 @@ describe('a plot', function()
     assert.is_truthy(lines[8]:find '5 min$')
   end)
 
+  it('is a line where nothing waits', function()
+    local lines = {}
+    plot.write({ simulation = { duration_s = 2, messages = 1, queues = {}, series = { { queue = 'q', step_s = 1, depth = { 0, 0 } } } } },
+      {}, function(text, ...)
+        lines[#lines + 1] = text:format(...)
+      end)
+    assert.are.equal('q: no message waits', lines[#lines])
+  end)
+
   it('is a well-formed drawing that hides nothing in names', function()
     local text = plot.svg('a < b', { { queue = '"x"', step_s = 1, depth = { 1, 2 } } })
     assert.is_truthy(text:find('a &lt; b', 1, true))
@@ -199,7 +208,7 @@ describe('tailrace plan', function()
       assert.is_true(math.abs(queue.off) < 0.05, text)
     end
     assert.are.same({ full = 40, cycling = 10, idle = 20, mail = 20 }, planned)
-    assert.is_truthy(helper.read(dir .. '/out.svg'):find('full</text>', 1, true))
+    assert.is_truthy(helper.read(dir .. '/out.svg'):find('full, messages that wait</text>', 1, true))
     assert.are.equal(0, #helper.sh 'ls -d /nonexistent 2>/dev/null')
   end)
 
