@@ -527,8 +527,11 @@ end
 function entry.script(path, ...)
   rawset(_G, 'arg', { [0] = path, ... })
   local chunk, err = loadfile(path)
-  if not chunk then
-    error(err, 0)
+  if not chunk then -- where it was raised here would tell nothing
+    io.stderr:write('tailrace: ', (err:gsub('[%c\127]', function(char)
+      return char ~= '\n' and ('\\x%02x'):format(char:byte()) or nil
+    end)), '\n')
+    error()
   end
   return call(chunk, ...)
 end

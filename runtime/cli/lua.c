@@ -95,6 +95,20 @@ push_args(lua_State *L, void *arg)
 	return script->argc;
 }
 
+/* What was raised may hold data: its control characters do not reach the terminal. */
+static void
+tell(const char *command, const char *what, const char *text)
+{
+	fprintf(stderr, "tailrace %s: %s", command, what);
+	for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++) {
+		if ((*at < ' ' && *at != '\n' && *at != '\t') || *at == 0x7f)
+			fprintf(stderr, "\\x%02x", *at);
+		else
+			fputc(*at, stderr);
+	}
+	fputc('\n', stderr);
+}
+
 static void
 script_end(void *arg, const struct tr_task_result *result)
 {
@@ -104,11 +118,11 @@ script_end(void *arg, const struct tr_task_result *result)
 	script->task = NULL;
 	if (result->status == TR_ECANCELED) {
 		if (signals > 0 && script->reports)
-			fprintf(stderr, "tailrace %s: interrupted: %s\n", script->command, result->text);
+			tell(script->command, "interrupted: ", result->text);
 		script->status = last_signal != 0 ? 128 + last_signal : TR_EXIT_INTERRUPTED;
 	} else if (result->status != TR_OK) {
 		if (!lua_isnil(result->L, -1)) /* error() without a value only sets the exit status, as in lua(1) */
-			fprintf(stderr, "tailrace %s: %s\n", script->command, result->text);
+			tell(script->command, "", result->text);
 		script->status = TR_EXIT_FAILED;
 	}
 	tr_loop_stop(script->loop);
