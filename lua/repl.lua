@@ -153,6 +153,12 @@ local function is_incomplete(err)
   return type(err) == 'string' and err:find "near '<eof>'$" ~= nil and not err:find 'unfinished string near'
 end
 
+--- True of a command whose table or call goes on behind the text.
+local function is_open(text)
+  local args = text:match '^%s*:%a+%s+[%w_%.]*%s*([{%(].*)$'
+  return args ~= nil and is_incomplete(select(2, loadstring('return ' .. args)))
+end
+
 --- `local NAME = ...` at the start of an input lasts: NAME becomes one of the session's.
 function Session:keep_locals(text)
   local name = text:match '^%s*local%s+function%s+([%a_][%w_]*)'
@@ -237,7 +243,7 @@ function Session:eval(text, is_last)
   if text:find '^%s*$' then
     return 'ok'
   elseif text:find '^%s*:' then
-    return self:command(text)
+    return not is_last and is_open(text) and 'incomplete' or self:command(text)
   end
   local chunk, err, incomplete = self:compile(text)
   if chunk then
@@ -282,11 +288,16 @@ function Session:script_text(text)
   end
   text = text:gsub('^#![^\n]*', '')
   text = text:gsub('%s*$', '\n')
+  local open -- a command that goes on
   for line, at in text:gmatch '(.-)\r?\n()' do
+    line = open and open .. '\n' .. line or line
+    open = nil
     if line:find '^%s*:%a' then
       local status = flush(false)
       if status == 'incomplete' then -- a label, or a method call that goes on
         pending[#pending + 1] = line
+      elseif status == 'ok' and at <= #text and is_open(line) then
+        open = line
       else
         status = status == 'ok' and self:eval(line, true) or status
         if status ~= 'ok' then

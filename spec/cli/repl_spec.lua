@@ -77,6 +77,8 @@ describe('tailrace repl without a terminal', function()
       '1\n2\ntrue\n', 0 },
     ['expressions line by line'] = { '1 + 1\n"x" .. "y"\n', '2\nxy\n', 0 },
     ['a script that ends in the middle'] = { 'if true then\n', "error: stdin:2: 'end' expected (to close 'if' at line 1) near '<eof>'\n", 1 },
+    ['a command of several lines'] = { ':mail {\n  to = "a@b.example", body = "(",\n}\n"x"\n',
+      'from <sender@example.com> to <a@b.example>, 63 bytes\nx\n', 0 },
     ['the status of os.exit'] = { 'print "a" os.exit(7) print "b"', 'a\n', 7 },
     ['what waits, in virtual time'] = { 'local t = os.time() kumo.sleep(86400) print(os.time() - t)', '86400\n', 0 },
     ['an error that is nil'] = { 'error()', 'error: an error that is nil\n  stdin:1: in main chunk\n', 1 },
@@ -171,6 +173,8 @@ describe('tailrace repl at a terminal', function()
     term:expect '   > '
     term:line('print("turn " .. i)', '   > ')
     term:line('end', 'turn 2\n')
+    term:line(':record {', '   > ')
+    term:line('type = "Bounce" }', 'type = "Bounce"\n}\n')
     term:type 'kumo.sle\t2)\r'
     term:expect 'kumo.sleep(2)'
     for typed, completed in pairs {
