@@ -42,10 +42,7 @@ live(struct tr_sched *sched, const struct arrival *arrival)
 {
 	struct tr_stub *stub = tr_spool_stub(sched->engine->spool, arrival->slot);
 
-	return (uint32_t)stub->seq == arrival->seq && stub->queue == sched->index &&
-			       (tr_stub_owners(stub) & STUB_COUNTED) != 0
-		       ? stub
-		       : NULL;
+	return tr_stub_is(stub, arrival->seq, sched->index) && (tr_stub_owners(stub) & STUB_COUNTED) != 0 ? stub : NULL;
 }
 
 static void

@@ -219,7 +219,7 @@ tr_dead_add(struct tr_dead_store *store, uint32_t slot)
 	struct tr_stub *stub = tr_spool_stub(store->spool, slot);
 	struct dead_account *account = &store->accounts[stub->account % TR_ACCOUNTS_MAX];
 
-	stub->queue = NO_SCHED;
+	tr_stub_set_queue(stub, NO_SCHED);
 	stub->order = 0;
 	pthread_mutex_lock(&store->lock);
 	if (account->list.count > 0 && tr_spool_stub(store->spool, account->list.tail)->seq > stub->seq)

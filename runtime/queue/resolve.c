@@ -273,7 +273,7 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 	if (is_null(name)) {
 		struct outcome_op *op = op_new(worker);
 
-		tr_spool_stub(engine->spool, message->slot)->queue = NO_SCHED;
+		tr_stub_set_queue(tr_spool_stub(engine->spool, message->slot), NO_SCHED);
 		count_add(engine, IN_FLIGHT, 1);
 		if (op == NULL) {
 			tr_log(TR_LEVEL_ERROR, "queue", "no memory: a message for the null queue waits for a restart");
@@ -294,7 +294,7 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 		return;
 	}
 	count_add(engine, IN_READY, 1);
-	tr_spool_stub(engine->spool, message->slot)->queue = sched->index;
+	tr_stub_set_queue(tr_spool_stub(engine->spool, message->slot), sched->index);
 	if (sched->home == worker)
 		sched_insert(sched, message, reason);
 	else

@@ -280,7 +280,7 @@ sched_insert(struct tr_sched *sched, struct tr_message *message, const char *rea
 	struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
 	int64_t now_ms = message->due_ms > 0 ? tr_wall_ms() : 0; /* 0: due at once */
 
-	stub->queue = sched->index;
+	tr_stub_set_queue(stub, sched->index);
 	if (!sched->active) /* once a turn is exact enough */
 		sched->inserted_at_ns = tr_mono_ns();
 	stub_note(stub, message);

@@ -175,7 +175,7 @@ bind_slot(struct tr_spool *spool, struct op *op, const struct tr_message *messag
 		if (op->slot == TR_NO_SLOT)
 			return TR_ENOMEM;
 		op->seq = atomic_fetch_add_explicit(&spool->next_seq, 1, memory_order_relaxed);
-		tr_spool_stub(spool, op->slot)->seq = op->seq;
+		tr_stub_set_seq(tr_spool_stub(spool, op->slot), op->seq);
 	}
 	stub = tr_spool_stub(spool, op->slot);
 	err = slot_measure(spool, op->slot, op->units, op->total, op->body_file, body_len);

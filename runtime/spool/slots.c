@@ -93,7 +93,12 @@ slot_new(struct tr_spool *spool)
 	stub = tr_spool_stub(spool, slot);
 	spool->free_slot = stub->next;
 	pthread_mutex_unlock(&spool->slots_mu);
-	memset(stub, 0, sizeof *stub);
+	tr_stub_set_seq(stub, 0); /* no memset(): see there */
+	tr_stub_set_queue(stub, 0);
+	atomic_store_explicit(&stub->when, 0, memory_order_relaxed);
+	atomic_store_explicit(&stub->tries, 0, memory_order_relaxed);
+	stub->size = stub->order = 0;
+	stub->account = stub->units = 0;
 	atomic_store_explicit(&stub->loc, LOC_NONE, memory_order_relaxed);
 	stub->next = stub->prev = TR_NO_SLOT;
 	return slot;
@@ -108,7 +113,7 @@ slot_free_many(struct tr_spool *spool, const uint32_t *slots, uint32_t count)
 	for (uint32_t i = 0; i < count; i++) {
 		struct tr_stub *stub = tr_spool_stub(spool, slots[i]);
 
-		stub->seq = 0;
+		tr_stub_set_seq(stub, 0);
 		stub->next = spool->free_slot;
 		spool->free_slot = slots[i];
 	}

@@ -162,6 +162,24 @@ tr_stub_attempts(const struct tr_stub *stub)
 	return (uint16_t)atomic_load_explicit(&stub->tries, memory_order_relaxed);
 }
 void tr_stub_set(struct tr_stub *stub, int64_t due_ms, uint16_t flags, uint16_t attempts);
+/* A queue may still have a slot in its notes that was given back meanwhile: it looks whether its message is there. So
+ * these two are written, and then read, whole, by other threads than the owner's, too. */
+static inline void
+tr_stub_set_seq(struct tr_stub *stub, uint64_t seq)
+{
+	__atomic_store_n(&stub->seq, seq, __ATOMIC_RELAXED);
+}
+static inline void
+tr_stub_set_queue(struct tr_stub *stub, uint32_t queue)
+{
+	__atomic_store_n(&stub->queue, queue, __ATOMIC_RELAXED);
+}
+static inline bool
+tr_stub_is(const struct tr_stub *stub, uint32_t seq_low, uint32_t queue)
+{
+	return (uint32_t)__atomic_load_n(&stub->seq, __ATOMIC_RELAXED) == seq_low &&
+	       __atomic_load_n(&stub->queue, __ATOMIC_RELAXED) == queue;
+}
 static inline uint16_t
 tr_stub_owners(const struct tr_stub *stub)
 {
