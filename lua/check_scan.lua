@@ -254,6 +254,9 @@ local function check_value(source, what, field, item, fn_name)
     local near = kind == 'string' and #names == #list and nearest(value.value, names)
     source.add('error', 'option', value.line, ('%s: %s is expected, not %s'):format(what, table.concat(list, ' or '), given),
       near and ("did you mean '%s'?"):format(near) or nil) -- stylua: ignore
+  elseif kind == 'string' and field.type == 'kumo.DurationValue' and not pcall(c.duration, value.value, '', '') then
+    source.add('error', 'option', value.line, ("%s: a duration is expected, not '%s'"):format(what, value.value),
+      "seconds, or a text such as '5 minutes', '1h 30m' or '500ms'") -- stylua: ignore
   elseif #classes == 1 and #list == 1 then
     check_options(source, fn_name, classes[1], value, true)
   end

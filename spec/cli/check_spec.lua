@@ -105,6 +105,7 @@ describe('tailrace check', function()
     { 'one in a table in a table', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config {\n    protocol = { custom_lua = { constructor = 'make.x', batchsize = 3 } },\n  }\nend)", 8, "did you mean 'batch_size'?" },
     { 'one of what a helper passes on', "require('policy-extras.log_hooks'):new_json {\n  name = 'x',\n  url = 'http://x/',\n  log_parameters = { metta = { 'a' } },\n}", 9, "did you mean 'meta'?" },
     { 'a value of another type', "kumo.on('get_egress_path_config', function()\n  return kumo.make_egress_path { max_ready = '10' }\nend)", 7, 'integer is expected, not \'10\'' },
+    { 'a text that is no duration', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { max_age = 'forever' }\nend)", 7, 'a duration is expected, not \'forever\'' },
     { 'a value that is not in the list', "kumo.on('get_queue_config', function()\n  return kumo.make_queue_config { refresh_strategy = 'Ttll' }\nend)", 7, "did you mean 'Ttl'?" },
     { 'a flag that may only be off', "kumo.on('get_listener_domain', function()\n  return kumo.make_listener_domain { log_oob = true }\nend)", 7, "'Ignore' or false is expected, not true" },
     { 'a method that no name is near', "kumo.on('smtp_server_data', function(msg)\n  msg:frobnicate(1)\nend)", 7, 'see `tailrace help kumo.Message`' },
