@@ -317,11 +317,29 @@ command {
   end,
 }
 
+local LEDGER = { 'offered', 'filtered', 'accepted', 'moved_in', 'delivered', 'bounced', 'dead', 'dropped', 'expired', 'moved_out',
+  'waiting' }
+
 command {
   name = ':ledger',
   about = 'what came and what became of it, for the mail and each hook',
   run = function(session)
-    session:say(session:shown(require('kumo').serde.json_parse(require('tr.http_server').ledger())))
+    local accounts, names = require('kumo').serde.json_parse(require('tr.http_server').ledger()), {}
+    for name in pairs(accounts) do
+      names[#names + 1] = name
+    end
+    table.sort(names)
+    for _, name in ipairs(names) do
+      local parts, by = {}, { filtered = 'filtered_by', dropped = 'dropped_by' }
+      for _, column in ipairs(LEDGER) do
+        local count = accounts[name][column] or 0
+        if count ~= 0 then
+          local why = accounts[name][by[column]]
+          parts[#parts + 1] = ('%s %d%s'):format(column, count, why and next(why) and ' ' .. show.value(why) or '')
+        end
+      end
+      session:say(('%-13s %s'):format(show.plain(name), #parts > 0 and table.concat(parts, ', ') or 'nothing'))
+    end
   end,
 }
 

@@ -59,6 +59,17 @@ describe('tailrace repl', function()
     assert.is_nil(output:find('none was asked', 1, true))
   end)
 
+  it('shows the ledger, a line for each account', function()
+    local policy = helper.write(dir .. '/policy.lua', [[
+      local log_hooks = require 'policy-extras.log_hooks'
+      log_hooks:new_json { name = 'all', url = 'http://192.0.2.5/' }
+      log_hooks:new_json { name = 'none', url = 'http://192.0.2.5/', filter = function() return true end }
+    ]])
+    local output = helper.sh(("TMPDIR=%s %s repl --policy %s -e ':record {}' -e :send -e :ledger"):format(dir,
+      helper.quote(helper.TAILRACE), policy))
+    assert.matches('\nall           offered 1, accepted 1, delivered 1\nmail          nothing\nnone          offered 1, filtered 1[^\n]*\n$', output)
+  end)
+
   it('lets them fail as :dry says, and recover', function()
     local output = run('192.0.2.5:80', ':dry { kafka = { "no leader", true }, amqp = function() return "busy" end, nats = "no stream" }\n'
       .. ':record {}\n:send\n:advance 5m\n:dry { mqtt = 1 }\n')
