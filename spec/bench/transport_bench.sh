@@ -139,7 +139,7 @@ fill_spool() { # PORT N
 # Waits until so many records of the node have become dead letters.
 wait_letters() { # N
 	tries=0
-	until curl -s "$admin/metrics" | grep -q "^dead_letters $1\$"; do
+	until curl -s "$admin/metrics" | grep -q "^tailrace_dead_letters $1\$"; do
 		tries=$((tries + 1))
 		[ $tries -lt 240 ] || { say "there are not $1 dead letters after 2 minutes"; return 1; }
 		sleep 0.5
