@@ -123,6 +123,21 @@ describe('a plot', function()
     assert.are.equal('q: no message waits', lines[#lines])
   end)
 
+  it('says why a hook has more than was planned when the mail does not keep up', function()
+    local lines = {}
+    local function queue(name, planned, off)
+      return { name = name, planned = planned, simulated = planned, off = off }
+    end
+    for _, through in ipairs { 5, 10 } do
+      plot.write({ load = { mails_s = 10 }, simulation = { duration_s = 2, messages = 1, series = {},
+        queues = { queue('hook', 15, 0.6), queue('mail', through, 0) } } }, {}, function(text, ...)
+        lines[#lines + 1] = text:format(...)
+      end)
+    end
+    assert.matches('recorded as Delayed', lines[4])
+    assert.matches('a rate by the minute', lines[9])
+  end)
+
   it('is a well-formed drawing that hides nothing in names', function()
     local text = plot.svg('a < b', { { queue = '"x"', step_s = 1, depth = { 1, 2 } } })
     assert.is_truthy(text:find('a &lt; b', 1, true))
