@@ -27,12 +27,18 @@ function host.entry.plan_options(given)
   return '', 0
 end
 
+--- Whether a hook takes the records of a type.
+local function takes(hook, name)
+  local per_record = hook.per_record or {}
+  local rule = per_record[name] or per_record.Any or {}
+  return rule.enable ~= false
+end
+
 --- How many records of a mail a hook takes.
 local function records_of(hook, events)
-  local per_record, count, types = hook.per_record or {}, 0, {}
+  local count, types = 0, {}
   for name, number in pairs(events) do
-    local rule = per_record[name] or per_record.Any or {}
-    if rule.enable ~= false and number > 0 then
+    if number > 0 and takes(hook, name) then
       count = count + number
       types[#types + 1] = name
     end
@@ -190,6 +196,7 @@ function plan.compute()
     local each, types = records_of(hook, wanted.events)
     local queue = queue_of(hook_domain(hook.name), hook.name, wanted.mails_s * each, true)
     queue.types = types
+    queue.takes = { Reception = takes(hook, 'Reception'), Delivery = takes(hook, 'Delivery'), Delayed = takes(hook, 'Delayed') }
     records_s = records_s + queue.demand
     cpu_us = cpu_us + queue.demand * (queue.batch > 1 and CPU_BATCH_US or CPU_RECORD_US)
     queues[#queues + 1] = queue

@@ -10,7 +10,7 @@ local WARM_UP = 0.4 -- of the time, before rates are measured: bursts of throttl
 local LEAST_S = 20
 local MOST_MESSAGES = 150000 -- a longer load is cut: the engine needs some 50 us of real time for each
 
-local OWN = { Reception = true, Delivery = true } -- events that the engine makes of a mail by itself
+local OWN = { Reception = true, Delivery = true, Delayed = true } -- events that the engine makes of a mail by itself
 
 ---@class tr.plan.Simulated
 ---@field name string         of a hook, or "mail"
@@ -78,18 +78,22 @@ local function planned_of(result)
   return planned, names
 end
 
---- Delivery records come as fast as the mail gets through, and what is planned of a hook follows.
+--- What comes to a hook in the simulation, whatever --events says: the engine makes a Reception of each mail, a Delivery of each
+--- that gets through, and a Delayed of each that finds no room in its ready queue.
 local function follow_mail(result, planned)
-  local through = planned.mail / result.load.mails_s
-  if through >= 1 then
-    return
+  local mails_s, crowded_s = result.load.mails_s, 0
+  for _, queue in ipairs(result.queues) do
+    if not queue.is_hook and queue.limit and queue.demand > queue.limit then
+      crowded_s = crowded_s + queue.demand
+    end
   end
   for _, queue in ipairs(result.queues) do
     if queue.is_hook then
-      local demand = 0
+      local demand = (queue.takes.Reception and mails_s or 0)
+        + (queue.takes.Delivery and planned.mail or 0)
+        + (queue.takes.Delayed and crowded_s or 0)
       for _, kind in ipairs(queue.types) do
-        local each = result.load.events[kind] * result.load.mails_s
-        demand = demand + each * (kind == 'Delivery' and through or 1)
+        demand = demand + (OWN[kind] and 0 or result.load.events[kind] * mails_s)
       end
       planned[queue.name] = math.min(demand, queue.limit or math.huge)
     end

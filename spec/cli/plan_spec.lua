@@ -199,6 +199,7 @@ describe('tailrace plan', function()
       log_hooks:new_json { name = 'full', url = 'http://127.0.0.1:1/', batch_size = 10 }
       log_hooks:new_json { name = 'cycling', url = 'http://127.0.0.1:1/' }
       log_hooks:new_json { name = 'idle', url = 'http://127.0.0.1:1/' }
+      log_hooks:new_json { name = 'free', url = 'http://127.0.0.1:1/' }
       kumo.on('init', function()
         kumo.define_spool { name = 'data', path = '/nonexistent/data' }
         kumo.define_spool { name = 'meta', path = '/nonexistent/meta' }
@@ -211,7 +212,10 @@ describe('tailrace plan', function()
         elseif domain == 'cycling.log_hook' then
           return kumo.make_egress_path { max_connection_rate = '2/s', max_deliveries_per_connection = 5 }
         end
-        return kumo.make_egress_path { max_message_rate = '20/s' }
+        if domain == 'free.log_hook' then
+          return kumo.make_egress_path {}
+        end
+        return kumo.make_egress_path { max_message_rate = '20/s', max_ready = 10 }
       end)
     ]])
     local text, status = plan(policy, ('--mails 40/s --latency full=500ms --duration 40s --svg %s/out.svg --json'):format(dir))
@@ -222,7 +226,8 @@ describe('tailrace plan', function()
       planned[queue.name] = queue.planned
       assert.is_true(math.abs(queue.off) < 0.05, text)
     end
-    assert.are.same({ full = 40, cycling = 10, idle = 20, mail = 20 }, planned)
+    -- 40 Receptions, 20 Deliveries, and 40 Delayed: the mail does not keep up
+    assert.are.same({ full = 40, cycling = 10, idle = 20, free = 100, mail = 20 }, planned)
     assert.is_truthy(helper.read(dir .. '/out.svg'):find('full, messages that wait</text>', 1, true))
     assert.are.equal(0, #helper.sh 'ls -d /nonexistent 2>/dev/null')
   end)
