@@ -39,9 +39,9 @@ bench_kafka() {
 		result_line 'plain librdkafka loop, no queue' "$("$build/kafka_bench" plain "$BENCH_BROKERS" events $count)"
 		for batch in 100 500; do
 			export BENCH_BATCH=$batch
-			run_transport "tailrace, new_kafka, batches of $batch" kafka $count --window 30000
+			run_transport "tailrace, new_kafka, batches of $batch" kafka $count --window 12000
 		done
-		run_transport "tailrace, new_kafka, 500, 100 events a change" kafka $count --window 30000 --per-change 100
+		run_transport "tailrace, new_kafka, 500, 100 events a change" kafka $count --window 12000 --per-change 100
 		unset BENCH_BATCH BENCH_BROKERS
 		end_peer
 	done
@@ -63,9 +63,9 @@ bench_amqp() {
 			export BENCH_BATCH=$batch BENCH_CONNECTIONS=1
 			result_line "plain rabbitmq-c loop, window $batch" \
 				"$("$build/amqp_bench" publish 127.0.0.1 "$BENCH_PORT" bench $count $batch)"
-			run_transport "tailrace, new_amqp, batches of $batch, 1 session" amqp $count --window 30000
+			run_transport "tailrace, new_amqp, batches of $batch, 1 session" amqp $count --window 12000
 			export BENCH_CONNECTIONS=10
-			run_transport "tailrace, new_amqp, batches of $batch, 10 sessions" amqp $count --window 30000
+			run_transport "tailrace, new_amqp, batches of $batch, 10 sessions" amqp $count --window 12000
 		done
 	done
 	unset BENCH_PORT BENCH_BATCH BENCH_CONNECTIONS
@@ -88,7 +88,7 @@ bench_nats() {
 			result "$who" "$(sed -n "s/^$who .* \([0-9]*\)\/s\$/\1/p" "$dir/nats.out")" \
 				"$(sed -n "s/^$who .* failed: \([0-9.]*\) us.*/\1/p" "$dir/nats.out")"
 		done
-		BENCH_PORT=$port BENCH_BATCH=100 run_transport 'tailrace, new_nats, batches of 100' nats $count --window 30000
+		BENCH_PORT=$port BENCH_BATCH=100 run_transport 'tailrace, new_nats, batches of 100' nats $count --window 12000
 	done
 	end_peer
 	table 'NATS JetStream: 900 bytes, acknowledged, batches of 100' record
