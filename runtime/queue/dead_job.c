@@ -17,10 +17,10 @@ struct dead_work {
 	bool owns;              /* that account */
 	uint32_t left;          /* of it, as it was when this began */
 	struct slot_list keep;  /* of it: looked at, to be put back */
-	struct tr_load load;
+	struct tr_load load;    /* of the next page, also while the change with the one before is being committed */
+	bool loading, ready, committing; /* ready: loaded, and the commit of the page before is awaited */
 	struct tr_change change;
 	struct tr_defer defer;
-	uint64_t bytes;                                 /* of the page */
 	uint32_t slots[PAGE], acted[PAGE], acted_count; /* acted: in the change */
 	uint32_t parked;                                /* of those */
 	struct tr_message *messages[PAGE];
@@ -29,6 +29,8 @@ struct dead_work {
 };
 
 static void next_page(struct dead_work *work);
+static void process(struct dead_work *work);
+static void read_ahead(struct dead_work *work);
 
 static void
 finish(struct tr_defer *defer)
@@ -198,16 +200,48 @@ committed(struct tr_change *change, int status)
 			count_add(work->store->engine, IN_PARKED, -(int64_t)work->parked);
 	}
 	work->acted_count = work->parked = 0;
-	next_page(work);
+	work->committing = false;
+	if (work->ready)
+		process(work);
+	else if (!work->loading)
+		next_page(work);
 }
 
 static void
 loaded(struct tr_load *load)
 {
 	struct dead_work *work = tr_container_of(load, struct dead_work, load);
+
+	work->loading = false;
+	work->ready = work->committing;
+	if (!work->ready)
+		process(work);
+}
+
+/* The job ends: what was read ahead stays as it is. */
+static void
+keep_page(struct dead_work *work)
+{
+	for (uint32_t i = 0; i < work->load.count; i++) {
+		keep(work, work->slots[i]);
+		tr_message_free(work->messages[i]);
+	}
+}
+
+/* Does with the page that is loaded what the job says. */
+static void
+process(struct dead_work *work)
+{
+	struct tr_load *load = &work->load;
 	struct tr_dead_job *job = work->job;
 	struct tr_buf parked = {0};
 
+	work->ready = false;
+	if (job->refused > 0) {
+		keep_page(work);
+		next_page(work);
+		return;
+	}
 	if (job->action != TR_DEAD_LOOK)
 		tr_change_init(&work->change, work->store->spool, work->loop, committed, work);
 	work->change.intake = job->action == TR_DEAD_REPLAY; /* it makes the log larger: a full disk may refuse it */
@@ -244,6 +278,8 @@ loaded(struct tr_load *load)
 	tr_buf_free(&parked);
 	if (work->acted_count > 0) {
 		work->change.urgent = true; /* a person waits, and the next page */
+		work->committing = true;
+		read_ahead(work);
 		tr_spool_submit(&work->change);
 		return;
 	}
@@ -364,12 +400,13 @@ may_fit(const struct tr_dead_job *job, const struct tr_stub *stub)
 	       (job->kind == TR_DEAD_ALL || (job->kind == TR_DEAD_LETTERS) == dead_is_letter(stub));
 }
 
+/* lock held: takes a page of the account. */
 static void
-next_page(struct dead_work *work)
+fill_page(struct dead_work *work)
 {
 	struct tr_dead_store *store = work->store;
 	struct tr_dead_job *job = work->job;
-	bool waits = false;
+	uint64_t bytes = 0;
 
 	work->load = (struct tr_load){.loop = work->loop,
 		.done = loaded,
@@ -377,34 +414,70 @@ next_page(struct dead_work *work)
 		.slots = work->slots,
 		.messages = work->messages,
 		.status = work->status};
+	while (work->load.count < PAGE && bytes < PAGE_BYTES && work->left > 0 &&
+		(job->limit == 0 || job->matched < job->limit)) {
+		uint32_t slot = dead_pop(store, &store->accounts[work->account]);
+		const struct tr_stub *stub;
+
+		if (slot == TR_NO_SLOT)
+			break;
+		work->left--;
+		stub = tr_spool_stub(store->spool, slot);
+		if (!may_fit(job, stub)) {
+			keep(work, slot);
+			continue;
+		}
+		work->slots[work->load.count++] = slot;
+		bytes += stub->size;
+	}
+}
+
+static void
+load_page(struct dead_work *work)
+{
+	work->loading = true;
+	tr_spool_load(work->store->spool, &work->load);
+}
+
+/* More of the same account, while the change with the page before is being committed. */
+static void
+read_ahead(struct dead_work *work)
+{
+	pthread_mutex_lock(&work->store->lock);
+	if (dead_stopping(work->store))
+		work->load.count = 0;
+	else
+		fill_page(work);
+	pthread_mutex_unlock(&work->store->lock);
+	if (work->load.count > 0)
+		load_page(work);
+}
+
+static void
+next_page(struct dead_work *work)
+{
+	struct tr_dead_store *store = work->store;
+	struct tr_dead_job *job = work->job;
+	bool waits = false;
+
+	work->load.count = 0;
 	pthread_mutex_lock(&store->lock);
 	if ((dead_stopping(store) || job->refused > 0) && work->account < TR_ACCOUNTS_MAX) {
 		job->cut = job->refused == 0;
 		let_go(work);
 		work->account = TR_ACCOUNTS_MAX;
 	}
-	while (work->load.count < PAGE && work->account < TR_ACCOUNTS_MAX && !waits) {
-		uint32_t slot = work->left > 0 && (job->limit == 0 || job->matched < job->limit)
-					? dead_pop(store, &store->accounts[work->account])
-					: TR_NO_SLOT;
-
-		if (slot == TR_NO_SLOT) {
-			if (work->load.count > 0)
-				break; /* what is loaded belongs to this account */
-			waits = !next_account(work);
-			continue;
-		}
-		work->left--;
-		if (may_fit(job, tr_spool_stub(store->spool, slot)))
-			work->slots[work->load.count++] = slot;
-		else
-			keep(work, slot);
+	while (work->account < TR_ACCOUNTS_MAX && !waits) {
+		fill_page(work);
+		if (work->load.count > 0)
+			break;
+		waits = !next_account(work);
 	}
 	pthread_mutex_unlock(&store->lock);
 	if (waits)
 		return;
 	if (work->load.count > 0)
-		tr_spool_load(store->spool, &work->load);
+		load_page(work);
 	else
 		tr_loop_defer(work->loop, &work->defer, finish);
 }

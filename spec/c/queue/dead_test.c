@@ -1,6 +1,9 @@
 /* Dead letters under the real engine: bounds, changes that are full, a stop while they are gone through. */
+#include <errno.h>
+
 #include "rig.h"
 
+#include "fault.h"
 #include "queue/dead_internal.h"
 
 /* --- a hook ---------------------------------------------------------------------------------------------- */
@@ -272,6 +275,43 @@ a_replayed_record_does_not_expire_at_once(void **state)
 	rig_fini(&rig);
 }
 
+/* The disk refuses the change with one page while the next one is read ahead: no letter is lost, none is sent. */
+static void
+a_refused_replay_keeps_all_letters(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+
+	rig_init(&rig);
+	fault_install();
+	rig_open(&rig);
+	assert_int_equal(tr_spool_account(rig.spool, "h", &account), TR_OK);
+	rig.queue_config = in_batches;
+	rig.send = refuse;
+	put_records(&rig, 5000);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 5000);
+	rig.send = NULL;
+	job_ended = false;
+	fault_fail(FAULT_PWRITEV, 1, EIO, true);
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_true(job_ended);
+	assert_true(job.refused > 0 && job.refused < 5000);
+	assert_int_equal(job.matched, 0);
+	assert_int_equal(letters(&rig), 5000);
+	assert_int_equal(rig.sent, 0);
+	fault_reset();
+	job = (struct tr_dead_job){.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_int_equal(job.matched, 5000);
+	assert_int_equal(letters(&rig), 0);
+	assert_int_equal(rig.sent, 5000);
+	rig_fini(&rig);
+	fault_uninstall();
+}
+
 int
 main(void)
 {
@@ -282,6 +322,7 @@ main(void)
 		cmocka_unit_test(letters_are_seen_in_the_order_of_their_seq),
 		cmocka_unit_test(a_stop_waits_for_a_job),
 		cmocka_unit_test(a_replayed_record_does_not_expire_at_once),
+		cmocka_unit_test(a_refused_replay_keeps_all_letters),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
