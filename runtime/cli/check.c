@@ -216,6 +216,7 @@ tr_cmd_check(int argc, char **argv)
 	if (status != TR_ARGS_RUN)
 		return status;
 	signal(SIGPIPE, SIG_IGN);
+	tr_tool_interruptible("check", &step_name);
 	lua_thread = pthread_self();
 	sigemptyset(&action.sa_mask);
 	config.policy = check.policy;

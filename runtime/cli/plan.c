@@ -66,10 +66,13 @@ push_plan(lua_State *L, void *arg)
 	return 1;
 }
 
+static const char *volatile step_name; /* for a Ctrl-C */
+
 /* Runs a step; TR_EXIT_OK, or the status to exit with after a message. */
 static int
 step(struct plan *plan, struct tr_task_call *call, const char *what)
 {
+	step_name = what;
 	if (tr_tool_call(&plan->tool, call, LIMIT_NS) != TR_OK) {
 		fputs("tailrace plan: out of memory\n", stderr);
 		return TR_EXIT_OSERR;
@@ -184,6 +187,7 @@ tr_cmd_plan(int argc, char **argv)
 	}
 	if (status == TR_ARGS_RUN) {
 		signal(SIGPIPE, SIG_IGN);
+		tr_tool_interruptible("plan", &step_name);
 		config.policy = plan.policy;
 		if (tr_tool_init(&plan.tool, &config) != TR_OK) {
 			fputs("tailrace plan: cannot make a Lua state: out of memory, or the runtime's own files are "

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -99,6 +100,45 @@ tr_tool_fini(struct tr_tool *tool)
 	if (tool->loop != NULL)
 		tr_loop_free(tool->loop);
 	tr_buf_free(&tool->out);
+}
+
+/* --- Ctrl-C --------------------------------------------------------------------------------------------------- */
+
+#define EXIT_INTERRUPTED (128 + SIGINT)
+
+static const char *interrupted_command;
+static const char *volatile *interrupted_step;
+
+static void
+say(const char *text)
+{
+	if (write(STDERR_FILENO, text, strlen(text)) < 0)
+		_exit(EXIT_INTERRUPTED);
+}
+
+static void
+interrupted(int number)
+{
+	const char *step = *interrupted_step;
+
+	(void)number;
+	say("\ntailrace ");
+	say(interrupted_command);
+	say(": interrupted while it was at ");
+	say(step != NULL ? step : "its start");
+	say("\n");
+	_exit(EXIT_INTERRUPTED);
+}
+
+void
+tr_tool_interruptible(const char *command, const char *volatile *step)
+{
+	struct sigaction action = {.sa_handler = interrupted};
+
+	interrupted_command = command;
+	interrupted_step = step;
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
 }
 
 /* --- tr.tool: files, looked at and never changed ----------------------------------------------------------- */

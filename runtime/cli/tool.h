@@ -27,6 +27,9 @@ int tr_tool_init(struct tr_tool *tool, struct tr_host_config *config);
  * is cancelled, and `out` tells what it waits for. TR_OK: see the fields above; TR_ENOMEM. */
 int tr_tool_call(struct tr_tool *tool, struct tr_task_call *call, int64_t limit_ns);
 void tr_tool_fini(struct tr_tool *tool); /* zeroed is fine */
+/* From now on SIGINT ends the process with 130, after a line that names the command and the step it was in; *step
+ * (NULL: none yet) is read in the signal's handler. */
+void tr_tool_interruptible(const char *command, const char *volatile *step);
 
 int luaopen_tr_tool(lua_State *L);
 

@@ -379,6 +379,16 @@ describe('tailrace check survives', function()
     assert.are_not.equal(0, status) -- its events cannot be fired any more
   end)
 
+  it('Ctrl-C: it says where it was', function()
+    helper.write(dir .. '/policy.lua', ("io.open('%s/there', 'w'):close()\nwhile true do end"):format(dir))
+    local process = helper.start(('%s check %s/policy.lua'):format(helper.quote(helper.TAILRACE), dir))
+    helper.wait_for('the loop', function()
+      return helper.read(dir .. '/there')
+    end)
+    assert.are.equal(130, process:stop 'INT')
+    assert.is_truthy(process:log():find('tailrace check: interrupted while it was at load', 1, true), process:log())
+  end)
+
   it('a text of gigabytes', function()
     local _, status, answer = findings('local s = ("x"):rep(2 ^ 25)\nwhile true do s = s .. s end', '--timeout 30')
     assert.are.equal(78, (says(answer, status, 'policy.lua:2', 'more than 512 MiB of memory are needed')))
