@@ -97,7 +97,8 @@ arm(struct writer *writer, int64_t next_ns)
 
 	if (next_ns == INT64_MAX || writer->turning)
 		return;
-	tr_timer_stop(tr_loop_wheel(writer->loop), &writer->timer);
+	if (tr_timer_running(&writer->timer) && writer->timer.due_ns <= next_ns)
+		return; /* lines that keep coming must not put it off */
 	tr_timer_start(
 		tr_loop_wheel(writer->loop), &writer->timer, tr_max_i64(next_ns - now_ns, TR_NS_PER_MS), turn_due);
 }

@@ -90,6 +90,17 @@ describe('kumo.jsonl', function()
     out:close()
   end)
 
+  it('makes lines visible while others keep coming', function()
+    local out, number = writer(), 0
+    helper.wait_for('a visible line', function() -- far more often than a line a second
+      number = number + 1
+      out:write_record { n = number }
+      local path = files()[1]
+      return path and helper.sh(('zstd -dcq %s 2>/dev/null'):format(path)):find '"n":1%f[%D]'
+    end, 5)
+    out:close()
+  end)
+
   it('reads what is there and what comes, in batches', function()
     write(1, 25)
     local tailer = jsonl.new_tailer { directory = dir, max_batch_size = 10, max_batch_latency = '50ms' }
