@@ -1,5 +1,5 @@
 /* Every file operation of the runtime goes through this table, so that tests can fail the Nth
- * call, write short, fill the disk, or cut the power (spec/c/helper/fault.h). Results are counts
+ * call, write short, fill the disk, or cut the power (spec/sim/disk.h). Results are counts
  * or -errno. Paths are NUL-terminated. Any thread. */
 #ifndef TR_FILE_H
 #define TR_FILE_H

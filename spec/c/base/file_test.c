@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "fault.h"
+#include "disk.h"
 
 static char dir[200], path[300];
 
@@ -81,17 +81,17 @@ short_writes_are_completed(void **state)
 
 	for (size_t i = 0; i < sizeof out; i++)
 		out[i] = (char)(i * 7);
-	fault_install();
-	fault_short_writes(true);
-	int fd = tr_file->open(in_dir("f"), O_RDWR | O_CREAT, 0600);
+	tr_sim_disk_install();
+	disk_fail(&(struct disk_rule){.mask = DISK_WRITE, .times = UINT64_MAX, .brief = true});
+	int fd = tr_file->open("/sim/f", O_RDWR | O_CREAT, 0600);
 	assert_int_equal(tr_file_writev_all(fd, iov, 2, 5), 0);
-	assert_true(fault_calls(FAULT_PWRITEV) > 3);
+	assert_true(disk_calls(DISK_WRITE) > 3);
 	assert_int_equal(tr_file_read_all(fd, in, sizeof in, 5), 1000);
 	assert_memory_equal(in, out, sizeof in);
-	fault_fail(FAULT_PWRITEV, 2, EIO, false);
+	disk_fail_nth(DISK_WRITE, 2, EIO, false);
 	assert_int_equal(tr_file_write_all(fd, out, sizeof out, 0), -EIO);
 	tr_file->close(fd);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 }
 
 static void

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#include "fault.h"
+#include "disk.h"
 #include "ingress/receive.h"
 
 struct seen {
@@ -203,13 +203,14 @@ stores_nothing_when_the_disk_is_full(void **state)
 	const char *why;
 
 	rig_init(&rig);
-	fault_install();
+	tr_sim_disk_install();
+	strcpy(rig.sub, "/sim/spool");
 	rig_open(&rig);
-	fault_fail(FAULT_PWRITEV | FAULT_ALLOCATE, 1, ENOSPC, true);
+	disk_fail_nth(DISK_WRITE | DISK_ALLOCATE, 1, ENOSPC, true);
 	take(&rig, &seen, 0, 2, two);
 	assert_int_equal(seen.status, TR_ENOSPC);
 	assert_false(seen.items[0].queued || seen.items[1].queued);
-	fault_reset();
+	disk_heal();
 	while (!tr_spool_accepts(rig.spool, &why)) /* the spool's own thread notices */
 		rig_run(&rig, TR_NS_PER_S);
 	assert_int_equal(rig_column(&rig, TR_COL_ACCEPTED), 0);
@@ -219,7 +220,7 @@ stores_nothing_when_the_disk_is_full(void **state)
 	rig_run(&rig, TR_NS_PER_S);
 	assert_int_equal(rig_column(&rig, TR_COL_DELIVERED), 2);
 	rig_fini(&rig);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 }
 
 static void

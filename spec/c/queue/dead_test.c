@@ -3,7 +3,7 @@
 
 #include "rig.h"
 
-#include "fault.h"
+#include "disk.h"
 #include "queue/dead_internal.h"
 
 /* --- a hook ---------------------------------------------------------------------------------------------- */
@@ -283,7 +283,8 @@ a_refused_replay_keeps_all_letters(void **state)
 	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
 
 	rig_init(&rig);
-	fault_install();
+	tr_sim_disk_install();
+	strcpy(rig.sub, "/sim/spool");
 	rig_open(&rig);
 	assert_int_equal(tr_spool_account(rig.spool, "h", &account), TR_OK);
 	rig.queue_config = in_batches;
@@ -293,7 +294,7 @@ a_refused_replay_keeps_all_letters(void **state)
 	assert_int_equal(letters(&rig), 5000);
 	rig.send = NULL;
 	job_ended = false;
-	fault_fail(FAULT_PWRITEV, 1, EIO, true);
+	disk_fail_nth(DISK_WRITE, 1, EIO, true);
 	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
 	rig_run(&rig, 10 * TR_NS_PER_S);
 	assert_true(job_ended);
@@ -301,7 +302,7 @@ a_refused_replay_keeps_all_letters(void **state)
 	assert_int_equal(job.matched, 0);
 	assert_int_equal(letters(&rig), 5000);
 	assert_int_equal(rig.sent, 0);
-	fault_reset();
+	disk_heal();
 	job = (struct tr_dead_job){.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
 	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
 	rig_run(&rig, 10 * TR_NS_PER_S);
@@ -309,7 +310,7 @@ a_refused_replay_keeps_all_letters(void **state)
 	assert_int_equal(letters(&rig), 0);
 	assert_int_equal(rig.sent, 5000);
 	rig_fini(&rig);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 }
 
 int

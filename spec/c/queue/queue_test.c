@@ -1,7 +1,7 @@
 /* The life of messages: delivery, retries, age, overflow, restart. */
 #include <errno.h>
 
-#include "fault.h"
+#include "disk.h"
 #include "rig.h"
 
 static int64_t
@@ -402,7 +402,8 @@ unreadable_spool_is_tried_again(void **state)
 	struct rig rig;
 
 	rig_init(&rig);
-	fault_install();
+	tr_sim_disk_install();
+	strcpy(rig.sub, "/sim/spool");
 	rig.send = note_order;
 	rig.queue_error = "boom"; /* all go to the line */
 	rig_open(&rig);
@@ -410,19 +411,19 @@ unreadable_spool_is_tried_again(void **state)
 		rig_put(&rig, "disk.example", i);
 	rig_run(&rig, 30 * TR_NS_PER_S);
 	assert_int_equal(rig_figures(&rig).line, 100);
-	fault_fail(FAULT_PREAD, 1, EIO, true);
+	disk_fail_nth(DISK_READ, 1, EIO, true);
 	rig.queue_error = NULL;
 	rig_run(&rig, MINUTE_NS);
 	assert_int_equal(rig.sent, 0);
 	assert_int_equal(rig_check(&rig), 100);
-	fault_reset();
+	disk_heal();
 	rig_run(&rig, 2 * TR_NS_PER_S);
 	assert_int_equal(rig.sent, 100);
 	for (uint32_t i = 0; i < 100; i++)
 		assert_int_equal(rig.order[i], i);
 	assert_int_equal(rig_check(&rig), 0);
 	rig_fini(&rig);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 }
 
 static int

@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "bed.c"
-#include "fault.h"
+#include "disk.h"
 #include "spool/internal.h"
 
 static void
@@ -58,14 +58,16 @@ bed_begin(struct bed *bed)
 
 	tr_log_sink(quiet, NULL);
 	bed_init(bed, 8192);
-	fault_install();
+	tr_sim_disk_install();
+	strcpy(bed->meta, "/sim/meta");
+	strcpy(bed->data, "/sim/data");
 }
 
 static void
 bed_end(struct bed *bed)
 {
 	bed_fini(bed);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 	tr_log_sink(NULL, NULL);
 	tr_clock_real();
 }
@@ -78,10 +80,10 @@ calls_of_script(unsigned mask)
 
 	bed_begin(&bed);
 	bed_open(&bed);
-	fault_reset();
+	disk_calls_clear();
 	script(&bed);
 	bed_close(&bed);
-	calls = fault_calls(mask);
+	calls = disk_calls(mask);
 	bed_end(&bed);
 	return calls;
 }
@@ -98,14 +100,15 @@ fail_each(unsigned mask, int errnum, bool short_writes)
 
 		bed_begin(&bed);
 		bed_open(&bed);
-		fault_reset();
-		fault_short_writes(short_writes);
-		fault_fail(mask, nth, errnum, false);
+		disk_heal();
+		if (short_writes)
+			disk_fail(&(struct disk_rule){.mask = DISK_WRITE, .times = UINT64_MAX, .brief = true});
+		disk_fail_nth(mask, nth, errnum, false);
 		script(&bed);
 		bed_wait(&bed);
 		bed_check(&bed); /* the stubs and the ledger in memory */
 		bed_close(&bed);
-		fault_reset();
+		disk_heal();
 		bed_open(&bed);
 		bed_check(&bed);
 		script(&bed); /* and it works again */
@@ -119,25 +122,25 @@ fail_each(unsigned mask, int errnum, bool short_writes)
 static void
 write_fails_once(void **state)
 {
-	fail_each(FAULT_PWRITEV, EIO, false);
+	fail_each(DISK_WRITE, EIO, false);
 }
 
 static void
 write_finds_no_space_once(void **state)
 {
-	fail_each(FAULT_PWRITEV, ENOSPC, true);
+	fail_each(DISK_WRITE, ENOSPC, true);
 }
 
 static void
 sync_fails_once(void **state)
 {
-	fail_each(FAULT_FDATASYNC, EIO, false);
+	fail_each(DISK_SYNC, EIO, false);
 }
 
 static void
 anything_else_fails_once(void **state)
 {
-	fail_each(FAULT_RENAME | FAULT_SYNC_DIR | FAULT_ALLOCATE | FAULT_UNLINK | FAULT_OPEN, EIO, false);
+	fail_each(DISK_RENAME | DISK_SYNC_DIR | DISK_ALLOCATE | DISK_UNLINK | DISK_OPEN, EIO, false);
 }
 
 static void
@@ -146,7 +149,7 @@ short_writes_are_completed(void **state)
 	struct bed bed;
 
 	bed_begin(&bed);
-	fault_short_writes(true);
+	disk_fail(&(struct disk_rule){.mask = DISK_WRITE, .times = UINT64_MAX, .brief = true});
 	bed_open(&bed);
 	for (int i = 0; i < 5; i++)
 		script(&bed);
@@ -161,7 +164,7 @@ short_writes_are_completed(void **state)
 static void
 power_cut_anywhere(void **state)
 {
-	uint64_t calls = calls_of_script(FAULT_CHANGES);
+	uint64_t calls = calls_of_script(DISK_CHANGES);
 
 	for (uint64_t nth = 1; nth <= calls; nth++) {
 		for (uint64_t seed = 1; seed <= 3; seed++) {
@@ -169,12 +172,13 @@ power_cut_anywhere(void **state)
 
 			bed_begin(&bed);
 			bed_open(&bed);
-			fault_reset();
-			fault_fail(FAULT_CHANGES, nth, EIO, true);
+			disk_heal();
+			disk_fail_nth(DISK_CHANGES, nth, EIO, true);
 			bed.crashing = true;
 			script(&bed);
 			bed_close(&bed);
-			fault_power_cut(seed * 1000 + nth);
+			disk_cut(seed * 1000 + nth);
+			disk_revive();
 			bed.crashing = false;
 			bed_open(&bed);
 			bed_check(&bed);
@@ -198,7 +202,7 @@ full_disk_refuses_intake_and_stores_outcomes(void **state)
 	bed_begin(&bed);
 	bed.config.reserve_bytes = 4 * 8192;
 	bed_open(&bed);
-	fault_disk_budget(200000);
+	disk_capacity(200000);
 	while (bed.refused == 0 && bed.ok < 5000) {
 		bed_put(&bed, 900, true, 1);
 		bed_wait(&bed);
@@ -219,7 +223,8 @@ full_disk_refuses_intake_and_stores_outcomes(void **state)
 	bed_wait(&bed);
 	assert_int_equal(bed.last_status, TR_OK);
 	bed_close(&bed);
-	fault_reset();
+	disk_capacity(UINT64_MAX);
+	disk_heal();
 	bed_open(&bed);
 	bed_check(&bed);
 	bed_end(&bed);
@@ -246,8 +251,8 @@ an_outcome_survives_a_long_failure(void **state)
 	bed_open(&bed);
 	script(&bed);
 	bed_wait(&bed);
-	fault_reset();
-	fault_fail(FAULT_PWRITEV, 1, EIO, true);
+	disk_heal();
+	disk_fail_nth(DISK_WRITE, 1, EIO, true);
 	bed_done(&bed, bed_pick(&bed), TR_COL_DELIVERED);
 	while (!many_errors(&bed))
 		if (!tr_loop_turn(bed.loop))
@@ -262,7 +267,7 @@ an_outcome_survives_a_long_failure(void **state)
 	assert_int_equal(bed.last_status, TR_EIO);
 	tr_spool_figures(bed.spool, &figures);
 	assert_true(figures.segments < 12);
-	fault_reset();
+	disk_heal();
 	bed_wait(&bed);
 	assert_int_equal(bed.last_status, TR_OK);
 	assert_false(tr_spool_pressure(bed.spool));
@@ -292,15 +297,15 @@ what_was_kept_fits_in_parts(void **state)
 		bed_put(&bed, 10, true, 1);
 		bed_wait(&bed);
 	}
-	fault_reset();
-	fault_fail(FAULT_RENAME, 1, EIO, true); /* no new segment; the current one is good */
+	disk_heal();
+	disk_fail_nth(DISK_RENAME, 1, EIO, true); /* no new segment; the current one is good */
 	bed_put(&bed, 2000, true, 1);
 	for (uint32_t i = 0; i < count; i++)
 		bed_done(&bed, victims[i], TR_COL_DELIVERED);
 	while (!tr_spool_pressure(bed.spool))
 		if (!tr_loop_turn(bed.loop))
 			sched_yield();
-	fault_reset();
+	disk_heal();
 	bed_wait(&bed);
 	assert_int_equal(bed.last_status, TR_OK);
 	assert_int_equal(bed.refused, 1);

@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "bed.c"
-#include "fault.h"
+#include "disk.h"
 
 static void
 quiet(void *arg, enum tr_level level, const char *target, const char *text)
@@ -35,13 +35,16 @@ bed_begin(struct bed *bed)
 	tr_log_sink(quiet, NULL);
 	bed_init(bed, 4096);
 	bed->config.floor_bytes = 2 * 4096;
-	fault_install();
+	tr_sim_disk_install();
+	strcpy(bed->meta, "/sim/meta");
+	strcpy(bed->data, "/sim/data");
 	bed_open(bed);
 	for (int i = 0; i < COUNT; i++) {
 		bed_put(bed, 1000 + bed_random(bed, 400), true, 1);
 		bed_wait(bed);
 	}
-	fault_reset();
+	disk_heal();
+	disk_calls_clear();
 }
 
 /* All messages but one end at once, so that more segments go than are kept as spares; that one is copied forward. */
@@ -62,7 +65,7 @@ static void
 bed_end(struct bed *bed)
 {
 	bed_fini(bed);
-	fault_uninstall();
+	tr_sim_disk_uninstall();
 	tr_log_sink(NULL, NULL);
 	tr_clock_real();
 }
@@ -86,17 +89,18 @@ power_cut_while_segments_go(void **state)
 	assert_true(figures.copied_bytes > 0);
 	assert_true(figures.segments < 6);
 	bed_close(&bed);
-	calls = fault_calls(FAULT_CHANGES);
-	assert_true(fault_calls(FAULT_UNLINK) > 3);
+	calls = disk_calls(DISK_CHANGES);
+	assert_true(disk_calls(DISK_UNLINK) > 3);
 	bed_end(&bed);
 	for (uint64_t nth = 1; nth <= calls; nth++) {
 		for (uint64_t seed = 1; seed <= SEEDS; seed++) {
 			bed_begin(&bed);
-			fault_fail(FAULT_CHANGES, nth, EIO, true);
+			disk_fail_nth(DISK_CHANGES, nth, EIO, true);
 			bed.crashing = true;
 			script(&bed);
 			bed_close(&bed);
-			fault_power_cut(seed * 1000 + nth);
+			disk_cut(seed * 1000 + nth);
+			disk_revive();
 			bed.crashing = false;
 			bed_open(&bed);
 			assert_int_equal(bed.recovery.damaged_frames, 0); /* what went is not missed */

@@ -1,4 +1,4 @@
-/* The fault layer itself: tests that trust it must be able to. */
+/* The disk in memory itself: tests that trust it must be able to. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,37 +13,35 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "fault.h"
+#include "disk.h"
 
 #define SECTOR 512
 #define SECTORS 64
 #define SEEDS 40
 
-static char dir[200], path[300], other[300];
+static const char dir[] = "/sim/t", path[] = "/sim/t/f", other[] = "/sim/t/g";
 static char block[SECTORS * SECTOR];
 
 static int
 setup(void **state)
 {
-	const char *tmp = getenv("TMPDIR");
-
-	snprintf(dir, sizeof dir, "%s/tr-fault-test-XXXXXX", tmp != NULL ? tmp : "/tmp");
-	if (mkdtemp(dir) == NULL)
-		return -1;
-	snprintf(path, sizeof path, "%s/f", dir);
-	snprintf(other, sizeof other, "%s/g", dir);
-	fault_install();
-	return 0;
+	tr_sim_disk_install();
+	return tr_file_mkdirs(dir, 0700) == 0 && tr_file->sync_dir("/sim") == 0 ? 0 : -1;
 }
 
 static int
 teardown(void **state)
 {
-	char command[300];
+	tr_sim_disk_uninstall();
+	return 0;
+}
 
-	fault_uninstall();
-	snprintf(command, sizeof command, "rm -rf '%s'", dir);
-	return system(command);
+/* The power goes and comes back. */
+static void
+power_cut(uint64_t seed)
+{
+	disk_cut(seed);
+	disk_revive();
 }
 
 static int
@@ -65,7 +63,9 @@ fill(int fd, char c, off_t at, size_t len)
 static bool
 exists(const char *name)
 {
-	return access(name, F_OK) == 0;
+	struct stat st;
+
+	return tr_file->stat(name, &st) == 0;
 }
 
 /* A durable file of SECTORS sectors of 'a'. */
@@ -85,19 +85,20 @@ calls_fail_as_told(void **state)
 {
 	int fd = must_open(O_CREAT);
 
-	fault_reset();
-	fault_fail(FAULT_FDATASYNC | FAULT_TRUNCATE, 2, ENOSPC, false);
+	disk_calls_clear();
+	disk_fail_nth(DISK_SYNC | DISK_TRUNCATE, 2, ENOSPC, false);
 	assert_int_equal(tr_file->fdatasync(fd), 0);
 	assert_int_equal(tr_file->truncate(fd, 0), -ENOSPC);
 	assert_int_equal(tr_file->truncate(fd, 0), 0);
-	fault_fail(FAULT_FDATASYNC, 1, EIO, true);
+	disk_fail_nth(DISK_SYNC, 1, EIO, true);
 	assert_int_equal(tr_file->fdatasync(fd), -EIO);
 	assert_int_equal(tr_file->fdatasync(fd), -EIO);
-	assert_int_equal(fault_calls(FAULT_FDATASYNC), 3);
-	assert_int_equal(fault_calls(FAULT_FDATASYNC | FAULT_TRUNCATE), 5);
-	fault_reset();
+	assert_int_equal(disk_calls(DISK_SYNC), 3);
+	assert_int_equal(disk_calls(DISK_SYNC | DISK_TRUNCATE), 5);
+	disk_heal();
+	disk_calls_clear();
 	assert_int_equal(tr_file->fdatasync(fd), 0);
-	assert_int_equal(fault_calls(FAULT_ANY), 1);
+	assert_int_equal(disk_calls(DISK_ANY), 1);
 	tr_file->close(fd);
 }
 
@@ -108,7 +109,7 @@ the_disk_can_be_full(void **state)
 	int fd = must_open(O_CREAT);
 	struct stat st;
 
-	fault_disk_budget(1000);
+	disk_capacity(1000);
 	memset(block, 'x', sizeof block);
 	assert_int_equal(tr_file_write_all(fd, block, 600, 0), 0);
 	assert_int_equal(tr_file_write_all(fd, block, 600, 0), 0); /* no growth */
@@ -139,7 +140,7 @@ synced_bytes_survive_and_others_may(void **state)
 		fill(fd, 'b', 0, sizeof block / 2);
 		assert_int_equal(tr_file->fdatasync(fd), 0);
 		fill(fd, 'c', 10 * SECTOR, 20 * SECTOR); /* over the synced 'b's: unsynced */
-		fault_power_cut(seed);
+		power_cut(seed);
 		assert_int_equal(tr_file->fdatasync(fd), -EIO); /* the old descriptor is dead */
 		assert_int_equal(tr_file_write_all(fd, "x", 1, 0), -EIO);
 		tr_file->close(fd);
@@ -175,7 +176,7 @@ the_same_seed_gives_the_same_disk(void **state)
 		int fd = must_open(0);
 
 		fill(fd, 'c', 100, 9000);
-		fault_power_cut(7);
+		power_cut(7);
 		tr_file->close(fd);
 		assert_int_equal(tr_file_slurp(path, &images[i], &len), 0);
 		assert_int_equal(len, sizeof block);
@@ -197,7 +198,7 @@ growth_and_truncation_may_be_undone(void **state)
 		make_durable();
 		int fd = must_open(0);
 		fill(fd, 'b', sizeof block, 10 * SECTOR);
-		fault_power_cut(seed);
+		power_cut(seed);
 		tr_file->close(fd);
 		assert_int_equal(tr_file_slurp(path, &data, &len), 0);
 		assert_in_range(len, sizeof block, sizeof block + 10 * SECTOR);
@@ -213,7 +214,7 @@ growth_and_truncation_may_be_undone(void **state)
 		make_durable();
 		fd = must_open(0);
 		assert_int_equal(tr_file->truncate(fd, 700), 0);
-		fault_power_cut(seed);
+		power_cut(seed);
 		tr_file->close(fd);
 		assert_int_equal(tr_file_slurp(path, &data, &len), 0);
 		assert_true(len == 700 || len == sizeof block);
@@ -236,11 +237,11 @@ a_failed_sync_loses_what_it_did_not_write(void **state)
 	int fd = must_open(0);
 
 	fill(fd, 'b', 0, 4 * SECTOR);
-	fault_fail(FAULT_FDATASYNC, 1, EIO, false);
+	disk_fail_nth(DISK_SYNC, 1, EIO, false);
 	assert_int_equal(tr_file->fdatasync(fd), -EIO);
 	fill(fd, 'c', 0, SECTOR);
 	assert_int_equal(tr_file->fdatasync(fd), 0); /* writes the 'c's; the 'b's are believed to be on disk */
-	fault_power_cut(1);
+	power_cut(1);
 	tr_file->close(fd);
 	assert_int_equal(tr_file_slurp(path, &data, &len), 0);
 	assert_int_equal(data[0], 'c');
@@ -259,19 +260,19 @@ names_survive_when_synced(void **state)
 		tr_file->close(must_open(0));
 		assert_int_equal(tr_file->rename(path, other), 0);
 		tr_file->close(must_open(O_CREAT));
-		fault_power_cut(seed);
+		power_cut(seed);
 		if (exists(other)) { /* the first change stayed, perhaps the second */
 			moved++;
 			made += exists(path);
 		} else {
 			assert_true(exists(path));
 		}
-		unlink(path);
-		unlink(other);
+		tr_file->unlink(path);
+		tr_file->unlink(other);
 
 		make_durable();
 		assert_int_equal(tr_file->unlink(path), 0);
-		fault_power_cut(seed);
+		power_cut(seed);
 		if (exists(path)) {
 			char *data;
 			size_t len;
@@ -286,11 +287,11 @@ names_survive_when_synced(void **state)
 		make_durable();
 		assert_int_equal(tr_file->rename(path, other), 0);
 		assert_int_equal(tr_file->sync_dir(dir), 0);
-		fault_power_cut(seed);
+		power_cut(seed);
 		assert_true(exists(other) && !exists(path));
 		assert_int_equal(tr_file->unlink(other), 0);
 		assert_int_equal(tr_file->sync_dir(dir), 0);
-		fault_power_cut(seed);
+		power_cut(seed);
 		assert_false(exists(other));
 	}
 	assert_true(moved > made && made > 0 && moved < SEEDS && gone > 0 && gone < SEEDS);
@@ -312,15 +313,15 @@ a_replaced_file_may_come_back(void **state)
 		tr_file->close(fd);
 		assert_int_equal(tr_file->sync_dir(dir), 0);
 		assert_int_equal(tr_file->rename(other, path), 0);
-		fault_power_cut(seed);
+		power_cut(seed);
 		assert_int_equal(tr_file_slurp(path, &data, &len), 0);
 		assert_true(len == sizeof block || (len == 3 && memcmp(data, "new", 3) == 0));
 		back |= len == sizeof block;
 		replaced |= len == 3;
 		assert_int_equal(exists(other), len != 3);
 		free(data);
-		unlink(path);
-		unlink(other);
+		tr_file->unlink(path);
+		tr_file->unlink(other);
 	}
 	assert_true(back && replaced);
 }
@@ -340,7 +341,7 @@ an_unsynced_directory_takes_its_files_along(void **state)
 		assert_int_equal(tr_file->fdatasync(fd), 0);
 		assert_int_equal(tr_file->sync_dir(sub), 0);
 		tr_file->close(fd);
-		fault_power_cut(seed);
+		power_cut(seed);
 		assert_int_equal(exists(inner), exists(sub));
 		kept |= exists(sub);
 		lost |= !exists(sub);
