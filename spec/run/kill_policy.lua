@@ -1,4 +1,4 @@
--- The policy of spec/run/kill_hooks_spec.lua. Environment: as of spec/run/durable_policy.lua, and TAILRACE_VARIANT: what the hook,
+-- The policy of spec/run/killing.lua. Environment: as of spec/run/durable_policy.lua, and TAILRACE_VARIANT: what the hook,
 -- its queue and the mail are like.
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
