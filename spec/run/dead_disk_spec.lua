@@ -4,7 +4,7 @@ local durable = require 'run.durable'
 local helper = require 'helper'
 local kumo = require 'kumo'
 
-local POLICY = 'spec/run/kill_hooks_policy.lua'
+local POLICY = 'spec/run/kill_policy.lua'
 local MAILS = 100
 
 describe('dead letters on a disk without space', function()
