@@ -47,8 +47,6 @@ append(struct job_list *to, struct job_list *from)
 		job_list_add(to, job);
 }
 
-static void commit_inline(struct tr_spool *spool);
-
 /* --- sleeping and waking ------------------------------------------------------------------------------ */
 
 void
@@ -71,7 +69,7 @@ commit_hand_over(struct tr_spool *spool, struct tr_mail *newest, struct tr_mail 
 		oldest->next = head;
 	} while (!atomic_compare_exchange_weak(&spool->inbox, &head, newest));
 	if (spool->config.inline_io) {
-		commit_inline(spool);
+		inline_work(spool);
 		return;
 	}
 	nap = atomic_load(&spool->nap); /* after the exchange, as the thread looks at the box after it set its nap */
@@ -310,11 +308,14 @@ due_at(const struct tr_spool *spool, enum nap *kind)
 static void
 retry(struct tr_spool *spool)
 {
-	int64_t wait_ns = tr_clock_is_virtual() ? TR_NS_PER_MS : spool->retry_at_ns - tr_mono_ns();
+	int64_t wait_ns = spool->retry_at_ns - tr_mono_ns();
 	int err;
 
+	if (tr_clock_is_virtual() && !spool->config.inline_io)
+		wait_ns = TR_NS_PER_MS;
 	refuse_intake(spool);
-	if (wait_ns > 0 && !atomic_load(&spool->stopping) && !nap(spool, NAP_IDLE, wait_ns))
+	if (wait_ns > 0 && !atomic_load(&spool->stopping) &&
+		(spool->config.inline_io || !nap(spool, NAP_IDLE, wait_ns)))
 		return; /* woken: intake to be refused */
 	if (any_job(spool)) {
 		commit_batch(spool);
@@ -327,9 +328,8 @@ retry(struct tr_spool *spool)
 		set_failing(spool, err);
 }
 
-/* In place of the thread: all that waits is written now. While writes fail, one more try. */
-static void
-commit_inline(struct tr_spool *spool)
+void
+commit_work(struct tr_spool *spool)
 {
 	collect(spool);
 	if (atomic_load(&spool->failing)) {
@@ -338,7 +338,8 @@ commit_inline(struct tr_spool *spool)
 	}
 	while (any_job(spool) && !atomic_load(&spool->failing))
 		commit_batch(spool);
-	reclaim_step(spool);
+	while (!atomic_load(&spool->failing) && reclaim_step(spool))
+		;
 }
 
 static void
@@ -405,8 +406,10 @@ int
 commit_start(struct tr_spool *spool)
 {
 	spool->last_sync_ns = 0;
-	if (spool->config.inline_io)
+	if (spool->config.inline_io) {
+		inline_start(spool);
 		return TR_OK;
+	}
 	return pthread_create(&spool->committer, NULL, commit_main, spool) == 0 ? TR_OK : TR_ENOMEM;
 }
 
@@ -416,9 +419,10 @@ commit_stop(struct tr_spool *spool)
 	if (atomic_exchange(&spool->stopping, true))
 		return; /* by tr_spool_finish() */
 	if (spool->config.inline_io) {
-		commit_inline(spool);
+		commit_work(spool);
 		for (int tries = 0; any_job(spool) && tries < LAST_TRIES; tries++)
-			commit_inline(spool);
+			commit_work(spool);
+		inline_stop(spool);
 		give_up(spool);
 		return;
 	}

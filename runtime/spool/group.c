@@ -193,7 +193,9 @@ roll(struct tr_spool *spool, bool outcome)
 	segment->generation = segment->generation == 0 ? spool->config.first_generation : segment->generation + 1;
 	if (segment->generation == 0)
 		segment->generation = 1;
-	if (getrandom(&segment->salt, sizeof segment->salt, 0) != sizeof segment->salt)
+	if (spool->config.inline_io) /* one run is like another */
+		segment->salt = (uint32_t)(segment->number * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+	else if (getrandom(&segment->salt, sizeof segment->salt, 0) != sizeof segment->salt)
 		segment->salt = (uint32_t)(tr_wall_ns() ^ tr_mono_ns()); /* only has to differ */
 	err = ring_add(spool, segment);
 	if (err != TR_OK) {

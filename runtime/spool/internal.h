@@ -410,6 +410,12 @@ struct tr_spool {
 	pthread_mutex_t port_mu;
 	struct port *ports;
 
+	/* inline_io */
+	struct tr_loop *inline_loop; /* NULL: threads do it, or it is stopped */
+	struct tr_timer inline_timer;
+	int64_t looked_at_ns; /* at the free space */
+	bool inline_works;
+
 	/* loader threads */
 	pthread_mutex_t task_mu;
 	pthread_cond_t task_wake;
@@ -427,6 +433,14 @@ int spare_take(struct tr_spool *spool, bool outcome, struct segment **out);
 /* A dead segment's file: kept as a spare or unlinked. Takes the reference. */
 void spare_give(struct tr_spool *spool, struct segment *segment);
 void space_check(struct tr_spool *spool);
+/* In place of the keeper, for inline_io: makes what is missing; only if the last try went well. */
+void spares_make(struct tr_spool *spool);
+void spares_make_if_well(struct tr_spool *spool);
+
+/* --- inline.c ---------------------------------------------------------------------------------------- */
+void inline_start(struct tr_spool *spool);
+void inline_stop(struct tr_spool *spool);
+void inline_work(struct tr_spool *spool); /* something was handed over, or is due */
 
 /* --- ledger.c ---------------------------------------------------------------------------------------- */
 void ledger_encode(struct tr_spool *spool, struct tr_buf *out); /* payload without the segment number */
@@ -464,7 +478,8 @@ void commit_stop(struct tr_spool *spool);
 void commit_hand_over(
 	struct tr_spool *spool, struct tr_mail *newest, struct tr_mail *oldest, uint64_t bytes, bool urgent);
 void commit_wake(struct tr_spool *spool);
-void job_finished(struct tr_mail *mail); /* on the loop */
+void commit_work(struct tr_spool *spool); /* in place of the thread, for inline_io: all that waits, now */
+void job_finished(struct tr_mail *mail);  /* on the loop */
 
 /* --- reclaim.c ------------------------------------------------------------------------------------------- */
 /* Frees dead segments at the oldest end; copies a step of the oldest one when the log is too large. True when

@@ -197,6 +197,51 @@ unlink_dropped(struct tr_spool *spool)
 	}
 }
 
+/* One more, with spare_mu held but for the work. */
+static void
+make_one(struct tr_spool *spool)
+{
+	struct segment *segment;
+	int err;
+
+	pthread_mutex_unlock(&spool->spare_mu);
+	err = make(spool, &segment);
+	pthread_mutex_lock(&spool->spare_mu);
+	spool->spare_error = err;
+	spool->spare_tries++;
+	if (err == TR_OK)
+		add_spare(spool, segment);
+	pthread_cond_broadcast(&spool->spare_wake);
+}
+
+static void
+make_missing(struct tr_spool *spool)
+{
+	do {
+		make_one(spool);
+	} while (spool->spare_error == TR_OK && spool->spare_count <= spool->reserve);
+}
+
+void
+spares_make(struct tr_spool *spool)
+{
+	pthread_mutex_lock(&spool->spare_mu);
+	unlink_dropped(spool);
+	if (spool->spare_count <= spool->reserve)
+		make_missing(spool);
+	pthread_mutex_unlock(&spool->spare_mu);
+}
+
+void
+spares_make_if_well(struct tr_spool *spool)
+{
+	pthread_mutex_lock(&spool->spare_mu);
+	unlink_dropped(spool);
+	if (spool->spare_count <= spool->reserve && spool->spare_error == TR_OK)
+		make_missing(spool);
+	pthread_mutex_unlock(&spool->spare_mu);
+}
+
 static void *
 keeper_main(void *arg)
 {
@@ -205,23 +250,13 @@ keeper_main(void *arg)
 	pthread_setname_np(pthread_self(), "spool-keeper");
 	pthread_mutex_lock(&spool->spare_mu);
 	while (!spool->keeper_stop) {
-		struct segment *segment;
 		struct timespec until;
-		int err;
 
 		unlink_dropped(spool);
 		if (spool->spare_count <= spool->reserve && !spool->keeper_stop) {
-			pthread_mutex_unlock(&spool->spare_mu);
-			err = make(spool, &segment);
-			pthread_mutex_lock(&spool->spare_mu);
-			spool->spare_error = err;
-			spool->spare_tries++;
-			if (err == TR_OK) {
-				add_spare(spool, segment);
-				pthread_cond_broadcast(&spool->spare_wake);
+			make_one(spool);
+			if (spool->spare_error == TR_OK)
 				continue;
-			}
-			pthread_cond_broadcast(&spool->spare_wake);
 		}
 		clock_gettime(CLOCK_MONOTONIC, &until); /* threads wait in real time */
 		until.tv_sec += 1;
@@ -239,6 +274,8 @@ keeper_main(void *arg)
 int
 spares_start(struct tr_spool *spool)
 {
+	if (spool->config.inline_io)
+		return TR_OK;
 	if (pthread_create(&spool->keeper, NULL, keeper_main, spool) != 0)
 		return TR_ENOMEM;
 	spool->keeper_runs = true;
@@ -281,11 +318,15 @@ spare_take(struct tr_spool *spool, bool outcome, struct segment **out)
 	/* the first segment after a start may use what the keeper is still filling up */
 	keep = outcome || spool->current == NULL ? 0 : spool->reserve;
 	tries = spool->spare_tries;
+	if (spool->config.inline_io && spool->spare_count <= keep && (keep == 0 || !atomic_load(&spool->full))) {
+		make_missing(spool);
+		tries = 0;
+	}
 	while (spool->spare_count <= keep) {
 		/* a full disk is tried once a second by the keeper, not once a group */
 		if (spool->spare_tries > tries || (atomic_load(&spool->full) && keep > 0)) {
 			err = spool->spare_error != TR_OK ? spool->spare_error : TR_ENOSPC;
-			if (spool->spare_error != TR_OK || atomic_load(&spool->full))
+			if (spool->spare_error != TR_OK || atomic_load(&spool->full) || spool->config.inline_io)
 				break;
 		}
 		tries = spool->spare_tries;

@@ -164,6 +164,7 @@ spool_free(struct tr_spool *spool)
 	struct port *port;
 
 	spares_stop(spool); /* it looks at the directories */
+	inline_stop(spool);
 	watched_free(spool);
 	if (spool->ring != NULL)
 		for (uint64_t i = 0; i < spool->ring_cap; i++)
