@@ -51,9 +51,9 @@ struct disk_rule {
 };
 
 /* Puts the table in place of tr_file, with an empty disk. Before any thread does file operations. */
-void tr_sim_disk_install(void);
+void disk_install(uint64_t seed);
 /* Restores tr_file and forgets everything. No descriptor of the disk may be open. */
-void tr_sim_disk_uninstall(void);
+void disk_uninstall(void);
 struct lua_State;
 int luaopen_tr_sim_disk(struct lua_State *L); /* `require 'tr.sim_disk'` (disk_lua.c) */
 

@@ -25,14 +25,14 @@ static char block[SECTORS * SECTOR];
 static int
 setup(void **state)
 {
-	tr_sim_disk_install();
+	disk_install(1);
 	return tr_file_mkdirs(dir, 0700) == 0 && tr_file->sync_dir("/sim") == 0 ? 0 : -1;
 }
 
 static int
 teardown(void **state)
 {
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 	return 0;
 }
 

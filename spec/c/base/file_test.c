@@ -81,7 +81,7 @@ short_writes_are_completed(void **state)
 
 	for (size_t i = 0; i < sizeof out; i++)
 		out[i] = (char)(i * 7);
-	tr_sim_disk_install();
+	disk_install(1);
 	disk_fail(&(struct disk_rule){.mask = DISK_WRITE, .times = UINT64_MAX, .brief = true});
 	int fd = tr_file->open("/sim/f", O_RDWR | O_CREAT, 0600);
 	assert_int_equal(tr_file_writev_all(fd, iov, 2, 5), 0);
@@ -91,7 +91,7 @@ short_writes_are_completed(void **state)
 	disk_fail_nth(DISK_WRITE, 2, EIO, false);
 	assert_int_equal(tr_file_write_all(fd, out, sizeof out, 0), -EIO);
 	tr_file->close(fd);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 }
 
 static void

@@ -203,7 +203,7 @@ stores_nothing_when_the_disk_is_full(void **state)
 	const char *why;
 
 	rig_init(&rig);
-	tr_sim_disk_install();
+	disk_install(1);
 	strcpy(rig.sub, "/sim/spool");
 	rig_open(&rig);
 	disk_fail_nth(DISK_WRITE | DISK_ALLOCATE, 1, ENOSPC, true);
@@ -220,7 +220,7 @@ stores_nothing_when_the_disk_is_full(void **state)
 	rig_run(&rig, TR_NS_PER_S);
 	assert_int_equal(rig_column(&rig, TR_COL_DELIVERED), 2);
 	rig_fini(&rig);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 }
 
 static void

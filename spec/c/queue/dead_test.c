@@ -283,7 +283,7 @@ a_refused_replay_keeps_all_letters(void **state)
 	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
 
 	rig_init(&rig);
-	tr_sim_disk_install();
+	disk_install(1);
 	strcpy(rig.sub, "/sim/spool");
 	rig_open(&rig);
 	assert_int_equal(tr_spool_account(rig.spool, "h", &account), TR_OK);
@@ -310,7 +310,7 @@ a_refused_replay_keeps_all_letters(void **state)
 	assert_int_equal(letters(&rig), 0);
 	assert_int_equal(rig.sent, 5000);
 	rig_fini(&rig);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 }
 
 int

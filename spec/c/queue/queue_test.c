@@ -402,7 +402,7 @@ unreadable_spool_is_tried_again(void **state)
 	struct rig rig;
 
 	rig_init(&rig);
-	tr_sim_disk_install();
+	disk_install(1);
 	strcpy(rig.sub, "/sim/spool");
 	rig.send = note_order;
 	rig.queue_error = "boom"; /* all go to the line */
@@ -423,7 +423,7 @@ unreadable_spool_is_tried_again(void **state)
 		assert_int_equal(rig.order[i], i);
 	assert_int_equal(rig_check(&rig), 0);
 	rig_fini(&rig);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 }
 
 static int

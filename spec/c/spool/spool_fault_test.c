@@ -58,7 +58,7 @@ bed_begin(struct bed *bed)
 
 	tr_log_sink(quiet, NULL);
 	bed_init(bed, 8192);
-	tr_sim_disk_install();
+	disk_install(1);
 	strcpy(bed->meta, "/sim/meta");
 	strcpy(bed->data, "/sim/data");
 }
@@ -67,7 +67,7 @@ static void
 bed_end(struct bed *bed)
 {
 	bed_fini(bed);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 	tr_log_sink(NULL, NULL);
 	tr_clock_real();
 }

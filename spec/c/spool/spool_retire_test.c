@@ -35,7 +35,7 @@ bed_begin(struct bed *bed)
 	tr_log_sink(quiet, NULL);
 	bed_init(bed, 4096);
 	bed->config.floor_bytes = 2 * 4096;
-	tr_sim_disk_install();
+	disk_install(1);
 	strcpy(bed->meta, "/sim/meta");
 	strcpy(bed->data, "/sim/data");
 	bed_open(bed);
@@ -65,7 +65,7 @@ static void
 bed_end(struct bed *bed)
 {
 	bed_fini(bed);
-	tr_sim_disk_uninstall();
+	disk_uninstall();
 	tr_log_sink(NULL, NULL);
 	tr_clock_real();
 }
