@@ -12,6 +12,17 @@ local testing = {}
 ---@field offline? string             an empty directory for the spool, whatever the policy says; no local logs
 ---@field scripted? boolean           the network is (tr.scripted): ESMTP listeners are bound there, ids follow from the seed
 ---@field log? 'error'|'warn'|'info'|'debug'|'trace'  lines from here on are kept for take_log(); nil: errors are printed
+---@field spool_sizes? tr.testing.SpoolSizes  in place of its defaults
+
+---@class (exact) tr.testing.SpoolSizes as in struct tr_spool_config
+---@field segment_bytes? integer      default 1 MiB
+---@field group_bytes? integer
+---@field pending_bytes? integer
+---@field reserve_bytes? integer
+---@field floor_bytes? integer
+---@field body_file_bytes? integer
+---@field first_segment? integer      number of the first segment of an empty log
+---@field first_generation? integer
 
 --- Loads the policy, fires pre_init and init, opens the spool. Raises what went wrong. One at a time.
 ---@async
@@ -95,6 +106,10 @@ function Runtime:balances() end
 
 ---@return tr.testing.Figures
 function Runtime:figures() end
+
+--- Counts of the log, as of struct tr_spool_figures; `accepts`: intake is taken, `pressure`: nothing new is begun.
+---@return table<string, number|boolean>
+function Runtime:spool() end
 
 --- What of the policy runs or waits, with tracebacks.
 ---@return string text

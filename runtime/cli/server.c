@@ -213,9 +213,20 @@ open_spool(struct tr_server *server, char **error)
 		.inline_io = run->scripted,
 		.loaders = tr_clock_is_virtual() ? 1 : 0, /* answers of two would come in any order */
 	};
+	const struct tr_spool_config *sizes = server->spool_sizes;
 	char *why = NULL;
 	int err;
 
+	if (sizes != NULL) {
+		config.segment_bytes = sizes->segment_bytes;
+		config.group_bytes = sizes->group_bytes;
+		config.pending_bytes = sizes->pending_bytes;
+		config.reserve_bytes = sizes->reserve_bytes;
+		config.floor_bytes = sizes->floor_bytes;
+		config.body_file_bytes = sizes->body_file_bytes;
+		config.first_segment = sizes->first_segment;
+		config.first_generation = sizes->first_generation;
+	}
 	if (server->spool_dir != NULL) {
 		free(run->meta_path);
 		free(run->data_path);
@@ -483,6 +494,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->seed = config->seed ? config->seed : (uint64_t)tr_wall_ns() ^ ((uint64_t)getpid() << 48);
 	server->jit = config->jit;
 	server->segment_bytes = config->segment_bytes;
+	server->spool_sizes = config->spool_sizes;
 	server->policy = config->policy ? strdup(config->policy) : NULL;
 	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());
 	server->user = config->user ? strdup(config->user) : NULL;
@@ -509,6 +521,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 			tr_spool_close(spool);
 		return NULL;
 	}
+	server->spool_sizes = NULL;
 	return server;
 }
 

@@ -17,6 +17,9 @@ struct tr_server_config {
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
 	uint64_t segment_bytes; /* of the spool; 0: its default */
+	/* Not NULL: its sizes (segment_bytes to body_file_bytes, first_*) in place of defaults; borrowed for the boot.
+	 * For tests in which the log's numbers wrap. */
+	const struct tr_spool_config *spool_sizes;
 	const char *user;       /* NULL: stay; else drop to that user once listeners are bound */
 	/* Not NULL: the spool is made in this empty directory, not synced, whatever the policy defines; listeners and
 	 * local logs are checked and not opened. For tools that run a production policy beside production. */

@@ -114,6 +114,7 @@ struct start {
 	struct tr_ticket ticket;
 	struct tr_testing *runtime;
 	struct tr_server_config config; /* its texts are ours */
+	struct tr_spool_config sizes;
 	char *policy, *offline;
 	char *error; /* malloc'ed; NULL: none */
 	bool cancelled;
@@ -159,8 +160,10 @@ back_to_real(struct tr_testing *runtime)
 	running = NULL;
 	tr_log_sink(NULL, NULL);
 	tr_log_filter("info");
-	tr_loop_orderly(runtime->loop, false);
 	tr_uuid_repeatable(0);
+	if (runtime->was_virtual)
+		return;
+	tr_loop_orderly(runtime->loop, false);
 	tr_clock_real();
 }
 
@@ -238,19 +241,42 @@ scramble(uint64_t seed)
 	return seed ^ (seed >> 31);
 }
 
-/* testing.start{policy=, seed=, clock='virtual'|'real', wall=unix seconds, offline=dir, scripted=, log='warn'} */
+/* The table at the top of the stack, if it is one. */
+static void
+take_sizes(lua_State *L, struct tr_spool_config *sizes)
+{
+	static const struct tr_key keys[] = {{"segment_bytes", 'i', false}, {"group_bytes", 'i', false},
+		{"pending_bytes", 'i', false}, {"reserve_bytes", 'i', false}, {"floor_bytes", 'i', false},
+		{"body_file_bytes", 'i', false}, {"first_segment", 'i', false}, {"first_generation", 'i', false}};
+	int idx = lua_gettop(L);
+
+	tr_check_options(L, idx, "testing.start: spool_sizes", keys, TR_COUNT(keys));
+	sizes->segment_bytes = (uint64_t)tr_opt_int(L, idx, "segment_bytes", SEGMENT_BYTES);
+	sizes->group_bytes = (uint64_t)tr_opt_int(L, idx, "group_bytes", 0);
+	sizes->pending_bytes = (uint64_t)tr_opt_int(L, idx, "pending_bytes", 0);
+	sizes->reserve_bytes = (uint64_t)tr_opt_int(L, idx, "reserve_bytes", 0);
+	sizes->floor_bytes = (uint64_t)tr_opt_int(L, idx, "floor_bytes", 0);
+	sizes->body_file_bytes = (uint32_t)tr_opt_int(L, idx, "body_file_bytes", 0);
+	sizes->first_segment = (uint64_t)tr_opt_int(L, idx, "first_segment", 0);
+	sizes->first_generation = (uint32_t)tr_opt_int(L, idx, "first_generation", 0);
+}
+
+/* testing.start{policy=, seed=, clock='virtual'|'real', wall=unix seconds, offline=dir, scripted=, log='warn',
+ * spool_sizes={segment_bytes=, ...}} */
 static int
 l_start(lua_State *L)
 {
 	static const struct tr_key keys[] = {{"policy", 's', true}, {"seed", 'i', false}, {"clock", 's', false},
-		{"wall", 'i', false}, {"offline", 's', false}, {"scripted", 'b', false}, {"log", 's', false}};
+		{"wall", 'i', false}, {"offline", 's', false}, {"scripted", 'b', false}, {"log", 's', false},
+		{"spool_sizes", 't', false}};
 	static const char *const levels[] = {"trace", "debug", "info", "warn", "error"};
 	struct tr_task *task = tr_task_check(L);
 	struct tr_testing *runtime;
 	struct start *start;
+	struct tr_spool_config sizes = {0};
 	const char *text, *level;
 	char filter[16];
-	bool keeps, offline;
+	bool keeps, offline, sized;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
 	tr_check_options(L, 1, "testing.start", keys, TR_COUNT(keys));
@@ -258,6 +284,11 @@ l_start(lua_State *L)
 		return luaL_error(L, "testing.start: another runtime is not stopped yet");
 	lua_getfield(L, 1, "log");
 	keeps = !lua_isnil(L, -1);
+	lua_pop(L, 1);
+	lua_getfield(L, 1, "spool_sizes");
+	sized = !lua_isnil(L, -1);
+	if (sized)
+		take_sizes(L, &sizes);
 	lua_pop(L, 1);
 	level = tr_opt_string(L, 1, "log", "error", NULL);
 	text = tr_opt_string(L, 1, "clock", "virtual", NULL);
@@ -310,9 +341,13 @@ l_start(lua_State *L)
 		.scripted = tr_opt_bool(L, 1, "scripted", false),
 		.record = record_made,
 		.record_arg = runtime,
-		.prepared = offline ? prepared : NULL,
+		.prepared = offline || tr_opt_bool(L, 1, "scripted", false) ? prepared : NULL,
 		.prepared_arg = start,
 	};
+	if (sized) {
+		start->sizes = sizes;
+		start->config.spool_sizes = &start->sizes;
+	}
 	running = runtime;
 	runtime->echo = getenv("TAILRACE_LOG") != NULL;
 	if (!runtime->echo) { /* days of outages would fill the terminal */
@@ -321,7 +356,8 @@ l_start(lua_State *L)
 	}
 	if (keeps) /* else errors are printed */
 		tr_log_sink(line_logged, runtime);
-	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0) {
+	runtime->was_virtual = tr_clock_is_virtual();
+	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0 && !runtime->was_virtual) {
 		tr_clock_virtual_from_here(tr_opt_int(L, 1, "wall", DEFAULT_WALL_S) * TR_NS_PER_S);
 		tr_loop_orderly(runtime->loop, start->config.scripted);
 	}
@@ -626,6 +662,7 @@ luaopen_tr_testing(lua_State *L)
 		{"ledger", tr_testing_ledger},
 		{"balances", tr_testing_balances},
 		{"figures", tr_testing_figures},
+		{"spool", tr_testing_spool},
 		{"tasks", tr_testing_tasks},
 		{"take_records", l_take_records},
 		{"take_log", l_take_log},

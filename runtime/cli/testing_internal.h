@@ -12,7 +12,7 @@ struct tr_testing {
 	struct tr_buf log;
 	enum tr_level log_level; /* kept from here on */
 	bool echo;               /* $TAILRACE_LOG: lines are printed, too */
-	bool was_virtual;
+	bool was_virtual;        /* the clock, at the start: it stays so, and the loop's order, too */
 	bool stopping;
 	char *temporary; /* directory that goes with it; NULL: none */
 };
@@ -24,6 +24,7 @@ int tr_testing_event(lua_State *L);
 int tr_testing_ledger(lua_State *L);
 int tr_testing_balances(lua_State *L);
 int tr_testing_figures(lua_State *L);
+int tr_testing_spool(lua_State *L);
 int tr_testing_tasks(lua_State *L);
 
 #endif

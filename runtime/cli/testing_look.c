@@ -1,4 +1,5 @@
 /* What a runtime under test shows of itself. */
+#include <stddef.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -57,6 +58,41 @@ tr_testing_figures(lua_State *L)
 		lua_pushnumber(L, (lua_Number)fields[i].value);
 		lua_setfield(L, -2, fields[i].key);
 	}
+	return 1;
+}
+
+/* runtime:spool() -> counts of the log; `accepts`: whether intake is taken, `pressure` */
+int
+tr_testing_spool(lua_State *L)
+{
+	struct tr_spool *spool = tr_server_spool(tr_testing_check(L)->server);
+	struct tr_spool_figures figures;
+
+#define FIELD(name)                                            \
+	{                                                      \
+#name, offsetof(struct tr_spool_figures, name) \
+	}
+	static const struct {
+		const char *key;
+		size_t at;
+	} fields[] = {FIELD(live_messages), FIELD(live_bytes), FIELD(log_bytes), FIELD(segments), FIELD(free_segments),
+		FIELD(groups), FIELD(changes), FIELD(syncs), FIELD(copied_bytes), FIELD(pending_bytes),
+		FIELD(write_errors), FIELD(sync_errors), FIELD(refused), FIELD(damaged_frames)};
+#undef FIELD
+
+	tr_spool_figures(spool, &figures);
+	lua_createtable(L, 0, (int)TR_COUNT(fields) + 2);
+	for (size_t i = 0; i < TR_COUNT(fields); i++) {
+		uint64_t value;
+
+		memcpy(&value, (const char *)&figures + fields[i].at, sizeof value);
+		lua_pushnumber(L, (lua_Number)value);
+		lua_setfield(L, -2, fields[i].key);
+	}
+	lua_pushboolean(L, tr_spool_accepts(spool, NULL));
+	lua_setfield(L, -2, "accepts");
+	lua_pushboolean(L, tr_spool_pressure(spool));
+	lua_setfield(L, -2, "pressure");
 	return 1;
 }
 

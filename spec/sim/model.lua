@@ -1,0 +1,514 @@
+--- What must come of it, in simple tables: an item for each recipient of a mail (by address, which no other mail has) and for
+--- each event of a hook (by event id). An item is `maybe` until it is known to be on disk: a mail by its answer, an event when
+--- the engine has come to rest on a disk that works. What the engine says of an item is `fresh` until such a rest, then sealed;
+--- what a kill finds fresh is loose: it may have happened, or not.
+---
+--- Moments are seconds of the time that passes (T), whatever the wall clock is set to.
+local model = {}
+model.__index = model
+
+local SLACK_S = 0.1
+local COLUMN = { -- of a mail's end, and of a hook's
+  mail = { Delivery = 'delivered', Bounce = 'bounced', Expiration = 'expired', AdminBounce = 'bounced' },
+  hook = { Delivery = 'delivered', Bounce = 'dead', Expiration = 'dead', AdminBounce = 'bounced' },
+}
+local COLUMNS = { 'delivered', 'bounced', 'expired', 'dead' }
+
+---@param now fun(): number seconds that have passed
+---@param pull fun(): string[] records since the last call
+function model.new(plan, now, pull, trace)
+  local self = setmetatable({
+    plan = plan,
+    now = now,
+    pull = pull,
+    trace = trace,
+    accounts = {},
+    fresh = {},
+    failed = {}, -- attempts that failed since the last rest
+    wrongs = {},
+    life = 0,
+    stepped = 0, -- seconds that the wall clock was set forward, in sum
+    steps = 0, -- the same without signs
+    duplicates = { crash = 0, answer = 0 },
+    messages = 0,
+    attempts = 0,
+  }, model)
+  self:add_account('mail', { max_age = 0 })
+  for _, hook in ipairs(plan.hooks) do
+    local account = self:add_account(hook.name, hook)
+    account.hook = hook
+    account.wants = {}
+    for _, kind in ipairs(hook.types) do
+      account.wants[kind] = true
+    end
+    account.keys = hook.keys and {} or nil
+  end
+  return self
+end
+
+function model:add_account(name, config)
+  local account = { name = name, config = config, items = {}, sealed = {}, loose = {}, certain = 0, filtered = { 0, 0 }, maybe = 0 }
+  for _, column in ipairs(COLUMNS) do
+    account.sealed[column], account.loose[column] = 0, 0
+  end
+  account.active = {}
+  self.accounts[name] = account
+  self.accounts[#self.accounts + 1] = account
+  return account
+end
+
+function model:wrong(text, ...)
+  local line = text:format(...)
+  if #self.wrongs < 20 then
+    self.wrongs[#self.wrongs + 1] = line
+  end
+  self.trace('WRONG %s', line)
+end
+
+-- --- items ----------------------------------------------------------------------------------------------------------
+
+local function make_certain(account, item)
+  if item.state == 'maybe' then
+    item.state = 'certain'
+    account.certain = account.certain + 1
+    account.maybe = account.maybe - 1
+  end
+end
+
+local function new_item(self, account, key)
+  local item = { key = key, state = 'maybe', born = self.now(), life = self.life, steps = self.steps, account = account }
+  account.items[key] = item
+  account.maybe = account.maybe + 1
+  return item
+end
+
+--- A client begins to hand over a mail.
+function model:mail_sent(addresses, domain, mark)
+  for _, address in ipairs(addresses) do
+    local item = new_item(self, self.accounts.mail, address)
+    item.mark, item.config = mark, self.plan.domains[domain]
+    self.messages = self.messages + 1
+  end
+end
+
+--- answer: 'accepted', 'refused', or nil: none came
+function model:mail_answered(addresses, answer)
+  local account = self.accounts.mail
+  for _, address in ipairs(addresses) do
+    local item = account.items[address]
+    if answer == 'accepted' then
+      item.acknowledged = true
+      make_certain(account, item)
+    elseif answer == 'refused' then
+      if item.state == 'certain' then
+        self:wrong('%s was refused, and there is a trace of it', address)
+      else
+        item.state = 'refused'
+        account.maybe = account.maybe - 1
+      end
+    end
+    item.answered = true
+  end
+end
+
+local function key_of(hook, number)
+  return number % hook.keys
+end
+
+local function filtered_out(hook, number)
+  return hook.filter ~= nil and number % hook.filter == 0
+end
+
+-- An event of mail: an item for each hook that wants it.
+local function event_of_mail(self, kind, id, address)
+  local mail = self.accounts.mail.items[address]
+  if not mail then
+    self:wrong('a %s of %s, which nobody has sent', kind, address)
+    return
+  end
+  local number = tonumber(address:match '^r(%d+)') or 0
+  for _, account in ipairs(self.accounts) do
+    if account.wants and account.wants[kind] then
+      if filtered_out(account.hook, number) then
+        self.fresh[#self.fresh + 1] = { account = account, filtered = true, mail = kind == 'Reception' and mail or nil }
+      elseif not account.items[id] then
+        local item = new_item(self, account, id)
+        item.kind, item.address, item.config, item.number = kind, address, account.hook, number
+        if account.keys then
+          local list = account.keys[key_of(account.hook, number)]
+          if not list then
+            list = { first = 1 }
+            account.keys[key_of(account.hook, number)] = list
+          end
+          list[#list + 1] = item
+        end
+        self.fresh[#self.fresh + 1] = { account = account, item = item, mail = kind == 'Reception' and mail or nil }
+      else
+        self:wrong('the event %s is told twice', id)
+      end
+    end
+  end
+  local column = COLUMN.mail[kind]
+  if column then
+    self.fresh[#self.fresh + 1] = { account = self.accounts.mail, item = mail, column = column, kind = kind }
+  end
+end
+
+local function event_of_record(self, kind, line, queue)
+  local name = queue:match '^(.-)%.log_hook$'
+  local account, id = self.accounts[name or ''], line:match '\\"event_id\\":\\"(%x+)\\"'
+  local item = account and id and account.items[id]
+  if not item then
+    self:wrong('a %s of the record %s in %s, which nobody has made', kind, tostring(id), queue)
+    return
+  end
+  local column = COLUMN.hook[kind]
+  if not column then
+    return
+  end
+  if kind == 'Delivery' and not item.accepted then
+    self:wrong('%s: %s is said to be delivered, and its endpoint has not taken it', name, id)
+  end
+  self.fresh[#self.fresh + 1] = { account = account, item = item, column = column, kind = kind }
+end
+
+--- Takes what the engine has told since the last call.
+function model:listen()
+  for _, line in ipairs(self.pull()) do
+    local kind, _, id = line:match '^{"type":"(%a+)","id":"(%x*)","event_id":"(%x+)"'
+    if kind then
+      local address, queue = line:match '"recipient":"([^"]*)","queue":"([^"]*)"'
+      self.trace('record %s %s %s', kind, id, queue or '-')
+      if line:find('"reception_protocol":"LogRecord"', 1, true) then
+        event_of_record(self, kind, line, queue or '')
+      elseif kind ~= 'Rejection' then
+        event_of_mail(self, kind, id, address or '')
+      end
+    else
+      self:wrong('a record that cannot be read: %s', line:sub(1, 200))
+    end
+  end
+end
+
+-- --- attempts --------------------------------------------------------------------------------------------------------
+
+local function find(self, name, key)
+  local account = self.accounts[name]
+  if not account.items[key] then
+    self:listen()
+  end
+  return account.items[key]
+end
+
+local function check_again(self, name, item)
+  if item.terminal and item.terminal.sealed then
+    self:wrong('%s: %s is tried again after it has ended as %s', name, item.key, item.terminal.column)
+  elseif item.state == 'refused' then
+    self:wrong('%s: %s was refused, and is sent', name, item.key)
+  elseif item.accepted == 'ok' then
+    if item.accepted_life == self.life then
+      self:wrong('%s: %s is sent again in the same life', name, item.key)
+    elseif item.accepted_sealed then
+      self:wrong('%s: %s is sent again though its delivery was on disk', name, item.key)
+    else
+      self.duplicates.crash = self.duplicates.crash + 1
+    end
+  elseif item.accepted == 'lost' then
+    self.duplicates.answer = self.duplicates.answer + 1
+  end
+end
+
+local function check_due(self, account, item)
+  local fail, now = item.fail, self.now()
+  if not fail or (account.flushed_at or -1) >= fail.at then
+    return
+  end
+  local tolerance = SLACK_S
+  if fail.life ~= self.life then
+    if not fail.sealed then
+      return
+    end
+    tolerance = tolerance + math.abs(self.steps - fail.steps) + 1
+  end
+  if now < fail.at + fail.delay - tolerance then
+    self:wrong('%s: %s is tried %.3f s after it failed (attempt %s), not before %.3f s', account.name, item.key, now - fail.at,
+      tostring(fail.tries), fail.delay)
+  end
+end
+
+local function check_age(self, account, item)
+  local age, config = self.now() - item.born, item.config
+  if age > config.max_age + self.steps - item.steps + 5 and not account.replayed then
+    self:wrong('%s: %s is tried %.1f s after it came to be, max_age is %d s', account.name, item.key, age, config.max_age)
+  end
+end
+
+local function has_ended(item, life)
+  return item.terminal or item.accepted or item.state ~= 'certain' and item.life ~= life
+end
+
+local function check_order(self, account, item)
+  local list = account.keys[key_of(account.hook, item.number)]
+  while list[list.first] and has_ended(list[list.first], self.life) do
+    list.first = list.first + 1
+  end
+  for i = list.first, #list do
+    local other = list[i]
+    if other == item then
+      return
+    elseif not has_ended(other, self.life) then
+      self:wrong('%s: %s goes before %s of the same key', account.name, item.key, other.key)
+      return
+    end
+  end
+end
+
+local function check_limits(self, account, attempt)
+  local hook, now = account.hook, self.now()
+  if #attempt.items > hook.batch_size then
+    self:wrong('%s: a batch of %d', account.name, #attempt.items)
+  end
+  local count = 0
+  for other in pairs(account.active) do
+    if other.life ~= self.life or other.over or now - other.at >= hook.timeout then
+      account.active[other] = nil
+    else
+      count = count + 1
+    end
+  end
+  account.active[attempt] = true
+  if count + 1 > hook.limit then
+    self:wrong('%s: %d requests at once, the limit is %d', account.name, count + 1, hook.limit)
+  end
+  if hook.rate_n then
+    local bucket = account.bucket
+    if not bucket or bucket.life ~= self.life then
+      bucket = { life = self.life, tokens = hook.rate_n, at = now }
+      account.bucket = bucket
+    end
+    bucket.tokens = math.min(hook.rate_n, bucket.tokens + (now - bucket.at) * hook.rate_n / hook.rate_s)
+    bucket.at = now
+    bucket.tokens = bucket.tokens - #attempt.items
+    if bucket.tokens < -math.max(1, hook.batch_size) - 0.01 then
+      self:wrong('%s: faster than %s by %.2f records', account.name, hook.rate, -bucket.tokens)
+      bucket.tokens = hook.rate_n
+    end
+  end
+end
+
+--- A peer has got these. keys: addresses, or { id =, kind =, address = } each
+function model:attempt(name, keys, info)
+  local account = self.accounts[name]
+  local attempt = { account = account, items = {}, at = self.now(), life = self.life, tries = info.tries }
+  self.attempts = self.attempts + 1
+  local seen = {}
+  for i, key in ipairs(keys) do
+    local id = type(key) == 'table' and key.id or key
+    local item = find(self, name, id)
+    if not item then
+      self:wrong('%s got %s, which was never made', name, id)
+      item = new_item(self, account, id)
+      item.config, item.number = account.hook or self.plan.domains['d1.test'], 0
+    elseif type(key) == 'table' and (key.kind ~= item.kind or key.address ~= item.address) then
+      self:wrong('%s got %s as a %s of %s, it is a %s of %s', name, id, key.kind, key.address, item.kind, item.address)
+    end
+    attempt.items[i] = item
+    check_again(self, name, item)
+    check_due(self, account, item)
+    check_age(self, account, item)
+    if account.keys then
+      if seen[key_of(account.hook, item.number)] then
+        self:wrong('%s: two of one key in a batch', name)
+      end
+      seen[key_of(account.hook, item.number)] = true
+      check_order(self, account, item)
+    end
+    if item.state == 'maybe' and item.life ~= self.life then
+      make_certain(account, item) -- it has outlived a crash
+    end
+    item.seen = true
+  end
+  if account.hook then
+    check_limits(self, account, attempt)
+  end
+  return attempt
+end
+
+--- verdict: 'ok', 'lost', 'no', 'refused', 'parted'; i: of that item alone
+function model:answered(attempt, verdict, i)
+  for n = i or 1, i or #attempt.items do
+    local item = attempt.items[n]
+    if verdict == 'ok' or verdict == 'lost' then
+      item.accepted, item.accepted_life, item.accepted_sealed = verdict, self.life, false
+    elseif verdict == 'no' then
+      local config, tries = item.config, attempt.tries or 1
+      local delay = math.min(config.retry * 2 ^ (tries - 1), config.max_retry) - math.min(config.retry / 20, 60) / 2
+      item.fail = { at = self.now(), delay = delay, tries = attempt.tries, life = self.life, steps = self.steps }
+      self.failed[#self.failed + 1] = item.fail
+    end
+  end
+end
+
+--- The peer is done with it.
+function model:ended(attempt)
+  attempt.over = true
+  attempt.account.active[attempt] = nil
+end
+
+--- A mail server has got a message for an address.
+function model:content(address, data)
+  local item = self.accounts.mail.items[address]
+  if item and item.mark and not data:find(item.mark, 1, true) then
+    self:wrong('%s got another text than was sent', address)
+  end
+end
+
+function model:transaction(domain, number, count)
+  if domain.per_connection and count > domain.per_connection then
+    self:wrong('%s: %d transactions on connection #%d', domain.ip, count, number)
+  end
+end
+
+-- --- rest and end of a life -------------------------------------------------------------------------------------------
+
+local function put_away(self, sealed)
+  local keep = {}
+  for _, entry in ipairs(self.fresh) do
+    local account, item, mail = entry.account, entry.item, entry.mail
+    -- with a reception goes what the client was told
+    local fate = sealed
+    if mail and not mail.acknowledged then
+      fate = nil -- not known to be there
+      if mail.state == 'refused' then
+        fate = 'refused'
+      elseif sealed and not mail.answered and mail.life == self.life then
+        keep[#keep + 1] = entry
+        fate = 'later'
+      end
+    end
+    if fate == 'later' then -- luacheck: ignore 542
+    elseif entry.filtered then
+      if fate ~= 'refused' then
+        account.filtered[fate and 1 or 2] = account.filtered[fate and 1 or 2] + 1
+      end
+    elseif entry.column then
+      local counts = fate and account.sealed or account.loose
+      counts[entry.column] = counts[entry.column] + 1
+      if fate or not item.terminal then
+        item.terminal = { column = entry.column, kind = entry.kind, sealed = fate and true or false, life = self.life }
+      end
+      if fate then
+        make_certain(account, item)
+      end
+      if item.accepted then
+        item.accepted_sealed = fate and true or false
+      end
+    elseif fate == 'refused' then
+      if item.state == 'certain' then
+        self:wrong('%s: an event of %s, which was refused', account.name, item.address)
+      elseif item.state == 'maybe' then
+        item.state = 'refused'
+        account.maybe = account.maybe - 1
+      end
+    elseif fate then
+      make_certain(account, item)
+    end
+  end
+  self.fresh = keep
+  for _, fail in ipairs(self.failed) do
+    fail.sealed = sealed
+  end
+  self.failed = {}
+end
+
+--- The engine rests, and all that it has done is on disk.
+function model:rest()
+  self:listen()
+  put_away(self, true)
+end
+
+--- The process has ended. in_order: all that was told is on disk.
+function model:life_ends(in_order)
+  self:listen()
+  put_away(self, in_order)
+  if #self.fresh > 0 then
+    put_away(self, false)
+  end
+end
+
+function model:life_begins()
+  self.life = self.life + 1
+end
+
+function model:clock_set(seconds)
+  self.stepped = self.stepped + seconds
+  self.steps = self.steps + math.abs(seconds)
+end
+
+--- An administrator makes what waits there due.
+function model:flush(name)
+  self.accounts[name].flushed_at = self.now()
+end
+
+-- --- comparing ----------------------------------------------------------------------------------------------------------
+
+local function between(self, what, low, value, high)
+  if value < low or value > high then
+    self:wrong('%s: %d to %d expected, the ledger has %d', what, low, high, value)
+  end
+end
+
+--- With the engine at rest, everything told taken.
+function model:compare(ledger, figures)
+  local waiting, in_hand = 0, 0 -- in_hand: of handlers that run
+  for _, account in ipairs(self.accounts) do
+    local name, row = account.name, ledger[account.name]
+    if row then
+      for _, column in ipairs(COLUMNS) do
+        between(self, name .. ' ' .. column, account.sealed[column], row[column], account.sealed[column] + account.loose[column])
+      end
+      if not account.loosened then
+        between(self, name .. ' accepted', account.certain, row.accepted, account.certain + account.maybe)
+      end
+      if account.hook and not account.hook.max_waiting and row.dropped > 0 then
+        self:wrong('%s: %d dropped', name, row.dropped)
+      end
+      if account.hook and account.hook.overflow == 'shed_oldest' and row.waiting > account.hook.max_waiting then
+        self:wrong('%s: %d wait, the budget is %d', name, row.waiting, account.hook.max_waiting)
+      end
+      waiting = waiting + row.waiting
+      in_hand = in_hand + (account.hook and account.hook.slow and row.waiting or 0)
+    elseif account.certain > 0 then
+      self:wrong('the ledger has no account %s, %d were accepted', name, account.certain)
+    end
+  end
+  local sum = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked
+  if sum > waiting or sum < waiting - in_hand then
+    self:wrong('%d wait in queues, the ledger says %d', sum, waiting)
+  end
+end
+
+--- All is over: what was accepted has ended in some way. letters: name -> number of dead letters
+function model:finish(ledger)
+  for _, account in ipairs(self.accounts) do
+    local name, missing, row = account.name, {}, ledger[account.name]
+    for key, item in pairs(account.items) do
+      if item.state == 'certain' and not item.terminal then
+        missing[#missing + 1] = key
+      end
+    end
+    table.sort(missing)
+    local dropped = row and row.dropped or 0
+    if row and row.waiting > 0 then
+      self:wrong('%s: %d still wait', name, row.waiting)
+    end
+    if #missing > dropped then
+      self:wrong('%s: %d of %d have not ended (%d dropped): %s', name, #missing, account.certain, dropped,
+        table.concat(missing, ' ', 1, math.min(#missing, 5)))
+    elseif dropped > #missing + account.maybe then
+      self:wrong('%s: %d dropped, only %d have not ended', name, dropped, #missing)
+    end
+  end
+end
+
+return model

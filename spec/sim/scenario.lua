@@ -1,0 +1,337 @@
+--- One run: a seed, simulated days of it, and the model's word on each step.
+local host = require 'tr.host'
+local disk = require 'tr.sim_disk'
+local model = require 'model'
+local plan = require 'plan'
+local random = require 'random'
+local sim = require 'tr.sim'
+local testing = require 'tr.testing'
+local world = require 'world'
+local client = host.internal 'test.client'
+local c = host.c
+
+local scenario = {}
+scenario.__index = scenario
+
+local DAY_S = 86400
+local HEALING_S = 40 * DAY_S -- at the end, at most
+local STOP_S = 20
+local SLICE_S = 900 -- so that a ghost does not go on for long
+local PATIENCE = 4 -- starts that a failing disk may spoil, in a row
+
+---@param options { seed: integer, days: number, print: fun(line: string)?, policy: string, policy_text: string }
+function scenario.new(options)
+  local chance = random.new(options.seed)
+  local self = setmetatable({
+    options = options,
+    random = chance,
+    counts = { kills = 0, cuts = 0, restarts = 0, faults = 0, mails = 0, steps = 0, starts = 0 },
+    begun = c.mono(),
+    clients = 0, -- under way
+  }, scenario)
+  function self.trace(text, ...)
+    local line = ('%.3f '):format(self:now()) .. text:format(...)
+    sim.digest_add(line)
+    sim.digest_add '\n'
+    if options.print then
+      options.print(line)
+    end
+  end
+  sim.digest_reset()
+  self.plan = plan.new(chance:fork())
+  self.trace('plan %s', plan.text(self.plan))
+  self.model = model.new(self.plan, function()
+    return self:now()
+  end, function()
+    local list = {}
+    if self.rt then
+      self.rt:take_records(list)
+    end
+    return list
+  end, self.trace)
+  disk.reset(options.seed)
+  self.world = world.new(self.plan, self.model, chance:fork(), self.trace)
+  return self
+end
+
+--- Seconds that have passed since the start of the run, whatever the clock was set to.
+function scenario:now()
+  return c.mono() - self.begun
+end
+
+function scenario:wrong(...)
+  self.model:wrong(...)
+end
+
+-- --- life of the engine -----------------------------------------------------------------------------------------------
+
+function scenario:write_policy()
+  local file = assert(io.open(self.options.policy, 'w'))
+  file:write('local PLAN = ', plan.text(self.plan), '\n', (self.options.policy_text:gsub('^[^\n]*\n', '')))
+  file:close()
+end
+
+function scenario:start()
+  local failures = 0
+  self:write_policy()
+  while true do
+    self.counts.starts = self.counts.starts + 1
+    local ok, rt = pcall(testing.start, {
+      policy = self.options.policy,
+      seed = self.options.seed * 1000 + self.counts.starts,
+      scripted = true,
+      log = 'warn',
+      spool_sizes = self.plan.sizes,
+    })
+    if ok then
+      self.rt = rt
+      self.model:life_begins()
+      self.trace('start')
+      return
+    end
+    self.trace('no start: %s', tostring(rt):match '^[^\n]*')
+    failures = failures + 1
+    if disk.is_ghost() then
+      self:revive()
+    elseif failures >= PATIENCE then
+      if failures > PATIENCE then
+        error('the engine does not start: ' .. tostring(rt), 0)
+      end
+      self:mend_disk()
+    end
+    c.sleep(1)
+  end
+end
+
+function scenario:revive()
+  disk.revive()
+  self.trace('revive %s', disk.digest())
+end
+
+function scenario:mend_disk()
+  disk.heal()
+  disk.capacity(nil)
+  self.hurt = false
+  self.trace 'disk mended'
+end
+
+local HARMLESS = {
+  'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
+  'closed with %d+ changes', 'asked again', 'still busy', 'task:',
+} -- stylua: ignore
+
+function scenario:check_log(rt, ghost)
+  local lines = {}
+  rt:take_log(lines)
+  for _, line in ipairs(lines) do
+    local fine = line:match '^%S+ (%u+)' ~= 'ERROR' or ghost
+    for _, pattern in ipairs(HARMLESS) do
+      fine = fine or line:find(pattern) ~= nil
+    end
+    self.trace('log %s', line:sub(1, 300))
+    if not fine then
+      self:wrong('the log has: %s', line:sub(1, 600))
+    end
+  end
+end
+
+--- Ends the engine in order, or as a ghost, of which nothing counts.
+function scenario:stop(deadline_s)
+  local rt = self.rt
+  local balances, text = rt:stop(deadline_s)
+  local ghost = disk.is_ghost()
+  self:check_log(rt, ghost)
+  if not balances and not ghost then
+    self:wrong('at the stop the ledger does not balance:\n%s', text)
+  end
+  self.model:life_ends(not ghost and not self.hurt)
+  self.rt = nil
+  self.trace('stopped%s', ghost and ', killed' or '')
+end
+
+function scenario:restart(after_s)
+  self:stop(disk.is_ghost() and 0 or STOP_S)
+  if disk.is_ghost() then
+    self:revive()
+  end
+  if after_s > 0 then
+    c.sleep(after_s)
+  end
+  self:start()
+end
+
+-- --- mail --------------------------------------------------------------------------------------------------------------
+
+function scenario:send_mail()
+  local chance, model_ = self.random, self.model
+  local addresses, names = {}, {}
+  for name in pairs(self.plan.domains) do
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  local domain = chance:of(names)
+  for i = 1, chance:int(1, self.plan.recipients) do
+    self.counts.mails = self.counts.mails + 1
+    addresses[i] = ('r%d@%s'):format(self.counts.mails, domain)
+  end
+  local mark = 'mark-' .. self.counts.mails
+  local body = mark .. '\r\n' .. ('x'):rep(chance:log(1, 3000)) .. '\r\n'
+  local inject, rt = chance:chance(0.3), self.rt
+  self.clients = self.clients + 1
+  c.spawn(function()
+    local answer, text
+    model_:mail_sent(addresses, domain, mark)
+    if inject then
+      local list = "'" .. table.concat(addresses, "','") .. "'"
+      local ok, result = pcall(rt.eval, rt, ('return sim.inject({%s}, %q)'):format(list, 'Subject: x\r\n\r\n' .. body))
+      text = ok and 'injected' or tostring(result)
+      answer = ok and result.success_count == #addresses and 'accepted' or nil
+    else
+      local id, reply = client.receive(rt, self.world, { to = addresses, data = 'Subject: x\r\n\r\n' .. body })
+      text = id or reply
+      answer = id and 'accepted' or tostring(reply):match '^[45]%d%d' and 'refused' or nil
+    end
+    self.clients = self.clients - 1
+    if disk.is_ghost() then -- the answer of a process that was no more
+      answer = nil
+    end
+    self.trace('mail %s %s: %s', table.concat(addresses, ' '), answer or 'unknown', text:match '^[^\n]*')
+    model_:mail_answered(addresses, answer)
+  end, 'a client')
+end
+
+-- --- what happens --------------------------------------------------------------------------------------------------------
+
+local ACTS = {}
+
+function ACTS.mail(self)
+  for _ = 1, self.random:log(1, self.plan.busy * 4) do
+    self:send_mail()
+  end
+end
+
+function ACTS.weather(self)
+  self.world:set_weather(self.random:of(self.world.list), self.random:weighted(world.WEATHERS))
+end
+
+function ACTS.restart(self)
+  self.counts.restarts = self.counts.restarts + 1
+  self:restart(self.random:of { 0, 1, 60, 3600 })
+end
+
+function ACTS.kill(self)
+  self.trace 'kill'
+  disk.kill()
+end
+
+function ACTS.cut(self)
+  self.trace 'cut'
+  disk.cut(self.random:int(1, 2 ^ 31))
+end
+
+function ACTS.armed(self)
+  local cut = self.random:chance(0.5)
+  local after = self.random:log(1, 300) - 1
+  self.trace('armed %s after %d', cut and 'cut' or 'kill', after)
+  disk.fail { op = self.random:of { 'any', 'changes', 'write', 'sync' }, after = after, times = 1, kill = not cut, cut = cut }
+end
+
+local WEIGHTS = {
+  { 60, 'mail' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' },
+} -- stylua: ignore
+
+local PAUSES = { { 10, 0 }, { 10, 0.02 }, { 15, 1 }, { 15, 20 }, { 20, 300 }, { 20, 1800 }, { 10, 7200 } }
+
+--- Time passes; a process that is killed in it is started again.
+function scenario:pass(seconds)
+  repeat
+    local slice = math.min(seconds, SLICE_S)
+    self.rt:advance(slice)
+    seconds = seconds - slice
+    if disk.is_ghost() then
+      self:bury()
+    end
+  until seconds <= 0
+end
+
+function scenario:bury()
+  self.counts[self.cut and 'cuts' or 'kills'] = self.counts[self.cut and 'cuts' or 'kills'] + 1
+  self:restart(self.random:of { 0, 1, 30, 600 })
+end
+
+function scenario:compare()
+  local rt = self.rt
+  local figures = rt:spool()
+  self:check_log(rt, false)
+  self.model:listen()
+  if figures.pending_bytes > 0 then
+    self.trace('pending %d', figures.pending_bytes)
+    return
+  end
+  self.model:rest()
+  local ledger, queues = rt:ledger(), rt:figures()
+  local balances, differences = rt:balances()
+  if not balances then
+    self:wrong('the ledger does not balance: %s', differences)
+  end
+  if figures.damaged_frames > 0 then
+    self:wrong('%d damaged frames', figures.damaged_frames)
+  end
+  self.model:compare(ledger, queues)
+  self.trace('rest line %d timers %d ready %d in_flight %d undecided %d parked %d sessions %d log %d', queues.line, queues.timers,
+    queues.ready, queues.in_flight, queues.undecided, queues.parked, queues.sessions, figures.log_bytes)
+end
+
+local function waiting_in(ledger)
+  local sum = 0
+  for name, row in pairs(ledger) do
+    if not name:find '^dead:' then
+      sum = sum + row.waiting
+    end
+  end
+  return sum
+end
+
+--- Everything is well again, and time passes until nothing waits.
+function scenario:heal()
+  self.trace 'heal'
+  disk.heal()
+  disk.capacity(nil)
+  self.hurt = false
+  self.world:heal()
+  self.plan.broken = false
+  self:restart(1) -- with a policy that raises nothing
+  local until_ = self:now() + HEALING_S
+  local step = 10
+  repeat
+    self:pass(step)
+    self:compare()
+    step = math.min(step * 2, 43200)
+  until waiting_in(self.rt:ledger()) == 0 and self.clients == 0 or self:now() > until_ or #self.model.wrongs > 0
+  self:restart(0)
+  self:pass(1)
+  self:compare()
+  self.model:finish(self.rt:ledger())
+end
+
+function scenario:run()
+  self.plan.broken = self.random:chance(0.5)
+  self:start()
+  local until_ = self:now() + self.options.days * DAY_S
+  while self:now() < until_ and #self.model.wrongs == 0 do
+    self.counts.steps = self.counts.steps + 1
+    local act = self.random:weighted(WEIGHTS)
+    ACTS[act](self)
+    self:pass(self.random:weighted(PAUSES) * (0.5 + self.random:next()))
+    self:compare()
+  end
+  self.days = self:now() / DAY_S
+  if #self.model.wrongs == 0 then
+    self:heal()
+  end
+  self:stop(STOP_S)
+  self.world:close()
+  self.trace('end %s', disk.digest())
+end
+
+return scenario
