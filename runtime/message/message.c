@@ -332,14 +332,18 @@ struct tr_str
 tr_message_event_id(const struct tr_message *message)
 {
 	struct tr_str json = {message->body.data, message->body.len};
+	const char *at, *end;
 
 	if (!(message->flags & TR_MSG_LOG_RECORD))
 		return (struct tr_str){NULL, 0};
 	if (message->flags & TR_MSG_TEMPLATE)
 		json = tr_meta_get(&message->meta, TR_STR("log_record"));
-	for (size_t at = 0; json.data != NULL && at + 45 < json.len && at < 128; at++) {
-		if (memcmp(json.data + at, "\"event_id\":\"", 12) == 0)
-			return (struct tr_str){json.data + at + 12, 32};
+	if (json.data == NULL || json.len <= 46)
+		return (struct tr_str){NULL, 0};
+	end = json.data + (json.len - 46 < 128 ? json.len - 46 : 128); /* where it may begin, with room for all of it */
+	for (at = json.data; (at = memchr(at, ',', (size_t)(end - at))) != NULL; at++) {
+		if (memcmp(at, ",\"event_id\":\"", 13) == 0)
+			return (struct tr_str){at + 13, 32};
 	}
 	return (struct tr_str){NULL, 0};
 }

@@ -95,6 +95,10 @@ producer_retire(struct tr_kafka_producer *producer)
 	rd_kafka_queue_io_event_enable(producer->queue, -1, NULL, 0);
 	close(producer->fd);
 	rd_kafka_queue_destroy(producer->queue);
+	if (producer->topic != NULL)
+		rd_kafka_topic_destroy(producer->topic);
+	producer->topic = NULL;
+	tr_kafka_drop_spares(producer);
 	end_librdkafka(producer->rk);
 	producer->rk = NULL;
 	if (producer->is_solo)
@@ -141,6 +145,7 @@ tr_kafka_producer_rest(struct tr_kafka_producer *producer)
 	else if (tr_kafka_is_fatal(producer))
 		producer_retire(producer);
 	else {
+		tr_kafka_drop_spares(producer);
 		tr_timer_start(tr_loop_wheel(producer->kafka->loop), &producer->idle, IDLE_NS, idle_too_long);
 		bound_idle(producer->kafka);
 	}

@@ -51,13 +51,14 @@ struct tr_kafka_record {
 	struct tr_str topic; /* not empty */
 	struct tr_str key;   /* .data NULL: none */
 	struct tr_str payload;
-	const struct tr_bytes *bytes; /* not NULL: the payload, shared instead of copied */
+	struct tr_bytes *bytes;       /* not NULL: the payload, which moves into the call; empty afterwards */
 	const struct tr_str *headers; /* name, value ... */
 	uint32_t header_count;        /* pairs */
 	int32_t partition;            /* -1: the partitioner's choice */
 	int64_t timeout_ns;           /* how long it may wait for room in the producer's queue; >= 0 */
 };
-/* Copies what it is given but `bytes`. TR_OK, TR_ENOMEM. In order of index, once each. */
+/* Copies what it is given but `bytes`, which it has taken if it returns TR_OK. TR_OK, TR_ENOMEM. In order of index,
+ * once each. */
 int tr_kafka_call_add(struct tr_kafka_call *call, const struct tr_kafka_record *record);
 /* done() will come, never from inside here. */
 void tr_kafka_call_start(struct tr_kafka_call *call);

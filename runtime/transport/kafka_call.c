@@ -4,19 +4,98 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/pool.h"
 #include "transport/kafka_internal.h"
 
 #define ALONE_SAID_NS (60 * TR_NS_PER_S) /* between two lines about refused batches */
 
+/* --- headers --------------------------------------------------------------------------------------------- */
+
+/* A list costs librdkafka an allocation for each header and two more, as much time as all else about a record. Those of
+ * one hook have the same names and mostly values of the same length (an event_id, a batch_id, one digit of attempts):
+ * what comes back with the report gets new values in place. The list is ours then, it was made by
+ * rd_kafka_headers_new() in this thread and librdkafka keeps a copy of each value in it, so that writing through its
+ * const pointer is sound. */
+static bool
+rewrite(rd_kafka_headers_t *headers, const struct tr_kafka_record *from)
+{
+	for (uint32_t i = 0; i < from->header_count; i++) {
+		struct tr_str name = from->headers[2 * (size_t)i], value = from->headers[2 * (size_t)i + 1];
+		const char *old_name;
+		const void *old_value;
+		size_t old_len;
+
+		if (rd_kafka_header_get_all(headers, i, &old_name, &old_value, &old_len) !=
+				RD_KAFKA_RESP_ERR_NO_ERROR ||
+			old_len != value.len || old_value == NULL || value.data == NULL ||
+			strncmp(old_name, name.data, name.len) != 0 || old_name[name.len] != '\0')
+			return false;
+		memcpy((void *)(uintptr_t)old_value, value.data, value.len);
+	}
+	return rd_kafka_header_cnt(headers) == from->header_count;
+}
+
+/* Those of a record; NULL: none. */
+static rd_kafka_headers_t *
+headers_of(struct tr_kafka_producer *producer, const struct tr_kafka_record *from)
+{
+	rd_kafka_headers_t *headers;
+
+	if (from->header_count == 0)
+		return NULL;
+	if (producer->spare_count > 0) {
+		headers = producer->spares[--producer->spare_count];
+		if (rewrite(headers, from))
+			return headers;
+		rd_kafka_headers_destroy(headers); /* of another hook, or of a record that was tried ten times */
+	}
+	headers = rd_kafka_headers_new(from->header_count);
+	for (uint32_t i = 0; i < from->header_count; i++) {
+		const struct tr_str *header = &from->headers[2 * (size_t)i];
+
+		rd_kafka_header_add(
+			headers, header[0].data, (ssize_t)header[0].len, header[1].data, (ssize_t)header[1].len);
+	}
+	return headers;
+}
+
+/* Keeps what librdkafka has no use for any more. */
+static void
+keep_headers(struct tr_kafka_producer *producer, rd_kafka_headers_t *headers)
+{
+	if (producer->spares == NULL)
+		producer->spares = malloc(TR_KAFKA_SPARES * sizeof(rd_kafka_headers_t *));
+	if (producer->spares != NULL && producer->spare_count < TR_KAFKA_SPARES)
+		producer->spares[producer->spare_count++] = headers;
+	else
+		rd_kafka_headers_destroy(headers);
+}
+
+void
+tr_kafka_drop_spares(struct tr_kafka_producer *producer)
+{
+	while (producer->spare_count > 0)
+		rd_kafka_headers_destroy(producer->spares[--producer->spare_count]);
+	free(producer->spares);
+	producer->spares = NULL;
+}
+
 /* --- calls ----------------------------------------------------------------------------------------------- */
+
+static size_t
+size_of(uint32_t count)
+{
+	return sizeof(struct tr_kafka_batch) + count * sizeof(struct tr_kafka_slot);
+}
 
 struct tr_kafka_call *
 tr_kafka_call_new(struct tr_kafka_producer *producer, uint32_t count)
 {
-	struct tr_kafka_batch *call = calloc(1, sizeof *call + count * sizeof call->records[0]);
+	struct tr_kafka_batch *call = tr_pool_get(size_of(count));
 
 	if (call == NULL)
 		return NULL;
+	*call = (struct tr_kafka_batch){0}; /* tr_kafka_call_add() fills the records */
 	call->pub.count = count;
 	call->producer = producer;
 	producer->refs++;
@@ -35,7 +114,12 @@ tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
 	struct tr_kafka_batch *call = call_of(pub);
 	struct tr_kafka_slot *record = &call->records[call->added];
 
-	record->call = call;
+	*record = (struct tr_kafka_slot){.call = call,
+		.has_key = from->key.data != NULL,
+		.key_len = from->key.len,
+		.partition = from->partition,
+		.timeout_ns = from->timeout_ns,
+		.result = {0, -1, -1}};
 	if (call->added > 0 && /* the topic of the one before is there already */
 		tr_str_eq(tr_str(call->text.data + record[-1].topic_at), from->topic)) {
 		record->topic_at = record[-1].topic_at;
@@ -44,16 +128,12 @@ tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
 		tr_buf_add_str(&call->text, from->topic);
 		tr_buf_addc(&call->text, '\0');
 	}
-	record->has_key = from->key.data != NULL;
 	record->key_at = call->text.len;
-	record->key_len = from->key.len;
-	if (record->has_key)
+	if (from->key.data != NULL)
 		tr_buf_add_str(&call->text, from->key);
-	record->partition = from->partition;
-	record->timeout_ns = from->timeout_ns;
-	record->result = (struct tr_kafka_result){0, -1, -1};
 	if (from->bytes != NULL) {
-		tr_bytes_share(&record->payload, from->bytes);
+		record->payload = *from->bytes;
+		*from->bytes = (struct tr_bytes){0};
 	} else if (from->payload.len > 0) {
 		struct tr_blob *blob = tr_blob_new(from->payload.data, from->payload.len);
 
@@ -62,14 +142,7 @@ tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
 		tr_bytes_set(&record->payload, blob);
 	}
 	call->added++; /* what it holds is freed with the call */
-	if (from->header_count > 0)
-		record->headers = rd_kafka_headers_new(from->header_count);
-	for (uint32_t i = 0; i < from->header_count; i++) {
-		const struct tr_str *header = &from->headers[2 * i];
-
-		rd_kafka_header_add(record->headers, header[0].data, (ssize_t)header[0].len, header[1].data,
-			(ssize_t)header[1].len);
-	}
+	record->headers = headers_of(call->producer, from);
 	return call->text.failed ? TR_ENOMEM : TR_OK;
 }
 
@@ -91,7 +164,7 @@ tr_kafka_call_free(struct tr_kafka_call *pub)
 		tr_bytes_fini(&call->records[i].payload);
 	}
 	tr_buf_free(&call->text);
-	free(call);
+	tr_pool_put(call, size_of(pub->count));
 	tr_kafka_unref(producer);
 }
 
@@ -145,24 +218,41 @@ record_told(struct tr_kafka_slot *record, int err, int32_t partition, int64_t of
 	struct tr_kafka *kafka = call->producer->kafka;
 
 	record->result = (struct tr_kafka_result){err, partition, offset};
-	tr_metric_add(err == 0 ? kafka->delivered : kafka->failed, 1);
+	if (err != 0) /* who reads reports counts those that are delivered */
+		tr_metric_add(kafka->failed, 1);
 	if (--call->pending == 0)
 		tr_loop_defer(kafka->loop, &call->defer, call_ended);
 }
 
 /* --- producing ------------------------------------------------------------------------------------------- */
 
+/* The handle of a topic, which saves librdkafka a search under its lock for each record. NULL: there is none of that
+ * name.
+ */
+static rd_kafka_topic_t *
+topic_of(struct tr_kafka_producer *producer, const char *name)
+{
+	if (producer->topic != NULL && strcmp(rd_kafka_topic_name(producer->topic), name) == 0)
+		return producer->topic;
+	if (producer->topic != NULL)
+		rd_kafka_topic_destroy(producer->topic);
+	producer->topic = rd_kafka_topic_new(producer->rk, name, NULL);
+	return producer->topic;
+}
+
 /* False: there is no room now. */
 static bool
 produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
 {
 	struct tr_kafka_batch *call = record->call;
-	rd_kafka_resp_err_t err = rd_kafka_producev(producer->rk, RD_KAFKA_V_TOPIC(call->text.data + record->topic_at),
-		RD_KAFKA_V_PARTITION(record->partition), RD_KAFKA_V_MSGFLAGS(0),
-		RD_KAFKA_V_VALUE((void *)record->payload.data, record->payload.len),
-		RD_KAFKA_V_KEY(record->has_key ? call->text.data + record->key_at : NULL, record->key_len),
-		RD_KAFKA_V_HEADERS(record->headers), RD_KAFKA_V_OPAQUE(record), RD_KAFKA_V_END);
+	rd_kafka_topic_t *topic = topic_of(producer, call->text.data + record->topic_at);
+	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__INVALID_ARG;
 
+	if (topic != NULL)
+		err = rd_kafka_producev(producer->rk, RD_KAFKA_V_RKT(topic), RD_KAFKA_V_PARTITION(record->partition),
+			RD_KAFKA_V_MSGFLAGS(0), RD_KAFKA_V_VALUE((void *)record->payload.data, record->payload.len),
+			RD_KAFKA_V_KEY(record->has_key ? call->text.data + record->key_at : NULL, record->key_len),
+			RD_KAFKA_V_HEADERS(record->headers), RD_KAFKA_V_OPAQUE(record), RD_KAFKA_V_END);
 	if (err == RD_KAFKA_RESP_ERR__QUEUE_FULL)
 		return false;
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR) {
@@ -171,7 +261,6 @@ produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
 	}
 	record->headers = NULL;
 	call->inside++;
-	tr_metric_add(producer->kafka->in_flight, 1);
 	return true;
 }
 
@@ -179,14 +268,20 @@ produce(struct tr_kafka_producer *producer, struct tr_kafka_slot *record)
 static bool
 call_push(struct tr_kafka_batch *call)
 {
-	while (call->produced < call->pub.count) {
+	struct tr_metric *in_flight = call->producer->kafka->in_flight;
+	uint32_t before = call->inside;
+	bool all = true;
+
+	while (all && call->produced < call->pub.count) {
 		struct tr_kafka_slot *record = &call->records[call->produced];
 
-		if (record->result.err == 0 && !produce(call->producer, record))
-			return false; /* an err: it could wait no longer */
-		call->produced++;
+		/* an err: it could wait no longer */
+		all = record->result.err != 0 || produce(call->producer, record);
+		if (all)
+			call->produced++;
 	}
-	return true;
+	tr_metric_add(in_flight, (int64_t)call->inside - before);
+	return all;
 }
 
 void
@@ -336,34 +431,45 @@ send_alone(struct tr_kafka_producer *producer, struct tr_kafka_slot *record, con
 		return true;
 	}
 	say_alone(producer, message);
-	/* NOLINTNEXTLINE: a report's message is ours as long as the event is */
-	rd_kafka_message_detach_headers((rd_kafka_message_t *)(uintptr_t)message, &record->headers);
 	before = record->call->inside;
-	if (!produce(solo, record))
+	if (!produce(solo, record)) {
 		record_told(record, RD_KAFKA_RESP_ERR__QUEUE_FULL, -1, -1);
-	else if (record->call->inside > before)
-		solo->calls++; /* it has it; else it is told already */
+	} else if (record->call->inside > before) { /* it has it; else it is told already */
+		solo->calls++;
+		tr_metric_add(producer->kafka->in_flight, 1);
+	}
 	return true;
 }
 
 void
 tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event)
 {
+	struct tr_kafka *kafka = producer->kafka;
 	const rd_kafka_message_t *message;
+	int64_t reports = 0, delivered = 0;
 
 	while ((message = rd_kafka_event_message_next(event)) != NULL) {
 		struct tr_kafka_slot *record = message->_private;
+		rd_kafka_headers_t *headers;
 
-		if (send_alone(producer, record, message)) {
-			tr_metric_add(producer->kafka->in_flight, -1); /* produce() has counted it again */
+		reports++;
+		/* NOLINTNEXTLINE: a report's message is ours as long as the event is */
+		if (rd_kafka_message_detach_headers((rd_kafka_message_t *)(uintptr_t)message, &headers) ==
+			RD_KAFKA_RESP_ERR_NO_ERROR)
+			record->headers = headers;
+		if (send_alone(producer, record, message))
 			continue;
-		}
-		tr_metric_add(producer->kafka->in_flight, -1);
+		if (record->headers != NULL)
+			keep_headers(producer, record->headers);
+		record->headers = NULL;
 		if (producer->is_solo)
 			producer->calls--;
 		record->call->inside--;
+		delivered += message->err == RD_KAFKA_RESP_ERR_NO_ERROR;
 		record_told(record, message->err, message->partition, message->offset);
 	}
+	tr_metric_add(kafka->in_flight, -reports);
+	tr_metric_add(kafka->delivered, delivered);
 }
 
 void

@@ -8,6 +8,8 @@
 #include "base/metrics.h"
 #include "transport/kafka.h"
 
+#define TR_KAFKA_SPARES 4096 /* lists of headers that a producer keeps, some 300 bytes each */
+
 struct tr_kafka_slot { /* one record of a call */
 	struct tr_kafka_batch *call;
 	size_t topic_at, key_at, key_len; /* in the call's text; the topic with its NUL */
@@ -46,6 +48,9 @@ struct tr_kafka_producer {
 	bool is_solo;                   /* of another: sends each record in a request of its own */
 	int64_t alone_said_ns;          /* monotonic; of the last line about it */
 	rd_kafka_t *rk;
+	rd_kafka_topic_t *topic;     /* that was produced to last; NULL: none yet */
+	rd_kafka_headers_t **spares; /* TR_KAFKA_SPARES, whose values may be written over; NULL: none yet */
+	uint32_t spare_count;
 	rd_kafka_queue_t *queue;
 	int fd;
 	ev_io readable;
@@ -77,6 +82,8 @@ struct tr_kafka_producer *tr_kafka_solo(struct tr_kafka_producer *producer);
 void tr_kafka_producer_rest(struct tr_kafka_producer *producer);
 /* Offers what waits for room. */
 void tr_kafka_line_pump(struct tr_kafka_producer *producer);
+/* Frees the lists of headers that are kept. */
+void tr_kafka_drop_spares(struct tr_kafka_producer *producer);
 /* The reports of an event. */
 void tr_kafka_reports(struct tr_kafka_producer *producer, rd_kafka_event_t *event);
 /* The producers are gone: gives up all calls. `ended`: librdkafka holds nothing of theirs any more; else what was

@@ -39,9 +39,9 @@ bench_kafka() {
 		result_line 'plain librdkafka loop, no queue' "$("$build/kafka_bench" plain "$BENCH_BROKERS" events $count)"
 		for batch in 100 500; do
 			export BENCH_BATCH=$batch
-			run_transport "tailrace, new_kafka, batches of $batch" kafka $count --window 12000
+			run_transport "tailrace, new_kafka, batches of $batch" kafka $count
 		done
-		run_transport "tailrace, new_kafka, 500, 100 events a change" kafka $count --window 12000 --per-change 100
+		run_transport "tailrace, new_kafka, 500, 100 events a change" kafka $count --per-change 100
 		unset BENCH_BATCH BENCH_BROKERS
 		end_peer
 	done

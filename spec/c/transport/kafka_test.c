@@ -193,6 +193,78 @@ is_whole(uint32_t index, const rd_kafka_message_t *message)
 	assert_memory_equal(value, "abc", 3);
 }
 
+/* One after the other, so that each may have the list of the one before: of the same shape or not. */
+static const struct tr_str shapes[][4] = {
+	{{"event_id", 8}, {"one", 3}, {"attempt", 7}, {"1", 1}},
+	{{"event_id", 8}, {"two", 3}, {"attempt", 7}, {"2", 1}},
+	{{"event_id", 8}, {"3\0", 3}, {"attempt", 7}, {"10", 2}},
+	{{"event_id", 8}, {"fou", 3}, {"attempts", 8}, {"11", 2}},
+	{{"event", 5}, {"fiv", 3}, {"attempt", 7}, {"12", 2}},
+	{{"event", 5}, {"six", 3}, {NULL, 0}, {NULL, 0}},
+	{{"event", 5}, {"", 0}, {"attempt", 7}, {"", 0}},
+	{{"event", 5}, {"", 0}, {"attempt", 7}, {NULL, 0}},
+	{{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}},
+	{{"event", 5}, {"ten", 3}, {"attempt", 7}, {"13", 2}},
+};
+
+static uint32_t
+header_count_of(uint32_t shape)
+{
+	return (shapes[shape][0].data != NULL) + (shapes[shape][2].data != NULL);
+}
+
+static void
+is_shape(uint32_t index, const rd_kafka_message_t *message)
+{
+	rd_kafka_headers_t *headers;
+
+	if (header_count_of(index) == 0) {
+		assert_int_equal(rd_kafka_message_headers(message, &headers), RD_KAFKA_RESP_ERR__NOENT);
+		return;
+	}
+	assert_int_equal(rd_kafka_message_headers(message, &headers), 0);
+	assert_int_equal(rd_kafka_header_cnt(headers), header_count_of(index));
+	for (uint32_t i = 0; i < header_count_of(index); i++) {
+		const struct tr_str *header = &shapes[index][2 * i];
+		const char *name;
+		const void *value;
+		size_t len;
+
+		assert_int_equal(rd_kafka_header_get_all(headers, i, &name, &value, &len), 0);
+		assert_string_equal(name, header[0].data);
+		assert_int_equal(len, header[1].len);
+		assert_int_equal(value != NULL, header[1].data != NULL);
+		if (len > 0)
+			assert_memory_equal(value, header[1].data, len);
+	}
+}
+
+static void
+check_headers(struct tr_kafka_producer *producer)
+{
+	for (uint32_t i = 0; i < TR_COUNT(shapes); i++) {
+		struct tr_kafka_record record = {.topic = TR_STR("events"),
+			.payload = TR_STR("x"),
+			.headers = shapes[i],
+			.header_count = header_count_of(i),
+			.partition = 3,
+			.timeout_ns = TR_NS_PER_S};
+		struct tr_kafka_call *call = tr_kafka_call_new(producer, 1);
+		struct tr_kafka_result result;
+		bool done = false;
+
+		assert_int_equal(tr_kafka_call_add(call, &record), TR_OK);
+		call->done = told;
+		call->owner = &done;
+		tr_kafka_call_start(call);
+		wait_true(&done);
+		tr_kafka_call_result(call, 0, &result);
+		assert_int_equal(result.err, 0);
+		tr_kafka_call_free(call);
+	}
+	consume(3, TR_COUNT(shapes), is_shape);
+}
+
 static void
 a_record_arrives_whole(void **state)
 {
@@ -221,8 +293,9 @@ a_record_arrives_whole(void **state)
 	assert_int_equal(result.partition, 2);
 	assert_int_equal(result.offset, 0);
 	tr_kafka_call_free(call);
-	tr_kafka_unref(producer);
 	consume(2, 1, is_whole);
+	check_headers(producer);
+	tr_kafka_unref(producer);
 }
 
 static void
