@@ -10,6 +10,7 @@
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "cli/server.h"
+#include "ingress/intake.h"
 
 struct signals {
 	struct tr_server *server;
@@ -66,7 +67,7 @@ int
 tr_cmd_run(int argc, char **argv)
 {
 	const char *policy = NULL, *user = NULL, *repl_socket = NULL, *filter = getenv("TAILRACE_LOG");
-	int64_t workers = 0, seed = 0;
+	int64_t workers = 0, seed = 0, intake_mib = TR_INTAKE_BYTES >> 20;
 	double deadline_s = 20;
 	bool jit = false, print_ledger = false;
 	const struct tr_arg options[] = {
@@ -81,6 +82,8 @@ tr_cmd_run(int argc, char **argv)
 			"compile policy code (an endless loop can then not be interrupted)"},
 		{"repl-socket", "PATH", TR_ARG_TEXT, &repl_socket, 0, 0,
 			"a socket for `tailrace repl --attach PATH`, for this user and root only"},
+		{"intake-memory", "MIB", TR_ARG_INT, &intake_mib, 1, INT32_MAX,
+			"bound for all that is being received: envelopes, texts, HTTP bodies; default 512"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
 		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
@@ -113,6 +116,7 @@ tr_cmd_run(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	raise_file_limit();
+	tr_intake_set_limit(intake_mib << 20);
 	if (tr_watchdog_start() != TR_OK) {
 		fprintf(stderr, "tailrace run: the watchdog thread cannot be started\n");
 		return TR_EXIT_OSERR;

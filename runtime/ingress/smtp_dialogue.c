@@ -5,6 +5,8 @@
 
 #include "ingress/smtp_internal.h"
 
+#define RCPT_BYTES 1024 /* of the intake budget for a recipient: it is likely to become a message of its own */
+
 /* --- relaying --------------------------------------------------------------------------------------------------- */
 
 static const struct tr_smtp_domain *
@@ -302,6 +304,13 @@ rcpt_answered(struct tr_smtp_session *session, const struct tr_smtp_answer *answ
 		}
 		session->rcpts = rcpts;
 	}
+	if (!tr_smtp_take_memory(session, RCPT_BYTES + (int64_t)session->rcpt.len)) {
+		tr_addr_fini(&session->rcpt);
+		tr_smtp_replyf(
+			session, 452, TR_SMTP_GO_ON, "4.3.1 %s out of memory. Try later", session->params->hostname);
+		return;
+	}
+	session->rcpt_bytes += RCPT_BYTES + (int64_t)session->rcpt.len;
 	session->rcpts[count] = session->rcpt;
 	session->rcpt = (struct tr_addr){0};
 	session->rcpt_count++;
@@ -372,6 +381,8 @@ tr_smtp_do_line(struct tr_smtp_session *session, struct tr_str line)
 		tr_smtp_reply(session, code, refusal, TR_SMTP_GO_ON);
 		return;
 	}
+	if (command.verb != TR_SMTP_RCPT && command.verb != TR_SMTP_DATA)
+		tr_smtp_charge(session, false);
 	switch (command.verb) {
 	case TR_SMTP_EHLO:
 	case TR_SMTP_HELO:

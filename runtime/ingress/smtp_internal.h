@@ -1,5 +1,5 @@
-/* Shared by smtp_session.c (input, events, life), smtp_reply.c, smtp_dialogue.c (commands) and smtp_transaction.c (from
- * the end of the text to the answer). */
+/* Shared by smtp_session.c (input, events, life), smtp_pace.c (what a session may cost), smtp_reply.c, smtp_dialogue.c
+ * (commands) and smtp_transaction.c (from the end of the text to the answer). */
 #ifndef TR_SMTP_INTERNAL_H
 #define TR_SMTP_INTERNAL_H
 
@@ -8,7 +8,8 @@
 #include "ingress/smtp_command.h"
 #include "ingress/smtp_session.h"
 
-#define TR_SMTP_DOMAINS 17 /* cached answers of get_listener_domain a session */
+#define TR_SMTP_PRESSURE_NS (5 * TR_NS_PER_MS) /* how often a session looks whether the spool takes again */
+#define TR_SMTP_DOMAINS 17                     /* cached answers of get_listener_domain a session */
 
 enum tr_smtp_state {
 	TR_SMTP_AT_COMMAND,
@@ -34,9 +35,11 @@ struct tr_smtp_text { /* what DATA brings; lives from 354 to the reply */
 	struct tr_buf body; /* until it moves to the blob */
 	struct tr_blob *blob;
 	struct tr_body_file *file; /* above the spool's bound */
-	uint64_t counted;          /* bytes of the intake budget */
+	int64_t counted;           /* bytes of the intake budget */
 	bool no_memory, no_space;  /* collecting ended */
-	uint64_t lines_seen;       /* when the deadline was last renewed */
+	int64_t window_at_ns;      /* how fast it comes: so many bytes since then */
+	int64_t window_bytes;
+	uint64_t lines_seen; /* when the deadline was last renewed */
 	/* processing */
 	struct tr_message **messages; /* one a batch; owned */
 	bool *relayable;
@@ -50,7 +53,8 @@ struct tr_smtp_session {
 	struct tr_worker *worker;
 	struct tr_smtp_params *params;
 	struct tr_stream *stream;
-	struct tr_smtp_session *next, **prev; /* the listener's list of this worker */
+	struct tr_smtp_crowd *crowd;
+	struct tr_smtp_session *next, **prev; /* crowd->first */
 	void *slot;                           /* the binding's */
 	/* the dialogue */
 	uint8_t state;   /* enum tr_smtp_state */
@@ -58,13 +62,19 @@ struct tr_smtp_session {
 	bool processing; /* inside the loop over the input */
 	bool skipping;   /* the rest of a line that was too long */
 	bool draining;   /* waits until the client has taken its replies */
+	bool paused;     /* waits for the timer */
+	bool pacing;     /* because of the rate of work that leads nowhere */
 	bool stopping;
 	bool dead;
 	bool greeted; /* the banner is out */
 	bool has_meta;
 	bool ehlo_set;
-	tr_smtp_then *then;      /* of the event that is under way */
-	struct tr_timer timer;   /* data_processing_timeout, or looking again after back-pressure */
+	tr_smtp_then *then; /* of the event that is under way */
+	struct tr_timer
+		timer;      /* data_processing_timeout, or looking again after back-pressure or a wait for its turn */
+	uint32_t fruitless; /* units of work since a message was stored: smtp_pace.c */
+	int64_t paid;       /* units of it that may be done now */
+	uint64_t doomed_bytes;   /* of a line or text that will be refused, less than a unit */
 	struct tr_defer release; /* frees it once no call of ours is on the stack */
 	char *ehlo;              /* domain of EHLO or HELO; NULL: none */
 	struct tr_str command; /* the line that is being answered; .data NULL: none; in the input, or in command_kept */
@@ -85,6 +95,8 @@ struct tr_smtp_session {
 	uint32_t rcpt_count, rcpt_cap;
 	struct tr_addr rcpt; /* being checked */
 	uint64_t rcpts_seen; /* of the connection */
+	int64_t rcpt_bytes;  /* of the intake budget */
+	int64_t heard_at_ns; /* monotonic: the start, or the last command */
 	struct tr_smtp_text *text;
 	struct tr_smtp_intake *intake; /* at the spool; it outlives us if it must */
 	/* relaying */
@@ -112,6 +124,19 @@ void tr_smtp_clear_mail(struct tr_smtp_session *session);
 void tr_smtp_size_input(struct tr_smtp_session *session);
 struct tr_spool *tr_smtp_spool(struct tr_smtp_session *session);
 
+/* --- smtp_pace.c ----------------------------------------------------------------------------------------- */
+void tr_smtp_crowd_add(struct tr_smtp_session *session, struct tr_smtp_crowd *crowd);
+void tr_smtp_crowd_remove(struct tr_smtp_session *session);
+/* Work that may lead to a message is free; the rest has a rate, which all sessions of a worker share. */
+void tr_smtp_charge(struct tr_smtp_session *session, bool refused);     /* a command */
+void tr_smtp_charge_bytes(struct tr_smtp_session *session, size_t len); /* input that is thrown away */
+/* Waits, and goes on by itself. */
+void tr_smtp_pause(struct tr_smtp_session *session, int64_t ns);
+/* False: it is paused until it is its turn. */
+bool tr_smtp_may_go_on(struct tr_smtp_session *session);
+/* Takes memory for what a client sends; others may have to make room. False: there is none. */
+bool tr_smtp_take_memory(struct tr_smtp_session *session, int64_t bytes);
+
 /* --- smtp_reply.c ---------------------------------------------------------------------------------------- */
 /* The answer to a command, the last act of whatever handles it: rewritten by policy, written, recorded if it is a
  * refusal. */
@@ -137,6 +162,7 @@ int tr_smtp_text_begin(struct tr_smtp_session *session); /* TR_OK, TR_ENOMEM */
 void tr_smtp_text_add(void *session, const char *run, size_t len);
 void tr_smtp_text_end(struct tr_smtp_session *session);
 void tr_smtp_text_free(struct tr_smtp_session *session); /* NULL text is fine */
+void tr_smtp_text_give_up(struct tr_smtp_text *text);    /* the memory goes; its end is still waited for */
 /* The client is gone: what is at the spool goes on alone. */
 void tr_smtp_intake_leave(struct tr_smtp_session *session);
 

@@ -3,16 +3,21 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/diag.h"
+#include "ingress/intake.h"
 
 #define REFUSAL_NS (TR_NS_PER_S / 2) /* how long a refused client may take to read why */
 
 struct place { /* what one worker has of the listener; only its thread touches the list */
 	struct tr_smtp_listener *listener;
 	struct tr_worker *worker;
-	struct tr_smtp_session *sessions;
+	struct tr_smtp_crowd crowd;
 	struct tr_mail stop, abort; /* posted at most once each */
+	struct tr_mail room;
+	_Atomic bool room_posted;
 };
 
 struct tr_smtp_listener {
@@ -36,7 +41,7 @@ struct handover { /* a descriptor on its way to its worker */
 static void
 start_session(struct place *place, int fd)
 {
-	tr_smtp_session_start(&place->listener->shared, place->worker, fd, &place->sessions);
+	tr_smtp_session_start(&place->listener->shared, place->worker, fd, &place->crowd);
 }
 
 static void
@@ -69,6 +74,23 @@ refuse(struct tr_smtp_listener *listener, int fd, const char *why)
 	}
 	tr_stream_write(stream, line, (size_t)len);
 	tr_stream_close(stream, REFUSAL_NS);
+}
+
+/* Without the time that it would take to let the client read it: descriptors are short. */
+static void
+refuse_at_once(struct tr_smtp_listener *listener, int fd)
+{
+	char line[512];
+	int len = snprintf(
+		line, sizeof line, "421 4.3.2 %.256s load shedding. Try later\r\n", listener->shared.params->hostname);
+
+	for (int i = 0; i < 2; i++)
+		tr_metric_add(listener->shared.denied[i], 1);
+	tr_log(TR_LEVEL_WARN, "smtp_server", "%s: a connection was refused: too few descriptors are left",
+		listener->shared.text);
+	if (send(fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		tr_log(TR_LEVEL_DEBUG, "smtp_server", "%s: it was not told", listener->shared.text);
+	close(fd);
 }
 
 static int
@@ -106,7 +128,11 @@ accepted(void *arg, int fd, const struct tr_sockaddr *peer)
 		refuse(listener, fd, "load shedding. Try later");
 		return;
 	}
-	if (atomic_fetch_add(&shared->sessions, 1) >= listener->max_connections) {
+	if (tr_intake_files_short(fd) && !tr_smtp_make_place()) {
+		refuse_at_once(listener, fd);
+		return;
+	}
+	if (atomic_fetch_add(&shared->sessions, 1) >= listener->max_connections && !tr_smtp_make_place()) {
 		atomic_fetch_sub(&shared->sessions, 1);
 		refuse(listener, fd, "too many concurrent sessions. Try later");
 		return;
@@ -127,12 +153,39 @@ accepted(void *arg, int fd, const struct tr_sockaddr *peer)
 	tr_loop_post(tr_worker_loop(place->worker), &handover->mail);
 }
 
+/* --- memory -------------------------------------------------------------------------------------------------- */
+
+static void
+room_mail(struct tr_mail *mail)
+{
+	struct place *place = tr_container_of(mail, struct place, room);
+
+	atomic_store(&place->room_posted, false);
+	while (tr_intake_is_short() && tr_smtp_make_room())
+		;
+}
+
+static void
+make_room(struct tr_smtp_shared *shared, struct tr_worker *here)
+{
+	struct tr_smtp_listener *listener = tr_container_of(shared, struct tr_smtp_listener, shared);
+
+	for (uint32_t i = 0; i < listener->workers; i++) {
+		struct place *place = &listener->places[i];
+
+		if (place->worker == here || atomic_exchange(&place->room_posted, true))
+			continue;
+		place->room.fn = room_mail;
+		tr_loop_post(tr_worker_loop(place->worker), &place->room);
+	}
+}
+
 /* --- stop ---------------------------------------------------------------------------------------------------- */
 
 static void
 stop_place(struct place *place)
 {
-	for (struct tr_smtp_session *session = place->sessions, *next; session != NULL; session = next) {
+	for (struct tr_smtp_session *session = place->crowd.first, *next; session != NULL; session = next) {
 		next = tr_smtp_session_next(session);
 		tr_smtp_session_stop(session);
 	}
@@ -141,8 +194,8 @@ stop_place(struct place *place)
 static void
 abort_place(struct place *place)
 {
-	while (place->sessions != NULL)
-		tr_smtp_session_abort(place->sessions);
+	while (place->crowd.first != NULL)
+		tr_smtp_session_abort(place->crowd.first);
 }
 
 static void
@@ -277,6 +330,7 @@ tr_smtp_listener_new(const struct tr_smtp_listener_config *config, struct tr_run
 	listener->shared.ops = config->ops;
 	listener->shared.ops_arg = config->ops_arg;
 	listener->shared.params = config->params;
+	listener->shared.make_room = make_room;
 	tr_sockaddr_text(tr_listener_local(listener->socket), true, listener->shared.text);
 	snprintf(listener->name, sizeof listener->name, "esmtp listener %s", listener->shared.text);
 	listener->part = (struct tr_run_part){

@@ -95,6 +95,8 @@ finish(struct tr_smtp_session *session, int code, struct tr_str text, enum tr_sm
 	bool quiet = code == 421 && text.len >= 6 && memcmp(text.data, "4.3.2 ", 6) == 0;
 
 	tr_smtp_write_lines(session, code, text);
+	if (code >= 400 && code <= 599)
+		tr_smtp_charge(session, true);
 	if (code >= 400 && code <= 599 && !quiet)
 		record(session, code, text);
 	if (session->close_mail)

@@ -2,11 +2,14 @@
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "ingress/intake.h"
 #include "ingress/smtp_internal.h"
 
 #define LINGER_NS (2 * TR_NS_PER_S)
-#define REPLIES_MAX (64 * 1024) /* bytes of replies that a client has not taken; it is heard again when it has all */
-#define PRESSURE_NS (5 * TR_NS_PER_MS) /* how often a session looks whether the spool takes again */
+#define REPLIES_MAX (16 * 1024) /* bytes of replies that a client has not taken; it is heard again when it has all */
+#define COMMANDS_MAX (4 * 1024) /* bytes of commands that are read ahead of a client */
+#define TEXTS_MAX (4 * 1024 * 1024) /* bytes of texts that are read at a time from all clients of a listener */
+#define COMMANDS_A_TURN 32          /* then others have theirs */
 
 static const struct tr_smtp_answer no_answer = {.reject_code = -1};
 
@@ -60,9 +63,7 @@ end_session(struct tr_smtp_session *session, int64_t linger_ns)
 	shared->ops->gone(shared->ops_arg, session);
 	for (int i = 0; i < 2; i++)
 		tr_metric_add(shared->connections[i], -1);
-	*session->prev = session->next;
-	if (session->next != NULL)
-		session->next->prev = session->prev;
+	tr_smtp_crowd_remove(session);
 	tr_loop_defer(loop, &session->release, release);
 }
 
@@ -94,8 +95,9 @@ void
 tr_smtp_session_stop(struct tr_smtp_session *session)
 {
 	session->stopping = true;
-	if (!session->waiting && !session->processing)
-		say_stopping(session);
+	if ((!session->waiting || session->draining || (session->paused && session->state == TR_SMTP_AT_COMMAND)) &&
+		!session->processing)
+		say_stopping(session); /* it waits for nothing that could become mail */
 }
 
 struct tr_smtp_session *
@@ -144,12 +146,6 @@ tr_smtp_go_on(struct tr_smtp_session *session)
 	}
 	renew_deadline(session);
 	tr_stream_resume(session->stream);
-}
-
-static void
-look_again(struct tr_timer *timer)
-{
-	tr_smtp_go_on(tr_container_of(timer, struct tr_smtp_session, timer));
 }
 
 /* --- events --------------------------------------------------------------------------------------------------- */
@@ -205,11 +201,20 @@ tr_smtp_session_answer(struct tr_smtp_session *session, const struct tr_smtp_ans
 	then(session, answer); /* waits again, replies, or ends the session */
 }
 
-/* Room for a whole command line in any case. */
+/* Room for a whole command line in any case; much more only for a text. */
 void
 tr_smtp_size_input(struct tr_smtp_session *session)
 {
 	size_t line = session->params->line_limit + 2, size = session->params->data_buffer_size;
+
+	if (session->text == NULL) {
+		size = size < COMMANDS_MAX ? size : COMMANDS_MAX;
+	} else { /* many share a turn: others wait for it */
+		size_t share = TEXTS_MAX / (atomic_load(&session->shared->sessions) + 1);
+
+		share = share > COMMANDS_MAX ? share : COMMANDS_MAX;
+		size = size < share ? size : share;
+	}
 
 	tr_stream_set_input_limit(session->stream, size > line ? size : line);
 }
@@ -222,7 +227,11 @@ do_text(struct tr_smtp_session *session, const char *bytes, size_t len, size_t *
 	struct tr_smtp_text *text = session->text;
 	bool ended = false;
 
-	*used += tr_smtp_data_scan(&text->scan, bytes, len, tr_smtp_text_add, session, &ended);
+	size_t done = tr_smtp_data_scan(&text->scan, bytes, len, tr_smtp_text_add, session, &ended);
+
+	*used += done;
+	if (text->no_memory || text->no_space || text->scan.too_big || text->scan.long_line)
+		tr_smtp_charge_bytes(session, done);
 	if (text->scan.lines != text->lines_seen || ended) {
 		text->lines_seen = text->scan.lines;
 		renew_deadline(session);
@@ -246,12 +255,15 @@ do_command(struct tr_smtp_session *session, const char *bytes, size_t len, size_
 		session->skipping = true;
 	}
 	if (lf == NULL) {
-		if (session->skipping)
+		if (session->skipping) {
 			*used += len;
+			tr_smtp_charge_bytes(session, len);
+		}
 		return false;
 	}
 	*used += line + 1;
 	renew_deadline(session);
+	session->heard_at_ns = tr_mono_ns();
 	if (session->skipping) {
 		session->skipping = false;
 		tr_smtp_reply(session, 500, "5.2.3 line too long", TR_SMTP_GO_ON);
@@ -270,6 +282,7 @@ process(struct tr_smtp_session *session)
 {
 	struct tr_buf *in = tr_stream_input(session->stream);
 	size_t used = 0;
+	int commands = 0;
 
 	if (session->processing || session->waiting)
 		return;
@@ -278,18 +291,21 @@ process(struct tr_smtp_session *session)
 		const char *bytes = in->data + used;
 		size_t len = in->len - used;
 
+		if (tr_stream_backlog(session->stream) > REPLIES_MAX)
+			tr_stream_flush(session->stream);
 		if (tr_stream_backlog(session->stream) > REPLIES_MAX) { /* a client that sends and does not read */
 			session->draining = true;
+			tr_stream_want_drained(session->stream);
 			tr_smtp_wait(session);
-		} else if (session->state != TR_SMTP_AT_TEXT) {
-			if (!do_command(session, bytes, len, &used))
-				break;
-		} else if (tr_spool_pressure(tr_smtp_spool(session))) {
-			tr_smtp_wait(session);
-			tr_timer_start(tr_loop_wheel(tr_worker_loop(session->worker)), &session->timer, PRESSURE_NS,
-				look_again);
-		} else {
-			do_text(session, bytes, len, &used);
+		} else if (session->state == TR_SMTP_AT_TEXT) {
+			if (tr_spool_pressure(tr_smtp_spool(session)))
+				tr_smtp_pause(session, TR_SMTP_PRESSURE_NS);
+			else if (tr_smtp_may_go_on(session))
+				do_text(session, bytes, len, &used);
+		} else if (++commands > COMMANDS_A_TURN) {
+			tr_smtp_pause(session, 0);
+		} else if (tr_smtp_may_go_on(session) && !do_command(session, bytes, len, &used)) {
+			break;
 		}
 	}
 	session->processing = false;
@@ -345,6 +361,8 @@ tr_smtp_clear_mail(struct tr_smtp_session *session)
 {
 	for (uint32_t i = 0; i < session->rcpt_count; i++)
 		tr_addr_fini(&session->rcpts[i]);
+	tr_intake_give(TR_INTAKE_MAIL, session->rcpt_bytes);
+	session->rcpt_bytes = 0;
 	free(session->rcpts);
 	session->rcpts = NULL;
 	session->rcpt_count = 0;
@@ -430,7 +448,7 @@ tr_smtp_session_meta(struct tr_smtp_session *session)
  */
 
 void
-tr_smtp_session_start(struct tr_smtp_shared *shared, struct tr_worker *worker, int fd, struct tr_smtp_session **list)
+tr_smtp_session_start(struct tr_smtp_shared *shared, struct tr_worker *worker, int fd, struct tr_smtp_crowd *crowd)
 {
 	static const struct tr_stream_handlers handlers = {on_data, on_drained, on_closed};
 	struct tr_smtp_session *session = calloc(1, sizeof *session);
@@ -459,11 +477,8 @@ tr_smtp_session_start(struct tr_smtp_shared *shared, struct tr_worker *worker, i
 		tr_log(TR_LEVEL_ERROR, "smtp_server", "%s: a connection was closed: out of memory", shared->text);
 		return;
 	}
-	session->next = *list;
-	session->prev = list;
-	if (session->next != NULL)
-		session->next->prev = &session->next;
-	*list = session;
+	session->heard_at_ns = tr_mono_ns();
+	tr_smtp_crowd_add(session, crowd);
 	for (int i = 0; i < 2; i++) {
 		tr_metric_add(shared->connections[i], 1);
 		tr_metric_add(shared->opened[i], 1);

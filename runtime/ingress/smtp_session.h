@@ -77,13 +77,28 @@ struct tr_smtp_shared {
 	char text[64]; /* "127.0.0.1:2525" as bound */
 	_Atomic uint32_t sessions;
 	_Atomic bool stopping;
+	/* This worker has no session that could make room: the others shall look. NULL: there are none. */
+	void (*make_room)(struct tr_smtp_shared *shared, struct tr_worker *here);
 	struct tr_metric *connections[2], *opened[2], *denied[2], *messages[2],
 		*rejections[2]; /* all listeners; this one */
 };
 
-/* Starts a session on this worker; takes fd. It belongs to itself; `list` is where it is found until it ends. */
+/* The sessions of a listener on one worker; its thread only. */
+struct tr_smtp_crowd {
+	struct tr_smtp_session *first;
+	struct tr_smtp_crowd *next; /* of the thread, while it has sessions */
+	int64_t slot_at_ns;         /* monotonic: when the next work that leads nowhere may be done (smtp_pace.c) */
+};
+
+/* Starts a session on this worker; takes fd. It belongs to itself; it is found in `crowd` until it ends. */
 void tr_smtp_session_start(
-	struct tr_smtp_shared *shared, struct tr_worker *worker, int fd, struct tr_smtp_session **list);
+	struct tr_smtp_shared *shared, struct tr_worker *worker, int fd, struct tr_smtp_crowd *crowd);
+/* Of all sessions of this thread that are slow, the one that holds most of the intake budget gives it back and is
+ * refused. False: there is none. */
+bool tr_smtp_make_room(void);
+/* Of all sessions of this thread outside of a transaction, the one that has been silent longest is closed, if that is
+ * long. False: there is none. */
+bool tr_smtp_make_place(void);
 /* The answer of fire(). */
 void tr_smtp_session_answer(struct tr_smtp_session *session, const struct tr_smtp_answer *answer);
 /* No new transaction: a session that waits for its client says 421 and closes; one that works closes after its reply.

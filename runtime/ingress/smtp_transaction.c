@@ -3,12 +3,11 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
+#include "ingress/intake.h"
 #include "ingress/smtp_internal.h"
 
-#define BODY_FILE_BYTES (256 * 1024)              /* above it the text goes to a file while it arrives */
-#define INTAKE_BYTES (INT64_C(512) * 1024 * 1024) /* texts in memory, all sessions together */
-
-static _Atomic int64_t intake_bytes;
+#define BODY_FILE_BYTES (256 * 1024) /* above it the text goes to a file while it arrives */
+#define WINDOW_NS (2 * TR_NS_PER_S)  /* over which it is seen how fast a text comes */
 
 /* What is at the spool. Its strings and messages must stay until the commit, whatever becomes of the session. */
 struct tr_smtp_intake {
@@ -33,17 +32,45 @@ tr_smtp_text_begin(struct tr_smtp_session *session)
 	if (text == NULL)
 		return TR_ENOMEM;
 	tr_smtp_data_init(&text->scan, params->line_ends, params->line_limit, params->max_message_size);
+	text->window_at_ns = tr_mono_ns();
 	session->text = text;
+	tr_smtp_size_input(session);
 	return TR_OK;
 }
 
-static void
-give_up(struct tr_smtp_text *text)
+void
+tr_smtp_text_give_up(struct tr_smtp_text *text)
 {
 	tr_buf_free(&text->body);
+	tr_intake_give(TR_INTAKE_MAIL, text->counted);
+	text->counted = 0;
 	if (text->file != NULL)
 		tr_body_file_drop(text->file);
 	text->file = NULL;
+}
+
+/* Room in the body for `len` more, counted as it is allocated. */
+static bool
+make_room(struct tr_smtp_session *session, size_t len)
+{
+	struct tr_buf *body = &session->text->body;
+	size_t cap = body->cap + body->cap / 2, grows;
+	char *data;
+
+	if (body->data != NULL && body->cap - body->len >= len)
+		return true;
+	if (cap < body->len + len)
+		cap = body->len + len;
+	grows = cap - body->cap;
+	if (!tr_smtp_take_memory(session, (int64_t)grows))
+		return false;
+	session->text->counted += (int64_t)grows;
+	data = realloc(body->data, cap);
+	if (data == NULL)
+		return false;
+	body->data = data;
+	body->cap = cap;
+	return true;
 }
 
 void
@@ -51,20 +78,22 @@ tr_smtp_text_add(void *arg, const char *run, size_t len)
 {
 	struct tr_smtp_session *session = arg;
 	struct tr_smtp_text *text = session->text;
+	int64_t now_ns = tr_mono_ns();
 	int err = TR_OK;
 
 	if (text->no_memory || text->no_space)
 		return;
-	text->counted += len;
-	if (atomic_fetch_add_explicit(&intake_bytes, (int64_t)len, memory_order_relaxed) + (int64_t)len > INTAKE_BYTES)
+	if (now_ns - text->window_at_ns > WINDOW_NS) {
+		text->window_at_ns = now_ns;
+		text->window_bytes = 0;
+	}
+	text->window_bytes += (int64_t)len;
+	if (!make_room(session, len)) {
 		text->no_memory = true;
-	else
-		tr_buf_add(&text->body, run, len);
-	if (text->no_memory || text->body.failed) {
-		text->no_memory = true;
-		give_up(text);
+		tr_smtp_text_give_up(text);
 		return;
 	}
+	tr_buf_add(&text->body, run, len);
 	if (text->file != NULL) {
 		err = tr_body_file_add(text->file, run, len);
 	} else if (text->body.len > BODY_FILE_BYTES) {
@@ -74,7 +103,7 @@ tr_smtp_text_add(void *arg, const char *run, size_t len)
 	}
 	if (err != TR_OK) {
 		text->no_space = true;
-		give_up(text);
+		tr_smtp_text_give_up(text);
 	}
 }
 
@@ -87,13 +116,14 @@ tr_smtp_text_free(struct tr_smtp_session *session)
 		return;
 	session->text = NULL;
 	tr_timer_stop(tr_loop_wheel(tr_worker_loop(session->worker)), &session->timer);
-	give_up(text);
+	tr_smtp_text_give_up(text);
+	if (!session->dead)
+		tr_smtp_size_input(session);
 	tr_blob_unref(text->blob);
 	for (uint32_t i = 0; i < text->count; i++)
 		tr_message_free(text->messages[i]);
 	free(text->messages);
 	free(text->relayable);
-	atomic_fetch_sub_explicit(&intake_bytes, (int64_t)text->counted, memory_order_relaxed);
 	free(text);
 }
 
@@ -170,6 +200,8 @@ answer_stored(struct tr_smtp_session *session, const struct tr_receive *receive)
 	tr_buf_addc(&text, '\0');
 	for (int i = 0; i < 2; i++)
 		tr_metric_add(session->shared->messages[i], taken);
+	session->fruitless = 0;
+	session->paid = 0;
 	if (taken == 0)
 		tr_smtp_reply(session, 550, "5.7.1 relaying not permitted", TR_SMTP_GO_ON);
 	else
@@ -522,6 +554,8 @@ make_base(struct tr_smtp_session *session)
 	session->sender = (struct tr_addr){0};
 	session->rcpts = NULL;
 	session->rcpt_count = 0;
+	text->counted += session->rcpt_bytes;
+	session->rcpt_bytes = 0;
 	text->messages[text->count++] = base;
 	return TR_OK;
 }

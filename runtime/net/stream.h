@@ -14,7 +14,8 @@ struct tr_stream_handlers {
 	/* New bytes lie in tr_stream_input(); called again when more come, also at EOF with what is left before
 	 * closed(). */
 	void (*data)(struct tr_stream *stream, void *arg);
-	/* All written bytes are with the kernel (after the backlog was above the high-water mark). May be NULL. */
+	/* All written bytes are with the kernel (after the backlog was above the high-water mark, or was asked for).
+	 * May be NULL. */
 	void (*drained)(struct tr_stream *stream, void *arg);
 	/* The end: TR_ECLOSED orderly EOF, TR_ETIMEDOUT the deadline, TR_EIO/TR_ECLOSED reset, TR_ENOMEM. Not after
 	 * tr_stream_close(). Once. The owner still has to call tr_stream_close() or tr_stream_abort(), in it or later;
@@ -40,6 +41,7 @@ void tr_stream_write(struct tr_stream *stream, const void *data, size_t len); /*
 void tr_stream_write_blob(struct tr_stream *stream, struct tr_blob *blob, const char *data, size_t len);
 size_t tr_stream_backlog(const struct tr_stream *stream); /* bytes not yet with the kernel */
 void tr_stream_flush(struct tr_stream *stream);           /* now, instead of at the turn's end */
+void tr_stream_want_drained(struct tr_stream *stream);    /* drained() once the backlog, which is not 0, is gone */
 /* At most `bytes` are buffered for the reader before reading stops (default 64 KiB); it goes on when consumed. */
 void tr_stream_set_input_limit(struct tr_stream *stream, size_t bytes);
 void tr_stream_pause(

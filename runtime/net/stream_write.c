@@ -236,3 +236,9 @@ tr_stream_flush(struct tr_stream *stream)
 	if (!stream->dead && !ev_is_active(&stream->writable))
 		tr_streami_flush(stream);
 }
+
+void
+tr_stream_want_drained(struct tr_stream *stream)
+{
+	stream->was_high = true;
+}

@@ -17,7 +17,7 @@
 static struct {
 	struct rig rig;
 	struct tr_smtp_shared shared;
-	struct tr_smtp_session *sessions;
+	struct tr_smtp_crowd crowd;
 	int fd; /* the client's end */
 	char *replies;
 	size_t len;
@@ -121,7 +121,7 @@ talk(const uint8_t *data, size_t len, size_t step)
 	fuzz.len = 0;
 	fuzz.messages = 0;
 	atomic_fetch_add(&fuzz.shared.sessions, 1);
-	tr_smtp_session_start(&fuzz.shared, tr_engine_worker(fuzz.rig.engine, 0), fds[1], &fuzz.sessions);
+	tr_smtp_session_start(&fuzz.shared, tr_engine_worker(fuzz.rig.engine, 0), fds[1], &fuzz.crowd);
 	for (size_t at = 0; at < len; at += step) {
 		if (send(fuzz.fd, data + at, step < len - at ? step : len - at, MSG_NOSIGNAL) < 0)
 			break; /* it has closed */
