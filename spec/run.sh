@@ -35,27 +35,33 @@ if [ "$only" != LUA ]; then
 	runner $fixed ctest --test-dir "build/$preset" --output-on-failure -j "$(nproc)"
 	sed -n 's/.* \([0-9]*\) tests failed out of \([0-9]*\)$/\2 \1/p' "$log" | awk '{ print $1 - $2, $2 }' >>"$counts"
 fi
-# The specs in as many shares as there are processors, and one: most of them wait. Each share has a closing line of its own.
+# Those that take long, the longest first. They wait most of the time: they run one by one in shares of their own, the rest
+# some at a time in as many shares as there are processors.
+long='spec/run/disk_spec.lua spec/run/hook_transport_spec.lua spec/run/trouble_spec.lua
+spec/run/stop_spec.lua spec/run/damage_spec.lua spec/run/cluster_spec.lua spec/ingress/smtp_spec.lua spec/run/kill_spec.lua
+spec/transport/amqp_spec.lua spec/run/gate_spec.lua spec/run/dead_disk_spec.lua spec/run/failing_disk_spec.lua
+spec/run/virtual_time_spec.lua spec/run/dead_letter_spec.lua spec/run/kafka_broker_spec.lua'
+# Of a run that passed: from its closing line on. Those that failed come whole, and last.
 specs() {
-	shares=$(($(nproc) + 1))
-	dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-shares.XXXXXX")
-	i=0
-	for spec in $(find spec -name '*_spec.lua' | LC_ALL=C sort); do
-		echo "$spec" >>"$dir/$((i % shares))"
-		i=$((i + 1))
+	outputs=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-specs.XXXXXX")
+	export outputs
+	# shellcheck disable=SC2016
+	busted='"$TAILRACE" lua /usr/bin/busted --output=plainTerminal --pattern=_spec --lpath="./spec/?.lua" "$@" \
+		>"$outputs/$$" 2>&1 || mv "$outputs/$$" "$outputs/$$.failed"'
+	printf '%s\n' $long | sort >"$outputs/long.names"
+	printf '%s\n' $long | xargs -P 3 -n 1 sh -c "$busted" - &
+	find spec -name '*_spec.lua' | LC_ALL=C sort | grep -vxFf "$outputs/long.names" |
+		xargs -P "$(nproc)" -n 8 sh -c "$busted" - &
+	wait
+	rm "$outputs/long.names"
+	for output in "$outputs"/*; do
+		case $output in *.failed) ;; *) sed -n '/^[0-9]* success[es]* \/ /,$p' "$output" ;; esac
 	done
 	failed=0
-	for share in $(seq 0 $((shares - 1))); do
-		# shellcheck disable=SC2046
-		{ "$TAILRACE" lua /usr/bin/busted --output=plainTerminal --pattern=_spec --lpath='./spec/?.lua' \
-			$(cat "$dir/$share") >"$dir/$share.out" 2>&1 || echo failed >"$dir/$share.failed"; } &
+	for output in "$outputs"/*.failed; do
+		[ ! -e "$output" ] || { cat "$output"; failed=1; }
 	done
-	wait
-	for share in $(seq 0 $((shares - 1))); do
-		cat "$dir/$share.out"
-		[ ! -e "$dir/$share.failed" ] || failed=1
-	done
-	rm -rf "$dir"
+	rm -rf "$outputs"
 	return $failed
 }
 if [ "$only" != C ] && [ "$preset" != tsan ]; then
