@@ -80,7 +80,7 @@ struct tr_host {
 	_Atomic int named;            /* 1: stuck[] is filled */
 	char stuck[256];              /* event and ids, filled by the signal handler */
 	uint64_t seen;                /* watchdog thread only: stretch at its last look ... */
-	int64_t seen_ns;              /* ... and since when it has been that */
+	int64_t seen_for_ns;          /* ... and how long it has been that */
 	bool told;
 };
 

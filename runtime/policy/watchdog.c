@@ -89,7 +89,7 @@ tr_watch_cancel(void)
 }
 
 static void
-look(struct tr_host *host, int64_t now_ns)
+look(struct tr_host *host, int64_t since_ns)
 {
 	int64_t limit_ns = atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed);
 	uint64_t stretch = atomic_load_explicit(&host->stretch, memory_order_acquire);
@@ -102,13 +102,14 @@ look(struct tr_host *host, int64_t now_ns)
 	}
 	if (stretch != host->seen) {
 		host->seen = stretch;
-		host->seen_ns = now_ns;
+		host->seen_for_ns = 0;
 		host->told = false;
 		if (atomic_load(&host->named) == 2)
 			atomic_store(&host->named, 0);
 		return;
 	}
-	if (stretch % 2 == 0 || now_ns - host->seen_ns < limit_ns)
+	host->seen_for_ns += since_ns;
+	if (stretch % 2 == 0 || host->seen_for_ns < limit_ns)
 		return;
 	/* Again at each look until the stretch ends: the policy may have caught the error and gone on. */
 	atomic_store(&host->interrupt, true);
@@ -127,12 +128,18 @@ real_now_ns(void) /* the true time also under the virtual clock: a stuck loop ca
 static void *
 watch(void *arg)
 {
+	int64_t last_ns = real_now_ns();
+
 	pthread_setname_np(pthread_self(), "watchdog");
 	pthread_mutex_lock(&mutex);
 	while (!stopping) {
-		int64_t now_ns = real_now_ns();
+		int64_t now_ns = real_now_ns(), since_ns = now_ns - last_ns;
+
+		if (since_ns > 2 * LOOK_NS) /* this thread did not run either: a pause of the process or the machine */
+			since_ns = 2 * LOOK_NS;
+		last_ns = now_ns;
 		for (struct tr_host *host = hosts; host != NULL; host = host->next_watched)
-			look(host, now_ns);
+			look(host, since_ns);
 		int64_t next_ns = now_ns + LOOK_NS;
 		struct timespec next = {next_ns / TR_NS_PER_S, next_ns % TR_NS_PER_S};
 		pthread_cond_timedwait(&changed, &mutex, &next);

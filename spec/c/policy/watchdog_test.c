@@ -140,6 +140,26 @@ another_host_goes_on_meanwhile(void **state)
 	fixture_free(a);
 }
 
+/* The handler stops its whole process for longer than it may run. */
+static void
+a_pause_of_the_process_is_not_the_handlers(void **state)
+{
+	static const struct tr_host_config limits = {.handler_limit_ns = TR_NS_PER_S};
+	char policy[512];
+	struct fixture *f;
+
+	snprintf(policy, sizeof policy,
+		"local kumo = require 'kumo'\nkumo.on('e', function()\n"
+		"os.execute('(sleep 1.5; kill -CONT %d) & kill -STOP %d')\n"
+		"local n = 0 for i = 1, 1e6 do n = n + 1 end return n end)",
+		(int)getpid(), (int)getpid());
+	f = fixture_new(policy, &limits);
+	fixture_fire(f, "e", NULL, 0, NULL);
+	assert_int_equal(f->status, TR_OK);
+	assert_string_equal(f->result, "1000000");
+	fixture_free(f);
+}
+
 static void
 pattern_functions_are_bounded(void **state)
 {
@@ -167,6 +187,7 @@ main(void)
 		cmocka_unit_test(an_endless_loop_ends_with_a_traceback),
 		cmocka_unit_test(a_loop_that_catches_the_error_is_interrupted_again),
 		cmocka_unit_test(another_host_goes_on_meanwhile),
+		cmocka_unit_test(a_pause_of_the_process_is_not_the_handlers),
 		cmocka_unit_test(pattern_functions_are_bounded),
 	};
 
