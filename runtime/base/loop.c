@@ -567,9 +567,16 @@ tr_loop_run(struct tr_loop *loop)
 bool
 tr_loop_turn(struct tr_loop *loop)
 {
+	bool did;
+
 	current = loop;
 	loop->hooks_due = true;
-	return turn(loop, EVRUN_NOWAIT);
+	did = turn(loop, EVRUN_NOWAIT);
+	if (!did && loop->orderly && tr_clock_is_virtual() && has_mail(loop)) {
+		run_mail_in_order(loop);
+		did = true;
+	}
+	return did;
 }
 
 void

@@ -417,7 +417,7 @@ boot(struct tr_server *server, const struct tr_server_config *config, char **err
 static bool
 is_quiet(void *arg)
 {
-	return tr_hold_count() == 0;
+	return tr_hold_count() == 0 && !tr_spool_under_way(((const struct tr_server *)arg)->spool);
 }
 
 /* The workers' threads have ended. What is still under way for their loops (answers of the spool, mail between them) is
@@ -428,13 +428,13 @@ quiesce(struct tr_server *server)
 {
 	int64_t until_ns = tr_mono_ns() + QUIET_LIMIT_NS;
 
-	while (!is_quiet(NULL) && (tr_clock_is_virtual() || tr_mono_ns() < until_ns)) {
+	while (!is_quiet(server) && (tr_clock_is_virtual() || tr_mono_ns() < until_ns)) {
 		bool moved = false;
 		for (uint32_t i = 0; i < server->workers; i++) {
 			if (server->worker[i].loop == NULL)
 				continue;
 			tr_loop_enter(server->worker[i].loop);
-			moved |= tr_loop_run_until(server->worker[i].loop, is_quiet, NULL, TR_NS_PER_MS);
+			moved |= tr_loop_run_until(server->worker[i].loop, is_quiet, server, TR_NS_PER_MS);
 		}
 		if (tr_clock_is_virtual() && !moved)
 			break;
@@ -452,7 +452,7 @@ dispose(struct tr_server *server)
 		tr_host_free(server->worker[i].host);
 	if (server->spool != NULL) {
 		quiesce(server);
-		if (!is_quiet(NULL)) { /* the disk fails: what waits for it must be told while its loops are there */
+		if (!is_quiet(server)) { /* the disk fails: what waits for it must be told while its loops are there */
 			tr_spool_finish(server->spool);
 			quiesce(server);
 		}

@@ -251,6 +251,12 @@ struct tr_body_file {
 	int fd, status;
 };
 
+uint64_t
+tr_spool_body_file_bytes(const struct tr_spool *spool)
+{
+	return spool->config.body_file_bytes;
+}
+
 int
 tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out)
 {

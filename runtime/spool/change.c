@@ -471,7 +471,8 @@ tr_spool_submit(struct tr_change *change)
 			port->answers = &change->mail;
 		port->answers_last = &change->mail;
 	}
-	tr_hold_take();
+	if (!spool->config.inline_io) /* else it is stored in this turn, or waits for a timer while the disk fails */
+		tr_hold_take();
 	atomic_fetch_add_explicit(&spool->outstanding, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&spool->n.pending_bytes, job->bytes, memory_order_relaxed);
 	job->mail.next = port->newest;

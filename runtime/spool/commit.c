@@ -160,7 +160,7 @@ answer(struct tr_spool *spool, struct job_list *list, int status)
 		answers[i].last = &job->mail;
 	}
 	post(answers, count);
-	while (holds-- > 0)
+	while (!spool->config.inline_io && holds-- > 0)
 		tr_hold_drop();
 }
 
@@ -441,6 +441,12 @@ tr_spool_finish(struct tr_spool *spool)
 	for (struct port *port = spool->ports; port != NULL; port = port->next)
 		port_flush(port);
 	commit_stop(spool);
+}
+
+bool
+tr_spool_under_way(const struct tr_spool *spool)
+{
+	return atomic_load_explicit(&spool->outstanding, memory_order_acquire) > 0;
 }
 
 bool

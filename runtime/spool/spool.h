@@ -80,6 +80,7 @@ int tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struc
  * change is answered (on its loop, which must still run after this). Nothing may be submitted any more, and no loop
  * may run in another thread. */
 void tr_spool_finish(struct tr_spool *spool);
+bool tr_spool_under_way(const struct tr_spool *spool); /* a change is submitted and not answered */
 
 /* Commits what waits, writes the ledger, stops the threads, syncs, closes, frees. No change may be under way
  * whose loop no longer runs. */
@@ -216,6 +217,7 @@ void tr_spool_load(struct tr_spool *spool, struct tr_load *load); /* takes a hol
 
 /* --- bodies of their own file -------------------------------------------------------------------- */
 struct tr_body_file; /* while it is being written */
+uint64_t tr_spool_body_file_bytes(const struct tr_spool *spool); /* for bodies above it */
 int tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out);
 int tr_body_file_add(struct tr_body_file *file, const void *data, size_t len); /* page cache; TR_ENOSPC, TR_EIO */
 /* Syncs on a loader thread, then done(arg, status, id) on `loop`; frees the file object. The file lives once a put
