@@ -1,4 +1,4 @@
-#include "ingress/http_server.h"
+#include "ingress/http_server_internal.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -11,57 +11,42 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "ingress/http_framing.h"
+#include "ingress/intake.h"
+#include "ingress/smtp_session.h"
 #include "net/address.h"
 
 enum {
 	IDLE_S = 60, /* a connection that is silent this long is closed */
 	MAX_CONNECTIONS = 1024,
+	MORE_CONNECTIONS = 64,        /* while those who were told to go are still there */
 	CONNECTION_BYTES = 32 * 1024, /* header of a request, with libmicrohttpd's own needs */
-};
-
-struct tr_http_server {
-	struct tr_http_server_config config;
-	struct MHD_Daemon *daemon;
-	struct ev_io io;
-	struct ev_timer timer;
-	struct tr_defer run; /* a suspended connection was resumed */
-	struct tr_http_request *open;
-	uint32_t busy;
-	bool quiet; /* stopped listening */
-	int fd;     /* of the listener; -1: closed */
-	char address[64];
-};
-
-enum stage { STAGE_BODY, STAGE_HANDLING, STAGE_ANSWERED };
-
-struct tr_http_request {
-	struct tr_http_server *server;
-	struct tr_http_request *next, **prev; /* of those being handled */
-	struct MHD_Connection *connection;    /* NULL: gone before the answer */
-	enum stage stage;
-	bool suspended;
-	bool too_big;
-	bool aborted; /* its connection is to be closed without an answer */
-	bool ended;   /* libmicrohttpd is through with it */
-	const char *method;
-	char *path;
-	struct tr_buf body;
-	size_t dropped; /* bytes read beyond the limit */
-	char peer[64], local[64];
-	struct MHD_Response *response;
-	int status;
 };
 
 static void arm(struct tr_http_server *server);
 
 /* --- requests --------------------------------------------------------------------------------------- */
 
+static enum tr_intake_kind
+kind_of(const struct tr_http_request *request)
+{
+	return tr_http_request_is_known(request) ? TR_INTAKE_HTTP : TR_INTAKE_UNKNOWN;
+}
+
+static void
+drop_body(struct tr_http_request *request)
+{
+	tr_buf_free(&request->body);
+	tr_intake_give(kind_of(request), request->counted);
+	request->counted = 0;
+}
+
 static void
 request_free(struct tr_http_request *request)
 {
+	drop_body(request);
 	if (request->response != NULL)
 		MHD_destroy_response(request->response);
-	tr_buf_free(&request->body);
 	free(request->path);
 	free(request);
 }
@@ -118,17 +103,24 @@ make_response(const char *content_type, const char *name, const char *value, str
 }
 
 static enum MHD_Result
-refuse_size(struct MHD_Connection *connection)
+refuse(struct MHD_Connection *connection, unsigned status, const char *text)
 {
-	struct MHD_Response *response = make_response(
-		"text/plain", "Connection", "close", TR_STR("Error: the request body exceeds request_body_limit\n"));
+	struct MHD_Response *response = make_response("text/plain", "Connection", "close", tr_str(text));
 	enum MHD_Result result;
 
 	if (response == NULL)
 		return MHD_NO;
-	result = MHD_queue_response(connection, MHD_HTTP_CONTENT_TOO_LARGE, response);
+	if (status == MHD_HTTP_UNAUTHORIZED)
+		MHD_add_response_header(response, "WWW-Authenticate", "Basic realm=\"tailrace\"");
+	result = MHD_queue_response(connection, status, response);
 	MHD_destroy_response(response);
 	return result;
+}
+
+static enum MHD_Result
+refuse_size(struct MHD_Connection *connection)
+{
+	return refuse(connection, MHD_HTTP_CONTENT_TOO_LARGE, "Error: the request body exceeds request_body_limit\n");
 }
 
 static enum MHD_Result
@@ -140,10 +132,98 @@ send_answer(struct tr_http_request *request)
 }
 
 static void
+dismiss(struct tr_http_server *server, struct tr_http_place *place)
+{
+	if (place->request != NULL)
+		drop_body(place->request);
+	tr_http_crowd_dismiss(&server->crowd, place);
+}
+
+/* The places of connections. */
+static void
+on_connection(void *arg, struct MHD_Connection *connection, void **slot, enum MHD_ConnectionNotificationCode what)
+{
+	struct tr_http_server *server = arg;
+	struct tr_http_place *place = *slot, *leaver;
+	const union MHD_ConnectionInfo *info;
+	char peer[64];
+
+	if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
+		if (place != NULL) {
+			tr_http_crowd_remove(&server->crowd, place);
+			free(place);
+		}
+		return;
+	}
+	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	place = info != NULL ? calloc(1, sizeof *place) : NULL;
+	if (place == NULL)
+		return; /* its requests are refused */
+	place->fd = info->connect_fd;
+	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	address_text(info != NULL ? info->client_addr : NULL, peer, sizeof peer);
+	place->known = server->config.knows != NULL && server->config.knows(server->config.arg, peer);
+	*slot = place;
+	tr_http_crowd_add(&server->crowd, place);
+	while (tr_http_crowd_is_full(&server->crowd) || tr_intake_files_short(place->fd)) {
+		bool files = !tr_http_crowd_is_full(&server->crowd);
+
+		leaver = tr_http_crowd_oldest(&server->crowd);
+		if (!server->complained) {
+			tr_log(TR_LEVEL_WARN, "http_server",
+				"%s: too many connections: those that have waited longest without a request are closed",
+				server->address);
+			server->complained = true;
+		}
+		if (leaver == NULL)
+			break;
+		dismiss(server, leaver);
+		if (files)
+			break; /* one for one: the descriptor comes back in a moment */
+	}
+}
+
+static struct tr_http_place *
+place_of(struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return info != NULL ? info->socket_context : NULL;
+}
+
+/* Room in the body for `len` more, from the budget of intake: a stranger gets it from another one who has waited
+ * longer.
+ */
+static bool
+make_room(struct tr_http_request *request, size_t len)
+{
+	struct tr_http_server *server = request->server;
+	struct tr_http_place *place;
+	size_t cap = request->body.cap;
+
+	if (tr_buf_reserve(&request->body, len) == NULL)
+		return false;
+	len = request->body.cap - cap;
+	if (len == 0)
+		return true;
+	if (tr_intake_is_short())
+		tr_smtp_make_room();
+	while (!tr_intake_take(kind_of(request), (int64_t)len)) {
+		place = tr_http_crowd_oldest_body(&server->crowd, request->place->known, request->place);
+		if (place == NULL || request->place->known)
+			return false;
+		dismiss(server, place);
+	}
+	request->counted += (int64_t)len;
+	return true;
+}
+
+static void
 hand_on(struct tr_http_request *request)
 {
 	struct tr_http_server *server = request->server;
 
+	request->place->busy = true;
 	request->stage = STAGE_HANDLING;
 	request->next = server->open;
 	request->prev = &server->open;
@@ -152,7 +232,6 @@ hand_on(struct tr_http_request *request)
 	server->open = request;
 	server->busy++;
 	tr_hold_take();
-	set_addresses(request);
 	server->config.handle(server->config.arg, request);
 }
 
@@ -172,6 +251,9 @@ on_access(void *arg, struct MHD_Connection *connection, const char *url, const c
 	struct tr_http_request *request = *slot;
 
 	if (request == NULL) {
+		if (!tr_http_framing_is_plain(connection, method))
+			return refuse(
+				connection, MHD_HTTP_BAD_REQUEST, "Error: the length of the request is in doubt\n");
 		if (declared_too_big(server, connection))
 			return refuse_size(connection);
 		request = calloc(1, sizeof *request);
@@ -179,31 +261,50 @@ on_access(void *arg, struct MHD_Connection *connection, const char *url, const c
 			return MHD_NO;
 		request->server = server;
 		request->connection = connection;
+		request->place = place_of(connection);
 		request->method = method;
 		request->path = strdup(url);
-		if (request->path == NULL) {
+		if (request->path == NULL || request->place == NULL) {
+			free(request->path);
 			free(request);
 			return MHD_NO;
 		}
+		request->known = request->place->known;
+		set_addresses(request);
+		if (server->config.admits != NULL && !server->config.admits(server->config.arg, request)) {
+			request_free(request);
+			return refuse(connection, MHD_HTTP_UNAUTHORIZED, "Error: you are not authorized to do that\n");
+		}
+		request->place->request = request;
 		*slot = request;
 		return MHD_YES;
 	}
 	if (*len > 0) {
 		if (request->body.len + *len > server->config.body_limit) { /* chunked: no length was declared */
+			if (!request->too_big)
+				drop_body(request);
 			request->too_big = true;
 			request->dropped += *len;
 			if (request->dropped > server->config.body_limit)
 				return MHD_NO;
-		} else if (!request->too_big) {
-			tr_buf_add(&request->body, data, *len);
-			if (request->body.failed)
-				return MHD_NO;
+		} else if (request->place->leaving) {
+			return MHD_NO;
+		} else if (!request->too_big && !request->no_room) {
+			if (make_room(request, *len)) {
+				tr_buf_add(&request->body, data, *len);
+			} else {
+				drop_body(request);
+				request->no_room = true;
+			}
 		}
 		*len = 0;
 		return MHD_YES;
 	}
 	if (request->too_big)
 		return refuse_size(connection);
+	if (request->no_room)
+		return refuse(connection, MHD_HTTP_SERVICE_UNAVAILABLE,
+			"Error: no memory for the request body. Try again later\n");
 	if (request->stage == STAGE_BODY)
 		hand_on(request);
 	if (request->stage == STAGE_ANSWERED)
@@ -227,6 +328,11 @@ on_completed(void *arg, struct MHD_Connection *connection, void **slot, enum MHD
 		return;
 	request->connection = NULL;
 	request->ended = true;
+	request->place->busy = false;
+	request->place->request = NULL;
+	if (!request->place->leaving)
+		tr_http_crowd_served(&request->server->crowd, request->place);
+	request->place = NULL;
 	if (request->stage != STAGE_HANDLING) /* else whoever handles it still holds it */
 		request_free(request);
 }
@@ -269,67 +375,6 @@ tr_http_request_answer(struct tr_http_request *request, int status, const char *
 		MHD_resume_connection(request->connection);
 		tr_loop_defer(server->config.loop, &server->run, run_cb);
 	}
-}
-
-const char *
-tr_http_request_method(const struct tr_http_request *request)
-{
-	return request->method;
-}
-
-const char *
-tr_http_request_path(const struct tr_http_request *request)
-{
-	return request->path;
-}
-
-const char *
-tr_http_request_header(const struct tr_http_request *request, const char *name)
-{
-	return request->connection != NULL ? MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name)
-					   : NULL;
-}
-
-struct tr_str
-tr_http_request_body(const struct tr_http_request *request)
-{
-	return (struct tr_str){request->body.len > 0 ? request->body.data : "", request->body.len};
-}
-
-const char *
-tr_http_request_peer(const struct tr_http_request *request)
-{
-	return request->peer;
-}
-
-const char *
-tr_http_request_local(const struct tr_http_request *request)
-{
-	return request->local;
-}
-
-struct query_walk {
-	void (*each)(void *arg, struct tr_str name, struct tr_str value);
-	void *arg;
-};
-
-static enum MHD_Result
-walk_query(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_len, const char *value, size_t value_len)
-{
-	const struct query_walk *walk = arg;
-
-	walk->each(walk->arg, (struct tr_str){name, name_len}, (struct tr_str){value != NULL ? value : "", value_len});
-	return MHD_YES;
-}
-
-void
-tr_http_request_query(const struct tr_http_request *request,
-	void (*each)(void *arg, struct tr_str name, struct tr_str value), void *arg)
-{
-	struct query_walk walk = {each, arg};
-
-	if (request->connection != NULL)
-		MHD_get_connection_values_n(request->connection, MHD_GET_ARGUMENT_KIND, walk_query, &walk);
 }
 
 /* --- the loop ------------------------------------------------------------------------------------------ */
@@ -412,14 +457,16 @@ tr_http_server_new(const struct tr_http_server_config *config, struct tr_http_se
 		return TR_ENOMEM;
 	server->config = *config;
 	server->fd = -1;
+	tr_http_crowd_init(&server->crowd, MAX_CONNECTIONS);
 	err = bind_to(server, error);
 	server->config.listen = NULL; /* the caller's */
 	if (err != TR_OK)
 		goto fail;
 	server->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
 		on_access, server, MHD_OPTION_EXTERNAL_LOGGER, on_log, server, MHD_OPTION_LISTEN_SOCKET, server->fd,
-		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S,
-		MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
+		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S, MHD_OPTION_CONNECTION_LIMIT,
+		(unsigned)(MAX_CONNECTIONS + MORE_CONNECTIONS), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 		(size_t)CONNECTION_BYTES, MHD_OPTION_END);
 	info = server->daemon != NULL ? MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
 	if (info == NULL) {

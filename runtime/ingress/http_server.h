@@ -18,6 +18,11 @@ struct tr_http_server_config {
 	size_t body_limit;  /* bytes of a request's body; above: 413 without asking the handler */
 	/* A complete request: answer with tr_http_request_answer(), at once or later. */
 	void (*handle)(void *arg, struct tr_http_request *request);
+	/* Is this address one of ours (they have places and memory of their own)? NULL: nobody's is. */
+	bool (*knows)(void *arg, const char *peer);
+	/* The header of a request is there: false refuses it with 401, before any of its body is read. NULL: all may.
+	 */
+	bool (*admits)(void *arg, const struct tr_http_request *request);
 	void *arg;
 };
 /* Binds. TR_OK, TR_EINVAL (bad address), TR_EIO (cannot bind: *error, malloc'ed), TR_ENOMEM. */
@@ -37,6 +42,7 @@ const char *tr_http_request_path(const struct tr_http_request *request); /* deco
 const char *tr_http_request_header(const struct tr_http_request *request, const char *name); /* any case; NULL: none */
 struct tr_str tr_http_request_body(const struct tr_http_request *request);
 const char *tr_http_request_peer(const struct tr_http_request *request);  /* IP address without port */
+bool tr_http_request_is_known(const struct tr_http_request *request);     /* config.knows() of its peer */
 const char *tr_http_request_local(const struct tr_http_request *request); /* the same of our end */
 /* Each query parameter, decoded. */
 void tr_http_request_query(const struct tr_http_request *request,

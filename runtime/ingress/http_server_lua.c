@@ -32,8 +32,9 @@ struct visit { /* one request in Lua */
 /* --- requests ---------------------------------------------------------------------------------------- */
 
 static bool
-is_trusted(const struct listener *listener, const char *peer)
+is_trusted(void *arg, const char *peer)
 {
+	const struct listener *listener = arg;
 	struct tr_sockaddr addr;
 
 	if (tr_sockaddr_parse(tr_str(peer), 1, &addr) != TR_OK) {
@@ -48,6 +49,19 @@ is_trusted(const struct listener *listener, const char *peer)
 			return true;
 	}
 	return false;
+}
+
+/* Strangers have nothing to do here but to ask whether we live and, with a password, to inject: lua/http_server.lua
+ * says the same, once a whole request is there. */
+static bool
+admits(void *arg, const struct tr_http_request *request)
+{
+	const char *path = tr_http_request_path(request);
+
+	(void)arg;
+	if (tr_http_request_is_known(request) || strcmp(path, "/api/check-liveness/v1") == 0)
+		return true;
+	return strcmp(path, "/api/inject/v1") == 0 && tr_http_request_header(request, "authorization") != NULL;
 }
 
 static void
@@ -88,7 +102,7 @@ push_visit(lua_State *L, void *arg)
 	set_string(L, "listen", visit->listener->listen);
 	lua_pushlstring(L, body.data, body.len);
 	lua_setfield(L, -2, "body");
-	lua_pushboolean(L, is_trusted(visit->listener, tr_http_request_peer(request)));
+	lua_pushboolean(L, tr_http_request_is_known(request));
 	lua_setfield(L, -2, "trusted");
 	lua_newtable(L);
 	tr_http_request_query(request, push_pair, L);
@@ -233,7 +247,11 @@ parse_trusted(lua_State *L, struct listener *listener, const char **what)
 static int
 start(lua_State *L, struct tr_run *run, struct listener *listener, char message[300])
 {
-	struct tr_http_server_config config = {.loop = tr_host_loop(listener->host), .handle = handle, .arg = listener};
+	struct tr_http_server_config config = {.loop = tr_host_loop(listener->host),
+		.handle = handle,
+		.knows = is_trusted,
+		.admits = admits,
+		.arg = listener};
 	const char *what = "";
 	char *error = NULL, host[256] = "localhost";
 	int err = parse_trusted(L, listener, &what);

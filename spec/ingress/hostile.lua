@@ -1,0 +1,81 @@
+--- What the specs about hostile clients share: hostile.c, a server, an honest client's rate.
+local helper = require 'helper'
+
+local hostile = { KEPT = 0.03 } -- of the rate: the attack, the server and the honest client share two noisy cores
+
+hostile.POLICY = [[
+local kumo = require 'kumo'
+local DIR = os.getenv 'DIR'
+kumo.on('init', function()
+  kumo.define_spool { name = 'data', path = DIR .. '/data' }
+  kumo.define_spool { name = 'meta', path = DIR .. '/meta' }
+  kumo.start_esmtp_listener {
+    listen = '127.0.0.1:0', relay_hosts = { '127.0.0.0/8' }, client_timeout = os.getenv 'CLIENT_TIMEOUT',
+    max_connections = tonumber(os.getenv 'MAX_CONNECTIONS'),
+  }
+  kumo.start_http_listener { listen = '127.0.0.1:0' }
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { protocol = { custom_lua = { constructor = 'make.sink' } } }
+end)
+kumo.on('make.sink', function()
+  return { send = function() return 'taken' end, close = function() end }
+end)
+kumo.on('http_server_validate_auth_basic', function(user, password)
+  return user == 'app' and password == 'right'
+end)
+]]
+
+--- Builds hostile.c into a directory that lasts until hostile.fini().
+function hostile.init()
+  hostile.dir = helper.sh 'mktemp -d "${TMPDIR:-/tmp}/tailrace-spec.XXXXXX"':match '%S+'
+  local text, status = helper.sh(('cc -O1 -o %s/hostile spec/ingress/hostile.c'):format(hostile.dir))
+  assert(status == 0, text)
+end
+
+function hostile.fini()
+  helper.sh('rm -rf ' .. hostile.dir)
+end
+
+--- A file with `text` for the options of an attack.
+function hostile.file(name, text)
+  return helper.write(hostile.dir .. '/' .. name, text)
+end
+
+function hostile.start(options, env)
+  env = env or {}
+  env.DIR = helper.dir()
+  return helper.run(helper.write(env.DIR .. '/policy.lua', hostile.POLICY), '--workers 2 ' .. (options or ''), env)
+end
+
+function hostile.kb(run)
+  return tonumber(helper.read(('/proc/%d/status'):format(run.pid)):match 'VmRSS:%s+(%d+) kB')
+end
+
+--- hostile.c in the background, until it has said `ready`.
+function hostile.spawn(args, ready)
+  local fifo = helper.sh('mktemp -u ' .. hostile.dir .. '/fifo.XXXXXX'):match '%S+'
+  helper.sh('mkfifo ' .. fifo)
+  local self = helper.start(("bash -c 'exec %s/hostile %s <> %s'"):format(hostile.dir, args, fifo))
+  return self, self:line(ready)
+end
+
+--- So many clients from 127.0.0.2; returns once each connection was made or refused.
+function hostile.attack(to, count, options)
+  return (hostile.spawn(('connect %s %d from=127.0.0.2 %s'):format(to, count, options), '(open %d+)'))
+end
+
+--- Its connections: open, closed.
+function hostile.numbers(self)
+  local open, closed = self:output():match '.*open (%d+) closed (%d+)'
+  return tonumber(open), tonumber(closed)
+end
+
+--- The rate of an honest client, all of whose messages are taken. target: '--smtp ADDR' or '--http URL'
+function hostile.rate(target, what)
+  local sent = helper.inject(target .. ' --count 150 --connections 4')
+  assert(sent.accepted == 150, ('%s: %s of 150 accepted'):format(what or target, sent.accepted))
+  return sent.messages_per_second
+end
+
+return hostile
