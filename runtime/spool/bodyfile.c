@@ -1,4 +1,5 @@
-/* Bodies of their own file, DATA/body-ID.bin: counted by the messages that name them, unlinked with the last. */
+/* Bodies of their own file, DATA/body-ID.bin: the body and a trailer that tells damage. Counted by the messages that
+ * name them, unlinked with the last. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -205,33 +206,66 @@ bodies_fini(struct tr_spool *spool)
 	free(spool->bodies);
 }
 
+/* Behind the body: the log's frames do not cover it. */
+struct trailer {
+	uint64_t len; /* of the body */
+	uint32_t crc; /* of it */
+	uint32_t trailer_crc;
+};
+_Static_assert(sizeof(struct trailer) == 16, "layout");
+
+/* 0 or -errno */
 int
-body_read(struct tr_spool *spool, uint64_t id, struct tr_blob **out)
+body_seal(int fd, uint64_t len, uint32_t crc)
+{
+	struct trailer trailer = {.len = len, .crc = crc};
+
+	trailer.trailer_crc = tr_crc32c(0, &trailer, offsetof(struct trailer, trailer_crc));
+	return tr_file_write_all(fd, &trailer, sizeof trailer, (off_t)len);
+}
+
+static bool
+is_whole(int fd, const struct tr_blob *body)
+{
+	struct trailer trailer;
+
+	return tr_file_read_all(fd, &trailer, sizeof trailer, (off_t)body->len) == sizeof trailer &&
+	       trailer.len == body->len &&
+	       trailer.trailer_crc == tr_crc32c(0, &trailer, offsetof(struct trailer, trailer_crc)) &&
+	       trailer.crc == tr_crc32c(0, body->data, body->len);
+}
+
+int
+body_read(struct tr_spool *spool, uint64_t id, uint64_t len, struct tr_blob **out)
 {
 	char *path = body_path(spool, id);
 	struct stat st;
 	ssize_t n;
 	int fd;
+	bool whole;
 
 	*out = NULL;
 	if (path == NULL)
 		return TR_ENOMEM;
-	fd = tr_file->open(path, O_RDONLY | O_CLOEXEC, 0);
-	if (fd < 0 || tr_file->stat(path, &st) < 0) {
-		if (fd >= 0)
-			tr_file->close(fd);
-		free(path);
-		return fd == -ENOENT ? TR_ECORRUPT : TR_EIO;
-	}
+	n = tr_file->stat(path, &st);
+	fd = n < 0 ? (int)n : !S_ISREG(st.st_mode) ? -ENOENT : tr_file->open(path, O_RDONLY | O_CLOEXEC, 0);
 	free(path);
-	*out = tr_blob_new(NULL, (size_t)st.st_size);
+	if (fd < 0)
+		return fd == -ENOENT ? TR_ECORRUPT : TR_EIO;
+	if ((uint64_t)st.st_size < len) { /* cut */
+		tr_file->close(fd);
+		return TR_ECORRUPT;
+	}
+	*out = tr_blob_new(NULL, (size_t)len);
 	if (*out == NULL) {
 		tr_file->close(fd);
 		return TR_ENOMEM;
 	}
 	n = tr_file_read_all(fd, (*out)->data, (*out)->len, 0);
+	/* earlier versions wrote none */
+	whole = n >= 0 && (size_t)n == (*out)->len && ((uint64_t)st.st_size == len || is_whole(fd, *out));
 	tr_file->close(fd);
-	if (n >= 0 && (size_t)n == (*out)->len)
+	if (whole)
 		return TR_OK;
 	tr_blob_unref(*out);
 	*out = NULL;
@@ -248,6 +282,7 @@ struct tr_body_file {
 	void (*done)(void *arg, int status, uint64_t id);
 	void *arg;
 	uint64_t id, len;
+	uint32_t crc; /* of what was written */
 	int fd, status;
 };
 
@@ -289,6 +324,7 @@ tr_body_file_add(struct tr_body_file *file, const void *data, size_t len)
 	if (err < 0)
 		return err == -ENOSPC ? TR_ENOSPC : TR_EIO;
 	file->len += len;
+	file->crc = tr_crc32c(file->crc, data, len);
 	return TR_OK;
 }
 
@@ -305,8 +341,10 @@ static void
 finish_run(struct tr_spool *spool, struct task *task)
 {
 	struct tr_body_file *file = tr_container_of(task, struct tr_body_file, task);
-	int err = spool->config.no_flush ? 0 : tr_file->fdatasync(file->fd);
+	int err = body_seal(file->fd, file->len, file->crc);
 
+	if (err >= 0 && !spool->config.no_flush)
+		err = tr_file->fdatasync(file->fd);
 	tr_file->close(file->fd);
 	if (err >= 0 && !spool->config.no_flush)
 		err = tr_file->sync_dir(spool->data);

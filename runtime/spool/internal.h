@@ -18,8 +18,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored integers are l
 /* --- frames on disk ------------------------------------------------------------------------- */
 
 #define SEG_VERSION 1
-#define SEG_HEADER 4096 /* bytes before the first frame; offsets of frames count from there */
-#define GROUP_ROOM 256  /* bytes that an end frame and its padding need at most, rounded up */
+#define SEG_MAX (UINT64_C(64) << 20) /* room for frames at most */
+#define SEG_HEADER 4096              /* bytes before the first frame; offsets of frames count from there */
+#define GROUP_ROOM 256               /* bytes that an end frame and its padding need at most, rounded up */
 #define FRAME_HEADER 32
 #define PUT_ALIGN 64
 #define SLOT_CHUNK 4096
@@ -81,10 +82,10 @@ struct count_payload { /* DONE and COUNT */
 	int64_t units;
 };
 struct end_payload {
-	uint32_t count; /* frames before it in the group */
-	uint32_t crc;   /* chained over their header CRCs */
-	uint32_t start; /* offset of the group's first frame */
-	uint32_t reserved;
+	uint32_t count;  /* frames before it in the group */
+	uint32_t crc;    /* chained over their header CRCs */
+	uint32_t start;  /* offset of the group's first frame */
+	uint32_t number; /* of the segment, its low half: what a segment is whose header is lost; 0: written earlier */
 	uint64_t oldest; /* segments below it are no part of the log */
 };
 _Static_assert(sizeof(struct state_payload) == 16 && sizeof(struct count_payload) == 16, "layout");
@@ -299,9 +300,11 @@ void body_name(uint64_t id, char out[40]);
 bool body_id(const char *name, uint64_t *id);                                       /* the inverse */
 int body_hold(struct tr_spool *spool, uint64_t id, uint64_t bytes, bool committed); /* TR_OK, TR_ENOMEM */
 void body_commit(struct tr_spool *spool, uint64_t id);
-void body_release(struct tr_spool *spool, uint64_t id);                   /* the last one unlinks, in a loader thread */
-uint64_t body_bytes(struct tr_spool *spool, uint64_t id);                 /* 0: unknown */
-int body_read(struct tr_spool *spool, uint64_t id, struct tr_blob **out); /* TR_OK, TR_EIO, TR_ECORRUPT, TR_ENOMEM */
+void body_release(struct tr_spool *spool, uint64_t id);   /* the last one unlinks, in a loader thread */
+uint64_t body_bytes(struct tr_spool *spool, uint64_t id); /* 0: unknown */
+/* A body of `len` bytes, checked. TR_OK, TR_EIO, TR_ECORRUPT, TR_ENOMEM */
+int body_read(struct tr_spool *spool, uint64_t id, uint64_t len, struct tr_blob **out);
+int body_seal(int fd, uint64_t len, uint32_t crc); /* writes what body_read() checks behind a body: 0 or -errno */
 /* Lists DATA: the next free id; with `sweep` unlinks what nobody holds and counts it. */
 int body_scan(struct tr_spool *spool, bool sweep, uint64_t *orphans);
 void bodies_fini(struct tr_spool *spool);

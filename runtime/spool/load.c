@@ -181,7 +181,7 @@ build(struct tr_spool *spool, uint32_t slot, struct tr_str payload, bool envelop
 	if (err == TR_OK && prefix.body_file != 0 && !envelope_only) {
 		struct tr_blob *body;
 
-		err = body_read(spool, prefix.body_file, &body);
+		err = body_read(spool, prefix.body_file, prefix.body_len, &body);
 		if (err == TR_OK)
 			tr_bytes_set(&message->body, body);
 	}

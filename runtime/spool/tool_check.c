@@ -49,32 +49,21 @@ fail(struct tr_spool *spool, int err, char **error)
 }
 
 static void
-check_body(struct check *check, uint32_t slot)
+check_body(struct check *check, uint64_t seq, const struct put_prefix *prefix)
 {
-	struct tr_spool *spool = check->spool;
-	const struct tr_stub *stub = tr_spool_stub(spool, slot);
-	struct extra extra;
-	struct stat st;
-	char name[40], *path;
-	int err;
+	struct tr_blob *body = NULL;
+	char name[40];
+	int err = body_read(check->spool, prefix->body_file, prefix->body_len, &body);
 
-	if (!extra_get(spool, slot, &extra) || extra.body_file == 0)
+	tr_blob_unref(body);
+	if (err == TR_OK)
 		return;
-	body_name(extra.body_file, name);
-	path = spool_path(spool->data, name);
-	err = path == NULL ? -1 : tr_file->stat(path, &st);
-	if (err < 0 || (stub->size != UINT32_MAX && stub->size > extra.frame &&
-			       (uint64_t)st.st_size != stub->size - extra.frame)) {
-		check->bad_bodies++;
-		if (check->json)
-			tr_buf_addf(
-				check->out, "{\"damage\":{\"file\":\"%s\",\"seq\":%" PRIu64 "}}\n", name, stub->seq);
-		else
-			tr_buf_addf(check->out,
-				"damage: body %s of message %" PRIu64 " is missing or has another length\n", name,
-				stub->seq);
-	}
-	free(path);
+	check->bad_bodies++;
+	body_name(prefix->body_file, name);
+	tr_buf_addf(check->out,
+		check->json ? "{\"damage\":{\"file\":\"%s\",\"seq\":%" PRIu64 "}}\n"
+			    : "damage: body %s of message %" PRIu64 " is missing or damaged\n",
+		name, seq);
 }
 
 static void
@@ -106,7 +95,8 @@ check_one(void *arg, const struct tr_recovered *message)
 			tr_spool_stub(check->spool, message->slot)->seq,
 			check->json ? tr_err_name(err) : tr_err_text(err));
 	}
-	check_body(check, message->slot);
+	if (err == TR_OK && prefix.body_file != 0)
+		check_body(check, tr_spool_stub(check->spool, message->slot)->seq, &prefix);
 }
 
 static void

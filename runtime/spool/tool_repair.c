@@ -45,11 +45,11 @@ lose(struct repair *repair, const struct tr_stub *stub, uint32_t slot)
 }
 
 static int
-copy_body(struct repair *repair, uint64_t id)
+copy_body(struct repair *repair, uint64_t id, uint64_t len)
 {
 	struct tr_blob *body;
 	char name[40], *path;
-	int fd, err = body_read(repair->from, id, &body);
+	int fd, err = body_read(repair->from, id, len, &body);
 
 	if (err != TR_OK || !repair->copy_bodies) {
 		if (err == TR_OK)
@@ -60,6 +60,8 @@ copy_body(struct repair *repair, uint64_t id)
 	path = spool_path(repair->to->data, name);
 	fd = path == NULL ? -ENOMEM : tr_file->open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	err = fd < 0 ? fd : tr_file_write_all(fd, body->data, body->len, 0);
+	if (err >= 0)
+		err = body_seal(fd, body->len, tr_crc32c(0, body->data, body->len));
 	if (err >= 0)
 		err = tr_file->fdatasync(fd);
 	if (fd >= 0)
@@ -86,7 +88,7 @@ keep(void *arg, const struct tr_recovered *message)
 	if (err == TR_OK && !put_parse(payload, &prefix, &queue, &opaque))
 		err = TR_ECORRUPT;
 	if (err == TR_OK && prefix.body_file != 0)
-		err = copy_body(repair, prefix.body_file);
+		err = copy_body(repair, prefix.body_file, prefix.body_len);
 	if (err == TR_ECORRUPT) {
 		free(data);
 		lose(repair, stub, message->slot);
