@@ -124,7 +124,8 @@ add_end(struct layout *lay, uint64_t start)
 	struct end_payload end;
 
 	seal_last(lay, 8);
-	end = (struct end_payload){lay->count, lay->crc, (uint32_t)start, 0, lay->spool->oldest};
+	end = (struct end_payload){
+		lay->count, lay->crc, (uint32_t)start, (uint32_t)lay->segment->number, lay->spool->oldest};
 	lay->last = NULL;
 	add_frame(lay, FRAME_END, 0, (struct tr_str){(char *)&end, sizeof end}, (struct tr_str){NULL, 0},
 		tr_crc32c(0, &end, sizeof end));
@@ -161,7 +162,29 @@ give_up(struct tr_spool *spool)
 	spare_give(spool, segment);
 }
 
-/* Starts the next segment. Its header goes to disk with its first group. */
+/* The header alone, before the first group: a file with frames and without a header is damaged then, and never what a
+ * power cut has left of a group. */
+static int
+write_header(struct tr_spool *spool, struct segment *segment)
+{
+	char page[SEG_HEADER] = {0};
+	struct seg_header header;
+	int err;
+
+	segment_header(segment, &header);
+	memcpy(page, &header, sizeof header);
+	err = tr_file_write_all(segment->fd, page, sizeof page, 0);
+	if (err < 0)
+		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
+	if (err < 0 || spool->config.no_flush)
+		return err;
+	err = tr_file->fdatasync(segment->fd);
+	if (err < 0)
+		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+	return err;
+}
+
+/* Starts the next segment. */
 static int
 roll(struct tr_spool *spool, bool outcome)
 {
@@ -216,12 +239,15 @@ roll(struct tr_spool *spool, bool outcome)
 		}
 	}
 	spool->current = segment;
-	if (tr_file->sync_dir(spool->meta) < 0) {
+	err = tr_file->sync_dir(spool->meta);
+	if (err < 0)
 		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
-		give_up(spool);
-		return TR_EIO;
-	}
-	return TR_OK;
+	else
+		err = write_header(spool, segment);
+	if (err >= 0)
+		return TR_OK;
+	give_up(spool);
+	return err == -ENOSPC ? TR_ENOSPC : TR_EIO;
 }
 
 static int
@@ -372,7 +398,7 @@ struct need {
 static struct need
 measure(const struct job_list *jobs, const struct moved *moved, uint32_t moved_count)
 {
-	struct need need = {0, SEG_HEADER + GROUP_ROOM + PAGE_BYTES, 16, 0};
+	struct need need = {0, GROUP_ROOM + PAGE_BYTES, 16, 0};
 
 	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
 		need.bytes += job->bytes;
@@ -507,15 +533,7 @@ group_write(
 		return err;
 	spool->group_len = 0;
 	spool->iov_count = 0;
-	if (fresh) {
-		struct seg_header header;
-
-		segment_header(lay.segment, &header);
-		memset(spool->group_buf, 0, SEG_HEADER);
-		memcpy(spool->group_buf, &header, sizeof header);
-		spool->group_len = SEG_HEADER;
-	}
-	file_at = fresh ? 0 : SEG_HEADER + start;
+	file_at = SEG_HEADER + start;
 	/* at the head of a segment, so that older ones can go; in a group of nothing else (a stop), so that what is
 	 * damaged before it can be counted */
 	known = lay_out_accounts(&lay, fresh || bare, &accounts);

@@ -19,65 +19,115 @@ struct listing {
 	int err;
 };
 
-/* A log segment whose header is damaged: its first frame is the ledger, which carries the number. */
-static bool
-headless(struct segment *segment, uint64_t file_bytes)
+/* The number in a log segment's name; 0: it is no such name. */
+static uint64_t
+named_number(const char *name)
 {
-	struct frame_header header;
-	uint64_t number, told;
+	uint64_t number = strncmp(name, "log-", 4) == 0 ? strtoull(name + 4, NULL, 16) : 0;
 	char again[40];
 
-	if (strncmp(segment->name, "log-", 4) != 0 || file_bytes <= SEG_HEADER + FRAME_HEADER)
-		return false;
-	number = strtoull(segment->name + 4, NULL, 16);
 	segment_log_name(number, again);
-	if (strcmp(again, segment->name) != 0 ||
-		tr_file_read_all(segment->fd, &header, sizeof header, SEG_HEADER) != sizeof header ||
-		!frame_valid(&header, header.generation, header.salt, file_bytes - SEG_HEADER) ||
-		header.type != FRAME_LEDGER ||
-		tr_file_read_all(segment->fd, &told, sizeof told, SEG_HEADER + FRAME_HEADER) != sizeof told ||
-		told != number)
-		return false;
-	segment->number = number;
-	segment->bytes = file_bytes - SEG_HEADER;
-	segment->generation = header.generation;
-	segment->salt = header.salt;
-	segment->prev = UINT64_MAX; /* not known */
-	segment->oldest = 0;
-	return true;
+	return strcmp(again, name) == 0 ? number : 0;
 }
 
-/* A log segment of which header and ledger make no sense, but which is not the empty one of a crash at its birth. */
+/* A frame whose generation and salt are not known: its own. */
 static bool
-nameless(struct segment *segment, uint64_t file_bytes)
+frame_at(const char *bytes, uint64_t len, uint64_t at, struct frame_header *header)
 {
-	char head[512] = {0}, first[512] = {0};
-
-	if (strncmp(segment->name, "log-", 4) != 0 || file_bytes <= SEG_HEADER)
+	if (len - at < FRAME_HEADER)
 		return false;
-	(void)tr_file_read_all(segment->fd, head, sizeof head, 0); /* unreadable counts as empty */
-	(void)tr_file_read_all(segment->fd, first, sizeof first, SEG_HEADER);
-	for (size_t i = 0; i < sizeof head; i++)
-		if (head[i] != 0 || first[i] != 0)
+	memcpy(header, bytes + at, sizeof *header);
+	return frame_valid(header, header->generation, header->salt, len - at);
+}
+
+/* The first frame is the ledger, which carries the segment's number, as does each end of a group. What lies in the
+ * payload of a frame is not looked at: a mail may hold anything. */
+static bool
+tells_number(const char *bytes, uint64_t len, uint64_t number, struct frame_header *header)
+{
+	struct end_payload end;
+	uint64_t at = 0, told;
+
+	if (frame_at(bytes, len, 0, header) && header->type == FRAME_LEDGER && header->length >= sizeof told) {
+		memcpy(&told, bytes + FRAME_HEADER, sizeof told);
+		if (told == number)
 			return true;
+	}
+	while (at + FRAME_HEADER <= len) {
+		if (!frame_at(bytes, len, at, header)) {
+			at += 8;
+			continue;
+		}
+		if (header->type == FRAME_END && header->length == sizeof end) {
+			memcpy(&end, bytes + at + FRAME_HEADER, sizeof end);
+			if (end.number == (uint32_t)number && tr_crc32c(0, &end, sizeof end) == header->payload_crc)
+				return true;
+		}
+		at += frame_bytes(header->length);
+	}
 	return false;
 }
 
-/* Kept whole: which of its bytes count cannot be told without the header, but people may want them. */
-static void
-set_aside(struct tr_spool *spool, struct segment *segment)
-{
-	char to_name[64], *dir = spool_path(spool->meta, "damaged"), *from, *to;
-	int err = spool->read_only || dir == NULL ? 0 : tr_file_mkdirs(dir, 0700);
+enum identity { NOTHING, KNOWN, UNKNOWN };
 
-	snprintf(to_name, sizeof to_name, "damaged/%s", segment->name);
+/* What a file without a sound header is. NOTHING: no segment, or one that was never written. */
+static enum identity
+identify(struct segment *segment, uint64_t file_bytes)
+{
+	uint64_t number = named_number(segment->name), len = file_bytes > SEG_HEADER ? file_bytes - SEG_HEADER : 0;
+	enum identity identity = NOTHING;
+	struct frame_header header;
+	char *bytes;
+
+	if (number == 0 || len == 0)
+		return NOTHING;
+	if (len > SEG_MAX)
+		len = SEG_MAX;
+	bytes = calloc(1, len);
+	if (bytes == NULL)
+		return UNKNOWN;
+	if (tr_file_read_all(segment->fd, bytes, len, SEG_HEADER) < 0) {
+		identity = UNKNOWN;
+	} else if (tells_number(bytes, len, number, &header)) {
+		segment->number = number;
+		segment->bytes = len;
+		segment->generation = header.generation;
+		segment->salt = header.salt;
+		segment->prev = UINT64_MAX; /* not known */
+		segment->oldest = 0;
+		identity = KNOWN;
+	}
+	for (uint64_t i = 0; i < len && identity == NOTHING; i++)
+		identity = bytes[i] != 0 ? UNKNOWN : NOTHING;
+	free(bytes);
+	return identity;
+}
+
+/* Kept whole under META/damaged: what of it counts cannot be told, but people may want it. */
+static void
+set_aside(struct tr_spool *spool, struct segment *segment, const char *why)
+{
+	char to_name[80], *dir = spool_path(spool->meta, "damaged"), *from, *to;
+	int err = spool->read_only || dir == NULL ? 0 : tr_file_mkdirs(dir, 0700);
+	struct stat st;
+
 	from = spool_path(spool->meta, segment->name);
+	snprintf(to_name, sizeof to_name, "damaged/%s", segment->name);
 	to = spool_path(spool->meta, to_name);
-	if (!spool->read_only && from != NULL && to != NULL && err >= 0)
+	for (int i = 1; i < 1000 && to != NULL && tr_file->stat(to, &st) >= 0; i++) { /* kept at an earlier start */
+		free(to);
+		snprintf(to_name, sizeof to_name, "damaged/%s.%d", segment->name, i);
+		to = spool_path(spool->meta, to_name);
+	}
+	if (from == NULL || to == NULL)
+		err = -ENOMEM;
+	else if (!spool->read_only && err >= 0)
 		err = tr_file->rename(from, to);
-	tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has neither header nor ledger: its messages are lost; %s%s", spool->meta,
-		segment->name, err < 0 ? "it cannot be set aside and stays" : "the file is kept as ",
-		err < 0 ? "" : to_name);
+	if (spool->read_only)
+		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s %s", spool->meta, segment->name, why);
+	else
+		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s %s; %s%s", spool->meta, segment->name, why,
+			err < 0 ? "it cannot be set aside and stays" : "the file is kept as ", err < 0 ? "" : to_name);
 	free(dir);
 	free(from);
 	free(to);
@@ -157,18 +207,24 @@ list_one(void *arg, const char *name)
 		segment_unref(spool, segment);
 		return 0;
 	}
-	if (err == TR_ECORRUPT && headless(segment, file_bytes)) {
-		listing->headless++;
-		err = TR_OK;
-	} else if (err == TR_ECORRUPT && nameless(segment, file_bytes)) {
-		set_aside(spool, segment);
-		return 0;
-	} else if (err == TR_ECORRUPT) {
-		listing->err = keep_other(listing, segment, file_bytes);
-		return listing->err == TR_OK ? 0 : -ENOMEM;
-	}
-	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > UINT64_C(64) << 20))
+	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > SEG_MAX))
 		err = TR_EVERSION; /* whole, and not as we write it */
+	if (err == TR_ECORRUPT) {
+		enum identity identity = identify(segment, file_bytes);
+
+		if (identity == NOTHING) {
+			listing->err = keep_other(listing, segment, file_bytes);
+			return listing->err == TR_OK ? 0 : -ENOMEM;
+		}
+		listing->headless++;
+		if (identity == UNKNOWN) {
+			set_aside(spool, segment, "has neither header nor ledger: its messages are lost");
+			return 0;
+		}
+		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has lost its header: its frames are read without", spool->meta,
+			name);
+		err = TR_OK;
+	}
 	if (err == TR_OK && listing->count == listing->cap) {
 		size_t cap = listing->cap * 2 + 64;
 		struct segment **found = realloc(listing->found, cap * sizeof *found);
@@ -194,14 +250,21 @@ list_one(void *arg, const char *name)
 	return -EIO;
 }
 
+/* Of several that carry one number the last counts: the one of that name, if there is one. */
 static int
 by_number(const void *a, const void *b)
 {
 	const struct segment *x = *(struct segment *const *)a, *y = *(struct segment *const *)b;
 
+	bool x_named = named_number(x->name) == x->number, y_named = named_number(y->name) == y->number;
+
 	if (x->number != y->number)
 		return x->number < y->number ? -1 : 1;
-	return x->generation < y->generation ? -1 : x->generation > y->generation;
+	if (x_named != y_named)
+		return y_named ? -1 : 1;
+	if (x->generation != y->generation)
+		return x->generation < y->generation ? -1 : 1;
+	return strcmp(y->name, x->name);
 }
 
 /* From the newest back along the headers' `prev`; what is not on that way is put to the others (and NULL in the
@@ -215,9 +278,14 @@ choose(struct listing *listing, uint64_t oldest)
 		struct segment *segment = listing->found[i];
 		bool known = after != NULL && after->prev != UINT64_MAX;
 
-		/* given up by a failing disk, a copy of lower generation, or before the log's beginning */
-		if (segment->number < oldest || (after != NULL && segment->number >= after->number) ||
-			(known && segment->number > after->prev)) {
+		if (after != NULL && segment->number == after->number) { /* we never make one */
+			set_aside(
+				listing->spool, segment, "is another copy of a segment of the log, and no part of it");
+			listing->found[i] = NULL;
+			continue;
+		}
+		/* given up by a failing disk, or before the log's beginning */
+		if (segment->number < oldest || (known && segment->number > after->prev)) {
 			int err = keep_other(listing, segment, SEG_HEADER + segment->bytes);
 
 			listing->err = listing->err == TR_OK ? err : listing->err;

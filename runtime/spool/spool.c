@@ -257,6 +257,21 @@ tr_spool_open(const struct tr_spool_config *config, struct tr_spool **out, char 
 	return spool_open(config, false, out, error);
 }
 
+/* What damage has done to an account: what was offered to a hook is what it has taken or filtered. */
+static void
+settle_offered(struct tr_account *account)
+{
+	int64_t *n = account->columns, all = n[TR_COL_ACCEPTED] + n[TR_COL_FILTERED];
+
+	if (n[TR_COL_OFFERED] == 0 || n[TR_COL_OFFERED] == all)
+		return;
+	tr_log(TR_LEVEL_ERROR, "spool",
+		"ledger of %s: %" PRId64 " offered, %" PRId64 " accepted or filtered: the damage has hit a count; "
+		"offered is set right",
+		account->name, n[TR_COL_OFFERED], all);
+	n[TR_COL_OFFERED] = all;
+}
+
 /* What the live messages are worth against what the ledger expects. */
 static void
 settle(struct tr_spool *spool)
@@ -266,6 +281,7 @@ settle(struct tr_spool *spool)
 		struct tr_account *account = &spool->accounts[i];
 		int64_t lost = tr_account_expected(account) - account->waiting;
 
+		settle_offered(account);
 		if (lost == 0)
 			continue;
 		tr_log(TR_LEVEL_ERROR, "spool",
