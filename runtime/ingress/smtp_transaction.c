@@ -6,8 +6,7 @@
 #include "ingress/intake.h"
 #include "ingress/smtp_internal.h"
 
-#define BODY_FILE_BYTES (256 * 1024) /* above it the text goes to a file while it arrives */
-#define WINDOW_NS (2 * TR_NS_PER_S)  /* over which it is seen how fast a text comes */
+#define WINDOW_NS (2 * TR_NS_PER_S) /* over which it is seen how fast a text comes */
 
 /* What is at the spool. Its strings and messages must stay until the commit, whatever becomes of the session. */
 struct tr_smtp_intake {
@@ -96,7 +95,7 @@ tr_smtp_text_add(void *arg, const char *run, size_t len)
 	tr_buf_add(&text->body, run, len);
 	if (text->file != NULL) {
 		err = tr_body_file_add(text->file, run, len);
-	} else if (text->body.len > BODY_FILE_BYTES) {
+	} else if (text->body.len > tr_spool_body_file_bytes(tr_smtp_spool(session))) {
 		err = tr_body_file_new(tr_smtp_spool(session), &text->file);
 		if (err == TR_OK)
 			err = tr_body_file_add(text->file, text->body.data, text->body.len);
