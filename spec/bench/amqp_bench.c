@@ -4,6 +4,8 @@
  *                                                     through the default exchange, WINDOW of them and then a wait for
  *                                                     all their confirms, as a session does with a batch
  *   amqp_bench drain HOST PORT QUEUE FILE             appends what the queue holds to FILE, each message a line
+ *   amqp_bench count HOST PORT QUEUE                  prints how many messages the queue holds
+ *   amqp_bench purge HOST PORT QUEUE                  empties it
  *
  * The result of `publish` is one line of key=value. */
 #include <amqp.h>
@@ -136,16 +138,39 @@ drain(amqp_connection_state_t connection, const char *queue_name, const char *pa
 	return fclose(file) == 0 ? 0 : fail(path, "cannot be written");
 }
 
+static int
+count(amqp_connection_state_t connection, const char *queue_name)
+{
+	amqp_queue_declare_ok_t *queue = amqp_queue_declare(connection, CHANNEL, amqp_cstring_bytes(queue_name),
+		/* passive */ 1, 1, 0, 0, amqp_empty_table);
+
+	if (queue == NULL)
+		return failed_reply("queue.declare", amqp_get_rpc_reply(connection));
+	printf("%u\n", queue->message_count);
+	return 0;
+}
+
+static int
+purge(amqp_connection_state_t connection, const char *queue_name)
+{
+	return amqp_queue_purge(connection, CHANNEL, amqp_cstring_bytes(queue_name)) != NULL
+		       ? 0
+		       : failed_reply("queue.purge", amqp_get_rpc_reply(connection));
+}
+
 int
 main(int argc, char **argv)
 {
-	bool to_drain = argc == 6 && strcmp(argv[1], "drain") == 0;
+	const char *mode = argc > 1 ? argv[1] : "";
 	amqp_connection_state_t connection = amqp_new_connection();
 	amqp_rpc_reply_t reply;
 	int status;
 
-	if (!to_drain && !(argc == 7 && strcmp(argv[1], "publish") == 0)) {
-		fputs("usage: amqp_bench publish HOST PORT QUEUE COUNT WINDOW | drain HOST PORT QUEUE FILE\n", stderr);
+	if (!(argc == 7 && strcmp(mode, "publish") == 0) && !(argc == 6 && strcmp(mode, "drain") == 0) &&
+		!(argc == 5 && (strcmp(mode, "count") == 0 || strcmp(mode, "purge") == 0))) {
+		fputs("usage: amqp_bench publish HOST PORT QUEUE COUNT WINDOW | drain HOST PORT QUEUE FILE |\n"
+		      "       count HOST PORT QUEUE | purge HOST PORT QUEUE\n",
+			stderr);
 		return 64;
 	}
 	status = amqp_socket_open(amqp_tcp_socket_new(connection), argv[2], atoi(argv[3]));
@@ -158,8 +183,14 @@ main(int argc, char **argv)
 	reply = amqp_get_rpc_reply(connection);
 	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
 		return failed_reply("channel", reply);
-	status = to_drain ? drain(connection, argv[4], argv[5])
-			  : publish(connection, argv[4], strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10));
+	if (mode[0] == 'd')
+		status = drain(connection, argv[4], argv[5]);
+	else if (mode[0] == 'c')
+		status = count(connection, argv[4]);
+	else if (strcmp(mode, "purge") == 0)
+		status = purge(connection, argv[4]);
+	else
+		status = publish(connection, argv[4], strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10));
 	amqp_connection_close(connection, AMQP_REPLY_SUCCESS);
 	amqp_destroy_connection(connection);
 	return status;

@@ -27,38 +27,6 @@ run_plain() { # NAME REQUESTS RECORDS_A_REQUEST BODY_FILE
 		"$(awk -v c="$(http_cpu plain)" -v n="$3" 'BEGIN { print c / n }')"
 }
 
-# syslog-ng reads the records from a file and posts them; its reliable disk buffer writes each but does not sync.
-run_syslog_ng() { # NAME RECORDS WORKERS BATCH(0: none)
-	have syslog-ng || return 0
-	peer=$dir/syslog-ng
-	rm -rf "$peer"
-	mkdir -p "$peer/buffer"
-	start_sink --http 127.0.0.1:0 --until "$2" --idle-exit 100
-	options='body("$MSG")'
-	[ "$4" = 0 ] || options='body("$MSG") batch-lines('$4') batch-timeout(100) delimiter(",") body-prefix("[") body-suffix("]")'
-	cat >"$peer/conf" <<CONF
-@version: 3.38
-options { stats-freq(0); time-reopen(1); };
-source s { file("$dir/lines" flags(no-parse) follow-freq(0.1) log-fetch-limit(1000) log-iw-size(10000)); };
-destination d {
-  http(url("http://$sink_http/log") method("POST") headers("Content-Type: application/json") $options workers($3)
-    disk-buffer(reliable(yes) disk-buf-size(4000000000) mem-buf-size(67108864) dir("$peer/buffer")));
-};
-log { source(s); destination(d); flags(flow-control); };
-CONF
-	begin=$(now_s)
-	syslog-ng -F --no-caps -f "$peer/conf" -R "$peer/persist" -c "$peer/ctl" -p "$peer/pid" >"$dir/syslog-ng.log" 2>&1 &
-	shipper=$!
-	started $shipper
-	wait_end $sink 300 'syslog-ng'
-	end=$(now_s)
-	cpu=$(cpu_of $shipper)
-	end_process $shipper
-	rm -rf "$peer"
-	result "$1" "$(awk -v n="$2" -v b="$begin" -v e="$end" 'BEGIN { print n / (e - b) }')" \
-		"$(awk -v n="$2" -v c="$cpu" 'BEGIN { print c * 1e6 / n }')"
-}
-
 note_of() { # LINE
 	printf 'threads %s; records a sync %s' "$(value_of threads "$1" | sed 's/,$//')" "$(value_of records_per_sync "$1")"
 }
@@ -72,7 +40,7 @@ bench_hook() {
 		run_plain 'plain libcurl loop, no queue' $count 1 "$dir/body"
 		run_hook hook.lua $count 1
 		result_line 'tailrace, new_json, 1 worker' "$line" "$(note_of "$line")"
-		run_syslog_ng 'syslog-ng http(), reliable disk buffer' $count 1 0 # 10 workers: 1.2x the rate at 1.3x the CPU
+		syslog_ng_http 'syslog-ng http(), reliable disk buffer' $count 1 0 disk # 10 workers: 1.2x the rate at 1.3x the CPU
 	done
 	rm -f "$dir/lines"
 	table 'Hook, one record a request: 900 bytes, 10 connections, synced' record
@@ -93,7 +61,9 @@ bench_batch() {
 		result_line 'tailrace, 100 events a change' "$line" "$(note_of "$line")"
 		run_hook hook_batch_helper.lua $count 1 --per-change 100
 		result_line 'tailrace, 100 events a change, log_hooks:new' "$line" "$(note_of "$line")"
-		run_syslog_ng 'syslog-ng http(), reliable disk buffer' $((count / 4)) 2 100 # 10 workers: the same rate at 1.5x the CPU
+		# 10 workers: the same rate at 1.5x the CPU
+		syslog_ng_http 'syslog-ng http(), reliable disk buffer' $((count / 4)) 2 100 disk
+		syslog_ng_http 'syslog-ng http(), memory' $((count / 4)) 2 100 memory
 	done
 	rm -f "$dir/lines"
 	table 'Hook, 100 records a request: 900 bytes each, 10 connections, synced' record

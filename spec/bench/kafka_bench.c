@@ -5,6 +5,7 @@
  *                                                 "down ID", "up ID"; ends with its input
  *   kafka_bench plain BOOTSTRAP TOPIC COUNT       the yardstick: a plain librdkafka loop with the settings of new_kafka
  *   kafka_bench consume BOOTSTRAP TOPIC FILE      appends each payload as a line until SIGTERM or SIGINT
+ *   kafka_bench count BOOTSTRAP TOPIC             prints how many records its partitions have got
  *
  * The result of `plain` is one line of key=value. */
 #include <librdkafka/rdkafka.h>
@@ -57,6 +58,7 @@ run_cluster(int brokers)
 	if (cluster == NULL)
 		return fail("cluster", "librdkafka cannot make one");
 	rd_kafka_mock_topic_create(cluster, "events", PARTITIONS, brokers);
+	rd_kafka_mock_topic_create(cluster, "others", PARTITIONS, brokers); /* of those that a bench compares with */
 	printf("bootstrap %s\n", rd_kafka_mock_cluster_bootstraps(cluster));
 	fflush(stdout);
 	while (fgets(line, sizeof line, stdin) != NULL) {
@@ -178,6 +180,28 @@ run_consumer(const char *bootstrap, const char *topic, const char *path)
 	return fclose(file) == 0 ? 0 : fail(path, "cannot be written");
 }
 
+static int
+run_count(const char *bootstrap, const char *topic)
+{
+	const char *const pairs[] = {"bootstrap.servers", bootstrap, NULL};
+	char error[512];
+	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, configuration(pairs), error, sizeof error);
+	int64_t sum = 0, low, high;
+
+	if (rk == NULL)
+		return fail("count", error);
+	for (int32_t i = 0; i < PARTITIONS; i++) {
+		rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(rk, topic, i, &low, &high, FLUSH_MS);
+
+		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return fail(topic, rd_kafka_err2str(err));
+		sum += high;
+	}
+	printf("%lld\n", (long long)sum);
+	rd_kafka_destroy(rk);
+	return 0;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -189,7 +213,10 @@ main(int argc, char **argv)
 		return run_plain(argv[2], argv[3], strtoull(argv[4], NULL, 10));
 	if (strcmp(mode, "consume") == 0 && argc == 5)
 		return run_consumer(argv[2], argv[3], argv[4]);
-	fputs("usage: kafka_bench cluster [BROKERS] | plain BOOTSTRAP TOPIC COUNT | consume BOOTSTRAP TOPIC FILE\n",
+	if (strcmp(mode, "count") == 0 && argc == 4)
+		return run_count(argv[2], argv[3]);
+	fputs("usage: kafka_bench cluster [BROKERS] | plain BOOTSTRAP TOPIC COUNT | consume BOOTSTRAP TOPIC FILE |\n"
+	      "       count BOOTSTRAP TOPIC\n",
 		stderr);
 	return 64;
 }

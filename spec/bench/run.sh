@@ -7,8 +7,8 @@
 #   backlog  records waiting for a dead endpoint: memory, recovery, drain rate, order
 #   spool    the log alone, beside append + fdatasync, LMDB and RocksDB
 #   gzip     a thousand records a request, bodies compressed or not
-#   kafka    batches to a mock cluster in a process of its own, beside a plain librdkafka loop
-#   amqp     batches to RabbitMQ, beside a plain rabbitmq-c loop with the same window
+#   kafka    batches to a mock cluster in a process of its own, beside a plain librdkafka loop and rsyslog
+#   amqp     batches to RabbitMQ, beside a plain rabbitmq-c loop with the same window and syslog-ng
 #   nats     batches to JetStream, beside libnats alone
 #   replay   dead letters on their second way, beside their first
 #   http     our HTTP client beside a plain libcurl loop, no queue
@@ -52,6 +52,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-bench.XXXXXX")
 chmod 755 "$dir"
 : >"$dir/results"
 . $here/lib.sh
+. $here/peers.sh
 . $here/hook_bench.sh
 . $here/transport_bench.sh
 . $here/relay_bench.sh

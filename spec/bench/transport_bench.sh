@@ -32,6 +32,7 @@ end_peer() {
 bench_kafka() {
 	count=1000000
 	! $quick || count=100000
+	"$build/hook_bench" dump --count $count >"$dir/lines"
 	for _ in $(seq "$rounds"); do
 		start_peer "$build/kafka_bench" cluster
 		BENCH_BROKERS=$(wait_line "$dir/peer.out" 's/^bootstrap //p' 'the cluster')
@@ -42,9 +43,11 @@ bench_kafka() {
 			run_transport "tailrace, new_kafka, batches of $batch" kafka $count
 		done
 		run_transport "tailrace, new_kafka, 500, 100 events a change" kafka $count --per-change 100
+		rsyslog_kafka 'rsyslog omkafka, queue in memory' $count "$BENCH_BROKERS" others
 		unset BENCH_BATCH BENCH_BROKERS
 		end_peer
 	done
+	rm -f "$dir/lines"
 	table 'Kafka: 900 bytes, acks=all, idempotent, a mock cluster of 3 brokers in a process of its own' record
 }
 
@@ -55,6 +58,7 @@ bench_amqp() {
 	fi
 	count=100000
 	! $quick || count=20000
+	"$build/hook_bench" dump --count $count >"$dir/lines"
 	start_peer "$build/tailrace" lua $here/broker.lua rabbitmq bench
 	BENCH_PORT=$(wait_line "$dir/peer.out" 's/^port //p' 'RabbitMQ')
 	export BENCH_PORT
@@ -67,7 +71,9 @@ bench_amqp() {
 			export BENCH_CONNECTIONS=10
 			run_transport "tailrace, new_amqp, batches of $batch, 10 sessions" amqp $count --window 12000
 		done
+		syslog_ng_amqp 'syslog-ng amqp(), which awaits no confirm' $count "$BENCH_PORT" bench
 	done
+	rm -f "$dir/lines"
 	unset BENCH_PORT BENCH_BATCH BENCH_CONNECTIONS
 	end_peer
 	table 'AMQP: 900 bytes, RabbitMQ, a durable queue, persistent, mandatory, confirms' record
