@@ -41,7 +41,6 @@ finish(struct tr_defer *defer)
 
 	job->work = NULL;
 	free(work);
-	tr_hold_drop();
 	job->done(job); /* without an engine this may free the store */
 	if (engine != NULL)
 		busy_drop(engine);
@@ -498,7 +497,6 @@ tr_dead_start(struct tr_dead_store *store, struct tr_loop *loop, struct tr_dead_
 	work->keep = SLOT_LIST_EMPTY;
 	job->work = work;
 	dead_busy_add(store); /* until done() */
-	tr_hold_take();
 	next_page(work);
 	return TR_OK;
 }
