@@ -164,15 +164,31 @@ visit(struct repair *repair)
 	return repair->err;
 }
 
+/* Of the new log as of the old one. A segment without a header is as large as its file, which may have been cut. */
+static uint64_t
+segment_bytes(const struct tr_spool *from)
+{
+	uint64_t bytes = 4096, most = 0;
+
+	for (uint64_t number = from->oldest; number <= from->newest; number++) {
+		const struct segment *segment = from->ring[number & (from->ring_cap - 1)];
+
+		if (segment != NULL && segment->bytes > most)
+			most = segment->bytes;
+	}
+	while (bytes < most)
+		bytes *= 2;
+	return most > 0 ? bytes : 0;
+}
+
 static int
 write_new(struct repair *repair, const char *meta, const char *data)
 {
 	struct tr_spool *from = repair->from;
-	struct segment *newest = from->ring_cap == 0 ? NULL : from->ring[from->newest & (from->ring_cap - 1)];
 	struct tr_spool_config config = {.meta_path = meta,
 		.data_path = data,
 		.first_segment = from->next_number,
-		.segment_bytes = newest != NULL ? newest->bytes : 0};
+		.segment_bytes = segment_bytes(from)};
 	char *error = NULL;
 	int err = spool_open(&config, false, &repair->to, &error);
 
