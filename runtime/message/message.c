@@ -211,6 +211,16 @@ fail:
 	return NULL;
 }
 
+void
+tr_message_renew(struct tr_message *message, int64_t created_ms)
+{
+	tr_uuid1_renew(message->id, created_ms);
+	message->created_ns = tr_uuid1_wall_ns(message->id);
+	tr_meta_remove(&message->meta, TR_STR("dead_letter"));
+	if (message->schedule != NULL) /* that has passed, or else it will too soon */
+		message->schedule->expires_ms = 0;
+}
+
 int
 tr_message_set_order(struct tr_message *message, struct tr_str key)
 {

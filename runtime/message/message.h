@@ -32,6 +32,7 @@ enum tr_message_flag {
 	TR_MSG_DIRTY = 1 << 3,        /* envelope, meta or body changed since it was last stored; not stored */
 	TR_MSG_DEAD = 1 << 5,         /* a dead letter: waits for an operator, in no queue */
 	TR_MSG_TEMPLATE = 1 << 4,     /* log record whose body is a template's text: meta log_record holds the JSON */
+	TR_MSG_RENEWED = 1 << 7,      /* what is stored is the dead letter that it was: see tr_message_renew() */
 	TR_MSG_ORDERED = 1 << 6,      /* `order` is set: waits behind those of its queue with the same one */
 };
 
@@ -89,6 +90,10 @@ void tr_message_revoke(struct tr_message *message);
 /* Same envelope, meta and shared body, new id (a split transaction). */
 struct tr_message *tr_message_split(const struct tr_message *from);
 
+/* Makes a dead letter the record that it is again, the same each time that it is read: created at that moment (wall),
+ * with an id of its own that follows from both, without what it says of its death and without a moment to expire at. */
+void tr_message_renew(struct tr_message *message, int64_t created_ms);
+
 /* Empties, zeroed and filled from `from`, in the room if there is some: for a message that has none yet. TR_OK or
  * TR_ENOMEM. */
 int tr_message_copy_addr(struct tr_message *message, const struct tr_addr *from, struct tr_addr *to);
@@ -130,6 +135,8 @@ void tr_uuid4(uint8_t out[16]);
 /* For tests: from now on this thread's ids follow from the seed and the clock. 0: random again. */
 void tr_uuid_repeatable(uint64_t seed);
 int64_t tr_uuid1_wall_ns(const uint8_t id[16]);
+/* Another one, of a moment in that millisecond, that follows from the two. */
+void tr_uuid1_renew(uint8_t id[16], int64_t wall_ms);
 void tr_uuid_hex(const uint8_t id[16], char hex[33]);
 void tr_uuid_hyphenated(const uint8_t id[16], char text[37]);
 /* The event_id of a log record's JSON, 32 characters; .data NULL: it is none. Borrowed. */

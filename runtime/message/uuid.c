@@ -11,6 +11,7 @@
 /* 100 ns steps from 1582-10-15 to 1970-01-01 (RFC 9562 section 5.1). */
 #define EPOCH_STEPS UINT64_C(0x01b21dd213814000)
 #define STEP_NS 100
+#define STEPS_PER_MS (1000000 / STEP_NS)
 /* A thread may run this far ahead of the clock (many ids in one moment, a small step back) before it
  * takes a new clock sequence and starts again from the clock. */
 #define LEAD_STEPS (UINT64_C(1000000000) / STEP_NS)
@@ -99,6 +100,22 @@ tr_uuid_repeatable(uint64_t seed)
 	state.last = 1;
 }
 
+static void
+put(uint8_t out[16], uint64_t steps, uint16_t sequence, const uint8_t node[6])
+{
+	out[0] = (uint8_t)(steps >> 24);
+	out[1] = (uint8_t)(steps >> 16);
+	out[2] = (uint8_t)(steps >> 8);
+	out[3] = (uint8_t)steps;
+	out[4] = (uint8_t)(steps >> 40);
+	out[5] = (uint8_t)(steps >> 32);
+	out[6] = (uint8_t)(0x10 | ((steps >> 56) & 0x0f));
+	out[7] = (uint8_t)(steps >> 48);
+	out[8] = (uint8_t)(0x80 | (sequence >> 8));
+	out[9] = (uint8_t)sequence;
+	memcpy(out + 10, node, 6);
+}
+
 void
 tr_uuid1(uint8_t out[16])
 {
@@ -120,17 +137,7 @@ tr_uuid1_at(int64_t wall_ns, uint8_t out[16])
 			self->sequence = (self->sequence + 1) & 0x3fff;
 	}
 	self->last = now;
-	out[0] = (uint8_t)(now >> 24);
-	out[1] = (uint8_t)(now >> 16);
-	out[2] = (uint8_t)(now >> 8);
-	out[3] = (uint8_t)now;
-	out[4] = (uint8_t)(now >> 40);
-	out[5] = (uint8_t)(now >> 32);
-	out[6] = (uint8_t)(0x10 | ((now >> 56) & 0x0f));
-	out[7] = (uint8_t)(now >> 48);
-	out[8] = (uint8_t)(0x80 | (self->sequence >> 8));
-	out[9] = (uint8_t)self->sequence;
-	memcpy(out + 10, self->node, 6);
+	put(out, now, self->sequence, self->node);
 }
 
 void
@@ -159,6 +166,19 @@ tr_uuid1_wall_ns(const uint8_t id[16])
 
 	/* wraps for foreign ids far from our time; signed arithmetic must not see that */
 	return (int64_t)((steps - EPOCH_STEPS) * STEP_NS);
+}
+
+/* The other ids of that millisecond have nodes of threads; this one's node and sequence, 61 bits, are what the former
+ * id comes to. */
+void
+tr_uuid1_renew(uint8_t id[16], int64_t wall_ms)
+{
+	uint64_t within = (uint64_t)(tr_uuid1_wall_ns(id) / STEP_NS) % STEPS_PER_MS, hash = tr_hash(id, 16);
+	uint8_t node[6];
+
+	memcpy(node, &hash, sizeof node);
+	node[0] |= 1;
+	put(id, (uint64_t)wall_ms * STEPS_PER_MS + within + EPOCH_STEPS, (uint16_t)(hash >> 48 & 0x3fff), node);
 }
 
 /* Eight values from 0 to 15 to their digits: '0' is added, and 39 more from 10 on. */

@@ -37,6 +37,8 @@ tr_dead_free(struct tr_dead_store *store)
 		return;
 	pthread_mutex_destroy(&store->lock);
 	tr_metric_unref(store->refused);
+	for (uint32_t i = 0; i < store->queues.count; i++)
+		free(store->queues.names[i]);
 	free(store);
 }
 
@@ -213,15 +215,50 @@ tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_mes
 	return TR_OK;
 }
 
+/* --- the letters -------------------------------------------------------------------------------------------- */
+
+/* lock held: for stub->order. 0: there are too many, or no memory, or it is none to wait in */
+static uint32_t
+queue_place(struct dead_queues *queues, struct tr_str name)
+{
+	uint32_t at = (uint32_t)tr_hash(name.data, name.len) % TR_COUNT(queues->table);
+
+	if (queues->last < queues->count && tr_str_eq(tr_str(queues->names[queues->last]), name))
+		return queues->last + 1; /* neighbours mostly share it */
+	while (queues->table[at] != 0 && !tr_str_eq(tr_str(queues->names[queues->table[at] - 1]), name))
+		at = (at + 1) % TR_COUNT(queues->table);
+	if (queues->table[at] == 0) {
+		if (queues->count == DEAD_QUEUES_MAX || name.len == 0 || tr_str_eq(name, TR_STR("null")))
+			return 0;
+		queues->names[queues->count] = strndup(name.data, name.len);
+		if (queues->names[queues->count] == NULL)
+			return 0;
+		queues->table[at] = (uint16_t)++queues->count;
+	}
+	queues->last = queues->table[at] - 1u;
+	return queues->table[at];
+}
+
+const char *
+dead_queue(struct tr_dead_store *store, const struct tr_stub *letter)
+{
+	const char *name;
+
+	pthread_mutex_lock(&store->lock);
+	name = letter->order == 0 ? NULL : store->queues.names[letter->order - 1];
+	pthread_mutex_unlock(&store->lock);
+	return name;
+}
+
 void
-tr_dead_add(struct tr_dead_store *store, uint32_t slot)
+tr_dead_add(struct tr_dead_store *store, uint32_t slot, struct tr_str queue)
 {
 	struct tr_stub *stub = tr_spool_stub(store->spool, slot);
 	struct dead_account *account = &store->accounts[stub->account % TR_ACCOUNTS_MAX];
 
 	tr_stub_set_queue(stub, NO_SCHED);
-	stub->order = 0;
 	pthread_mutex_lock(&store->lock);
+	stub->order = dead_is_letter(stub) ? queue_place(&store->queues, queue) : 0;
 	if (account->list.count > 0 && tr_spool_stub(store->spool, account->list.tail)->seq > stub->seq)
 		account->unsorted = true; /* two workers' changes, or one that was copied forward in the log */
 	slots_add(store->spool, &account->list, slot);

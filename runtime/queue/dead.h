@@ -28,8 +28,8 @@ bool tr_dead_wanted(struct tr_dead_store *store, const struct tr_message *messag
  * change is committed the caller hands the slot over by tr_dead_add(). TR_OK; else nothing was done. */
 int tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_message *message, const char *reason,
 	struct tr_str line);
-/* A letter or a parked record that is stored, also by a start: tr_recovered.flags. */
-void tr_dead_add(struct tr_dead_store *store, uint32_t slot);
+/* A letter or a parked record that is stored, also by a start: tr_recovered.flags. `queue`: where it came from. */
+void tr_dead_add(struct tr_dead_store *store, uint32_t slot, struct tr_str queue);
 /* A letter for people and programs: id, seq, size, letter (what happened to it), and the record's text if `payload`. */
 void tr_dead_json(struct tr_buf *out, const struct tr_message *letter, struct tr_str info, bool payload);
 /* Drops what is beyond the bounds, some hundred in a change, one after the other; own thread of `loop`. */
@@ -57,7 +57,10 @@ struct tr_dead_job {
 	uint64_t limit;             /* letters; 0: all */
 	/* LOOK: for each; info is the metadata `dead_letter`, JSON */
 	void (*each)(struct tr_dead_job *job, const struct tr_message *message, struct tr_str info);
-	/* REPLAY: a record that waits for its queue again, committed; takes the message */
+	/* REPLAY: records that wait for their queue again, committed, in no list. Their bytes were not read. NULL: the
+	 * next start puts them there */
+	void (*moved)(struct tr_dead_job *job, const char *queue, const uint32_t *slots, uint32_t count);
+	/* REPLAY: one that had to be written anew, committed; takes the message */
 	void (*replayed)(struct tr_dead_job *job, struct tr_message *message);
 	/* REPLAY: a parked record that is to be decided again; it is in no list. NULL: it stays, as the next start does
 	 * that. */

@@ -19,6 +19,14 @@ struct dead_account {
 	struct tr_dead_bounds bounds; /* lock; of a hook's account */
 	char name[64];                /* lock; written once; "": not known yet */
 };
+/* Names of the queues that letters came from, so that they go back without being read: stub->order of a letter is the
+ * place of its queue here and one; 0: it was never noted, and the letter is read. Names stay: there are few of them. */
+#define DEAD_QUEUES_MAX 4096
+struct dead_queues {
+	char *names[DEAD_QUEUES_MAX];
+	uint16_t table[2 * DEAD_QUEUES_MAX]; /* open addressing, by the name: its place and one; 0: free */
+	uint32_t count, last;                /* last: the one looked up before */
+};
 struct tr_dead_store {
 	struct tr_spool *spool;
 	struct tr_engine *engine; /* NULL: of a stopped spool */
@@ -27,6 +35,7 @@ struct tr_dead_store {
 	uint64_t trimmed;          /* lock: dropped since the last line about that */
 	bool trimming;             /* lock: a change is under way */
 	uint64_t count;            /* lock; all letters */
+	struct dead_queues queues; /* lock; a name does not change */
 	struct dead_account accounts[TR_ACCOUNTS_MAX];
 };
 
@@ -67,6 +76,8 @@ bool dead_is_of(struct tr_dead_store *store, uint16_t account, const char *hook)
 uint32_t dead_pop(struct tr_dead_store *store, struct dead_account *account);
 /* lock held: the letters are in the order of their seq, unless there is no memory for that */
 void dead_sort(struct tr_dead_store *store, struct dead_account *account);
+/* The queue that a letter came from; NULL: not known without reading it. */
+const char *dead_queue(struct tr_dead_store *store, const struct tr_stub *letter);
 void dead_put_back(struct tr_dead_store *store, struct dead_account *account, uint32_t slot);
 
 #endif

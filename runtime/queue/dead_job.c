@@ -4,8 +4,8 @@
 #include "base/json.h"
 #include "queue/dead_internal.h"
 
-#define PAGE 2048                    /* letters loaded, and moved in one change: a commit is waited for each time */
-#define PAGE_BYTES (4 * 1024 * 1024) /* of them, but at least one */
+#define PAGE 4096                    /* letters gone through, and moved in one change, at once */
+#define PAGE_BYTES (4 * 1024 * 1024) /* of those that must be read, but at least one */
 
 struct dead_work {
 	struct tr_dead_store *store;
@@ -17,15 +17,20 @@ struct dead_work {
 	bool owns;              /* that account */
 	uint32_t left;          /* of it, as it was when this began */
 	struct slot_list keep;  /* of it: looked at, to be put back */
-	struct tr_load load;    /* of the next page, also while the change with the one before is being committed */
-	bool loading, ready, committing; /* ready: loaded, and the commit of the page before is awaited */
-	struct tr_change change;
-	struct tr_defer defer;
-	uint32_t slots[PAGE], acted[PAGE], acted_count; /* acted: in the change */
-	uint32_t parked;                                /* of those */
+	/* the page, which is also made while the change with the one before is being committed */
+	uint32_t count, slots[PAGE];
+	struct tr_load load; /* of those of it that must be read, in the same order */
+	uint32_t read[PAGE];
 	struct tr_message *messages[PAGE];
-	struct tr_message *replayed; /* by next: in the change */
 	int status[PAGE];
+	bool loading, ready, committing; /* ready: read, and the commit of the page before is awaited */
+	/* the change */
+	struct tr_change change;
+	uint32_t acted[PAGE], acted_count; /* all that are in it */
+	uint32_t moved[PAGE], moved_count; /* of those: that keep their slots */
+	uint32_t parked;                   /* of those */
+	struct tr_message *replayed;       /* by next: new ones */
+	struct tr_defer defer;
 };
 
 static void next_page(struct dead_work *work);
@@ -90,6 +95,23 @@ parked_info(struct dead_work *work, const struct tr_message *record, struct tr_b
 	tr_buf_free(&text);
 }
 
+/* A letter becomes the record that it was by a word in the log: it is not read, and not written again. With an order
+ * its place is behind what has come since, and so is that of its bytes. */
+static bool
+can_move(const struct dead_work *work, const struct tr_stub *letter)
+{
+	return (tr_stub_flags(letter) & TR_MSG_ORDERED) == 0 && (letter->order != 0 || work->job->moved == NULL);
+}
+
+static bool
+must_read(const struct dead_work *work, const struct tr_stub *stub)
+{
+	const struct tr_dead_job *job = work->job;
+
+	return job->action == TR_DEAD_LOOK || job->ids != NULL || job->reason != NULL ||
+	       (job->action == TR_DEAD_REPLAY && dead_is_letter(stub) && !can_move(work, stub));
+}
+
 /* The record as it was before, with an id of its own: its age starts again. */
 static struct tr_message *
 revive(struct dead_work *work, const struct tr_message *letter)
@@ -120,29 +142,25 @@ keep(struct dead_work *work, uint32_t slot)
 	slots_add(work->store->spool, &work->keep, slot);
 }
 
-/* Does what the job says, or adds it to the change. False: it cannot be; it stays. */
 static bool
-act(struct dead_work *work, const struct tr_message *letter)
+move(struct dead_work *work, uint32_t slot)
 {
-	bool is_letter = (letter->flags & TR_MSG_DEAD) != 0;
-	struct tr_message *record;
+	const struct tr_stub *stub = tr_spool_stub(work->store->spool, slot);
+	uint16_t account, flags = (uint16_t)((tr_stub_flags(stub) & ~TR_MSG_DEAD) | TR_MSG_RENEWED);
 
-	if (work->job->action == TR_DEAD_PURGE) {
-		if (tr_change_done(&work->change, letter->slot, TR_COL_DROPPED, TR_REASON_REMOVED, 1) != TR_OK)
-			return false;
-		work->parked += !is_letter;
-		work->acted[work->acted_count++] = letter->slot;
-		return true;
-	}
-	if (!is_letter) {
-		work->job->parked++;
-		if (work->job->again != NULL)
-			work->job->again(work->job, letter->slot);
-		else
-			keep(work, letter->slot); /* the next start decides it again anyway */
-		return true;
-	}
-	record = revive(work, letter);
+	if (dead_other(work->store, stub->account, &account) != TR_OK ||
+		tr_change_move(&work->change, slot, account, tr_wall_ms(), 0, flags) != TR_OK)
+		return false;
+	work->moved[work->moved_count++] = slot;
+	work->acted[work->acted_count++] = slot;
+	return true;
+}
+
+static bool
+put_again(struct dead_work *work, const struct tr_message *letter)
+{
+	struct tr_message *record = revive(work, letter);
+
 	if (record == NULL)
 		return false;
 	if (tr_change_put(&work->change, record, tr_str(record->queue != NULL ? record->queue : ""), TR_COL_MOVED_IN,
@@ -158,12 +176,51 @@ act(struct dead_work *work, const struct tr_message *letter)
 	return true;
 }
 
+/* Does what the job says, or adds it to the change. letter: NULL if it was not read. False: it cannot be; it stays. */
+static bool
+act(struct dead_work *work, uint32_t slot, const struct tr_message *letter)
+{
+	const struct tr_stub *stub = tr_spool_stub(work->store->spool, slot);
+
+	if (work->job->action == TR_DEAD_PURGE) {
+		if (tr_change_done(&work->change, slot, TR_COL_DROPPED, TR_REASON_REMOVED, 1) != TR_OK)
+			return false;
+		work->parked += !dead_is_letter(stub);
+		work->acted[work->acted_count++] = slot;
+		return true;
+	}
+	if (dead_is_letter(stub))
+		return can_move(work, stub) ? move(work, slot) : letter != NULL && put_again(work, letter);
+	work->job->parked++;
+	if (work->job->again != NULL)
+		work->job->again(work->job, slot);
+	else
+		keep(work, slot); /* the next start decides it again anyway */
+	return true;
+}
+
 /* --- pages -------------------------------------------------------------------------------------------------- */
 
+/* They go to their queues: neighbours mostly to the same one. */
 static void
-committed(struct tr_change *change, int status)
+hand_moved(struct dead_work *work)
 {
-	struct dead_work *work = tr_container_of(change, struct dead_work, change);
+	struct tr_dead_store *store = work->store;
+	uint32_t first = 0;
+
+	for (uint32_t i = 1; i <= work->moved_count && work->job->moved != NULL; i++) {
+		const struct tr_stub *stub = tr_spool_stub(store->spool, work->moved[first]);
+
+		if (i < work->moved_count && tr_spool_stub(store->spool, work->moved[i])->order == stub->order)
+			continue;
+		work->job->moved(work->job, dead_queue(store, stub), &work->moved[first], i - first);
+		first = i;
+	}
+}
+
+static void
+hand_replayed(struct dead_work *work, int status)
+{
 	struct tr_message *list = work->replayed, *ordered = NULL;
 
 	work->replayed = NULL;
@@ -184,6 +241,16 @@ committed(struct tr_change *change, int status)
 		else
 			tr_message_free(record);
 	}
+}
+
+static void
+committed(struct tr_change *change, int status)
+{
+	struct dead_work *work = tr_container_of(change, struct dead_work, change);
+
+	if (status == TR_OK)
+		hand_moved(work);
+	hand_replayed(work, status);
 	if (status != TR_OK) {
 		tr_metric_add(work->store->refused, work->acted_count);
 		tr_log(TR_LEVEL_ERROR, "queue", "%u dead letters could not be moved (%s): they stay, and the job ends",
@@ -198,7 +265,7 @@ committed(struct tr_change *change, int status)
 		if (work->store->engine != NULL)
 			count_add(work->store->engine, IN_PARKED, -(int64_t)work->parked);
 	}
-	work->acted_count = work->parked = 0;
+	work->acted_count = work->moved_count = work->parked = 0;
 	work->committing = false;
 	if (work->ready)
 		process(work);
@@ -207,7 +274,7 @@ committed(struct tr_change *change, int status)
 }
 
 static void
-loaded(struct tr_load *load)
+page_read(struct tr_load *load)
 {
 	struct dead_work *work = tr_container_of(load, struct dead_work, load);
 
@@ -217,23 +284,72 @@ loaded(struct tr_load *load)
 		process(work);
 }
 
-/* The job ends: what was read ahead stays as it is. */
 static void
-keep_page(struct dead_work *work)
+page_made(struct tr_defer *defer)
 {
-	for (uint32_t i = 0; i < work->load.count; i++) {
-		keep(work, work->slots[i]);
-		tr_message_free(work->messages[i]);
+	process(tr_container_of(defer, struct dead_work, defer));
+}
+
+/* A page is there: process() is called once what must be read of it is, and the change before is committed. */
+static void
+begin_page(struct dead_work *work)
+{
+	if (work->load.count > 0) {
+		work->loading = true;
+		tr_spool_load(work->store->spool, &work->load);
+	} else if (work->committing) {
+		work->ready = true;
+	} else {
+		tr_loop_defer(work->loop, &work->defer, page_made);
 	}
 }
 
-/* Does with the page that is loaded what the job says. */
+/* The job ends: what was made ready ahead stays as it is. */
+static void
+keep_page(struct dead_work *work)
+{
+	for (uint32_t i = 0; i < work->count; i++)
+		keep(work, work->slots[i]);
+	for (uint32_t i = 0; i < work->load.count; i++)
+		tr_message_free(work->messages[i]);
+}
+
+/* letter: NULL if it need not be read. info: room for what is told of a parked one. */
+static void
+process_one(struct dead_work *work, uint32_t slot, const struct tr_message *letter, struct tr_buf *parked)
+{
+	struct tr_dead_job *job = work->job;
+	struct tr_str info = {NULL, 0};
+
+	if (letter != NULL && (letter->flags & TR_MSG_DEAD)) {
+		info = tr_meta_get(&letter->meta, TR_STR("dead_letter"));
+	} else if (letter != NULL) {
+		parked_info(work, letter, parked);
+		info = (struct tr_str){parked->data, parked->len};
+	}
+	if ((job->limit > 0 && job->matched >= job->limit) || (letter != NULL && !fits(job, letter, info))) {
+		keep(work, slot);
+	} else if (job->action == TR_DEAD_LOOK && letter != NULL) { /* which reads all */
+		job->matched++;
+		job->parked += (letter->flags & TR_MSG_DEAD) == 0;
+		job->each(job, letter, info);
+		keep(work, slot);
+	} else if (act(work, slot, letter)) {
+		job->matched++;
+	} else {
+		job->unreadable++;
+		keep(work, slot);
+	}
+}
+
+/* Does with the page what the job says. */
 static void
 process(struct dead_work *work)
 {
 	struct tr_load *load = &work->load;
 	struct tr_dead_job *job = work->job;
 	struct tr_buf parked = {0};
+	uint32_t read = 0;
 
 	work->ready = false;
 	if (job->refused > 0) {
@@ -244,35 +360,18 @@ process(struct dead_work *work)
 	if (job->action != TR_DEAD_LOOK)
 		tr_change_init(&work->change, work->store->spool, work->loop, committed, work);
 	work->change.intake = job->action == TR_DEAD_REPLAY; /* it makes the log larger: a full disk may refuse it */
-	for (uint32_t i = 0; i < load->count; i++) {
-		struct tr_message *letter = work->messages[i];
-		struct tr_str info;
+	for (uint32_t i = 0; i < work->count; i++) {
+		bool was_read = read < load->count && work->read[read] == work->slots[i];
+		struct tr_message *letter = was_read ? work->messages[read] : NULL;
 
-		if (work->status[i] < 0 || letter == NULL) {
+		if (was_read && (work->status[read] < 0 || letter == NULL)) {
 			job->unreadable++;
 			keep(work, work->slots[i]);
-			continue;
-		}
-		if (letter->flags & TR_MSG_DEAD) {
-			info = tr_meta_get(&letter->meta, TR_STR("dead_letter"));
 		} else {
-			parked_info(work, letter, &parked);
-			info = (struct tr_str){parked.data, parked.len};
-		}
-		if ((job->limit > 0 && job->matched >= job->limit) || !fits(job, letter, info)) {
-			keep(work, work->slots[i]);
-		} else if (job->action == TR_DEAD_LOOK) {
-			job->matched++;
-			job->parked += (letter->flags & TR_MSG_DEAD) == 0;
-			job->each(job, letter, info);
-			keep(work, work->slots[i]);
-		} else if (act(work, letter)) {
-			job->matched++;
-		} else {
-			job->unreadable++;
-			keep(work, work->slots[i]);
+			process_one(work, work->slots[i], letter, &parked);
 		}
 		tr_message_free(letter);
+		read += was_read;
 	}
 	tr_buf_free(&parked);
 	if (work->acted_count > 0) {
@@ -405,16 +504,20 @@ fill_page(struct dead_work *work)
 {
 	struct tr_dead_store *store = work->store;
 	struct tr_dead_job *job = work->job;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, most = PAGE;
 
 	work->load = (struct tr_load){.loop = work->loop,
-		.done = loaded,
+		.done = page_read,
 		.owner = work,
-		.slots = work->slots,
+		.slots = work->read,
 		.messages = work->messages,
 		.status = work->status};
-	while (work->load.count < PAGE && bytes < PAGE_BYTES && work->left > 0 &&
-		(job->limit == 0 || job->matched < job->limit)) {
+	work->count = 0;
+	if (job->limit > 0 && job->limit <= job->matched)
+		return;
+	if (job->limit > 0 && job->ids == NULL && job->reason == NULL && job->limit - job->matched < most)
+		most = job->limit - job->matched; /* all will do */
+	while (work->count < most && bytes < PAGE_BYTES && work->left > 0) {
 		uint32_t slot = dead_pop(store, &store->accounts[work->account]);
 		const struct tr_stub *stub;
 
@@ -426,30 +529,25 @@ fill_page(struct dead_work *work)
 			keep(work, slot);
 			continue;
 		}
-		work->slots[work->load.count++] = slot;
+		work->slots[work->count++] = slot;
+		if (!must_read(work, stub))
+			continue;
+		work->read[work->load.count++] = slot;
 		bytes += stub->size;
 	}
-}
-
-static void
-load_page(struct dead_work *work)
-{
-	work->loading = true;
-	tr_spool_load(work->store->spool, &work->load);
 }
 
 /* More of the same account, while the change with the page before is being committed. */
 static void
 read_ahead(struct dead_work *work)
 {
+	work->count = work->load.count = 0;
 	pthread_mutex_lock(&work->store->lock);
-	if (dead_stopping(work->store))
-		work->load.count = 0;
-	else
+	if (!dead_stopping(work->store))
 		fill_page(work);
 	pthread_mutex_unlock(&work->store->lock);
-	if (work->load.count > 0)
-		load_page(work);
+	if (work->count > 0)
+		begin_page(work);
 }
 
 static void
@@ -459,7 +557,7 @@ next_page(struct dead_work *work)
 	struct tr_dead_job *job = work->job;
 	bool waits = false;
 
-	work->load.count = 0;
+	work->count = work->load.count = 0;
 	pthread_mutex_lock(&store->lock);
 	if ((dead_stopping(store) || job->refused > 0) && work->account < TR_ACCOUNTS_MAX) {
 		job->cut = job->refused == 0;
@@ -468,15 +566,15 @@ next_page(struct dead_work *work)
 	}
 	while (work->account < TR_ACCOUNTS_MAX && !waits) {
 		fill_page(work);
-		if (work->load.count > 0)
+		if (work->count > 0)
 			break;
 		waits = !next_account(work);
 	}
 	pthread_mutex_unlock(&store->lock);
 	if (waits)
 		return;
-	if (work->load.count > 0)
-		load_page(work);
+	if (work->count > 0)
+		begin_page(work);
 	else
 		tr_loop_defer(work->loop, &work->defer, finish);
 }

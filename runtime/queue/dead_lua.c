@@ -51,6 +51,12 @@ each(struct tr_dead_job *job, const struct tr_message *message, struct tr_str in
 }
 
 static void
+moved(struct tr_dead_job *job, const char *queue, const uint32_t *slots, uint32_t count)
+{
+	tr_queue_insert_stored(tr_container_of(job, struct job_op, job)->worker, tr_str(queue), slots, count);
+}
+
+static void
 replayed(struct tr_dead_job *job, struct tr_message *message)
 {
 	struct job_op *op = tr_container_of(job, struct job_op, job);
@@ -205,8 +211,10 @@ l_run(lua_State *L)
 	op->job.replayed = replayed;
 	op->job.done = done;
 	op->worker = offline ? NULL : tr_service(L, TR_SERVICE_WORKER);
-	if (op->worker != NULL)
+	if (op->worker != NULL) {
 		op->job.again = again;
+		op->job.moved = moved;
+	}
 	tr_buf_addc(&op->json, '[');
 	err = tr_dead_start(store, tr_host_loop(tr_host_of(L)), &op->job);
 	if (err != TR_OK) {
@@ -238,7 +246,7 @@ recovered(void *arg, const struct tr_recovered *message)
 	struct offline *offline = arg;
 
 	if (message->flags & (TR_MSG_DEAD | TR_MSG_POLICY_ERROR))
-		tr_dead_add(offline->store, message->slot);
+		tr_dead_add(offline->store, message->slot, message->queue);
 }
 
 /* open(meta, data) -> spool | nil, message, code */

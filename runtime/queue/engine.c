@@ -220,7 +220,7 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 		stub->order = 0;
 	stub->queue = NO_SCHED;
 	if (message->flags & TR_MSG_DEAD) {
-		tr_dead_add(engine->dead, message->slot);
+		tr_dead_add(engine->dead, message->slot, message->queue);
 		return;
 	}
 	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. */

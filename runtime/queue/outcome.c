@@ -76,7 +76,7 @@ settle_committed(struct outcome_op *op)
 	count_add(engine, IN_FLIGHT, -(int64_t)(op->ended.count + op->dead.count + op->lost.count + op->moved.count));
 	while ((message = list_pop(&op->dead)) != NULL) {
 		run_add(&run, message->owner_data);
-		tr_dead_add(engine->dead, message->slot);
+		tr_dead_add(engine->dead, message->slot, tr_str(message->queue != NULL ? message->queue : ""));
 		tr_message_free(message);
 	}
 	while ((message = list_pop(&op->ended)) != NULL) {
@@ -91,7 +91,7 @@ settle_committed(struct outcome_op *op)
 	count_move(engine, IN_FLIGHT, IN_PARKED, op->parked.count);
 	while ((message = list_pop(&op->parked)) != NULL) {
 		run_add(&run, sched_of(engine, message));
-		tr_dead_add(engine->dead, message->slot);
+		tr_dead_add(engine->dead, message->slot, tr_str(message->queue != NULL ? message->queue : ""));
 		tr_message_free(message);
 	}
 	while ((message = list_pop(&op->kept)) != NULL) {

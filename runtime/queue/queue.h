@@ -40,6 +40,9 @@ struct tr_queue_ops {
 	void (*wake_session)(void *arg, struct tr_session *session);
 	/* Stop a session at the shutdown time-out. */
 	void (*cancel_session)(void *arg, struct tr_session *session);
+	/* What it does, for the log: what it waits for, whose messages it has, where its Lua stands. NULL: not known.
+	 */
+	void (*describe_session)(void *arg, struct tr_session *session, struct tr_buf *out);
 	/* Policy has a throttle_insert_ready_queue handler: run it, then call then(then_arg, error). error NULL: the
 	 * message's due_ms tells. The message stays owned by the queue. */
 	bool (*wants_promote)(void *arg, struct tr_worker *worker);
@@ -133,6 +136,9 @@ void tr_queue_resolve(
  * context
  * ("Received"). Any worker. */
 void tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char *reason);
+/* The same for stored records that were not read, all of that queue (not "" nor "null"), and in none yet. Own thread of
+ * `worker`. */
+void tr_queue_insert_stored(struct tr_worker *worker, struct tr_str queue, const uint32_t *slots, uint32_t count);
 /* A record that must not be sent (policy raised, hook or constructor gone): parked and counted; takes it. It is stored
  * already with TR_MSG_POLICY_ERROR. */
 void tr_queue_park(struct tr_worker *worker, struct tr_message *message);

@@ -300,3 +300,33 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 	else
 		worker_post_message(worker, sched->home, message, reason);
 }
+
+void
+tr_queue_insert_stored(struct tr_worker *worker, struct tr_str queue, const uint32_t *slots, uint32_t count)
+{
+	struct tr_engine *engine = worker->engine;
+	struct tr_sched *sched = sched_get(engine, queue);
+	struct slot_list here = SLOT_LIST_EMPTY;
+
+	if (sched == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory for queue %.*s: %u records wait for a restart",
+			(int)queue.len, queue.data, count);
+		count_add(engine, IN_PARKED, count);
+		return;
+	}
+	sched_count(sched, (int64_t)count - 1);
+	count_add(engine, IN_FLIGHT, count);
+	atomic_store_explicit(&sched->log_records, true, memory_order_relaxed);
+	for (uint32_t i = 0; i < count; i++) {
+		struct tr_stub *stub = tr_spool_stub(engine->spool, slots[i]);
+
+		tr_stub_set_queue(stub, sched->index);
+		stub->order = 0;
+		if (sched->home == worker)
+			slots_add(engine->spool, &here, slots[i]);
+		else
+			worker_post_slot(worker, sched->home, slots[i], false);
+	}
+	if (here.count > 0)
+		sched_return(worker, &here, false);
+}

@@ -310,7 +310,7 @@ tr_queue_park(struct tr_worker *worker, struct tr_message *message)
 	count_add(worker->engine, IN_PARKED, 1);
 	tr_stub_set(tr_spool_stub(worker->engine->spool, message->slot), message->due_ms,
 		message->flags | TR_MSG_POLICY_ERROR, message->attempts);
-	tr_dead_add(worker->engine->dead, message->slot);
+	tr_dead_add(worker->engine->dead, message->slot, tr_str(message->queue != NULL ? message->queue : ""));
 	tr_message_free(message);
 }
 

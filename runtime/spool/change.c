@@ -138,7 +138,7 @@ encode_put(struct tr_buf *buf, struct op *op, const struct tr_message *message, 
 		.created_ms = message->created_ns / TR_NS_PER_MS,
 		.due_ms = message->due_ms,
 		.attempts = message->attempts,
-		.flags = message->flags & (uint16_t)~TR_MSG_DIRTY,
+		.flags = message->flags & (uint16_t) ~(TR_MSG_DIRTY | TR_MSG_RENEWED),
 		.account = message->account,
 		.column = op->column,
 		.order = message->order,
@@ -189,11 +189,13 @@ bind_slot(struct tr_spool *spool, struct op *op, const struct tr_message *messag
 		undo_op(spool, op);
 		return err;
 	}
-	stub->account = message->account;
-	if (op->fresh)
+	if (op->fresh) {
+		stub->account = message->account;
 		atomic_store_explicit(
 			&stub->tries, (uint64_t)(message->created_ns / TR_NS_PER_MS) << 16, memory_order_relaxed);
-	tr_stub_set(stub, message->due_ms, message->flags & (uint16_t)~TR_MSG_DIRTY, message->attempts);
+	}
+	tr_stub_set(
+		stub, message->due_ms, message->flags & (uint16_t) ~(TR_MSG_DIRTY | TR_MSG_RENEWED), message->attempts);
 	return TR_OK;
 }
 
@@ -245,12 +247,22 @@ tr_change_put(
 	}
 	message->slot = op->slot;
 	message->seq = op->seq;
-	message->flags &= (uint16_t)~TR_MSG_DIRTY;
+	message->flags &= (uint16_t) ~(TR_MSG_DIRTY | TR_MSG_RENEWED); /* it is stored as it is now */
 	return TR_OK;
 fail:
 	op_fini(op);
 	change->job->buf.len = mark;
 	return err;
+}
+
+void
+stub_move(struct tr_spool *spool, uint32_t slot, const struct move_payload *move)
+{
+	struct tr_stub *stub = tr_spool_stub(spool, slot);
+
+	__atomic_store_n(&stub->account, move->to, __ATOMIC_RELAXED);
+	atomic_store_explicit(&stub->tries, (uint64_t)move->created_ms << 16, memory_order_relaxed);
+	tr_stub_set(stub, move->due_ms, move->flags, move->attempts);
 }
 
 static int
@@ -287,6 +299,26 @@ tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_
 	else
 		op_fini(op);
 	return err;
+}
+
+int
+tr_change_move(
+	struct tr_change *change, uint32_t slot, uint16_t account, int64_t created_ms, int64_t due_ms, uint16_t flags)
+{
+	const struct tr_stub *stub = tr_spool_stub(change->spool, slot);
+	struct move_payload payload = {.created_ms = created_ms,
+		.due_ms = due_ms,
+		.units = slot_units(change->spool, slot),
+		.flags = flags & (uint16_t)~TR_MSG_DIRTY,
+		.from = stub->account,
+		.to = account};
+	struct op *op = add_op(change, FRAME_MOVE);
+
+	if (op == NULL)
+		return TR_ENOMEM;
+	op->slot = slot;
+	op->seq = stub->seq;
+	return add_small(change, op, &payload, sizeof payload);
 }
 
 int
@@ -429,6 +461,20 @@ port_turn_end(struct tr_turn_hook *hook)
 	port_flush(tr_container_of(hook, struct port, hook));
 }
 
+/* no_flush: it is answered before it is written, and nothing refuses it. */
+static void
+move_now(struct tr_spool *spool, const struct tr_job *job)
+{
+	struct move_payload move;
+
+	for (uint32_t i = 0; i < job->count; i++) {
+		if (job->ops[i].type != FRAME_MOVE)
+			continue;
+		memcpy(&move, job->buf.data + job->ops[i].at, sizeof move);
+		stub_move(spool, job->ops[i].slot, &move);
+	}
+}
+
 /* For what never gets to the commit thread: an empty change, one whose building failed, no_flush. */
 static void
 answer_now(struct tr_mail *mail)
@@ -464,6 +510,7 @@ tr_spool_submit(struct tr_change *change)
 	if (spool->config.no_flush) { /* one list, nothing refused: what was answered must be stored */
 		job->change = NULL;
 		job->urgent = job->intake = false;
+		move_now(spool, job);
 		change->mail.next = NULL;
 		if (port->answers_last != NULL)
 			port->answers_last->next = &change->mail;

@@ -12,7 +12,7 @@ frame_valid(const struct frame_header *header, uint32_t generation, uint32_t sal
 {
 	/* the cheap tests first: looking for the next good frame tries every eighth byte */
 	return header->generation == generation && header->salt == salt && header->type >= FRAME_PUT &&
-	       header->type <= FRAME_END && room >= FRAME_HEADER && header->length <= room - FRAME_HEADER &&
+	       header->type <= FRAME_LAST && room >= FRAME_HEADER && header->length <= room - FRAME_HEADER &&
 	       header->header_crc == tr_crc32c(0, header, offsetof(struct frame_header, header_crc));
 }
 

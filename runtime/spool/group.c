@@ -304,8 +304,23 @@ write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at
 
 /* --- what a committed group means in memory ---------------------------------------------------------- */
 
+/* Only now, so that nothing copies it forward in its new state before the ledger knows of that. */
 static void
-apply_op(struct tr_spool *spool, struct segment *segment, const struct op *op)
+apply_move(struct tr_spool *spool, const struct tr_job *job, const struct op *op)
+{
+	struct move_payload move;
+
+	memcpy(&move, job->buf.data + op->at, sizeof move);
+	if (!spool->config.no_flush)
+		stub_move(spool, op->slot, &move);
+	ledger_count(spool, move.from, TR_COL_MOVED_OUT, TR_REASON_NONE, move.units);
+	ledger_count(spool, move.to, TR_COL_MOVED_IN, TR_REASON_NONE, move.units);
+	ledger_wait(spool, move.from, -move.units);
+	ledger_wait(spool, move.to, move.units);
+}
+
+static void
+apply_op(struct tr_spool *spool, struct segment *segment, const struct tr_job *job, const struct op *op)
 {
 	struct tr_stub *stub;
 	uint64_t loc;
@@ -333,6 +348,9 @@ apply_op(struct tr_spool *spool, struct segment *segment, const struct op *op)
 		break;
 	case FRAME_COUNT:
 		ledger_count(spool, op->account, op->column, op->reason, op->units);
+		break;
+	case FRAME_MOVE:
+		apply_move(spool, job, op);
 		break;
 	default: /* FRAME_STATE: the stub has it */
 		break;
@@ -371,7 +389,7 @@ apply(struct tr_spool *spool, struct segment *segment, const struct job_list *jo
 	pthread_mutex_lock(&spool->ledger_mu);
 	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job))
 		for (uint32_t i = 0; i < job->count; i++)
-			apply_op(spool, segment, &job->ops[i]);
+			apply_op(spool, segment, job, &job->ops[i]);
 	pthread_mutex_unlock(&spool->ledger_mu);
 	for (struct tr_job *job = jobs->first; job != NULL; job = job_next(job)) {
 		for (uint32_t i = 0; i < job->count; i++)

@@ -17,7 +17,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored integers are l
 
 /* --- frames on disk ------------------------------------------------------------------------- */
 
-#define SEG_VERSION 1
+#define SEG_VERSION 2                /* as written */
+#define SEG_VERSION_OLDEST 1         /* as read: it has no MOVE frames */
 #define SEG_MAX (UINT64_C(64) << 20) /* room for frames at most */
 #define SEG_HEADER 4096              /* bytes before the first frame; offsets of frames count from there */
 #define GROUP_ROOM 256               /* bytes that an end frame and its padding need at most, rounded up */
@@ -43,7 +44,17 @@ struct seg_header {
 };
 _Static_assert(sizeof(struct seg_header) == 128, "layout");
 
-enum frame_type { FRAME_PUT = 1, FRAME_STATE, FRAME_DONE, FRAME_COUNT, FRAME_LEDGER, FRAME_ACCOUNT, FRAME_END };
+enum frame_type {
+	FRAME_PUT = 1,
+	FRAME_STATE,
+	FRAME_DONE,
+	FRAME_COUNT,
+	FRAME_LEDGER,
+	FRAME_ACCOUNT,
+	FRAME_END,
+	FRAME_MOVE,
+	FRAME_LAST = FRAME_MOVE
+};
 
 struct frame_header {
 	uint8_t type;
@@ -53,7 +64,7 @@ struct frame_header {
 	uint32_t length;  /* of the payload */
 	uint32_t generation;
 	uint32_t payload_crc;
-	uint64_t seq; /* PUT, STATE, DONE; else 0 */
+	uint64_t seq; /* PUT, STATE, DONE, MOVE; else 0 */
 	uint32_t salt;
 	uint32_t header_crc; /* of the 28 bytes before it */
 };
@@ -75,6 +86,10 @@ struct state_payload {
 	uint16_t attempts, flags;
 	uint32_t reserved;
 };
+struct move_payload { /* its units: moved out of the one account, moved in to the other */
+	int64_t created_ms, due_ms, units;
+	uint16_t attempts, flags, from, to;
+};
 struct count_payload { /* DONE and COUNT */
 	uint16_t account;
 	uint8_t column, reason;
@@ -89,7 +104,7 @@ struct end_payload {
 	uint64_t oldest; /* segments below it are no part of the log */
 };
 _Static_assert(sizeof(struct state_payload) == 16 && sizeof(struct count_payload) == 16, "layout");
-_Static_assert(sizeof(struct end_payload) == 24, "layout");
+_Static_assert(sizeof(struct end_payload) == 24 && sizeof(struct move_payload) == 32, "layout");
 
 static inline uint64_t
 align_up(uint64_t n, uint64_t to)
@@ -245,6 +260,9 @@ struct tr_job {
 	struct op ops[];
 };
 #define BODY_REF_BYTES 4096 /* from this size on a part is written from where it is, not copied */
+
+/* change.c: what a MOVE makes of a stub. */
+void stub_move(struct tr_spool *spool, uint32_t slot, const struct move_payload *move);
 
 /* job.c */
 struct port;

@@ -174,8 +174,10 @@ build(struct tr_spool *spool, uint32_t slot, struct tr_str payload, bool envelop
 	message->due_ms = tr_stub_due_ms(stub);
 	message->attempts = tr_stub_attempts(stub);
 	message->flags = tr_stub_flags(stub);
-	message->account = prefix.account;
+	message->account = tr_stub_account(stub);
 	message->order = prefix.order;
+	if (message->flags & TR_MSG_RENEWED)
+		tr_message_renew(message, tr_stub_created_ms(stub));
 	if (queue.len > 0)
 		err = tr_message_set_queue(message, queue);
 	if (err == TR_OK && prefix.body_file != 0 && !envelope_only) {

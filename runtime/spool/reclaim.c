@@ -68,7 +68,7 @@ ensure(struct window *window, const struct segment *segment, uint64_t at, uint64
 	return n < 0 ? TR_EIO : (uint64_t)n < len ? TR_ECORRUPT : TR_OK;
 }
 
-/* Copies one live frame's payload with the due time and attempts of now. The payload is malloc'ed. */
+/* Copies one live frame's payload with what its stub says now. The payload is malloc'ed. */
 static int
 fetch(struct tr_spool *spool, struct window *window, struct segment *segment, uint32_t slot, struct moved *moved)
 {
@@ -104,6 +104,8 @@ fetch(struct tr_spool *spool, struct window *window, struct segment *segment, ui
 	prefix.due_ms = tr_stub_due_ms(stub);
 	prefix.flags = tr_stub_flags(stub);
 	prefix.attempts = tr_stub_attempts(stub);
+	prefix.account = tr_stub_account(stub);
+	prefix.created_ms = tr_stub_created_ms(stub);
 	prefix.column = TR_COL_NONE;
 	memcpy(payload, &prefix, sizeof prefix);
 	moved->seq = header.seq;

@@ -198,6 +198,7 @@ on_frame(void *arg, const struct scan_frame *frame)
 	struct tr_spool *spool = rec->spool;
 	struct count_payload count = {0};
 	struct state_payload state;
+	struct move_payload move;
 	struct seq_entry *entry;
 	struct tr_stub *stub;
 	bool sound = true;
@@ -215,6 +216,19 @@ on_frame(void *arg, const struct scan_frame *frame)
 			memcpy(&state, frame->payload.data, sizeof state);
 			tr_stub_set(stub, state.due_ms, state.flags, state.attempts);
 		}
+		break;
+	case FRAME_MOVE:
+		sound = frame->payload.len == sizeof move;
+		if (sound)
+			memcpy(&move, frame->payload.data, sizeof move);
+		if (!sound || move.to >= TR_ACCOUNTS_MAX) {
+			sound = false;
+			break;
+		}
+		if (live_stub(rec, frame->header.seq, &entry) != NULL)
+			stub_move(spool, entry->slot, &move);
+		ledger_count(spool, move.from, TR_COL_MOVED_OUT, TR_REASON_NONE, move.units);
+		ledger_count(spool, move.to, TR_COL_MOVED_IN, TR_REASON_NONE, move.units);
 		break;
 	case FRAME_DONE:
 		sound = frame->payload.len == sizeof count;

@@ -105,7 +105,7 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 		return TR_EIO;
 	if ((size_t)n < sizeof header || memcmp(header.magic, "TAILLOG", 8) != 0 || header.crc != header_crc(&header))
 		return TR_ECORRUPT;
-	if (header.version != SEG_VERSION)
+	if (header.version < SEG_VERSION_OLDEST || header.version > SEG_VERSION)
 		return TR_EVERSION;
 	segment->number = header.number;
 	segment->bytes = header.bytes;

@@ -118,6 +118,12 @@ int tr_change_put(struct tr_change *change, struct tr_message *message, struct t
 	int64_t units);
 /* New due time and attempt count of a stored message. flags as enum tr_message_flag. */
 int tr_change_state(struct tr_change *change, uint32_t slot, int64_t due_ms, uint16_t attempts, uint16_t flags);
+/* Gives a stored message to another account and makes it a new one of that: created and due at those moments, without
+ * an attempt; its bytes stay where they are. flags as enum tr_message_flag, with TR_MSG_RENEWED if what it tells of
+ * itself is not to be believed any more. Its units are counted as TR_COL_MOVED_OUT and TR_COL_MOVED_IN. The stub shows
+ * all that once it is committed; until then it must not be loaded or be part of another change. */
+int tr_change_move(
+	struct tr_change *change, uint32_t slot, uint16_t account, int64_t created_ms, int64_t due_ms, uint16_t flags);
 /* Ends a stored message: `units` of its account go to `column`. Its slot is free again after done(). */
 int tr_change_done(
 	struct tr_change *change, uint32_t slot, enum tr_column column, enum tr_reason reason, int64_t units);
@@ -180,6 +186,12 @@ tr_stub_is(const struct tr_stub *stub, uint32_t seq_low, uint32_t queue)
 {
 	return (uint32_t)__atomic_load_n(&stub->seq, __ATOMIC_RELAXED) == seq_low &&
 	       __atomic_load_n(&stub->queue, __ATOMIC_RELAXED) == queue;
+}
+/* The account of a stored message changes by a move, while another thread may look at it. */
+static inline uint16_t
+tr_stub_account(const struct tr_stub *stub)
+{
+	return __atomic_load_n(&stub->account, __ATOMIC_RELAXED);
 }
 static inline uint16_t
 tr_stub_owners(const struct tr_stub *stub)

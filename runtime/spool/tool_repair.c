@@ -111,6 +111,8 @@ keep(void *arg, const struct tr_recovered *message)
 	prefix.due_ms = tr_stub_due_ms(stub);
 	prefix.flags = tr_stub_flags(stub);
 	prefix.attempts = tr_stub_attempts(stub);
+	prefix.account = tr_stub_account(stub);
+	prefix.created_ms = tr_stub_created_ms(stub);
 	prefix.column = TR_COL_NONE;
 	memcpy((char *)payload.data, &prefix, sizeof prefix); /* in data, which is ours */
 	moved->crc = tr_crc32c(0, payload.data, payload.len);

@@ -69,7 +69,7 @@ add_frame(struct log_file *file, struct group *group, uint8_t kind, const uint8_
 
 	if (file->at + bytes > SEGMENT_BYTES)
 		return;
-	header.seq = header.type <= FRAME_DONE && len > 0 ? payload[0] % 8 + 1u : 0;
+	header.seq = (header.type <= FRAME_DONE || header.type == FRAME_MOVE) && len > 0 ? payload[0] % 8 + 1u : 0;
 	header.payload_crc = tr_crc32c(0, payload, len) ^ (kind & 32 ? 1 : 0);
 	if (header.type == FRAME_PUT) /* they stand at multiples of 64 */
 		file->at = align_up(file->at, PUT_ALIGN);

@@ -1,5 +1,6 @@
 /* Dead letters under the real engine: bounds, changes that are full, a stop while they are gone through. */
 #include <errno.h>
+#include <sched.h>
 
 #include "rig.h"
 
@@ -182,11 +183,23 @@ job_done(struct tr_dead_job *job)
 	job_ended = true;
 }
 
+static uint32_t moved_count, replayed_count; /* where they were, and written anew */
+
+static void
+job_moved(struct tr_dead_job *job, const char *queue, const uint32_t *slots, uint32_t count)
+{
+	struct rig *rig = job->owner;
+
+	moved_count += count;
+	tr_queue_insert_stored(tr_engine_worker(rig->engine, 0), tr_str(queue), slots, count);
+}
+
 static void
 job_replayed(struct tr_dead_job *job, struct tr_message *message)
 {
 	struct rig *rig = job->owner;
 
+	replayed_count++;
 	tr_queue_insert(tr_engine_worker(rig->engine, 0), message, "Received");
 }
 
@@ -211,7 +224,7 @@ letters_are_seen_in_the_order_of_their_seq(void **state)
 		pthread_mutex_lock(&store->lock);
 		slot = dead_pop(store, &store->accounts[dead]);
 		pthread_mutex_unlock(&store->lock);
-		tr_dead_add(store, slot);
+		tr_dead_add(store, slot, TR_STR(HOOK_QUEUE));
 	}
 	seen = 0;
 	last_seq = 0;
@@ -255,7 +268,11 @@ static void
 a_replayed_record_does_not_expire_at_once(void **state)
 {
 	struct rig rig;
-	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY,
+		.moved = job_moved,
+		.replayed = job_replayed,
+		.done = job_done,
+		.owner = &rig};
 	struct tr_message *message;
 
 	begin(&rig);
@@ -275,12 +292,125 @@ a_replayed_record_does_not_expire_at_once(void **state)
 	rig_fini(&rig);
 }
 
+static struct {
+	uint32_t sent;
+	char queue[30][24];
+} went; /* by the number in the body */
+
+static int64_t
+note_queue(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	for (const struct tr_message *message = session->held; message != NULL; message = message->next) {
+		uint32_t number = (uint32_t)message->body.len - 100;
+
+		assert_true(number < TR_COUNT(went.queue));
+		assert_string_equal(went.queue[number], ""); /* none comes twice */
+		assert_int_equal(message->attempts, 0);
+		assert_null(tr_meta_get(&message->meta, TR_STR("dead_letter")).data);
+		snprintf(went.queue[number], sizeof went.queue[0], "%s", message->queue);
+		went.sent++;
+	}
+	outcome->kind = TR_OUT_DELIVERED;
+	return 0;
+}
+
+/* In one page: those that are moved where they lie, those with a key, and those whose queue was not noted. */
+static void
+letters_go_back_to_the_queues_that_they_came_from(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY,
+		.moved = job_moved,
+		.replayed = job_replayed,
+		.done = job_done,
+		.owner = &rig};
+	struct tr_dead_store *store;
+	uint32_t slot, at = 0;
+	uint16_t dead;
+
+	begin(&rig);
+	rig.send = refuse;
+	for (uint32_t i = 0; i < 30; i++) {
+		struct tr_message *message;
+		char name[24];
+
+		body_bytes = 100 + i;
+		message = record(i);
+		snprintf(name, sizeof name, "%c.log_hook", 'a' + (int)(i % 3));
+		assert_int_equal(tr_message_set_queue(message, tr_str(name)), TR_OK);
+		if (i % 5 == 0)
+			assert_int_equal(tr_message_set_order(message, TR_STR("k")), TR_OK);
+		rig_put_message(&rig, tr_engine_worker(rig.engine, 0), message);
+	}
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 30);
+	store = tr_engine_dead(rig.engine);
+	assert_int_equal(dead_other(store, account, &dead), TR_OK);
+	for (slot = store->accounts[dead].list.head; slot != TR_NO_SLOT; slot = tr_spool_stub(rig.spool, slot)->next) {
+		struct tr_stub *stub = tr_spool_stub(rig.spool, slot);
+
+		assert_string_equal(dead_queue(store, stub) + 1, ".log_hook");
+		if (at++ >= 20)
+			stub->order = 0;
+	}
+	memset(&went, 0, sizeof went);
+	moved_count = replayed_count = 0;
+	rig.send = note_queue;
+	assert_int_equal(tr_dead_start(store, rig.loops[0], &job), TR_OK);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(job.matched, 30);
+	assert_int_equal(moved_count + replayed_count, 30);
+	assert_true(moved_count >= 14 && moved_count <= 20);
+	assert_int_equal(went.sent, 30);
+	for (uint32_t i = 0; i < 30; i++)
+		assert_int_equal(went.queue[i][0], 'a' + (int)(i % 3));
+	assert_int_equal(letters(&rig), 0);
+	assert_int_equal(column(&rig, "h", TR_COL_MOVED_IN), 30);
+	assert_int_equal(column(&rig, "dead:h", TR_COL_MOVED_OUT), 30);
+	rig_fini(&rig);
+}
+
+static void
+one_job_takes_no_more_than_its_limit(void **state)
+{
+	struct rig rig;
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY,
+		.limit = 4500,
+		.moved = job_moved,
+		.replayed = job_replayed,
+		.done = job_done,
+		.owner = &rig};
+
+	begin(&rig);
+	rig.queue_config = in_batches;
+	rig.send = refuse;
+	put_records(&rig, 5000);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(letters(&rig), 5000);
+	rig.send = NULL;
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(job.matched, 4500);
+	assert_int_equal(letters(&rig), 500);
+	job = (struct tr_dead_job){.action = TR_DEAD_PURGE, .limit = 499, .done = job_done};
+	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(job.matched, 499);
+	assert_int_equal(letters(&rig), 1);
+	assert_int_equal(rig.sent, 4500);
+	rig_fini(&rig);
+}
+
 /* The disk refuses the change with one page while the next one is read ahead: no letter is lost, none is sent. */
 static void
 a_refused_replay_keeps_all_letters(void **state)
 {
 	struct rig rig;
-	struct tr_dead_job job = {.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+	struct tr_dead_job job = {.action = TR_DEAD_REPLAY,
+		.moved = job_moved,
+		.replayed = job_replayed,
+		.done = job_done,
+		.owner = &rig};
 
 	rig_init(&rig);
 	disk_install(1);
@@ -303,7 +433,13 @@ a_refused_replay_keeps_all_letters(void **state)
 	assert_int_equal(letters(&rig), 5000);
 	assert_int_equal(rig.sent, 0);
 	disk_heal();
-	job = (struct tr_dead_job){.action = TR_DEAD_REPLAY, .replayed = job_replayed, .done = job_done, .owner = &rig};
+	while (!tr_spool_accepts(rig.spool, NULL)) /* the commit thread tries in real time */
+		sched_yield();
+	job = (struct tr_dead_job){.action = TR_DEAD_REPLAY,
+		.moved = job_moved,
+		.replayed = job_replayed,
+		.done = job_done,
+		.owner = &rig};
 	assert_int_equal(tr_dead_start(tr_engine_dead(rig.engine), rig.loops[0], &job), TR_OK);
 	rig_run(&rig, 10 * TR_NS_PER_S);
 	assert_int_equal(job.matched, 5000);
@@ -323,6 +459,8 @@ main(void)
 		cmocka_unit_test(letters_are_seen_in_the_order_of_their_seq),
 		cmocka_unit_test(a_stop_waits_for_a_job),
 		cmocka_unit_test(a_replayed_record_does_not_expire_at_once),
+		cmocka_unit_test(letters_go_back_to_the_queues_that_they_came_from),
+		cmocka_unit_test(one_job_takes_no_more_than_its_limit),
 		cmocka_unit_test(a_refused_replay_keeps_all_letters),
 	};
 
