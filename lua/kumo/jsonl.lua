@@ -105,7 +105,8 @@ function jsonl.new_writer(params)
     values.suffix,
     values.max_file_size,
     values.max_segment_duration or 0,
-    values.compression_level
+    values.compression_level,
+    not c.validating -- `tailrace check` leaves nothing behind
   )
   if not writer then
     error(('%s: %s: %s'):format(NAME, values.log_dir, message), 2)

@@ -189,7 +189,7 @@ write_free(struct tr_offload *offload)
 	free(op);
 }
 
-/* writer(dir, suffix, max_bytes, max_age_s, level) -> writer, or nil, message, code */
+/* writer(dir, suffix, max_bytes, max_age_s, level, makes_dir) -> writer, or nil, message, code */
 static int
 l_writer(lua_State *L)
 {
@@ -208,7 +208,7 @@ l_writer(lua_State *L)
 	*handle = NULL;
 	luaL_getmetatable(L, WRITER);
 	lua_setmetatable(L, -2);
-	err = tr_file_mkdirs(dir, 0755);
+	err = lua_toboolean(L, 6) ? tr_file_mkdirs(dir, 0755) : 0;
 	if (err != 0)
 		return tr_push_error(
 			L, tr_err_from_errno(-err), "%s", strerror(-err)); /* NOLINT(concurrency-mt-unsafe) */

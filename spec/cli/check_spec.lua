@@ -394,6 +394,13 @@ describe('tailrace check survives', function()
     assert.are.equal(78, (says(answer, status, 'policy.lua:2', 'more than 512 MiB of memory are needed')))
   end)
 
+  it('a writer of JSON lines: it makes no directory', function()
+    local list, status = findings(HEAD .. "writer = kumo.jsonl.new_writer { log_dir = 'made' }")
+    assert.are.same({}, list)
+    assert.are.equal(0, status)
+    assert.are.equal('', (helper.sh('ls -d ' .. dir .. '/made 2>/dev/null')))
+  end)
+
   it('a module that waits', function()
     local list, status = findings {
       ['policy.lua'] = "local a = require 'lib.a'\na.use = true\n" .. HEAD,
