@@ -140,7 +140,8 @@ local function event_of_mail(self, kind, id, address)
             list = { first = 1 }
             account.keys[key_of(account.hook, number)] = list
           end
-          list[#list + 1] = item
+          item.at = #list + 1
+          list[item.at] = item
         end
         self.fresh[#self.fresh + 1] = { account = account, item = item, mail = kind == 'Reception' and mail or nil }
       else
@@ -169,6 +170,7 @@ local function event_of_record(self, kind, line, queue)
   if kind == 'Delivery' and not item.accepted then
     self:wrong('%s: %s is said to be delivered, and its endpoint has not taken it', name, id)
   end
+  item.ended = true
   self.fresh[#self.fresh + 1] = { account = account, item = item, column = column, kind = kind }
 end
 
@@ -244,22 +246,27 @@ local function check_age(self, account, item)
 end
 
 local function has_ended(item, life)
-  return item.terminal or item.accepted or item.state ~= 'certain' and item.life ~= life
+  return item.ended or item.accepted == 'ok' or item.state ~= 'certain' and item.life ~= life or item.state == 'refused'
 end
 
-local function check_order(self, account, item)
+--- The first of the same key that has not ended, if it is before the item.
+local function earlier(self, account, item)
   local list = account.keys[key_of(account.hook, item.number)]
   while list[list.first] and has_ended(list[list.first], self.life) do
     list.first = list.first + 1
   end
-  for i = list.first, #list do
-    local other = list[i]
-    if other == item then
-      return
-    elseif not has_ended(other, self.life) then
-      self:wrong('%s: %s goes before %s of the same key', account.name, item.key, other.key)
-      return
-    end
+  local other = list[list.first]
+  return other and other.at < item.at and other or nil
+end
+
+local function check_order(self, account, item)
+  if not earlier(self, account, item) then
+    return
+  end
+  self:listen() -- it may just have ended
+  local other = earlier(self, account, item)
+  if other then
+    self:wrong('%s: %s goes before %s of the same key', account.name, item.key, other.key)
   end
 end
 
@@ -288,9 +295,9 @@ local function check_limits(self, account, attempt)
     end
     bucket.tokens = math.min(hook.rate_n, bucket.tokens + (now - bucket.at) * hook.rate_n / hook.rate_s)
     bucket.at = now
-    bucket.tokens = bucket.tokens - #attempt.items
-    if bucket.tokens < -math.max(1, hook.batch_size) - 0.01 then
-      self:wrong('%s: faster than %s by %.2f records', account.name, hook.rate, -bucket.tokens)
+    bucket.tokens = bucket.tokens - 1 -- a call of send or send_batch
+    if bucket.tokens < -1.01 then
+      self:wrong('%s: faster than %s by %.2f calls', account.name, hook.rate, -bucket.tokens)
       bucket.tokens = hook.rate_n
     end
   end
@@ -308,7 +315,7 @@ function model:attempt(name, keys, info)
     if not item then
       self:wrong('%s got %s, which was never made', name, id)
       item = new_item(self, account, id)
-      item.config, item.number = account.hook or self.plan.domains['d1.test'], 0
+      item.config, item.number, item.at = account.hook or self.plan.domains['d1.test'], 0, 0
     elseif type(key) == 'table' and (key.kind ~= item.kind or key.address ~= item.address) then
       self:wrong('%s got %s as a %s of %s, it is a %s of %s', name, id, key.kind, key.address, item.kind, item.address)
     end
@@ -334,17 +341,19 @@ function model:attempt(name, keys, info)
   return attempt
 end
 
---- verdict: 'ok', 'lost', 'no', 'refused', 'parted'; i: of that item alone
+--- verdict: 'ok', 'lost', 'no', 'hung', 'refused', 'parted'; i: of that item alone
 function model:answered(attempt, verdict, i)
   for n = i or 1, i or #attempt.items do
     local item = attempt.items[n]
     if verdict == 'ok' or verdict == 'lost' then
       item.accepted, item.accepted_life, item.accepted_sealed = verdict, self.life, false
-    elseif verdict == 'no' then
+    elseif verdict == 'no' or verdict == 'hung' then
       local config, tries = item.config, attempt.tries or 1
       local delay = math.min(config.retry * 2 ^ (tries - 1), config.max_retry) - math.min(config.retry / 20, 60) / 2
       item.fail = { at = self.now(), delay = delay, tries = attempt.tries, life = self.life, steps = self.steps }
-      self.failed[#self.failed + 1] = item.fail
+      if verdict == 'no' then
+        self.failed[#self.failed + 1] = item.fail
+      end -- else a stop may find it under way still
     end
   end
 end
@@ -458,22 +467,40 @@ local function between(self, what, low, value, high)
   end
 end
 
+--- What its sessions may have in hand, which no budget takes away from them.
+local function in_hand_of(hook)
+  return hook.limit * hook.batch_size
+end
+
 --- With the engine at rest, everything told taken.
 function model:compare(ledger, figures)
+  local sum = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked
   local waiting, in_hand = 0, 0 -- in_hand: of handlers that run
+  local open = figures.undecided + figures.parked -- accepted, and not decided yet
+  for _, account in ipairs(self.accounts) do
+    open = open + (ledger[account.name] and ledger[account.name].waiting or 0)
+  end
+  open = open - sum
   for _, account in ipairs(self.accounts) do
     local name, row = account.name, ledger[account.name]
     if row then
       for _, column in ipairs(COLUMNS) do
         between(self, name .. ' ' .. column, account.sealed[column], row[column], account.sealed[column] + account.loose[column])
       end
-      if not account.loosened then
-        between(self, name .. ' accepted', account.certain, row.accepted, account.certain + account.maybe)
+      -- what a filter drops is filtered, or, if it was stored before it was decided, accepted and dropped
+      local policy = row.dropped_by.policy or 0
+      between(self, name .. ' accepted', account.certain, row.accepted - policy, account.certain + account.maybe
+        + (account.hook and open or 0))
+      if account.hook then
+        local sealed, loose = account.filtered[1], account.filtered[2]
+        between(self, name .. ' filtered', sealed - open, row.filtered + policy, sealed + loose)
+        for reason, count in pairs(row.dropped_by) do
+          if count > 0 and reason ~= 'policy' and not (reason == 'shed' and account.hook.overflow == 'shed_oldest') then
+            self:wrong('%s: %d dropped: %s', name, count, reason)
+          end
+        end
       end
-      if account.hook and not account.hook.max_waiting and row.dropped > 0 then
-        self:wrong('%s: %d dropped', name, row.dropped)
-      end
-      if account.hook and account.hook.overflow == 'shed_oldest' and row.waiting > account.hook.max_waiting then
+      if account.hook and account.hook.overflow == 'shed_oldest' and row.waiting > account.hook.max_waiting + in_hand_of(account.hook) then
         self:wrong('%s: %d wait, the budget is %d', name, row.waiting, account.hook.max_waiting)
       end
       waiting = waiting + row.waiting
@@ -482,7 +509,6 @@ function model:compare(ledger, figures)
       self:wrong('the ledger has no account %s, %d were accepted', name, account.certain)
     end
   end
-  local sum = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked
   if sum > waiting or sum < waiting - in_hand then
     self:wrong('%d wait in queues, the ledger says %d', sum, waiting)
   end
@@ -498,7 +524,7 @@ function model:finish(ledger)
       end
     end
     table.sort(missing)
-    local dropped = row and row.dropped or 0
+    local dropped = row and row.dropped_by.shed or 0
     if row and row.waiting > 0 then
       self:wrong('%s: %d still wait', name, row.waiting)
     end

@@ -4,11 +4,11 @@ local plan = {}
 local KINDS = { 'Reception', 'Delivery', 'Bounce', 'TransientFailure', 'Expiration', 'AdminBounce' }
 
 local function domain(random, i)
-  local retry = random:of { 5, 30, 60, 300 }
+  local retry = random:of { 20, 300, 300, 1200 }
   return {
     ip = '10.2.0.' .. i,
     retry = retry,
-    max_retry = retry * random:of { 1, 4, 20 },
+    max_retry = math.max(retry, random:of { 300, 1200, 7200 }),
     max_age = random:of { 600, 7200, 43200, 172800 },
     limit = random:of { 1, 2, 5 },
     max_ready = random:of { 1, 3, 10, 100 },
@@ -23,7 +23,7 @@ local function hook(random, i)
     address = ('10.1.0.%d:80'):format(i),
     kind = random:of { 'json', 'json', 'custom' },
     batch_size = random:of { 1, 1, 2, 5, 20 },
-    retry = random:of { 2, 10, 60 },
+    retry = random:of { 5, 60, 300, 300 },
     max_age = random:of { 1800, 14400, 86400, 604800 },
     limit = random:of { 1, 2, 4 },
     per_connection = random:of { 1, 5, 1000 },
@@ -32,7 +32,7 @@ local function hook(random, i)
     timeout = random:of { 2, 10, 30 },
     back_pressure = random:of { 1, 4, 100 },
   }
-  self.max_retry = self.retry * random:of { 1, 4, 20 }
+  self.max_retry = math.max(self.retry, random:of { 300, 1200, 7200 })
   if self.batch_size > 1 and random:chance(0.5) then
     self.min_batch_size = random:int(2, self.batch_size)
   end
@@ -72,7 +72,8 @@ function plan.new(random)
   for i = 1, random:of { 1, 1, 2, 3 } do
     self.hooks[i] = hook(random, i)
   end
-  local segment = random:of { 8192, 16384, 32768, 65536, 131072 }
+  -- a change takes half a segment at most: a mail, and the records of all its recipients
+  local segment = #self.hooks == 1 and random:of { 16384, 32768, 65536 } or random:of { 65536, 131072 }
   self.sizes = {
     segment_bytes = segment,
     first_segment = random:of { 1, 2 ^ 24 - 40, 2 ^ 24 - 3, 2 ^ 24 - 1, random:int(1, 2 ^ 24 - 1) },
@@ -81,7 +82,7 @@ function plan.new(random)
     body_file_bytes = random:of { 1500, 4096, 262144 },
   }
   self.busy = random:of { 1, 2, 4 } -- mails at once
-  self.recipients = segment < 32768 and 1 or random:of { 1, 3, 6 }
+  self.recipients = segment < 65536 and 1 or random:of { 1, 3 }
   return self
 end
 

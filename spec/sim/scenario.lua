@@ -117,7 +117,7 @@ end
 
 local HARMLESS = {
   'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
-  'closed with %d+ changes', 'asked again', 'still busy', 'task:',
+  'more lines like this', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
 } -- stylua: ignore
 
 function scenario:check_log(rt, ghost)
@@ -175,7 +175,7 @@ function scenario:send_mail()
     addresses[i] = ('r%d@%s'):format(self.counts.mails, domain)
   end
   local mark = 'mark-' .. self.counts.mails
-  local body = mark .. '\r\n' .. ('x'):rep(chance:log(1, 3000)) .. '\r\n'
+  local body = mark .. '\r\n' .. (('x'):rep(70) .. '\r\n'):rep(chance:log(1, 40))
   local inject, rt = chance:chance(0.3), self.rt
   self.clients = self.clients + 1
   c.spawn(function()
@@ -240,7 +240,9 @@ local WEIGHTS = {
   { 60, 'mail' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' },
 } -- stylua: ignore
 
-local PAUSES = { { 10, 0 }, { 10, 0.02 }, { 15, 1 }, { 15, 20 }, { 20, 300 }, { 20, 1800 }, { 10, 7200 } }
+local PAUSES = {
+  { 10, 0 }, { 10, 0.02 }, { 12, 1 }, { 12, 20 }, { 12, 300 }, { 12, 1800 }, { 16, 7200 }, { 16, 20000 }, { 4, 60000 },
+} -- stylua: ignore
 
 --- Time passes; a process that is killed in it is started again.
 function scenario:pass(seconds)

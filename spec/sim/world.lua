@@ -171,7 +171,7 @@ local function answer_http(place, events, deed)
   elseif deed == 'reset' then
     verdict, after = 'no', 'reset'
   elseif deed == 'hang' then
-    verdict, after = 'no', 'hang'
+    verdict, after = 'hung', 'hang'
   elseif deed == 'lost_reset' then
     verdict, after = 'lost', 'reset'
   elseif deed == 'lost_hang' then
@@ -319,7 +319,7 @@ function world.serve_smtp(self, place, wired, number)
         elseif deed == 'reset' then
           verdict, answer = 'no', { reset = true }
         elseif deed == 'hang' then
-          verdict, answer = 'no', { hang = true }
+          verdict, answer = 'hung', { hang = true }
         elseif deed == 'lost_reset' then
           verdict, answer = 'lost', { reset = true }
         elseif deed == 'lost_hang' then
