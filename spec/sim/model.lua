@@ -15,9 +15,11 @@ local COLUMN = { -- of a mail's end, and of a hook's
 local COLUMNS = { 'delivered', 'bounced', 'expired', 'dead' }
 
 ---@param now fun(): number seconds that have passed
+---@param wall number unix seconds at the start
 ---@param pull fun(): string[] records since the last call
-function model.new(plan, now, pull, trace)
+function model.new(plan, now, wall, pull, trace)
   local self = setmetatable({
+    wall = wall,
     plan = plan,
     now = now,
     pull = pull,
@@ -29,6 +31,7 @@ function model.new(plan, now, pull, trace)
     life = 0,
     stepped = 0, -- seconds that the wall clock was set forward, in sum
     steps = 0, -- the same without signs
+    suspended = {}, -- by domain, while a process lives
     duplicates = { crash = 0, answer = 0 },
     messages = 0,
     attempts = 0,
@@ -75,8 +78,8 @@ local function make_certain(account, item)
   end
 end
 
-local function new_item(self, account, key)
-  local item = { key = key, state = 'maybe', born = self.now(), life = self.life, steps = self.steps, account = account }
+local function new_item(self, account, key, at)
+  local item = { key = key, state = 'maybe', born = at or self.now(), life = self.life, steps = self.steps, account = account }
   account.items[key] = item
   account.maybe = account.maybe + 1
   return item
@@ -119,8 +122,17 @@ local function filtered_out(hook, number)
   return hook.filter ~= nil and number % hook.filter == 0
 end
 
+--- It must have been there for max_age, but for the time until the attempt that would come too late.
+local function check_expired(self, account, item, at)
+  local config, age = item.config, at - item.born
+  local least = config.max_age - config.max_retry * 1.03 - 3 - (self.steps - item.steps)
+  if age < least and not account.rebound and not item.again then
+    self:wrong('%s: %s has expired after %.1f s, max_age is %d s', account.name, item.key, age, config.max_age)
+  end
+end
+
 -- An event of mail: an item for each hook that wants it.
-local function event_of_mail(self, kind, id, address)
+local function event_of_mail(self, kind, id, address, at)
   local mail = self.accounts.mail.items[address]
   if not mail then
     self:wrong('a %s of %s, which nobody has sent', kind, address)
@@ -132,7 +144,7 @@ local function event_of_mail(self, kind, id, address)
       if filtered_out(account.hook, number) then
         self.fresh[#self.fresh + 1] = { account = account, filtered = true, mail = kind == 'Reception' and mail or nil }
       elseif not account.items[id] then
-        local item = new_item(self, account, id)
+        local item = new_item(self, account, id, at)
         item.kind, item.address, item.config, item.number = kind, address, account.hook, number
         if account.keys then
           local list = account.keys[key_of(account.hook, number)]
@@ -150,12 +162,15 @@ local function event_of_mail(self, kind, id, address)
     end
   end
   local column = COLUMN.mail[kind]
+  if kind == 'Expiration' then
+    check_expired(self, self.accounts.mail, mail, at)
+  end
   if column then
     self.fresh[#self.fresh + 1] = { account = self.accounts.mail, item = mail, column = column, kind = kind }
   end
 end
 
-local function event_of_record(self, kind, line, queue)
+local function event_of_record(self, kind, line, queue, at)
   local name = queue:match '^(.-)%.log_hook$'
   local account, id = self.accounts[name or ''], line:match '\\"event_id\\":\\"(%x+)\\"'
   local item = account and id and account.items[id]
@@ -170,6 +185,9 @@ local function event_of_record(self, kind, line, queue)
   if kind == 'Delivery' and not item.accepted then
     self:wrong('%s: %s is said to be delivered, and its endpoint has not taken it', name, id)
   end
+  if kind == 'Expiration' then
+    check_expired(self, account, item, at)
+  end
   item.ended = true
   self.fresh[#self.fresh + 1] = { account = account, item = item, column = column, kind = kind }
 end
@@ -180,11 +198,12 @@ function model:listen()
     local kind, _, id = line:match '^{"type":"(%a+)","id":"(%x*)","event_id":"(%x+)"'
     if kind then
       local address, queue = line:match '"recipient":"([^"]*)","queue":"([^"]*)"'
-      self.trace('record %s %s %s', kind, id, queue or '-')
+      local at = tonumber(line:match '"timestamp":(%d+)') - self.wall - self.stepped -- up to a second early
+      self.trace('record %s %s %s at %d', kind, id, queue or '-', at)
       if line:find('"reception_protocol":"LogRecord"', 1, true) then
-        event_of_record(self, kind, line, queue or '')
+        event_of_record(self, kind, line, queue or '', at)
       elseif kind ~= 'Rejection' then
-        event_of_mail(self, kind, id, address or '')
+        event_of_mail(self, kind, id, address or '', at)
       end
     else
       self:wrong('a record that cannot be read: %s', line:sub(1, 200))
@@ -203,7 +222,9 @@ local function find(self, name, key)
 end
 
 local function check_again(self, name, item)
-  if item.terminal and item.terminal.sealed then
+  if item.again then
+    return
+  elseif item.terminal and item.terminal.sealed then
     self:wrong('%s: %s is tried again after it has ended as %s', name, item.key, item.terminal.column)
   elseif item.state == 'refused' then
     self:wrong('%s: %s was refused, and is sent', name, item.key)
@@ -222,7 +243,7 @@ end
 
 local function check_due(self, account, item)
   local fail, now = item.fail, self.now()
-  if not fail or (account.flushed_at or -1) >= fail.at then
+  if not fail or item.again or (account.flushed_at or -1) >= fail.at then
     return
   end
   local tolerance = SLACK_S
@@ -239,9 +260,24 @@ local function check_due(self, account, item)
 end
 
 local function check_age(self, account, item)
-  local age, config = self.now() - item.born, item.config
-  if age > config.max_age + self.steps - item.steps + 5 and not account.replayed then
-    self:wrong('%s: %s is tried %.1f s after it came to be, max_age is %d s', account.name, item.key, age, config.max_age)
+  local age, max_age = self.now() - item.born, item.config.max_age
+  if account.rebound then -- it may be in another queue
+    for _, of in pairs(self.plan.domains) do
+      max_age = math.max(max_age, of.max_age)
+    end
+  end
+  if age > max_age + self.steps - item.steps + 5 and not item.again then
+    self:wrong('%s: %s is tried %.1f s after it came to be, max_age is %d s', account.name, item.key, age, max_age)
+  end
+end
+
+local SETTLING_S = 120 -- what is under way when a queue is suspended
+
+local function check_suspended(self, account, item)
+  local rule = self.suspended[account.hook and account.name .. '.log_hook' or item.key:match '@(.*)$']
+  local now = self.now()
+  if rule and not account.rebound and now > rule.from + SETTLING_S and now < rule.to - 1 then
+    self:wrong('%s: %s is tried while its queue is suspended', account.name, item.key)
   end
 end
 
@@ -260,7 +296,7 @@ local function earlier(self, account, item)
 end
 
 local function check_order(self, account, item)
-  if not earlier(self, account, item) then
+  if item.again or not earlier(self, account, item) then
     return
   end
   self:listen() -- it may just have ended
@@ -323,6 +359,7 @@ function model:attempt(name, keys, info)
     check_again(self, name, item)
     check_due(self, account, item)
     check_age(self, account, item)
+    check_suspended(self, account, item)
     if account.keys then
       if seen[key_of(account.hook, item.number)] then
         self:wrong('%s: two of one key in a batch', name)
@@ -350,6 +387,11 @@ function model:answered(attempt, verdict, i)
     elseif verdict == 'no' or verdict == 'hung' then
       local config, tries = item.config, attempt.tries or 1
       local delay = math.min(config.retry * 2 ^ (tries - 1), config.max_retry) - math.min(config.retry / 20, 60) / 2
+      if attempt.account.rebound then
+        for _, of in pairs(self.plan.domains) do
+          delay = math.min(delay, of.retry * 0.9)
+        end
+      end
       item.fail = { at = self.now(), delay = delay, tries = attempt.tries, life = self.life, steps = self.steps }
       if verdict == 'no' then
         self.failed[#self.failed + 1] = item.fail
@@ -446,17 +488,38 @@ function model:life_ends(in_order)
 end
 
 function model:life_begins()
+  self.suspended = {}
   self.life = self.life + 1
 end
 
 function model:clock_set(seconds)
+  self:listen()
   self.stepped = self.stepped + seconds
   self.steps = self.steps + math.abs(seconds)
 end
 
---- An administrator makes what waits there due.
-function model:flush(name)
-  self.accounts[name].flushed_at = self.now()
+--- Mail may be moved to the queue of another domain from now on, and what is moved is due at once.
+function model:rebind()
+  local account = self.accounts.mail
+  account.rebound, account.flushed_at = true, self.now() + 10
+end
+
+--- Dead letters may come back, as new as on the first day.
+function model:replay(name)
+  self:listen()
+  for _, item in pairs(self.accounts[name].items) do
+    if item.ended then
+      item.again = true
+    end
+  end
+end
+
+function model:suspend(name, domain, seconds)
+  self.suspended[domain] = { name = name, from = self.now(), to = math.max(self.now() + seconds, (self.suspended[domain] or { to = 0 }).to) }
+end
+
+function model:unsuspend()
+  self.suspended = {}
 end
 
 -- --- comparing ----------------------------------------------------------------------------------------------------------

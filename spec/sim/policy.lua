@@ -143,6 +143,7 @@ kumo.on('get_egress_path_config', function(domain, _, site)
 end)
 
 --- For rt:eval(): what an administrator asks.
+local admin = require('tr.host').internal 'admin'
 local sim = {}
 rawset(_G, 'sim', sim)
 
@@ -165,13 +166,29 @@ function sim.unsuspend()
   end
 end
 
-function sim.bounce(domain, seconds)
-  kumo.api.admin.bounce.bounce { domain = domain, reason = 'sim', duration = seconds }
+function sim.bounce(domain, seconds, sweep)
+  admin.add('bounce', { domain = domain, reason = 'sim', duration = seconds }, sweep)
 end
 
-function sim.dead(filter)
-  local found = {}
-  for i, one in ipairs(kumo.api.admin.dead_letters.list(filter)) do
+function sim.rebind(from, to, flush)
+  admin.rebind { domain = from, reason = 'sim', data = { queue = to }, always_flush = flush }
+end
+
+function sim.epoch()
+  kumo.bump_config_epoch()
+end
+
+function sim.replay(hook, limit)
+  return kumo.api.admin.dead_letters.replay { hook = hook, limit = limit }
+end
+
+function sim.purge(hook, limit)
+  return kumo.api.admin.dead_letters.purge { hook = hook, kind = 'letters', limit = limit }
+end
+
+function sim.dead(hook)
+  local found = require('tr.host').c.array {}
+  for i, one in ipairs(kumo.api.admin.dead_letters.list { hook = hook, kind = 'letters', limit = 10000 }) do
     found[i] = one.id
   end
   return found

@@ -1,0 +1,162 @@
+--- What may happen in a step: each act takes the run (scenario.lua), draws from its chance, and says so in its trace.
+local disk = require 'tr.sim_disk'
+local world = require 'world'
+
+local acts = {}
+
+function acts.mail(run)
+  for _ = 1, run.random:log(1, run.plan.busy * 4) do
+    run:send_mail()
+  end
+end
+
+function acts.weather(run)
+  run.world:set_weather(run.random:of(run.world.list), run.random:weighted(world.WEATHERS))
+end
+
+function acts.restart(run)
+  run.counts.restarts = run.counts.restarts + 1
+  run:restart(run.random:of { 0, 1, 60, 3600 })
+end
+
+-- --- crashes ---------------------------------------------------------------------------------------------------------
+
+function acts.kill(run)
+  run.counts.kills = run.counts.kills + 1
+  run.trace 'kill'
+  disk.kill()
+end
+
+function acts.cut(run)
+  run.counts.cuts = run.counts.cuts + 1
+  run.trace 'cut'
+  disk.cut(run.random:int(1, 2 ^ 31))
+end
+
+--- Killed, or without power, within one of the next file operations, maybe of the stop or the start.
+function acts.armed(run)
+  local cut = run.random:chance(0.5)
+  local after = run.random:log(1, 300) - 1
+  local op = run.random:of { 'any', 'changes', 'write', 'sync' }
+  run.counts[cut and 'cuts' or 'kills'] = run.counts[cut and 'cuts' or 'kills'] + 1
+  run.trace('armed %s at %s %d', cut and 'cut' or 'kill', op, after)
+  disk.fail { op = op, after = after, times = 1, kill = not cut, cut = cut }
+  if run.random:chance(0.3) then
+    run:restart(1)
+  end
+end
+
+-- --- disks -----------------------------------------------------------------------------------------------------------
+
+function acts.fault(run)
+  local random = run.random
+  local op = random:weighted {
+    { 5, 'write' }, { 5, 'sync' }, { 2, 'allocate' }, { 2, 'open' }, { 1, 'truncate' }, { 1, 'rename' }, { 1, 'unlink' },
+    { 1, 'sync_dir' }, { 2, 'read' }, { 2, 'changes' },
+  } -- stylua: ignore
+  local errno = random:of { 'EIO', 'EIO', 'ENOSPC' }
+  local times = random:of { 1, 1, 3, 20, false }
+  local after = random:log(1, 100) - 1
+  run.counts.faults = run.counts.faults + 1
+  run.hurt = true
+  run.trace('fault %s %s after %d, %s times', op, errno, after, tostring(times))
+  disk.fail { op = op, errno = errno, after = after, times = times or nil }
+end
+
+--- Reads and writes come short, which is no failure.
+function acts.short(run)
+  local op = run.random:of { 'read', 'write' }
+  run.trace('short %s', op)
+  disk.fail { op = op, short = true, after = run.random:log(1, 30) - 1, times = run.random:log(1, 50) }
+end
+
+function acts.full(run)
+  local more = run.random:log(1, 200000)
+  run.counts.faults = run.counts.faults + 1
+  run.hurt = true
+  run.trace('full in %d bytes', more)
+  disk.capacity(disk.used() + more)
+end
+
+function acts.mend(run)
+  run:mend_disk()
+end
+
+-- --- clocks ------------------------------------------------------------------------------------------------------------
+
+function acts.clock(run)
+  local seconds = run.random:of { 3600, -3600, 5, -5 }
+  run.trace('clock %d', seconds)
+  run.model:clock_set(seconds)
+  run.rt:step_clock(seconds)
+end
+
+-- --- administrators ------------------------------------------------------------------------------------------------------
+
+--- A queue's domain, and its account.
+local function any_queue(run)
+  if run.random:chance(0.5) then
+    local hook = run.random:of(run.plan.hooks)
+    return hook.name .. '.log_hook', hook.name
+  end
+  return run:any_domain(), 'mail'
+end
+
+local function ask(run, text, ...)
+  local code = text:format(...)
+  local ok, value = pcall(run.rt.eval, run.rt, code)
+  run.trace('ask %s: %s', code, ok and 'done' or tostring(value):match '^[^\n]*')
+  if not ok and not disk.is_ghost() and not run.hurt then
+    run:wrong('%s: %s', code, tostring(value))
+  end
+  return ok and value
+end
+
+function acts.suspend(run)
+  local domain, account = any_queue(run)
+  local seconds = run.random:log(1, 40000)
+  ask(run, 'sim.suspend(%q, %d)', domain, seconds)
+  run.model:suspend(account, domain, seconds)
+end
+
+function acts.unsuspend(run)
+  ask(run, 'sim.unsuspend()')
+  run.model:unsuspend()
+end
+
+function acts.bounce(run)
+  local domain = any_queue(run)
+  ask(run, 'sim.bounce(%q, %d, %s)', domain, run.random:log(1, 300), tostring(run.random:chance(0.5)))
+end
+
+function acts.rebind(run)
+  local flush = run.random:chance(0.3)
+  local from, to = run:any_domain(), run:any_domain()
+  run.model:rebind(flush)
+  ask(run, 'sim.rebind(%q, %q, %s)', from, to, tostring(flush))
+end
+
+function acts.epoch(run)
+  ask(run, 'sim.epoch()')
+end
+
+function acts.replay(run)
+  local name = run.random:of(run.plan.hooks).name
+  run.model:replay(name)
+  ask(run, 'return sim.replay(%q, %d)', name, run.random:log(1, 50))
+end
+
+function acts.purge(run)
+  local name = run.random:of(run.plan.hooks).name
+  ask(run, 'return sim.purge(%q, %d)', name, run.random:log(1, 50))
+end
+
+--- { weight, name }; `mend` is worth something while a disk is hurt only
+acts.WEIGHTS = {
+  { 60, 'mail' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
+  { 2, 'full' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
+  { 2, 'replay' }, { 1, 'purge' },
+} -- stylua: ignore
+acts.MEND_CHANCE = 0.35 -- a step
+
+return acts
