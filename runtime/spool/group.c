@@ -118,18 +118,32 @@ add_frame(struct layout *lay, uint8_t type, uint64_t seq, struct tr_str first, s
 	return at;
 }
 
-static void
+/* Returns the offset of the end frame. */
+static uint64_t
 add_end(struct layout *lay, uint64_t start)
 {
 	struct end_payload end;
+	uint64_t at;
 
 	seal_last(lay, 8);
 	end = (struct end_payload){
 		lay->count, lay->crc, (uint32_t)start, (uint32_t)lay->segment->number, lay->spool->oldest};
 	lay->last = NULL;
-	add_frame(lay, FRAME_END, 0, (struct tr_str){(char *)&end, sizeof end}, (struct tr_str){NULL, 0},
+	at = add_frame(lay, FRAME_END, 0, (struct tr_str){(char *)&end, sizeof end}, (struct tr_str){NULL, 0},
 		tr_crc32c(0, &end, sizeof end));
 	seal_last(lay, PUT_ALIGN); /* so that every group starts aligned */
+	return at;
+}
+
+/* A group that was written and not synced is refused, and the next segment, which says so, may never come to be:
+ * without its end frame it is no group when the process has gone. Whether that reaches the disk before the power goes
+ * nobody can tell. */
+static void
+revoke(struct segment *segment, uint64_t end_at)
+{
+	static const char zeros[FRAME_HEADER];
+
+	(void)tr_file_write_all(segment->fd, zeros, sizeof zeros, (off_t)(SEG_HEADER + end_at));
 }
 
 /* To the end of the last page: its old bytes, which are no part of the log, need not be read before it is written. */
@@ -530,7 +544,7 @@ group_write(
 	struct need need = measure(list, moved, moved_count);
 	struct tr_buf accounts = {0};
 	struct layout lay = {.spool = spool};
-	uint64_t names, start, file_at;
+	uint64_t names, start, end_at, file_at;
 	uint32_t known;
 	bool fresh, bare = list->first == NULL && moved_count == 0;
 	int err;
@@ -564,10 +578,12 @@ group_write(
 	for (uint32_t i = 0; i < moved_count; i++)
 		moved[i].offset = add_frame(
 			&lay, FRAME_PUT, moved[i].seq, moved[i].payload, (struct tr_str){NULL, 0}, moved[i].crc);
-	add_end(&lay, start);
+	end_at = add_end(&lay, start);
 	fill_page(&lay);
 	err = write_and_sync(spool, lay.segment, file_at);
 	if (err != TR_OK) {
+		if (!outcome) /* an outcome is kept and stored again, so let it count */
+			revoke(lay.segment, end_at);
 		give_up(spool);
 		return err;
 	}

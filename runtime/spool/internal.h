@@ -520,6 +520,7 @@ struct scan {
 	/* Bytes of committed groups that make no sense. */
 	void (*damage)(void *arg, struct segment *segment, uint64_t offset, uint64_t len, const char *bytes);
 	void *arg;
+	bool salvage; /* go on even where the device reads nothing */
 	uint64_t frames, groups, damaged_frames, damaged_bytes, torn_bytes, bytes;
 	uint64_t oldest; /* the largest that a group told */
 	char *data;      /* the scan's window; scan_fini() frees it */

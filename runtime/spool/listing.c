@@ -68,7 +68,7 @@ tells_number(const char *bytes, uint64_t len, uint64_t number, struct frame_head
 	return false;
 }
 
-enum identity { NOTHING, KNOWN, UNKNOWN };
+enum identity { NOTHING, KNOWN, UNKNOWN, UNREADABLE, NO_MEMORY };
 
 /* What a file without a sound header is. NOTHING: no segment, or one that was never written. */
 static enum identity
@@ -85,9 +85,9 @@ identify(struct segment *segment, uint64_t file_bytes)
 		len = SEG_MAX;
 	bytes = calloc(1, len);
 	if (bytes == NULL)
-		return UNKNOWN;
+		return NO_MEMORY;
 	if (tr_file_read_all(segment->fd, bytes, len, SEG_HEADER) < 0) {
-		identity = UNKNOWN;
+		identity = UNREADABLE;
 	} else if (tells_number(bytes, len, number, &header)) {
 		segment->number = number;
 		segment->bytes = len;
@@ -181,6 +181,25 @@ keep_other(struct listing *listing, struct segment *segment, uint64_t file_bytes
 	return TR_OK;
 }
 
+/* A segment without a sound header. TR_OK: it is read without; TR_EAGAIN: it was set aside; else the start fails, as a
+ * device that does not read, or a want of memory, is no damage. Tools take what they get. */
+static int
+tell_headless(struct listing *listing, struct segment *segment, enum identity identity)
+{
+	struct tr_spool *spool = listing->spool;
+
+	if (identity == NO_MEMORY || (identity == UNREADABLE && !spool->read_only))
+		return identity == NO_MEMORY ? TR_ENOMEM : TR_EIO;
+	listing->headless++;
+	if (identity != KNOWN) {
+		set_aside(spool, segment, "has neither header nor ledger: its messages are lost");
+		return TR_EAGAIN;
+	}
+	tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has lost its header: its frames are read without", spool->meta,
+		segment->name);
+	return TR_OK;
+}
+
 static int
 list_one(void *arg, const char *name)
 {
@@ -216,14 +235,9 @@ list_one(void *arg, const char *name)
 			listing->err = keep_other(listing, segment, file_bytes);
 			return listing->err == TR_OK ? 0 : -ENOMEM;
 		}
-		listing->headless++;
-		if (identity == UNKNOWN) {
-			set_aside(spool, segment, "has neither header nor ledger: its messages are lost");
+		err = tell_headless(listing, segment, identity);
+		if (err == TR_EAGAIN)
 			return 0;
-		}
-		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has lost its header: its frames are read without", spool->meta,
-			name);
-		err = TR_OK;
 	}
 	if (err == TR_OK && listing->count == listing->cap) {
 		size_t cap = listing->cap * 2 + 64;

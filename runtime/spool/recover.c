@@ -331,7 +331,7 @@ int
 recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *queues)
 {
 	struct recovery rec = {.spool = spool, .queues = queues};
-	struct scan scan = {.frame = on_frame, .damage = on_damage, .arg = &rec};
+	struct scan scan = {.frame = on_frame, .damage = on_damage, .arg = &rec, .salvage = spool->read_only};
 	uint64_t number = spool->oldest;
 	int err = map_grow(&rec);
 

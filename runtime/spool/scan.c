@@ -26,7 +26,29 @@ struct walk {
 	int err;          /* of reading or the caller's */
 };
 
-/* Reads on until `to` bytes are in the window. What the device cannot read becomes zeros, so damage. */
+/* Places that cannot be read become zeros, so damage. A device that reads nothing at all is no damage: what a start
+ * made of it would be lost, so that fails. Tools take what they get. */
+static void
+read_pieces(struct walk *walk, char *at, uint64_t want, int err)
+{
+	uint64_t lost = 0;
+
+	for (uint64_t i = 0; i < want; i += PIECE) {
+		uint64_t len = want - i < PIECE ? want - i : PIECE;
+		ssize_t n = tr_file_read_all(walk->segment->fd, at + i, len, (off_t)(SEG_HEADER + walk->loaded + i));
+
+		lost += n < 0 ? len : 0;
+		memset(at + i + (n < 0 ? 0 : n), 0, len - (uint64_t)(n < 0 ? 0 : n));
+	}
+	if (lost == 0)
+		return;
+	tr_log(TR_LEVEL_ERROR, "spool", "%s: %" PRIu64 " of %" PRIu64 " bytes at offset %" PRIu64 " cannot be read: %s",
+		walk->segment->name, lost, want, walk->loaded, strerror(-err));
+	if (lost == want && !walk->scan->salvage)
+		walk->err = TR_EIO;
+}
+
+/* Reads on until `to` bytes are in the window. */
 static void
 ensure(struct walk *walk, uint64_t to)
 {
@@ -38,13 +60,7 @@ ensure(struct walk *walk, uint64_t to)
 		ssize_t n = tr_file_read_all(walk->segment->fd, at, want, (off_t)(SEG_HEADER + walk->loaded));
 
 		if (n < 0) {
-			for (uint64_t i = 0; i < want; i += PIECE) {
-				uint64_t len = want - i < PIECE ? want - i : PIECE;
-
-				n = tr_file_read_all(
-					walk->segment->fd, at + i, len, (off_t)(SEG_HEADER + walk->loaded + i));
-				memset(at + i + (n < 0 ? 0 : n), 0, len - (uint64_t)(n < 0 ? 0 : n));
-			}
+			read_pieces(walk, at, want, (int)n);
 		} else if ((uint64_t)n < want) {
 			memset(at + n, 0, want - (uint64_t)n);
 		}
@@ -196,7 +212,7 @@ scan_segment(struct scan *scan, struct segment *segment)
 			pos = frames_end = step(&walk, pos, &header, &good);
 			continue;
 		}
-		for (next = pos + 8; next < walk.limit && !valid_at(&walk, next, &header);)
+		for (next = pos + 8; next < walk.limit && walk.err == TR_OK && !valid_at(&walk, next, &header);)
 			next += 8;
 		if (next < walk.limit) /* else it is the unused rest, or known below to be damage */
 			push(&walk, pos, next - pos, HOLE);

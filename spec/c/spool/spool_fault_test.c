@@ -279,6 +279,55 @@ an_outcome_survives_a_long_failure(void **state)
 	bed_end(&bed);
 }
 
+/* The device reads nothing for a while: that is no damage, so the start fails and changes nothing. */
+static void
+a_start_that_cannot_read_fails(void **state)
+{
+	struct bed bed;
+
+	bed_begin(&bed);
+	bed_open(&bed);
+	script(&bed);
+	bed_close(&bed);
+	for (uint64_t nth = 1; nth < 40; nth++) {
+		disk_fail_nth(DISK_READ, nth, EIO, true);
+		if (bed_try_open(&bed) == TR_OK) {
+			assert_true(nth > 4);
+			bed_close(&bed);
+			nth = 40;
+		} else {
+			assert_null(bed.spool);
+		}
+		disk_heal();
+		bed_open(&bed);
+		assert_int_equal(bed.recovery.damaged_frames, 0);
+		bed_check(&bed);
+		bed_close(&bed);
+	}
+	bed_end(&bed);
+}
+
+/* Nothing can be synced, not even the segment that would say that the group before it is none. */
+static void
+a_refused_group_does_not_come_back(void **state)
+{
+	struct bed bed;
+
+	bed_begin(&bed);
+	bed_open(&bed);
+	script(&bed);
+	bed_wait(&bed);
+	disk_fail_nth(DISK_SYNC, 1, EIO, true);
+	bed_put(&bed, 100, true, 1);
+	bed_wait(&bed);
+	assert_int_equal(bed.last_status, TR_EIO);
+	bed_close(&bed);
+	disk_heal();
+	bed_open(&bed);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
 /* Outcomes of a refused group that do not fit into what is left of a segment go on with the next group. */
 static void
 what_was_kept_fits_in_parts(void **state)
@@ -326,6 +375,8 @@ main(void)
 		cmocka_unit_test(short_writes_are_completed),
 		cmocka_unit_test(power_cut_anywhere),
 		cmocka_unit_test(an_outcome_survives_a_long_failure),
+		cmocka_unit_test(a_start_that_cannot_read_fails),
+		cmocka_unit_test(a_refused_group_does_not_come_back),
 		cmocka_unit_test(what_was_kept_fits_in_parts),
 		cmocka_unit_test(full_disk_refuses_intake_and_stores_outcomes),
 	};
