@@ -28,7 +28,7 @@ tr_smtp_write_lines(struct tr_smtp_session *session, int code, struct tr_str tex
 		text.len -= line.len + 1;
 	}
 	if (out.failed) /* half an answer would be taken for a whole one */
-		tr_stream_abort(session->stream);
+		tr_smtp_session_abort(session);
 	else
 		tr_stream_write(session->stream, out.data, out.len);
 	tr_buf_free(&out);
@@ -95,6 +95,8 @@ finish(struct tr_smtp_session *session, int code, struct tr_str text, enum tr_sm
 	bool quiet = code == 421 && text.len >= 6 && memcmp(text.data, "4.3.2 ", 6) == 0;
 
 	tr_smtp_write_lines(session, code, text);
+	if (session->dead) /* out of memory: it has no answer, and nothing was answered */
+		return;
 	if (code >= 400 && code <= 599)
 		tr_smtp_charge(session, true);
 	if (code >= 400 && code <= 599 && !quiet)
@@ -118,7 +120,8 @@ finish(struct tr_smtp_session *session, int code, struct tr_str text, enum tr_sm
 		struct tr_buf line = {0};
 
 		tr_buf_addf(&line, "%s disconnecting due to previous error", session->params->hostname);
-		tr_smtp_write_lines(session, 421, (struct tr_str){line.data, line.len});
+		if (!line.failed)
+			tr_smtp_write_lines(session, 421, (struct tr_str){line.data, line.len});
 		tr_buf_free(&line);
 	}
 	if (after != TR_SMTP_GO_ON || code == 421)
