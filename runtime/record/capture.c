@@ -85,6 +85,7 @@ struct field {
 struct fields {
 	struct field *items;
 	uint32_t count, cap;
+	bool failed; /* no memory */
 };
 
 static bool
@@ -111,8 +112,10 @@ collect(struct fields *fields, struct tr_str bytes, const char *const *patterns)
 			uint32_t cap = fields->cap == 0 ? 16 : fields->cap * 2;
 			struct field *items = realloc(fields->items, cap * sizeof *items);
 
-			if (items == NULL)
-				return; /* a record with fewer headers is better than none */
+			if (items == NULL) {
+				fields->failed = true;
+				return;
+			}
 			fields->items = items;
 			fields->cap = cap;
 		}
@@ -154,10 +157,9 @@ group(struct fields *fields)
 		size *= 2;
 	if (size > TR_COUNT(small)) {
 		table = malloc(size * sizeof *table);
-		if (table == NULL) { /* without memory: only the first of each run of names */
-			fields->count = TR_COUNT(small) / 2;
-			table = small;
-			size = TR_COUNT(small);
+		if (table == NULL) {
+			fields->failed = true;
+			return;
 		}
 	}
 	for (uint32_t i = 0; i < size; i++)
@@ -179,7 +181,10 @@ group(struct fields *fields)
 static void
 add_value(struct tr_buf *out, struct tr_str raw, struct tr_buf *text)
 {
+	bool failed = text->failed;
+
 	tr_buf_clear(text);
+	text->failed |= failed; /* told at the end */
 	tr_header_decode(raw, text);
 	tr_json_add_string(out, (struct tr_str){text->data, text->len});
 }
@@ -195,7 +200,12 @@ tr_capture_headers_json(const struct tr_message *message, const char *const *pat
 	if (message != NULL && patterns != NULL && patterns[0] != NULL) {
 		collect(&fields, tr_bytes_str(&message->head), patterns);
 		collect(&fields, tr_bytes_str(&message->body), patterns);
-		group(&fields);
+		if (!fields.failed)
+			group(&fields);
+		if (fields.failed) { /* a record is whole, or it is not made now */
+			out->failed = true;
+			fields.count = 0;
+		}
 	}
 	for (uint32_t i = 0; i < fields.count; i++) {
 		const struct field *field = &fields.items[i];
@@ -220,6 +230,7 @@ tr_capture_headers_json(const struct tr_message *message, const char *const *pat
 		tr_buf_addc(out, ']');
 	}
 	tr_buf_addc(out, '}');
+	out->failed |= text.failed;
 	tr_buf_free(&text);
 	free(fields.items);
 }
