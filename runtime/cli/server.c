@@ -41,8 +41,8 @@ set_error(char **error, const char *fmt, ...)
 /* --- a step of the start that runs Lua ------------------------------------------------------------ */
 
 struct step {
-	bool ended;
-	char *error;
+	bool ended, failed;
+	char *error; /* of one that has failed; NULL: no memory for it */
 };
 
 static bool
@@ -57,6 +57,7 @@ loaded(void *arg, const char *error)
 	struct step *step = arg;
 
 	step->ended = true;
+	step->failed = error != NULL;
 	if (error != NULL)
 		step->error = strdup(error);
 }
@@ -74,9 +75,9 @@ wait_step(struct tr_loop *loop, struct step *step, const char *what, char **erro
 		set_error(error, "%s did not end within %d s", what, (int)(LOAD_LIMIT_NS / TR_NS_PER_S));
 		return TR_ETIMEDOUT;
 	}
-	if (step->error == NULL)
+	if (!step->failed)
 		return TR_OK;
-	set_error(error, "%s", step->error);
+	set_error(error, "%s", step->error != NULL ? step->error : "out of memory");
 	free(step->error);
 	return TR_EINVAL;
 }

@@ -116,8 +116,8 @@ struct start {
 	struct tr_server_config config; /* its texts are ours */
 	struct tr_spool_config sizes;
 	char *policy, *offline;
-	char *error; /* malloc'ed; NULL: none */
-	bool cancelled;
+	char *error; /* malloc'ed; NULL: none, or no memory for it */
+	bool failed, cancelled;
 };
 
 static void
@@ -172,8 +172,8 @@ push_started(lua_State *L, void *arg)
 {
 	const struct start *start = arg;
 
-	if (start->error != NULL) {
-		lua_pushstring(L, start->error);
+	if (start->failed) {
+		lua_pushstring(L, start->error != NULL ? start->error : "out of memory");
 		return 1;
 	}
 	lua_pushlightuserdata(L, &running_key);
@@ -218,13 +218,11 @@ start_now(struct tr_defer *defer)
 	struct tr_testing *runtime = start->runtime;
 
 	runtime->server = tr_server_boot(&start->config, &start->error);
-	if (runtime->server == NULL) {
-		if (start->error == NULL)
-			start->error = strdup("out of memory");
+	start->failed = runtime->server == NULL;
+	if (start->failed)
 		back_to_real(runtime);
-	}
 	if (!start->cancelled)
-		tr_task_wake(&start->ticket, push_started, start, start->error != NULL);
+		tr_task_wake(&start->ticket, push_started, start, start->failed);
 	free_start(start);
 }
 
