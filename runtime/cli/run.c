@@ -1,6 +1,7 @@
 /* tailrace run: the runtime as a service. */
 #include <ev.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -12,10 +13,13 @@
 #include "cli/server.h"
 #include "ingress/intake.h"
 
+/* After the deadline of a stop, for a worker that cannot be interrupted. */
+#define GRACE_NS(deadline_ns) tr_min_i64(5 * TR_NS_PER_S, tr_max_i64((deadline_ns) / 4, TR_NS_PER_S / 2))
+
 struct signals {
 	struct tr_server *server;
 	int64_t deadline_ns;
-	ev_signal term, intr, hup;
+	ev_signal term, intr, hup, usr1;
 };
 
 static void
@@ -27,19 +31,43 @@ asked_to_stop(struct ev_loop *loop, ev_signal *watcher, int events)
 }
 
 static void
+asked_to_report(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+	struct signals *signals = watcher->data;
+
+	tr_log(TR_LEVEL_INFO, "report", "asked what is under way");
+	tr_server_report(signals->server);
+}
+
+static _Atomic int64_t grace_ns; /* of a stop */
+
+/* libev's handler could only tell a loop that turns: the watchdog is told, too. */
+static void
+arrived(int number)
+{
+	if (number != SIGUSR1)
+		tr_watchdog_end_after(atomic_load(&grace_ns), TR_EXIT_FAILED);
+	ev_feed_signal(number);
+}
+
+static void
 watch(struct ev_loop *loop, ev_signal *watcher, int number, struct signals *signals)
 {
-	ev_signal_init(watcher, asked_to_stop, number);
+	struct sigaction action = {.sa_handler = arrived, .sa_flags = SA_RESTART};
+
+	ev_signal_init(watcher, number == SIGUSR1 ? asked_to_report : asked_to_stop, number);
 	watcher->data = signals;
 	ev_signal_start(loop, watcher);
 	ev_unref(loop);
+	sigfillset(&action.sa_mask);
+	sigaction(number, &action, NULL);
 }
 
 /* The last commit is under way: no signal must end the process before it, and without watchers they would. */
 static void
 unwatch(struct ev_loop *loop, struct signals *signals)
 {
-	ev_signal *const watchers[] = {&signals->term, &signals->intr, &signals->hup};
+	ev_signal *const watchers[] = {&signals->term, &signals->intr, &signals->hup, &signals->usr1};
 	sigset_t all;
 
 	sigfillset(&all);
@@ -68,7 +96,7 @@ tr_cmd_run(int argc, char **argv)
 {
 	const char *policy = NULL, *user = NULL, *repl_socket = NULL, *filter = getenv("TAILRACE_LOG");
 	int64_t workers = 0, seed = 0, intake_mib = TR_INTAKE_BYTES >> 20;
-	double deadline_s = 20;
+	double deadline_s = 20, handler_s = 5;
 	bool jit = false, print_ledger = false;
 	const struct tr_arg options[] = {
 		{"policy", "FILE", TR_ARG_TEXT, &policy, 0, 0, "the policy to run (required)"},
@@ -76,6 +104,8 @@ tr_cmd_run(int argc, char **argv)
 		{"user", "NAME", TR_ARG_TEXT, &user, 0, 0, "become this user once the listeners are bound"},
 		{"stop-timeout", "SECONDS", TR_ARG_REAL, &deadline_s, 0, 3600,
 			"deadline of an orderly stop (SIGTERM); default 20"},
+		{"handler-limit", "SECONDS", TR_ARG_REAL, &handler_s, 0, 3600,
+			"longest that Lua may run without waiting; default 5"},
 		{"log", "FILTER", TR_ARG_TEXT, &filter, 0, 0,
 			"diagnostics, e.g. info or info,lua=trace; also $TAILRACE_LOG"},
 		{"jit", NULL, TR_ARG_FLAG, &jit, 0, 0,
@@ -92,7 +122,7 @@ tr_cmd_run(int argc, char **argv)
 		"run",
 		"--policy FILE [OPTIONS]",
 		"Runs the policy: mail and events in, queues, deliveries out. SIGTERM stops in order, a second one at "
-		"once.",
+		"once;\nSIGUSR1 logs what is under way.",
 		options,
 		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.",
 		NULL,
@@ -125,6 +155,7 @@ tr_cmd_run(int argc, char **argv)
 						.workers = (uint32_t)workers,
 						.seed = (uint64_t)seed,
 						.jit = jit,
+						.handler_limit_ns = (int64_t)(handler_s * 1e9),
 						.user = user,
 						.repl_socket = repl_socket},
 		&error);
@@ -135,10 +166,12 @@ tr_cmd_run(int argc, char **argv)
 		return TR_EXIT_CONFIG;
 	}
 	signals.deadline_ns = (int64_t)(deadline_s * 1e9);
+	atomic_store(&grace_ns, signals.deadline_ns + GRACE_NS(signals.deadline_ns));
 	loop = tr_loop_ev(tr_server_loop(signals.server));
 	watch(loop, &signals.term, SIGTERM, &signals);
 	watch(loop, &signals.intr, SIGINT, &signals);
 	watch(loop, &signals.hup, SIGHUP, &signals);
+	watch(loop, &signals.usr1, SIGUSR1, &signals);
 	tr_log(TR_LEVEL_INFO, "run", "initialization complete");
 	tr_server_run(signals.server);
 	unwatch(loop, &signals);

@@ -125,6 +125,7 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 		.policy = server->policy,
 		.modules = tr_modules,
 		.jit = server->jit,
+		.handler_limit_ns = server->handler_limit_ns,
 		.worker = index,
 	};
 	int err = parts->loop != NULL ? TR_OK : tr_loop_new(&parts->loop);
@@ -495,6 +496,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->seed = config->seed ? config->seed : (uint64_t)tr_wall_ns() ^ ((uint64_t)getpid() << 48);
 	server->jit = config->jit;
 	server->segment_bytes = config->segment_bytes;
+	server->handler_limit_ns = config->handler_limit_ns;
 	server->spool_sizes = config->spool_sizes;
 	server->policy = config->policy ? strdup(config->policy) : NULL;
 	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());

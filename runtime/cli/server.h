@@ -16,6 +16,7 @@ struct tr_server_config {
 	uint32_t workers;      /* 0: one per core; exactly 1 under the virtual clock */
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
+	int64_t handler_limit_ns; /* longest run of Lua without a wait; 0: the default */
 	uint64_t segment_bytes; /* of the spool; 0: its default */
 	/* Not NULL: its sizes (segment_bytes to body_file_bytes, first_*) in place of defaults; borrowed for the boot.
 	 * For tests in which the log's numbers wrap. */
@@ -46,6 +47,9 @@ void tr_server_run(struct tr_server *server);
 /* Begins the stop, from worker 0's thread; deadline_ns from now. A second call skips to the last commit. */
 void tr_server_stop(struct tr_server *server, int64_t deadline_ns);
 bool tr_server_stopped(const struct tr_server *server);
+/* Logs each session with messages, and what each worker is at work for or waits for, with tracebacks and ids. From worker
+ * 0's thread. */
+void tr_server_report(struct tr_server *server);
 /* Called once when the stop has finished, maybe from inside of tr_server_stop(). Before the stop. */
 void tr_server_on_stopped(struct tr_server *server, void (*fn)(void *arg), void *arg);
 /* After the stop: joins the workers, writes the last commit, checks the ledger, closes. *ledger (may be NULL) gets the

@@ -3,6 +3,7 @@
 #define TR_SERVER_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "cli/server.h"
 #include "cli/transports.h"
@@ -14,13 +15,15 @@ struct tr_worker_parts {
 	pthread_t thread; /* workers 1 and up */
 	bool running;
 	struct tr_mail stop_mail, report_mail;
-	bool reported;
+	_Atomic bool report_posted;
+	uint32_t index; /* of the report */
 };
 
 struct tr_server {
 	char *policy, *share_dir, *user, *spool_dir;
 	uint32_t workers;
 	uint64_t seed, segment_bytes;
+	int64_t handler_limit_ns;
 	const struct tr_spool_config *spool_sizes; /* the boot's; NULL: defaults */
 	bool jit;
 	bool borrowed; /* worker 0's loop */

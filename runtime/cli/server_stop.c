@@ -8,6 +8,7 @@
 #include "cli/server_internal.h"
 
 #define POLL_NS (5 * TR_NS_PER_MS)
+#define TASKS_MAX 20 /* of a worker in a report */
 
 static void
 log_lines(const char *what, struct tr_buf *text)
@@ -21,60 +22,56 @@ log_lines(const char *what, struct tr_buf *text)
 	}
 }
 
-/* Start of the next task's text: its traceback is indented. */
-static const char *
-next_task(const char *at, const char *end)
+static void
+report_task(void *arg, struct tr_str text)
 {
-	do {
-		at = memchr(at, '\n', (size_t)(end - at));
-		at = at == NULL ? end : at + 1;
-	} while (at < end && (*at == '\t' || (end - at > 15 && memcmp(at, "stack traceback", 15) == 0)));
-	return at;
+	while (text.len > 0 && text.data[text.len - 1] == '\n')
+		text.len--;
+	tr_log(TR_LEVEL_WARN, "report", "worker %u: %.*s", *(uint32_t *)arg, (int)text.len,
+		text.len > 0 ? text.data : "out of memory");
 }
 
-/* On the worker's thread. One line of the log for each task, so that none is lost to the bound of lines a second;
- * sessions that wait for work are not busy. */
+/* On the worker's thread. Sessions that wait for work are not busy. */
 static void
-report_tasks(struct tr_worker_parts *parts)
+report_tasks(uint32_t index, struct tr_worker_parts *parts)
 {
-	struct tr_buf text = {0};
-	const char *next, *end;
+	uint32_t count = tr_host_hang_report(parts->host, TASKS_MAX, report_task, &index);
 
-	tr_host_report(parts->host, &text);
-	end = text.data + text.len;
-	for (const char *at = text.data; at != NULL && at < end; at = next) {
-		size_t len = (size_t)((next = next_task(at, end)) - at);
-
-		if (memmem(at, len, "event=session ", 14) == NULL || memmem(at, len, " for work\n", 10) == NULL)
-			tr_log(TR_LEVEL_WARN, "stop", "task: %.*s", (int)len, at);
-	}
-	tr_buf_free(&text);
+	if (count > TASKS_MAX)
+		tr_log(TR_LEVEL_WARN, "report", "worker %u: and %u more", index, count - TASKS_MAX);
+	else if (count == 0)
+		tr_log(TR_LEVEL_INFO, "report", "worker %u: nothing is under way", index);
 }
 
 static void
 report_arrived(struct tr_mail *mail)
 {
-	report_tasks(tr_container_of(mail, struct tr_worker_parts, report_mail));
+	struct tr_worker_parts *parts = tr_container_of(mail, struct tr_worker_parts, report_mail);
+
+	atomic_store(&parts->report_posted, false);
+	report_tasks(parts->index, parts);
 }
 
-static void
-report_busy(struct tr_server *server)
+void
+tr_server_report(struct tr_server *server)
 {
 	struct tr_buf text = {0};
 
-	tr_engine_report(server->engine, &text);
+	if (server->engine != NULL)
+		tr_engine_report(server->engine, &text);
 	log_lines("still busy", &text);
 	tr_buf_free(&text);
 	for (uint32_t i = 1; i < server->workers; i++) {
 		struct tr_worker_parts *parts = &server->worker[i];
 
-		if (!parts->running || parts->reported)
+		/* the mail may wait for one that is stuck: the watchdog tells about that */
+		if (!parts->running || atomic_exchange(&parts->report_posted, true))
 			continue;
-		parts->reported = true; /* the mail may wait for one that is stuck: the watchdog tells about that */
+		parts->index = i;
 		parts->report_mail.fn = report_arrived;
 		tr_loop_post(parts->loop, &parts->report_mail);
 	}
-	report_tasks(&server->worker[0]);
+	report_tasks(0, &server->worker[0]);
 }
 
 static void
@@ -132,7 +129,7 @@ wait_transactions(struct tr_timer *timer)
 			return;
 		}
 		if (!server->skipped)
-			report_busy(server);
+			tr_server_report(server);
 		for (struct tr_run_part *part = server->run.parts; part != NULL; part = part->next) {
 			if (!part->busy(part))
 				continue;
@@ -151,7 +148,7 @@ tr_server_stop(struct tr_server *server, int64_t deadline_ns)
 		if (!server->skipped) {
 			tr_log(TR_LEVEL_WARN, "stop", "asked again: what still runs is cut off, then the last commit");
 			server->skipped = true;
-			report_busy(server);
+			tr_server_report(server);
 			if (!tr_timer_running(&server->poll)) /* else the engine is told in a moment */
 				tr_engine_stop(server->engine, tr_mono_ns(), engine_stopped, server);
 		}

@@ -413,6 +413,19 @@ fail(struct tr_smtp_session *session, const char *error)
 	tr_smtp_session_answer(session, &answer);
 }
 
+static bool
+details(void *arg, struct tr_buf *out)
+{
+	const struct fired *fired = arg;
+	char peer[64];
+
+	if (fired->session == NULL)
+		return true;
+	tr_sockaddr_text(tr_smtp_session_peer(fired->session), true, peer);
+	tr_buf_addf(out, "\tclient %s at %s\n", peer, tr_smtp_session_local(fired->session));
+	return true;
+}
+
 static void
 fire(void *arg, struct tr_smtp_session *session, const struct tr_smtp_call *call)
 {
@@ -426,6 +439,7 @@ fire(void *arg, struct tr_smtp_session *session, const struct tr_smtp_call *call
 		.push_arg = &push,
 		.end = event_ended,
 		.end_arg = fired,
+		.details = details,
 		/* once the text has come, the session's own timer counts over all events */
 		.deadline_ns = call->message == NULL ? tr_smtp_session_params(session)->data_processing_timeout_ns : 0,
 	};
@@ -452,6 +466,22 @@ fire(void *arg, struct tr_smtp_session *session, const struct tr_smtp_call *call
 	fired->task = task;
 	if (fired->ended)
 		free(fired);
+}
+
+/* It is about to be cancelled, as it takes too long. */
+static void
+late(void *arg, struct tr_smtp_session *session)
+{
+	struct binding *binding = get_binding(session);
+	struct fired *fired = binding != NULL ? binding->fired : NULL;
+	struct tr_buf text = {0};
+
+	if (fired == NULL || fired->task == NULL)
+		return;
+	tr_task_report(fired->task, &text);
+	tr_log(TR_LEVEL_WARN, "smtp_server", "data_processing_timeout: a handler is cancelled: %.*s", (int)text.len,
+		text.len > 0 ? text.data : "");
+	tr_buf_free(&text);
 }
 
 static void
@@ -495,7 +525,7 @@ engine(void *arg)
 	return tr_host_service(arg, TR_SERVICE_ENGINE);
 }
 
-static const struct tr_smtp_ops ops = {engine, wants, fire, cancel, gone};
+static const struct tr_smtp_ops ops = {engine, wants, fire, late, cancel, gone};
 
 /* --- kumo.start_esmtp_listener
  * -------------------------------------------------------------------------------------------------- */

@@ -409,6 +409,12 @@ tr_smtp_session_local(struct tr_smtp_session *session)
 	return text;
 }
 
+const struct tr_sockaddr *
+tr_smtp_session_peer(struct tr_smtp_session *session)
+{
+	return tr_stream_peer(session->stream);
+}
+
 void **
 tr_smtp_session_slot(struct tr_smtp_session *session)
 {

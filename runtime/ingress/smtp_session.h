@@ -64,6 +64,7 @@ struct tr_smtp_ops {
 	bool (*wants)(void *arg, struct tr_worker *worker, enum tr_smtp_event event); /* one bit */
 	/* Ends with tr_smtp_session_answer(), once, maybe before it returns; not after cancel(). */
 	void (*fire)(void *arg, struct tr_smtp_session *session, const struct tr_smtp_call *call);
+	void (*late)(void *arg, struct tr_smtp_session *session);   /* before cancel(): the time is up. NULL: none */
 	void (*cancel)(void *arg, struct tr_smtp_session *session); /* what fire() has started and not ended */
 	void (*gone)(
 		void *arg, struct tr_smtp_session *session); /* the session ends: what policy holds of it is stale */
@@ -114,6 +115,7 @@ struct tr_smtp_params *tr_smtp_session_params(struct tr_smtp_session *session);
 struct tr_smtp_params *tr_smtp_session_params_for(struct tr_smtp_session *session, struct tr_smtp_params *from);
 struct tr_meta *tr_smtp_session_meta(
 	struct tr_smtp_session *session); /* the connection's, filled when first asked for; NULL: no memory */
+const struct tr_sockaddr *tr_smtp_session_peer(struct tr_smtp_session *session);
 const char *tr_smtp_session_local(
 	struct tr_smtp_session *session);                     /* "ip:port" of our end; valid until the next call */
 void **tr_smtp_session_slot(struct tr_smtp_session *session); /* the binding's own pointer */

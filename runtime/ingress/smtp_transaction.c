@@ -520,6 +520,8 @@ took_too_long(struct tr_timer *timer)
 	const char *phase = "rx";
 
 	if (session->then != NULL) {
+		if (shared->ops->late != NULL)
+			shared->ops->late(shared->ops_arg, session);
 		session->then = NULL;
 		shared->ops->cancel(shared->ops_arg, session);
 	} else if (session->intake != NULL) { /* it may still be stored: then the client sends it twice */

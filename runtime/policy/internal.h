@@ -25,10 +25,11 @@ struct tr_task {
 	size_t text_cap;
 	void (*end)(void *arg, const struct tr_task_result *result);
 	void *end_arg;
-	int64_t deadline_ns;      /* from the start; 0: none */
-	int64_t limit_ns;         /* of one run, if it is less than the host's; 0: the host's */
-	int64_t deadline_at_ns;   /* monotonic; 0: none */
-	int64_t waiting_since_ns; /* monotonic moment of the first wait; 0: none yet */
+	bool (*details)(void *arg, struct tr_buf *out); /* with end_arg; NULL: none */
+	int64_t deadline_ns;                            /* from the start; 0: none */
+	int64_t limit_ns;                               /* of one run, if it is less than the host's; 0: the host's */
+	int64_t deadline_at_ns;                         /* monotonic; 0: none */
+	int64_t waiting_since_ns;                       /* monotonic moment of the first wait; 0: none yet */
 	struct tr_timer deadline;
 	lua_State *parked;        /* the coroutine that yielded: L or one that the policy made */
 	void (*cancel)(void *op); /* set while an operation is armed */
@@ -82,6 +83,8 @@ struct tr_host {
 	uint64_t seen;                /* watchdog thread only: stretch at its last look ... */
 	int64_t seen_for_ns;          /* ... and how long it has been that */
 	bool told;
+	uint64_t reported; /* the stretch that was interrupted last */
+	int interrupts;    /* so many times */
 };
 
 extern char tr_park_key, tr_cancel_key; /* addresses: what a park yields, what a cancel raises */

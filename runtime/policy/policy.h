@@ -107,6 +107,9 @@ struct tr_task_call {
 	int64_t limit_ns;    /* longest run between two waits, if it is less than the host's; 0: the host's */
 	const char *ids;     /* "message 5c0f... event 77..." for tracebacks; copied; may be NULL */
 	const uint8_t *id;   /* 16 bytes that `ids` ends with, as hex digits after a blank; copied; NULL: none */
+	/* For reports: more about it, called with end_arg: lines that begin with a tab. False: it only waits for work,
+	 * and a hang report leaves it out. NULL: nothing. */
+	bool (*details)(void *arg, struct tr_buf *out);
 };
 /* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be
  * NULL) is the task if it waits, else NULL. TR_OK; else `end` is not called: TR_ENOMEM (also when handlers start each
@@ -139,6 +142,12 @@ bool tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void
 void tr_task_cancel(struct tr_task *task);
 /* For the hang report: each live task with event, ids, seconds since it started, what it waits for, traceback. */
 void tr_host_report(struct tr_host *host, struct tr_buf *out);
+/* The hang report: the same of those that do not only wait for work, at most `max` of them. Returns how many there are.
+ */
+uint32_t tr_host_hang_report(
+	struct tr_host *host, uint32_t max, void (*each)(void *arg, struct tr_str text), void *arg);
+/* The same of one. Not of the running one. */
+void tr_task_report(struct tr_task *task, struct tr_buf *out);
 size_t tr_host_task_count(const struct tr_host *host);
 /* Names what the task waits for in reports ("http POST http://...", "sleep 3 s"); copied. */
 void tr_task_describe(struct tr_task *task, const char *fmt, ...) TR_PRINTF(2, 3);
@@ -153,6 +162,10 @@ uint64_t tr_config_epoch_bump(void); /* returns the new one */
  * (event, ids) and interrupted by an error with a traceback. Start once before workers; stop last. */
 int tr_watchdog_start(void);
 void tr_watchdog_stop(void);
+/* From now + ns on, the process ends with `status` at once, without an orderly stop, if a host is in one stretch of Lua
+ * that was to be interrupted and does not end (a function in C cannot be). The last call counts. Safe in a signal
+ * handler. */
+void tr_watchdog_end_after(int64_t ns, int status);
 /* For the handler of a signal (Ctrl-C) in the thread that runs Lua: what runs is cancelled at its next instruction, as
  * by tr_task_cancel(); its result's text then has the traceback of where it was. False: no Lua runs in this thread. A
  * function in C (string.find, say) cannot be interrupted: it ends first. */

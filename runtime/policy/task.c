@@ -189,7 +189,9 @@ finish(struct tr_task *task, int status)
 			/* An ordinary outcome, and a frequent one: no traceback. */
 			tr_buf_addf(&text, "%d %s", result.reject_code, result.reject_text);
 		} else if (cancelled) {
-			tr_buf_addz(&text, task->ending == TR_ETIMEDOUT ? "deadline exceeded" : "cancelled");
+			tr_buf_addz(&text, task->ending == TR_ETIMEDOUT ? "deadline exceeded"
+					   : task->ending != 0          ? "cancelled"
+									: "ran too long and caught the error");
 			if (task->event != NULL)
 				tr_buf_addf(&text, " in event '%s'", task->event);
 			if (task->ids != NULL)
@@ -288,6 +290,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->id = call->id;
 	task->end = call->end;
 	task->end_arg = call->end_arg;
+	task->details = call->details;
 	task->deadline_ns = call->deadline_ns;
 	task->limit_ns = call->limit_ns;
 	task->deadline_at_ns = 0;
@@ -319,6 +322,39 @@ tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_t
 	return tr_event_start(host, call, NULL, out);
 }
 
+/* --- report of one ---------------------------------------------------------------------------------- */
+
+static void
+report(struct tr_task *task, lua_State *at, int64_t now_ns, struct tr_buf *out)
+{
+	lua_State *L = task->host->L;
+	char full[TR_IDS_BYTES];
+	const char *ids = tr_task_ids(task, full), *text;
+	size_t len;
+
+	tr_buf_addf(out, "%s event=%s %s", task->state == TASK_WAITING ? "waiting" : "running",
+		task->event ? task->event : "(none)", ids ? ids : "");
+	if (task->waiting_since_ns != 0)
+		tr_buf_addf(out, " age=%.3fs", (double)(now_ns - task->waiting_since_ns) / TR_NS_PER_S);
+	if (task->what[0] != '\0')
+		tr_buf_addf(out, " for %s", task->what);
+	tr_buf_addc(out, '\n');
+	if (task->details != NULL)
+		task->details(task->end_arg, out);
+	luaL_traceback(L, at, NULL, 0);
+	text = lua_tolstring(L, -1, &len);
+	tr_buf_add(out, text, len);
+	tr_buf_addc(out, '\n');
+	lua_pop(L, 1);
+}
+
+/* Where it is: in a coroutine that the policy has made, maybe. */
+static lua_State *
+place(const struct tr_task *task)
+{
+	return task->parked != NULL && task->state == TASK_WAITING ? task->parked : task->L;
+}
+
 /* --- wait ---------------------------------------------------------------------------------------- */
 
 struct tr_task *
@@ -347,8 +383,15 @@ deadline_passed(struct tr_timer *timer)
 {
 	struct tr_task *task = tr_container_of(timer, struct tr_task, deadline);
 
-	if (task->ending == 0)
+	if (task->ending == 0) {
+		struct tr_buf text = {0};
+
 		task->ending = TR_ETIMEDOUT;
+		tr_task_report(task, &text);
+		tr_log(TR_LEVEL_WARN, "lua", "a handler did not end within %.1f s and is cancelled: %.*s",
+			(double)task->deadline_ns / TR_NS_PER_S, (int)text.len, text.len > 0 ? text.data : "");
+		tr_buf_free(&text);
+	}
 	tr_task_cancel(task);
 }
 
@@ -426,6 +469,41 @@ resume_raising(struct tr_task *task)
 	}
 }
 
+#define INTERRUPTS_MAX 3 /* errors that a handler may catch before it is ended without being asked */
+
+/* The error that follows may be caught, and tells its own text only: this is where it ran, and for whom. Once a
+ * stretch. True: it has caught that error again and again. */
+static bool
+report_interrupted(struct tr_host *host, lua_State *L)
+{
+	uint64_t stretch = atomic_load_explicit(&host->stretch, memory_order_relaxed);
+	struct tr_buf text = {0};
+
+	if (host->current == NULL)
+		return false;
+	if (host->reported == stretch)
+		return ++host->interrupts > INTERRUPTS_MAX;
+	host->reported = stretch;
+	host->interrupts = 1;
+	report(host->current, L, tr_mono_ns(), &text);
+	tr_log(TR_LEVEL_ERROR, "watchdog", "worker %u: interrupted after %.1f s without waiting: %.*s", host->worker,
+		(double)atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed) / TR_NS_PER_S, (int)text.len,
+		text.len > 0 ? text.data : "");
+	tr_buf_free(&text);
+	return false;
+}
+
+/* Raises what no pcall of the policy catches. */
+static void
+cut_off(struct tr_host *host, lua_State *L)
+{
+	luaL_traceback(L, L, NULL, 0);
+	free(host->cut_at);
+	host->cut_at = strdup(lua_tostring(L, -1)); /* NULL: it is shown without */
+	lua_pushlightuserdata(L, &tr_cancel_key);
+	lua_error(L);
+}
+
 void
 tr_task_hook(lua_State *L, lua_Debug *ar)
 {
@@ -457,13 +535,11 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 	if (atomic_exchange(&host->cancel, false)) {
 		if (host->current != NULL && host->current->ending == 0)
 			host->current->ending = TR_ECANCELED;
-		luaL_traceback(L, L, NULL, 0);
-		free(host->cut_at);
-		host->cut_at = strdup(lua_tostring(L, -1)); /* NULL: it is shown without */
-		lua_pushlightuserdata(L, &tr_cancel_key);
-		lua_error(L);
+		cut_off(host, L);
 	}
 	if (atomic_exchange(&host->interrupt, false)) {
+		if (report_interrupted(host, L))
+			cut_off(host, L);
 		luaL_where(L, 0);
 		lua_pushfstring(L, "handler ran longer than %f s without waiting",
 			(lua_Number)atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed) / TR_NS_PER_S);
@@ -566,37 +642,42 @@ tr_task_describe_text(struct tr_task *task, const char *what, const char *more)
 
 /* --- report ---------------------------------------------------------------------------------------- */
 
-static void
-report(struct tr_task *task, int64_t now_ns, struct tr_buf *out)
+void
+tr_task_report(struct tr_task *task, struct tr_buf *out)
 {
-	lua_State *L = task->host->L;
-	char full[TR_IDS_BYTES];
-	const char *ids = tr_task_ids(task, full);
-
-	tr_buf_addf(out, "%s event=%s %s", task->state == TASK_WAITING ? "waiting" : "running",
-		task->event ? task->event : "(none)", ids ? ids : "");
-	if (task->waiting_since_ns != 0)
-		tr_buf_addf(out, " age=%.3fs", (double)(now_ns - task->waiting_since_ns) / TR_NS_PER_S);
-	if (task->what[0] != '\0')
-		tr_buf_addf(out, " for %s", task->what);
-	tr_buf_addc(out, '\n');
-	luaL_traceback(L, task->parked != NULL && task->state == TASK_WAITING ? task->parked : task->L, NULL, 0);
-	size_t len;
-	const char *text = lua_tolstring(L, -1, &len);
-	tr_buf_add(out, text, len);
-	tr_buf_addc(out, '\n');
-	lua_pop(L, 1);
+	report(task, place(task), tr_mono_ns(), out);
 }
 
 void
 tr_host_report(struct tr_host *host, struct tr_buf *out)
 {
-	int64_t now_ns = tr_mono_ns();
-
 	for (struct tr_task *task = host->current; task != NULL; task = task->outer)
-		report(task, now_ns, out);
+		tr_task_report(task, out);
 	for (struct tr_task *task = host->waiting; task != NULL; task = task->next)
-		report(task, now_ns, out);
+		tr_task_report(task, out);
+}
+
+uint32_t
+tr_host_hang_report(struct tr_host *host, uint32_t max, void (*each)(void *arg, struct tr_str text), void *arg)
+{
+	struct tr_buf text = {0};
+	uint32_t count = 0;
+
+	for (struct tr_task *task = host->current != NULL ? host->current : host->waiting; task != NULL;) {
+		bool waits = task->state == TASK_WAITING;
+
+		tr_buf_clear(&text);
+		if (!waits || task->details == NULL || task->details(task->end_arg, &text)) {
+			tr_buf_clear(&text);
+			if (count++ < max) {
+				tr_task_report(task, &text);
+				each(arg, (struct tr_str){text.data, text.len});
+			}
+		}
+		task = waits ? task->next : task->outer != NULL ? task->outer : host->waiting;
+	}
+	tr_buf_free(&text);
+	return count;
 }
 
 size_t

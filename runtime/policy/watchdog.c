@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/diag.h"
 #include "policy/internal.h"
@@ -17,6 +18,8 @@ static pthread_cond_t changed;
 static struct tr_host *hosts;
 static pthread_t thread;
 static bool running, stopping;
+static _Atomic int64_t end_at_ns; /* 0: never */
+static _Atomic int end_status;
 
 static _Thread_local struct tr_host *volatile running_host; /* innermost; the signal handler reads it */
 static _Thread_local struct tr_host *outer_hosts[8];        /* hosts that run below it in this thread */
@@ -116,6 +119,16 @@ look(struct tr_host *host, int64_t since_ns)
 	pthread_kill(host->thread, SIGURG);
 }
 
+/* The stop is over, but for this one: what was answered is in the log, and nobody else will end the process. */
+static void
+end_process(const struct tr_host *host)
+{
+	tr_log(TR_LEVEL_ERROR, "watchdog",
+		"worker %u cannot be interrupted, and the time of the stop is over: the process ends at once: %s",
+		host->worker, host->stuck);
+	_exit(atomic_load(&end_status));
+}
+
 static int64_t
 real_now_ns(void) /* the true time also under the virtual clock: a stuck loop cannot move that one */
 {
@@ -138,8 +151,13 @@ watch(void *arg)
 		if (since_ns > 2 * LOOK_NS) /* this thread did not run either: a pause of the process or the machine */
 			since_ns = 2 * LOOK_NS;
 		last_ns = now_ns;
-		for (struct tr_host *host = hosts; host != NULL; host = host->next_watched)
+		int64_t end_ns = atomic_load(&end_at_ns);
+
+		for (struct tr_host *host = hosts; host != NULL; host = host->next_watched) {
 			look(host, since_ns);
+			if (end_ns != 0 && now_ns > end_ns && atomic_load(&host->interrupt))
+				end_process(host);
+		}
 		int64_t next_ns = now_ns + LOOK_NS;
 		struct timespec next = {next_ns / TR_NS_PER_S, next_ns % TR_NS_PER_S};
 		pthread_cond_timedwait(&changed, &mutex, &next);
@@ -187,6 +205,7 @@ tr_watchdog_start(void)
 	pthread_cond_init(&changed, &attr);
 	pthread_condattr_destroy(&attr);
 	stopping = false;
+	atomic_store(&end_at_ns, 0);
 	sigfillset(&all); /* the process's signals are for its main thread */
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	int err = pthread_create(&thread, NULL, watch, NULL);
@@ -211,4 +230,11 @@ tr_watchdog_stop(void)
 	pthread_join(thread, NULL);
 	pthread_cond_destroy(&changed);
 	running = false;
+}
+
+void
+tr_watchdog_end_after(int64_t ns, int status)
+{
+	atomic_store(&end_status, status);
+	atomic_store(&end_at_ns, real_now_ns() + ns);
 }

@@ -12,6 +12,8 @@
 #include "queue/session_lua.h"
 #include "queue/source_lua.h"
 
+#define NAME_BYTES 300 /* of a queue in reports */
+
 static struct tr_host *
 host_of(struct tr_worker *worker)
 {
@@ -86,14 +88,16 @@ queue_config_ended(void *arg, const struct tr_task_result *result)
 static void
 resolve_queue(void *arg, struct tr_worker *worker, struct tr_sched *sched)
 {
+	char name[NAME_BYTES];
 	struct tr_task_call call = {
-		.push = push_queue_parts, .push_arg = sched, .end = queue_config_ended, .end_arg = sched};
+		.push = push_queue_parts, .push_arg = sched, .end = queue_config_ended, .end_arg = sched, .ids = name};
 	int err;
 
 	if (!tr_event_handled(host_of(worker), ids.queue_config)) {
 		answer_queue(sched, tr_queue_config_new());
 		return;
 	}
+	snprintf(name, sizeof name, "queue %.*s", (int)tr_sched_name(sched).len, tr_sched_name(sched).data);
 	err = tr_event_fire(host_of(worker), "get_queue_config", &call, NULL);
 	if (err != TR_OK)
 		tr_sched_configured(sched, NULL, tr_err_text(err));
@@ -140,7 +144,9 @@ path_config_ended(void *arg, const struct tr_task_result *result)
 static void
 resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 {
-	struct tr_task_call call = {.push = push_path, .push_arg = ready, .end = path_config_ended, .end_arg = ready};
+	char name[NAME_BYTES];
+	struct tr_task_call call = {
+		.push = push_path, .push_arg = ready, .end = path_config_ended, .end_arg = ready, .ids = name};
 	int err;
 
 	if (!tr_event_handled(host_of(worker), ids.path_config)) {
@@ -148,6 +154,7 @@ resolve_path(void *arg, struct tr_worker *worker, struct tr_ready *ready)
 		tr_ready_configured(ready, config, config ? NULL : "out of memory");
 		return;
 	}
+	snprintf(name, sizeof name, "ready queue %.*s", (int)tr_ready_name(ready).len, tr_ready_name(ready).data);
 	err = tr_event_fire(host_of(worker), "get_egress_path_config", &call, NULL);
 	if (err != TR_OK)
 		tr_ready_configured(ready, NULL, tr_err_text(err));
@@ -190,8 +197,12 @@ fire_for_message(struct tr_worker *worker, const char *event, struct tr_message 
 	void (*then)(void *then_arg, const char *error), void *then_arg)
 {
 	struct promotion *promotion = malloc(sizeof *promotion);
-	struct tr_task_call call = {
-		.push = push_promotion, .push_arg = promotion, .end = promotion_ended, .end_arg = promotion};
+	struct tr_task_call call = {.push = push_promotion,
+		.push_arg = promotion,
+		.end = promotion_ended,
+		.end_arg = promotion,
+		.ids = "message",
+		.id = message->id};
 
 	if (promotion == NULL) {
 		then(then_arg, "out of memory");
@@ -275,6 +286,8 @@ requeue_message(void *arg, struct tr_worker *worker, struct tr_message *message,
 		.push_arg = requeue,
 		.end = requeue_ended,
 		.end_arg = requeue,
+		.ids = "message",
+		.id = message->id,
 	};
 
 	if (requeue == NULL) {
@@ -328,7 +341,8 @@ rebind_message(void *arg, struct tr_worker *worker, struct tr_message *message, 
 	void (*then)(void *then_arg, const char *error), void *then_arg)
 {
 	struct rebinding *rebinding;
-	struct tr_task_call call = {.push = push_rebinding, .end = rebinding_ended};
+	struct tr_task_call call = {
+		.push = push_rebinding, .end = rebinding_ended, .ids = "message", .id = message->id};
 
 	if (!tr_event_handled(host_of(worker), ids.rebind)) {
 		then(then_arg, "there is no handler: kumo.on('rebind_message', function(message, data) ... end)");
@@ -376,6 +390,13 @@ cancel_session(void *arg, struct tr_session *session)
 	tr_session_lua_cancel(session);
 }
 
+static void
+describe_session(void *arg, struct tr_session *session, struct tr_buf *out)
+{
+	(void)arg;
+	tr_session_lua_describe(session, out);
+}
+
 static bool
 has_handler(void *arg, struct tr_worker *worker, const char *name)
 {
@@ -395,6 +416,7 @@ tr_queue_lua_ops(struct tr_queue_ops *ops)
 	ops->open_session = open_session;
 	ops->wake_session = wake_session;
 	ops->cancel_session = cancel_session;
+	ops->describe_session = describe_session;
 	ops->wants_promote = wants_promote;
 	ops->promote = promote;
 	ops->wants_requeue = wants_requeue;

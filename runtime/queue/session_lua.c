@@ -339,6 +339,54 @@ ended(void *arg, const struct tr_task_result *result)
 	tr_session_end(session);
 }
 
+#define IDS_MAX 10 /* named in a report */
+
+/* Whose messages it has: the mail's or record's id, and the event's. */
+static void
+name_messages(const struct tr_hand *hand, struct tr_buf *out)
+{
+	uint32_t count = 0, all = hand->count;
+
+	for (const struct tr_message *message = hand->list; message != NULL && count < IDS_MAX;
+		message = message->next) {
+		struct tr_str event = tr_message_event_id(message);
+		char id[33];
+
+		tr_uuid_hex(message->id, id);
+		tr_buf_addf(out, "%s%s", count++ > 0 ? ", " : ": ", id);
+		if (event.data != NULL)
+			tr_buf_addf(out, " (event %.*s)", (int)event.len, event.data);
+	}
+	for (const struct tr_aside *aside = hand->aside; aside != NULL; aside = aside->next)
+		all += aside->count;
+	if (all > count)
+		tr_buf_addf(out, " and %u more", all - count);
+}
+
+static bool
+details(void *arg, struct tr_buf *out)
+{
+	const struct tr_hand *hand = arg;
+	struct tr_str ready = tr_ready_name(hand->session->ready);
+
+	tr_buf_addf(out, "\t%.*s: %s", (int)ready.len, ready.data, hand->session->phase);
+	if (hand->count > 0 || hand->aside != NULL) {
+		tr_buf_addz(out, ", messages");
+		name_messages(hand, out);
+	}
+	tr_buf_addc(out, '\n');
+	return hand->count > 0 || hand->aside != NULL || !hand->waiting;
+}
+
+void
+tr_session_lua_describe(struct tr_session *session, struct tr_buf *out)
+{
+	const struct tr_hand *hand = session->task;
+
+	if (hand != NULL && hand->task != NULL)
+		tr_task_report(hand->task, out);
+}
+
 int
 tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 {
@@ -363,6 +411,7 @@ tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 		.end = ended,
 		.end_arg = hand,
 		.ids = session->uuid_text,
+		.details = details,
 	};
 	err = tr_task_start(host, &call, &task);
 	if (err != TR_OK) {

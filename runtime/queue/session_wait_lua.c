@@ -143,9 +143,13 @@ watchdog_fired(struct tr_timer *timer)
 			tr_loop_wheel(tr_host_loop(hand->host)), timer, watchdog_due_ns(hand), watchdog_fired);
 		return;
 	}
-	tr_log(TR_LEVEL_ERROR, "session", "%.*s: no progress in phase %s: the session is aborted, %u messages go back",
+	struct tr_buf text = {0};
+	tr_task_report(hand->task, &text);
+	tr_log(TR_LEVEL_ERROR, "session",
+		"%.*s: no progress in phase %s: the session is aborted, %u messages go back: %.*s",
 		(int)tr_ready_name(hand->session->ready).len, tr_ready_name(hand->session->ready).data,
-		hand->session->phase, hand->count);
+		hand->session->phase, hand->count, (int)text.len, text.len > 0 ? text.data : "");
+	tr_buf_free(&text);
 	hand->aborted = true;
 	tr_task_cancel(hand->task);
 }

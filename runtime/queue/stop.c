@@ -32,7 +32,8 @@ static void
 name(struct session *session)
 {
 	struct tr_session *pub = &session->pub;
-	struct tr_buf others = {0};
+	const struct tr_engine *engine = pub->worker->engine;
+	struct tr_buf others = {0}, what = {0};
 	uint32_t count = 0, held = 0;
 
 	for (struct session *other = pub->worker->sessions; other != NULL; other = other->worker_next) {
@@ -46,15 +47,20 @@ name(struct session *session)
 		tr_buf_addf(&others, " %s", other->pub.uuid_text);
 	}
 	session->named = true;
+	if (engine->ops.describe_session != NULL)
+		engine->ops.describe_session(engine->ops_arg, pub, &what);
 	if (count == 0)
-		tr_log(TR_LEVEL_WARN, "queue", "%s: session %s is cancelled while %s with %u messages",
-			pub->ready->name, pub->uuid_text, pub->phase, session->held);
+		tr_log(TR_LEVEL_WARN, "queue", "%s: session %s is cancelled while %s with %u messages: %.*s",
+			pub->ready->name, pub->uuid_text, pub->phase, session->held, (int)what.len,
+			what.len > 0 ? what.data : "");
 	else
 		tr_log(TR_LEVEL_WARN, "queue",
-			"%s: session %s is cancelled while %s with %u messages, so are %u more with %u:%.*s",
+			"%s: session %s is cancelled while %s with %u messages, so are %u more with %u:%.*s; the first "
+			"one: %.*s",
 			pub->ready->name, pub->uuid_text, pub->phase, session->held, count, held, (int)others.len,
-			others.len > 0 ? others.data : "");
+			others.len > 0 ? others.data : "", (int)what.len, what.len > 0 ? what.data : "");
 	tr_buf_free(&others);
+	tr_buf_free(&what);
 }
 
 static void
