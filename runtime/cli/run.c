@@ -1,5 +1,6 @@
 /* tailrace run: the runtime as a service. */
 #include <ev.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -95,7 +96,7 @@ int
 tr_cmd_run(int argc, char **argv)
 {
 	const char *policy = NULL, *user = NULL, *repl_socket = NULL, *filter = getenv("TAILRACE_LOG");
-	int64_t workers = 0, seed = 0, intake_mib = TR_INTAKE_BYTES >> 20;
+	int64_t workers = 0, seed = 0, intake_mib = TR_INTAKE_BYTES >> 20, segment_bytes = 0;
 	double deadline_s = 20, handler_s = 5;
 	bool jit = false, print_ledger = false;
 	const struct tr_arg options[] = {
@@ -115,6 +116,8 @@ tr_cmd_run(int argc, char **argv)
 		{"intake-memory", "MIB", TR_ARG_INT, &intake_mib, 1, INT32_MAX,
 			"bound for all that is being received: envelopes, texts, HTTP bodies; default 512"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
+		{"segment-size", "BYTES", TR_ARG_SIZE, &segment_bytes, 1 << 20, 64 << 20,
+			"of the spool's new segments, a power of two; default 64M. It takes nine of them at least"},
 		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
 	};
@@ -140,6 +143,8 @@ tr_cmd_run(int argc, char **argv)
 	if (filter != NULL && tr_log_filter(filter) != TR_OK)
 		return tr_args_error(&args,
 			"--log %s: expected a level (error, warn, info, debug, trace) or target=level,...", filter);
+	if ((segment_bytes & (segment_bytes - 1)) != 0)
+		return tr_args_error(&args, "--segment-size %" PRId64 ": a power of two expected", segment_bytes);
 	if (access(policy, R_OK) != 0) {
 		fprintf(stderr, "tailrace run: the policy %s cannot be read\n", policy);
 		return TR_EXIT_CONFIG;
@@ -156,6 +161,7 @@ tr_cmd_run(int argc, char **argv)
 						.seed = (uint64_t)seed,
 						.jit = jit,
 						.handler_limit_ns = (int64_t)(handler_s * 1e9),
+						.segment_bytes = (uint64_t)segment_bytes,
 						.user = user,
 						.repl_socket = repl_socket},
 		&error);
