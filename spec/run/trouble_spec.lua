@@ -110,30 +110,60 @@ end)
 describe('a pause', function()
   after_each(helper.cleanup)
 
-  it('of the whole process breaks nothing', function()
-    local dir, env = durable.setup '--slow-ms 50'
-    local run = durable.run(env, '--workers 2')
-    local load = helper.start(
-      ('%s inject --smtp %s --ids %s/ids --duration 8 --connections 10 --rate 100/s --json --quiet'):format(
-        helper.quote(helper.TAILRACE),
-        run.smtp,
-        dir
-      )
-    )
+  local PAUSE_S = tonumber(os.getenv 'TAILRACE_PAUSE' or '') or 2
+  local HANDLERS = [[
+    kumo.on('smtp_server_message_received', function(msg)
+      local user = msg:recipient().user
+      if user == 'sleeps' then
+        kumo.log_info 'a handler sleeps'
+        kumo.sleep(1)
+        kumo.log_info 'a handler has slept'
+      elseif user == 'works' then
+        local clock = os.clock()
+        kumo.log_info 'a handler works'
+        while os.clock() - clock < 0.5 do end
+      end
+    end)]]
+
+  --- Clients that have sent what it has not read.
+  local function waiting_clients(run)
+    local port = (':%04X'):format(run.smtp:match ':(%d+)$')
+    local _, waiting = helper.sh('cat /proc/net/tcp'):gsub('%d+: %x+' .. port .. ' %x+:%x+ 01 %x+:%x*[1-9A-F]%x* ', '')
+    return waiting
+  end
+
+  it(('of the whole process for %g s (TAILRACE_PAUSE) breaks nothing: clients, deliveries, timers, watchdog'):format(PAUSE_S), function()
+    local dir, env = durable.setup '--slow-ms 50 --status-share 503=10 --count-ids event_id'
+    local run = run_policy(policy(dir, HANDLERS), env, '--workers 2')
+    local inject = ('%s inject --smtp %s --json --quiet --timeout 120'):format(helper.quote(helper.TAILRACE), run.smtp)
+    local load = helper.start(('%s --ids %s/ids --duration %g --connections 10 --rate 100/s'):format(inject, dir, PAUSE_S + 3))
     helper.wait_for('deliveries', function()
       return (durable.ledger(run).webhook or {}).delivered and durable.ledger(run).webhook.delivered > 50
     end)
-    run:signal 'STOP'
-    local port = (':%04X'):format(run.smtp:match ':(%d+)$')
-    helper.wait_for('clients that wait for it', function() -- bytes that were received and that it has not read
-      local _, waiting = helper.sh('cat /proc/net/tcp'):gsub('%d+: %x+' .. port .. ' %x+:%x+ 01 %x+:%x*[1-9A-F]%x* ', '')
-      return waiting >= 5
-    end)
+    local handlers = helper.start(inject .. ' --count 1 --to sleeps@example.net')
+    local worker = helper.start(inject .. ' --count 1 --to works@example.net')
+    run:line '(a handler sleeps)'
+    run:line '(a handler works)'
+    helper.stop_process(run.pid)
+    local start = now()
+    helper.wait_for('clients that wait for it', function()
+      return waiting_clients(run) >= 5 and now() - start >= PAUSE_S
+    end, PAUSE_S + 60)
     run:signal 'CONT'
-    assert.are.equal(0, load:wait(60))
+    local resumed = now()
+    run:line('(a handler has slept)', 5) -- a timer that was due meanwhile fires at once
+    assert.are.equal(0, helper.start(inject .. ' --count 1'):wait(5)) -- and somebody new is served
+    assert.is_true(now() - resumed <= 5)
+    for _, one in ipairs { load, handlers, worker } do -- everybody was answered, on the connection that there was
+      assert.are.equal(0, one:wait(60), one:output())
+      local counts = kumo.serde.json_parse(one:output())
+      assert.are.same({ 0, 0, 0, 0 }, { counts.refused, counts.unknown, counts.lost_connections, counts.connect_failures })
+    end
     durable.wait_empty(run)
     assert.are.equal(0, run:stop())
-    assert.is_nil(run:log():find 'WARN', run:log())
+    for _, word in ipairs { 'WARN', 'ERROR', 'balance' } do -- no deadline and no handler was found too long
+      assert.is_nil(run:log():find(word, 1, true), run:log())
+    end
     local got = durable.read_sink(dir)
     assert.are.same({}, (durable.lost(dir, got)))
     assert.are.equal(0, got.duplicates)
