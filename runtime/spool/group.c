@@ -546,11 +546,13 @@ group_write(
 	struct layout lay = {.spool = spool};
 	uint64_t names, start, end_at, file_at;
 	uint32_t known;
-	bool fresh, bare = list->first == NULL && moved_count == 0;
+	bool fresh, again, bare = list->first == NULL && moved_count == 0;
 	int err;
 
 	known = ledger_bounds(spool, &names);
-	if (group_room(spool) <= need.bytes + (bare || spool->accounts_logged < known ? names : 0)) {
+	/* in the first two groups of a segment: one page that is lost must not take the names of all hooks */
+	again = spool->ledger_again && names <= spool->config.segment_bytes / 8;
+	if (group_room(spool) <= need.bytes + (bare || again || spool->accounts_logged < known ? names : 0)) {
 		err = roll(spool, outcome);
 		if (err != TR_OK)
 			return err;
@@ -568,7 +570,7 @@ group_write(
 	file_at = SEG_HEADER + start;
 	/* at the head of a segment, so that older ones can go; in a group of nothing else (a stop), so that what is
 	 * damaged before it can be counted */
-	known = lay_out_accounts(&lay, fresh || bare, &accounts);
+	known = lay_out_accounts(&lay, fresh || bare || again, &accounts);
 	if (accounts.failed) {
 		tr_buf_free(&accounts);
 		return TR_ENOMEM;
@@ -589,6 +591,8 @@ group_write(
 	}
 	lay.segment->end = spool->last_end = lay.pos;
 	spool->last_number = lay.segment->number;
+	/* names that came with this group are repeated in the next, too */
+	spool->ledger_again = fresh || spool->accounts_logged < known;
 	spool->accounts_logged = known;
 	spool->last_group_bytes = lay.pos - start;
 	spool->compact_credit += list->first != NULL ? lay.pos - start : 0;

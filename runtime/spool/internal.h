@@ -403,6 +403,7 @@ struct tr_spool {
 	pthread_mutex_t ledger_mu;
 	struct tr_account *accounts;
 	uint32_t account_count, accounts_logged; /* logged: commit thread's, known to the log */
+	bool ledger_again;                       /* commit thread's: the segment has it once */
 	uint64_t account_bytes;                  /* bound of a ledger frame */
 
 	/* commit thread */

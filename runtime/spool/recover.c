@@ -1,5 +1,6 @@
 /* The pass over the log at start-up: what lives, where, due when, and the ledger. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "spool/internal.h"
@@ -316,6 +317,22 @@ count_missing(const struct tr_spool *spool, uint64_t oldest)
 	return missing;
 }
 
+/* Accounts whose names were lost: their messages are there, and go by a name that tells. */
+static void
+name_accounts(struct tr_spool *spool)
+{
+	for (uint32_t i = 0; i < spool->account_count; i++) {
+		char name[24];
+
+		if (spool->accounts[i].name[0] != '\0')
+			continue;
+		snprintf(name, sizeof name, "lost-%u", i);
+		tr_log(TR_LEVEL_ERROR, "spool", "the damage has hit the name of ledger account %u: it is called %s", i,
+			name);
+		memcpy(spool->accounts[i].name, name, sizeof name);
+	}
+}
+
 static void
 trim(struct segment *segment)
 {
@@ -350,6 +367,7 @@ recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *qu
 	scan_fini(&scan);
 	if (err != TR_OK)
 		return err;
+	name_accounts(spool);
 	drop_before(spool, scan.oldest);
 	spool->missing = count_missing(spool, scan.oldest);
 	atomic_store(&spool->n.slot_bytes, 0);

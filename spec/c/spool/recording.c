@@ -9,6 +9,9 @@
 
 #define HEADER 4096
 #define FRAME 32
+#define ACCOUNTS 4
+
+static const char *const account_names[ACCOUNTS] = {"mail", "webhook", "audit", "dead:webhook"}; /* by number */
 
 #define NEED(condition)                                                                 \
 	do {                                                                            \
@@ -323,12 +326,26 @@ message_of(struct rec_reading *out, uint64_t seq)
 	return &out->messages[seq];
 }
 
+/* Which accounts a ledger, or a frame of an account, names: a name stands behind its length. */
+static void
+note_names(struct rec_reading *out, const struct rec_frame *frame)
+{
+	for (uint32_t i = 0; i < ACCOUNTS; i++) {
+		char name[66];
+		int len = snprintf(name, sizeof name, "%c%s", (char)strlen(account_names[i]), account_names[i]);
+
+		out->named[i] = out->named[i] || memmem(frame->payload, frame->payload_len, name, (size_t)len) != NULL;
+	}
+}
+
 static void
 apply_frame(struct rec_reading *out, const struct rec_frame *frame, uint64_t number)
 {
 	const unsigned char *at = frame->payload;
 	struct rec_message *message;
 
+	if (frame->type == 5 || frame->type == 6)
+		note_names(out, frame);
 	if (frame->type > 3)
 		return;
 	message = message_of(out, frame->seq);

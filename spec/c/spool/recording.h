@@ -63,6 +63,7 @@ struct rec_reading {
 	bool ledger_sound; /* nothing that counts was lost behind the last ledger: the sum of the loss is told */
 	bool silent;       /* the end of the log is not what it was, and that looks like a crash */
 	int64_t waiting[16];
+	bool named[16]; /* the account's name is told */
 };
 
 struct random {

@@ -4,10 +4,6 @@
 
 #include <stdlib.h>
 
-#define ACCOUNTS 4
-
-static const char *const account_names[ACCOUNTS] = {"mail", "webhook", "audit", "dead:webhook"};
-
 struct alive {
 	uint32_t slot;
 	uint16_t account;

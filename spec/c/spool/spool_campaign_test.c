@@ -86,6 +86,7 @@ struct start {
 	uint32_t count, cap;
 	struct tr_recovery recovery;
 	int64_t dropped[ACCOUNTS]; /* damaged */
+	char names[ACCOUNTS][64];
 };
 
 static void
@@ -131,8 +132,10 @@ open_it(struct campaign *campaign, const char *path, struct start *start)
 	NEED(tr_spool_ledger(start->spool, &ledger) == TR_OK);
 	HOLDS(campaign, tr_ledger_balances(&ledger, &text), "the ledger does not balance: %.*s", (int)text.len,
 		text.data);
-	for (uint32_t i = 0; i < ledger.count && i < ACCOUNTS; i++)
+	for (uint32_t i = 0; i < ledger.count && i < ACCOUNTS; i++) {
 		start->dropped[i] = ledger.accounts[i].dropped[TR_REASON_DAMAGED];
+		memcpy(start->names[i], ledger.accounts[i].name, sizeof start->names[i]);
+	}
 	tr_ledger_fini(&ledger);
 	tr_buf_free(&text);
 }
@@ -225,6 +228,11 @@ compare(struct campaign *campaign, const struct start *start, const struct rec_r
 			there = there || start->seen[k].seq == i;
 		HOLDS(campaign, there, "message %u of segment %llu is lost", i,
 			(unsigned long long)expected->messages[i].segment);
+	}
+	for (int i = 0; i < ACCOUNTS; i++) {
+		HOLDS(campaign, !expected->named[i] || strcmp(start->names[i], account_names[i]) == 0,
+			"account %d is called %s", i, start->names[i]);
+		HOLDS(campaign, expected->waiting[i] == 0 || start->names[i][0] != '\0', "account %d has no name", i);
 	}
 	HOLDS(campaign, start->count == live, "%u messages, %u expected", start->count, live);
 }

@@ -229,6 +229,39 @@ a_missing_segment_is_reported(void **state)
 	}
 }
 
+/* Of a log that has one segment, as a kill leaves it. */
+static void
+a_lost_ledger_takes_no_names(void **state)
+{
+	struct tr_ledger ledger;
+	struct bed bed;
+	uint16_t account;
+	char path[160];
+
+	tr_log_sink(quiet, NULL);
+	bed_init(&bed, 65536);
+	bed_open(&bed);
+	assert_int_equal(tr_spool_account(bed.spool, "hook", &account), TR_OK);
+	for (int i = 0; i < 3; i++) {
+		bed_put(&bed, 200, true, 1);
+		bed_wait(&bed);
+	}
+	bed_save(&bed);
+	bed_close(&bed);
+	bed_restore(&bed);
+	segment_path(&bed, 1, path);
+	flip(path, 4096 + 32 + 10, 3);
+	bed.damaged = true;
+	bed_open(&bed);
+	assert_true(bed.recovery.damaged_frames > 0);
+	assert_int_equal(tr_spool_ledger(bed.spool, &ledger), TR_OK);
+	assert_string_equal(ledger.accounts[account].name, "hook");
+	tr_ledger_fini(&ledger);
+	bed_check(&bed);
+	bed_fini(&bed);
+	tr_log_sink(NULL, NULL);
+}
+
 /* Many segments end at once: more than are kept as spares, so that files go while the newest header still names them.
  */
 static void
@@ -359,6 +392,7 @@ main(void)
 		cmocka_unit_test(torn_at_every_byte),
 		cmocka_unit_test(flipped_bits_cost_no_more_than_their_frame),
 		cmocka_unit_test(a_missing_segment_is_reported),
+		cmocka_unit_test(a_lost_ledger_takes_no_names),
 		cmocka_unit_test(what_was_given_up_is_not_missing),
 		cmocka_unit_test(another_version_is_refused_and_not_touched),
 		cmocka_unit_test(repair_makes_a_sound_spool_of_it),
