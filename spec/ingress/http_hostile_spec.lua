@@ -133,7 +133,7 @@ describe('the HTTP listener', function()
     assert.is_true(count >= 80, count .. ' requests')
     -- spellings of the path that is open for all lead nowhere else
     for _, path in ipairs {
-      '/api/check-liveness/v1/../../admin/bounce/v1', '//api/check-liveness/v1', 
+      '/api/check-liveness/v1/../../admin/bounce/v1', '//api/check-liveness/v1',
       'http://127.0.0.1/metrics', '/metrics/', '/METRICS', '/%6detrics', '/metrics;/api/check-liveness/v1', '*', '',
     } do
       local answer = say(('GET %s HTTP/1.1\r\nHost: x\r\n\r\n'):format(path), '127.0.0.2')
