@@ -182,7 +182,7 @@ describe('the ESMTP listener', function()
   -- the endings that were published in 2023 and 2024, and relatives; spec/c/ingress/smuggling_test.c tries all there are
   local ENDINGS = {
     '\n.\n', '\n.\r\n', '\r.\r\n', '\r\n.\n', '\r.\r', '\r\n.\r', '\n.\r', '\r.\n', '\r\r\n.\r\r\n', '\n\n.\r\n', '\n\n.\n\n', '\r\n\0.\r\n',
-    '\r\n.\0\r\n', '\r\n\0.\0\r\n', '\r\0\n.\r\0\n', '\r\n .\r\n', '\r\n. \r\n', '\r\n.\r\r\n', 
+    '\r\n.\0\r\n', '\r\n\0.\0\r\n', '\r\0\n.\r\0\n', '\r\n .\r\n', '\r\n. \r\n', '\r\n.\r\r\n',
     '\n.\n\r\n', '\v.\v', '\r\n.\v\r\n', '\194\133.\194\133',
   }
   for _, name in ipairs { 'plain', 'fix', 'allow' } do
