@@ -524,7 +524,7 @@ part_stop(struct tr_run_part *part)
 	tr_listener_free(socket->listener);
 	socket->listener = NULL;
 	/* Another process may have bound the name since. */
-	if (stat(socket->path, &st) == 0 && st.st_dev == socket->dev && st.st_ino == socket->ino)
+	if (lstat(socket->path, &st) == 0 && st.st_dev == socket->dev && st.st_ino == socket->ino)
 		unlink(socket->path);
 	for (struct client *client = socket->clients, *next; client != NULL; client = next) {
 		next = client->next;
@@ -607,8 +607,9 @@ give_to_user(const struct tr_server *server, const char *path)
 {
 	const struct passwd *user = server->user != NULL && geteuid() == 0 ? getpwnam(server->user) : NULL;
 
+	/* lchown(): whoever can write the directory must not make another file of it by a link. */
 	return user == NULL ||
-	       chown(path, user->pw_uid, user->pw_gid) == 0; /* an unknown name is told when it becomes it */
+	       lchown(path, user->pw_uid, user->pw_gid) == 0; /* an unknown name is told when it becomes it */
 }
 
 int
@@ -642,10 +643,14 @@ tr_repl_socket_open(struct tr_server *server, const struct tr_repl_socket_config
 	mask = umask(0177); /* never there for others, not even for a moment */
 	err = tr_listener_new(server->worker[0].loop, &at, accepted, socket, &socket->listener, &errnum);
 	umask(mask);
-	if (err != TR_OK || chmod(socket->path, 0600) != 0 || !give_to_user(server, socket->path) ||
-		stat(socket->path, &st) != 0) {
-		if (err == TR_OK)
-			errnum = errno;
+	if (err == TR_OK && (!give_to_user(server, socket->path) || lstat(socket->path, &st) != 0)) {
+		err = TR_EIO;
+		errnum = errno;
+	} else if (err == TR_OK && (!S_ISSOCK(st.st_mode) || (st.st_mode & 0177) != 0)) {
+		err = TR_EIO; /* somebody has put another file in its place */
+		errnum = EPERM;
+	}
+	if (err != TR_OK) {
 		tr_listener_free(socket->listener);
 		free(socket);
 		return fail(error, TR_EIO, "%s cannot be bound: %s", config->path, strerror(errnum));
