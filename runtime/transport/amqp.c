@@ -217,6 +217,7 @@ tr_amqp_call_add(struct tr_amqp_call *call, const struct tr_amqp_message *messag
 			return TR_ENOMEM;
 		tr_bytes_set(&slot->payload, blob);
 	}
+	batch->bytes += slot->payload.len;
 	batch->added++;
 	return slot->exchange.bytes != NULL && slot->routing_key.bytes != NULL ? TR_OK : TR_ENOMEM;
 }
@@ -304,58 +305,73 @@ wake(int fd)
 }
 
 void
-tr_amqp_give_back(struct tr_amqp *amqp, struct tr_amqp_batch *window)
+tr_amqp_give_back(struct tr_amqp_connection *connection, struct tr_amqp_batch *calls, const struct tr_amqp_batch *first)
 {
-	bool first;
+	struct tr_amqp *amqp = connection->pool->amqp;
+	bool wake_loop;
 
 	pthread_mutex_lock(&amqp->lock);
-	first = amqp->done == NULL;
-	while (window != NULL) {
-		struct tr_amqp_batch *next = window->line_next;
+	wake_loop = amqp->done == NULL;
+	while (calls != NULL) {
+		struct tr_amqp_batch *next = calls->line_next;
 
-		add_done(amqp, window);
-		window = next;
+		connection->messages -= calls->pub.count;
+		connection->bytes -= calls->bytes;
+		add_done(amqp, calls);
+		calls = next;
 	}
+	connection->first = first;
 	pthread_mutex_unlock(&amqp->lock);
-	if (first)
+	if (wake_loop)
 		wake(amqp->fd);
+}
+
+void
+tr_amqp_will_look(struct tr_amqp_connection *connection, bool will)
+{
+	pthread_mutex_lock(&connection->pool->amqp->lock);
+	connection->busy = !will;
+	pthread_mutex_unlock(&connection->pool->amqp->lock);
+}
+
+/* Goes the call with what the connection has? One exchange a window: a broker closes the channel of who names one that
+ * is not there. */
+static bool
+fits(const struct tr_amqp_connection *connection, const struct tr_amqp_batch *batch)
+{
+	const struct tr_amqp_batch *first = connection->first;
+	const struct tr_amqp_slot *slot = &batch->slots[0];
+
+	if (first == NULL)
+		return true;
+	return !slot->probe && !first->slots[0].probe && slot->exchange.len == first->slots[0].exchange.len &&
+	       memcmp(slot->exchange.bytes, first->slots[0].exchange.bytes, slot->exchange.len) == 0 &&
+	       batch->pub.publish_timeout_ns == first->pub.publish_timeout_ns &&
+	       connection->messages + batch->pub.count <= WINDOW_MAX &&
+	       connection->bytes + batch->bytes <= WINDOW_BYTES;
 }
 
 struct tr_amqp_batch *
 tr_amqp_take(struct tr_amqp_connection *connection)
 {
 	struct tr_amqp_pool *pool = connection->pool;
-	struct tr_amqp_batch *window = NULL, **end = &window, *batch;
-	bool probe = false;
-	amqp_bytes_t exchange = amqp_empty_bytes;
-	uint32_t messages = 0;
-	size_t bytes = 0;
+	struct tr_amqp_batch *calls = NULL, **end = &calls, *batch;
 
-	/* one exchange a window: a broker closes the channel of who names one that is not there */
-	while ((batch = pool->line) != NULL) {
-		const struct tr_amqp_slot *slot = &batch->slots[0];
-
-		for (uint32_t i = 0; i < batch->pub.count; i++)
-			bytes += batch->slots[i].payload.len;
-		if (window == NULL)
-			exchange = slot->exchange;
-		else if (probe || slot->probe || slot->exchange.len != exchange.len ||
-			 batch->pub.publish_timeout_ns != window->pub.publish_timeout_ns ||
-			 messages + batch->pub.count > WINDOW_MAX || bytes > WINDOW_BYTES ||
-			 memcmp(slot->exchange.bytes, exchange.bytes, exchange.len) != 0)
-			break;
+	while ((batch = pool->line) != NULL && fits(connection, batch)) {
 		pool->line = batch->line_next;
 		if (pool->line == NULL)
 			pool->line_end = &pool->line;
-		messages += batch->pub.count;
-		probe = slot->probe;
+		connection->messages += batch->pub.count;
+		connection->bytes += batch->bytes;
+		if (connection->first == NULL)
+			connection->first = batch;
 		batch->line_next = NULL;
 		batch->stage = TR_AMQP_TAKEN;
 		batch->taker = connection;
 		*end = batch;
 		end = &batch->line_next;
 	}
-	return window;
+	return calls;
 }
 
 /* --- deadlines ---------------------------------------------------------------------------------------------- */
@@ -418,13 +434,42 @@ waited_too_long(struct tr_timer *timer)
 
 /* --- start, end ---------------------------------------------------------------------------------------------- */
 
+/* Sees to it that a connection takes the call. Returns what to wake, -1: nothing. */
+static int
+find_taker(struct tr_amqp_pool *pool, struct tr_amqp_batch *batch)
+{
+	struct tr_amqp *amqp = pool->amqp;
+	int err;
+
+	for (struct tr_amqp_connection *each = pool->idle; each != NULL; each = each->idle_next) {
+		if (!fits(each, batch))
+			continue;
+		tr_amqp_leave_idle(each);
+		return each->wake_fd;
+	}
+	for (struct tr_amqp_connection *each = amqp->connections; each != NULL; each = each->next) {
+		if (each->pool == pool && !each->is_idle && !each->busy && fits(each, batch))
+			return -1; /* it looks before it waits */
+	}
+	if (pool->connections >= pool->settings.pool_size)
+		return -1;
+	err = tr_amqp_connection_start(pool);
+	if (err != TR_OK && pool->connections == 0 && leave_line(batch)) { /* else another will take it */
+		fail_all(batch, err, "a thread for the connection cannot be started");
+		if (amqp->done == NULL)
+			wake(amqp->fd);
+		add_done(amqp, batch);
+	}
+	return -1;
+}
+
 void
 tr_amqp_call_start(struct tr_amqp_call *call)
 {
 	struct tr_amqp_batch *batch = batch_of(call);
 	struct tr_amqp_pool *pool = batch->pool;
 	struct tr_amqp *amqp = pool->amqp;
-	int wake_fd = -1, err = TR_OK;
+	int wake_fd;
 
 	batch->held = true;
 	tr_hold_take(); /* brokers live in real time */
@@ -434,21 +479,7 @@ tr_amqp_call_start(struct tr_amqp_call *call)
 	batch->line_next = NULL;
 	*pool->line_end = batch;
 	pool->line_end = &batch->line_next;
-	if (pool->idle != NULL) {
-		struct tr_amqp_connection *connection = pool->idle;
-
-		pool->idle = connection->idle_next;
-		connection->is_idle = false;
-		wake_fd = connection->wake_fd;
-	} else if (pool->connections < pool->settings.pool_size) {
-		err = tr_amqp_connection_start(pool);
-		if (err != TR_OK && pool->connections == 0 && leave_line(batch)) { /* else another will take it */
-			fail_all(batch, err, "a thread for the connection cannot be started");
-			if (amqp->done == NULL)
-				wake(amqp->fd);
-			add_done(amqp, batch);
-		}
-	}
+	wake_fd = find_taker(pool, batch);
 	if (wake_fd >= 0)
 		wake(wake_fd); /* under the lock: afterwards the connection may be gone */
 	pthread_mutex_unlock(&amqp->lock);

@@ -121,6 +121,7 @@ tr_amqp_disconnect(struct tr_amqp_connection *connection)
 	amqp_destroy_connection(connection->state); /* closes the socket */
 	connection->state = NULL;
 	connection->blocked = false;
+	tr_buf_clear(&connection->out);
 }
 
 /* A clean goodbye, bounded. */
@@ -212,6 +213,7 @@ open_channel(struct tr_amqp_connection *connection)
 		return false;
 	}
 	connection->tag = 0;
+	connection->frame_max = (size_t)amqp_get_frame_max(connection->state);
 	return true;
 }
 

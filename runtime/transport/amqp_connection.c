@@ -18,9 +18,27 @@ tr_amqp_connection_interrupt(struct tr_amqp_connection *connection)
 		shutdown(connection->fd, SHUT_RDWR);
 }
 
-/* lock held */
-static void
-leave_idle(struct tr_amqp_connection *connection)
+void
+tr_amqp_join_idle(struct tr_amqp_connection *connection)
+{
+	if (connection->is_idle)
+		return;
+	connection->is_idle = true;
+	connection->idle_next = connection->pool->idle;
+	connection->pool->idle = connection;
+}
+
+void
+tr_amqp_drain_wakes(struct tr_amqp_connection *connection)
+{
+	uint64_t count;
+
+	if (read(connection->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+		tr_log(TR_LEVEL_ERROR, "amqp", "eventfd: %s", strerror(errno));
+}
+
+void
+tr_amqp_leave_idle(struct tr_amqp_connection *connection)
 {
 	for (struct tr_amqp_connection **at = &connection->pool->idle; connection->is_idle && *at != NULL;
 		at = &(*at)->idle_next) {
@@ -47,21 +65,16 @@ next_window(struct tr_amqp_connection *connection)
 			{.fd = connection->wake_fd, .events = POLLIN}, {.fd = connection->fd, .events = POLLIN}};
 		int64_t left_ns = idle_since_ns + settings->idle_timeout_ns - tr_amqp_real_ns();
 		int64_t beat_ns = settings->heartbeat_s > 0 ? settings->heartbeat_s * TR_NS_PER_S / 2 : left_ns;
-		uint64_t count;
 
 		window = tr_amqp_take(connection);
 		if (window != NULL || left_ns <= 0)
 			return window;
-		if (!connection->is_idle) {
-			connection->is_idle = true;
-			connection->idle_next = pool->idle;
-			pool->idle = connection;
-		}
+		tr_amqp_join_idle(connection);
 		pthread_mutex_unlock(&amqp->lock);
 		poll(fds, connection->state != NULL ? 2 : 1,
 			(int)(tr_min_i64(left_ns, tr_max_i64(beat_ns, TR_NS_PER_S)) / TR_NS_PER_MS + 1));
-		if ((fds[0].revents & POLLIN) && read(connection->wake_fd, &count, sizeof count) < 0)
-			tr_log(TR_LEVEL_DEBUG, "amqp", "eventfd: %s", strerror(errno));
+		if (fds[0].revents & POLLIN)
+			tr_amqp_drain_wakes(connection);
 		tr_amqp_look_after(connection);
 		pthread_mutex_lock(&amqp->lock);
 	}
@@ -78,13 +91,14 @@ connection_main(void *arg)
 
 	pthread_mutex_lock(&amqp->lock);
 	while ((window = next_window(connection)) != NULL) {
-		leave_idle(connection);
+		tr_amqp_leave_idle(connection);
+		connection->busy = connection->state == NULL; /* it connects first */
 		pthread_mutex_unlock(&amqp->lock);
 		tr_amqp_publish(connection, window);
-		tr_amqp_give_back(amqp, window);
 		pthread_mutex_lock(&amqp->lock);
 	}
-	leave_idle(connection);
+	tr_amqp_leave_idle(connection);
+	connection->busy = true;
 	pool->connections--; /* the next call starts another */
 	pthread_mutex_unlock(&amqp->lock);
 	tr_amqp_close(connection);
@@ -94,6 +108,7 @@ connection_main(void *arg)
 		connection->next->prev = connection->prev;
 	pool->threads--; /* it may be freed from here on */
 	close(connection->wake_fd);
+	tr_buf_free(&connection->out);
 	pthread_cond_broadcast(&amqp->ended);
 	pthread_mutex_unlock(&amqp->lock);
 	free(connection);

@@ -24,6 +24,16 @@ struct tr_amqp_slot { /* one message of a call */
 	amqp_bytes_t text;
 };
 
+/* Messages of a call that are published one after the other: their tags go up from `base`. */
+struct tr_amqp_run {
+	struct tr_amqp_batch *batch;
+	struct tr_amqp_run *next; /* of the window */
+	uint32_t first, count;    /* slots of the call */
+	uint32_t published, told;
+	uint64_t base;
+	int64_t deadline_ns; /* real; of the last confirm */
+};
+
 enum tr_amqp_stage { TR_AMQP_BUILDING, TR_AMQP_WAITING, TR_AMQP_TAKEN, TR_AMQP_DONE };
 struct tr_amqp_batch {           /* a call with its messages */
 	struct tr_amqp_call pub; /* first */
@@ -35,7 +45,9 @@ struct tr_amqp_batch {           /* a call with its messages */
 	bool cancelled, held;               /* loop */
 	struct tr_timer timer;
 	uint32_t added;
-	amqp_pool_t memory; /* texts, tables; the thread's while TAKEN */
+	size_t bytes;           /* of its payloads */
+	struct tr_amqp_run run; /* the thread's: all of it */
+	amqp_pool_t memory;     /* texts, tables; the thread's while TAKEN */
 	struct tr_amqp_slot slots[];
 };
 
@@ -48,9 +60,9 @@ struct tr_amqp_pool {
 	uint32_t calls; /* loop: not yet freed */
 	/* lock */
 	struct tr_amqp_batch *line, **line_end;
-	uint32_t connections; /* that take calls */
-	uint32_t threads;     /* of connections, those that say goodbye included */
-	struct tr_amqp_connection *idle;
+	uint32_t connections;            /* that take calls */
+	uint32_t threads;                /* of connections, those that say goodbye included */
+	struct tr_amqp_connection *idle; /* that wait, and have room */
 	uint32_t good_host;
 };
 
@@ -59,12 +71,19 @@ struct tr_amqp_connection {
 	struct tr_amqp_connection *next, **prev; /* lock: all */
 	struct tr_amqp_connection *idle_next;    /* lock */
 	bool is_idle;                            /* lock */
+	/* lock: its calls, given to it and not given back */
+	const struct tr_amqp_batch *first; /* one of them; NULL: none */
+	uint32_t messages;
+	size_t bytes;
+	bool busy;   /* lock: it does not look for more for a while */
 	int fd;      /* lock: a duplicate of its socket, -1: none; others may shut it down */
 	int wake_fd; /* an eventfd: there is work, or the end */
 	/* its thread's */
 	amqp_connection_state_t state; /* NULL: not connected */
+	size_t frame_max;              /* bytes, head and end included */
 	uint64_t tag;                  /* of the last message published on the channel */
 	bool blocked;                  /* by the broker: its memory or disk is short */
+	struct tr_buf out;             /* frames that are to be written */
 	char why[256];                 /* of the last failure */
 	int why_err;
 	uint16_t why_code;
@@ -87,10 +106,18 @@ struct tr_amqp {
 
 /* amqp_connection.c: starts a connection's thread; the lock is held. TR_OK or an error. */
 int tr_amqp_connection_start(struct tr_amqp_pool *pool);
-/* lock held: takes what is waiting as a window of one exchange; NULL: nothing. Linked by line_next. */
+/* lock held: who has a call for it may wake it. */
+void tr_amqp_join_idle(struct tr_amqp_connection *connection);
+void tr_amqp_leave_idle(struct tr_amqp_connection *connection);
+void tr_amqp_drain_wakes(struct tr_amqp_connection *connection);
+/* lock held: takes what is waiting and goes with what the connection has: one exchange and one time-out. NULL: nothing.
+ * Linked by line_next. */
 struct tr_amqp_batch *tr_amqp_take(struct tr_amqp_connection *connection);
-/* The thread gives back a window whose slots are all told. */
-void tr_amqp_give_back(struct tr_amqp *amqp, struct tr_amqp_batch *window);
+/* The thread gives back calls whose slots are all told; `first` is one of those that it still has, NULL: none. */
+void tr_amqp_give_back(
+	struct tr_amqp_connection *connection, struct tr_amqp_batch *calls, const struct tr_amqp_batch *first);
+/* Whether it looks for calls before it waits the next time, as a rule. */
+void tr_amqp_will_look(struct tr_amqp_connection *connection, bool will);
 /* lock held: its thread blocks in the socket no longer. */
 void tr_amqp_connection_interrupt(struct tr_amqp_connection *connection);
 
@@ -106,7 +133,11 @@ void tr_amqp_why_reply(struct tr_amqp_connection *connection, const char *what, 
 bool tr_amqp_connect(struct tr_amqp_connection *connection); /* to one of the hosts; false: see why */
 void tr_amqp_disconnect(struct tr_amqp_connection *connection);
 void tr_amqp_close(struct tr_amqp_connection *connection); /* with a goodbye of at most 1 s */
-/* amqp_window.c: publishes all of a window and tells each of its slots. */
+/* amqp_frames.c: both return a status of rabbitmq-c. Puts the frames of a message behind those that are to be written,
+ * and writes when it is worth it. Not over TLS. */
+int tr_amqp_put(struct tr_amqp_connection *connection, const struct tr_amqp_slot *slot, int64_t deadline_ns);
+int tr_amqp_write(struct tr_amqp_connection *connection, int64_t deadline_ns); /* all that is left; real time */
+/* amqp_window.c: publishes the calls and what comes meanwhile, and tells each of the slots. */
 void tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *first);
 /* Between two windows: heartbeats, and what a broker says to an idle client. */
 void tr_amqp_look_after(struct tr_amqp_connection *connection);

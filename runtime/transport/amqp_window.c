@@ -1,6 +1,7 @@
-/* A window: what a connection publishes at once, and the confirms that it waits for. */
+/* A window: what a connection has published, and the confirms that it waits for. It goes on: calls that come are
+ * published while confirms of earlier ones are still to come, and each goes back as soon as it has its own. */
+#include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/diag.h"
@@ -11,25 +12,38 @@
 
 struct window {
 	struct tr_amqp_connection *connection;
-	struct tr_amqp_slot **slots; /* those being published, in order; their tags go up from `base` */
-	struct tr_amqp_batch **owners;
-	uint32_t count, published, told;
-	uint64_t base;
-	int64_t limit_ns;    /* publish_timeout of its calls */
-	int64_t deadline_ns; /* real */
+	struct tr_amqp_run *first, **end; /* oldest first */
 	bool blamed; /* it ended for what one of its messages is, or asks for: see why_code; 0: rabbitmq-c says so */
 };
 
+static struct tr_amqp_slot *
+slot_of(const struct tr_amqp_run *run, uint32_t i)
+{
+	return &run->batch->slots[run->first + i];
+}
+
+/* All of a call. */
+static struct tr_amqp_run *
+add_run(struct window *window, struct tr_amqp_batch *batch)
+{
+	struct tr_amqp_run *run = &batch->run;
+
+	*run = (struct tr_amqp_run){.batch = batch, .count = batch->pub.count};
+	*window->end = run;
+	window->end = &run->next;
+	return run;
+}
+
 /* The answer's text is kept with the call that it is for. */
 static void
-tell(struct window *window, uint32_t i, enum tr_amqp_status status, int err, uint16_t code, amqp_bytes_t text)
+tell(struct tr_amqp_run *run, uint32_t i, enum tr_amqp_status status, int err, uint16_t code, amqp_bytes_t text)
 {
-	struct tr_amqp_slot *slot = window->slots[i];
+	struct tr_amqp_slot *slot = slot_of(run, i);
 
 	if (slot->told)
 		return;
 	slot->told = true;
-	window->told++;
+	run->told++;
 	if (slot->status == TR_AMQP_RETURNED)
 		return; /* whatever comes after: it was not routed */
 	slot->status = status;
@@ -37,7 +51,7 @@ tell(struct window *window, uint32_t i, enum tr_amqp_status status, int err, uin
 	slot->reply_code = code;
 	if (text.len == 0)
 		return;
-	slot->text.bytes = amqp_pool_alloc(&window->owners[i]->memory, text.len);
+	slot->text.bytes = amqp_pool_alloc(&run->batch->memory, text.len);
 	if (slot->text.bytes == NULL)
 		return;
 	memcpy(slot->text.bytes, text.bytes, text.len);
@@ -45,12 +59,10 @@ tell(struct window *window, uint32_t i, enum tr_amqp_status status, int err, uin
 }
 
 static void
-tell_rest(struct window *window)
+tell_rest(struct tr_amqp_connection *connection, struct tr_amqp_run *run)
 {
-	const struct tr_amqp_connection *connection = window->connection;
-
-	for (uint32_t i = 0; i < window->count; i++)
-		tell(window, i, TR_AMQP_FAILED, connection->why_err, connection->why_code,
+	for (uint32_t i = 0; i < run->count; i++)
+		tell(run, i, TR_AMQP_FAILED, connection->why_err, connection->why_code,
 			amqp_cstring_bytes(connection->why));
 }
 
@@ -58,16 +70,20 @@ tell_rest(struct window *window)
 static void
 confirmed(struct window *window, uint64_t tag, bool multiple, enum tr_amqp_status status)
 {
-	uint64_t from = multiple ? window->base : tag;
+	for (struct tr_amqp_run *run = window->first; run != NULL && run->base <= tag; run = run->next) {
+		uint64_t from = multiple || tag < run->base ? run->base : tag;
 
-	for (uint64_t at = from < window->base ? window->base : from;
-		at <= tag && at < window->base + window->published; at++) {
-		uint32_t i = (uint32_t)(at - window->base);
-
-		tell(window, i, status, 0, 0,
-			status == TR_AMQP_NACKED ? amqp_cstring_bytes("the broker has nacked the message")
-						 : amqp_empty_bytes);
+		for (uint64_t at = from; at <= tag && at < run->base + run->published; at++)
+			tell(run, (uint32_t)(at - run->base), status, 0, 0,
+				status == TR_AMQP_NACKED ? amqp_cstring_bytes("the broker has nacked the message")
+							 : amqp_empty_bytes);
 	}
+}
+
+static bool
+is_text(amqp_bytes_t text, const void *data, size_t len)
+{
+	return text.len == len && (len == 0 || memcmp(text.bytes, data, len) == 0);
 }
 
 /* A message came back before its confirm. Which one: the first like it that is not confirmed; of two that are alike in
@@ -94,20 +110,22 @@ returned(struct window *window, const amqp_basic_return_t *why)
 		tr_amqp_why_reply(connection, "returned message of", reply);
 		return false;
 	}
-	for (uint32_t i = 0; i < window->published; i++) {
-		struct tr_amqp_slot *slot = window->slots[i];
+	for (struct tr_amqp_run *run = window->first; run != NULL; run = run->next) {
+		for (uint32_t i = 0; i < run->published; i++) {
+			struct tr_amqp_slot *slot = slot_of(run, i);
 
-		if (slot->told || slot->status == TR_AMQP_RETURNED || !(slot->mandatory || slot->immediate) ||
-			slot->routing_key.len != key_len || slot->exchange.len != exchange_len ||
-			memcmp(slot->routing_key.bytes, routing_key, key_len) != 0 ||
-			memcmp(slot->exchange.bytes, exchange, exchange_len) != 0 ||
-			slot->payload.len != message.body.len ||
-			(message.body.len > 0 && memcmp(slot->payload.data, message.body.bytes, message.body.len) != 0))
-			continue;
-		tell(window, i, TR_AMQP_RETURNED, 0, code, amqp_cstring_bytes(text));
-		slot->told = false; /* its confirm comes */
-		window->told--;
-		break;
+			if (slot->told || slot->status == TR_AMQP_RETURNED || !(slot->mandatory || slot->immediate) ||
+				!is_text(slot->routing_key, routing_key, key_len) ||
+				!is_text(slot->exchange, exchange, exchange_len) ||
+				!is_text((amqp_bytes_t){slot->payload.len, (void *)slot->payload.data},
+					message.body.bytes, message.body.len))
+				continue;
+			tell(run, i, TR_AMQP_RETURNED, 0, code, amqp_cstring_bytes(text));
+			slot->told = false; /* its confirm comes */
+			run->told--;
+			amqp_destroy_message(&message);
+			return true;
+		}
 	}
 	amqp_destroy_message(&message);
 	return true;
@@ -183,24 +201,20 @@ handle(struct window *window, const amqp_frame_t *frame)
 	}
 }
 
-/* Handles what has come; waits for the first frame until the deadline if `wait`. False: the connection is lost. */
+/* Handles what has come. False: the connection is lost. */
 static bool
-listen_to_broker(struct window *window, bool wait)
+listen_to_broker(struct window *window)
 {
 	struct tr_amqp_connection *connection = window->connection;
 	amqp_frame_t frame;
-	bool first = true;
 
 	for (;;) {
-		struct timeval limit = tr_amqp_timeval(wait && first ? window->deadline_ns - tr_amqp_real_ns() : 0);
-		int status = amqp_simple_wait_frame_noblock(connection->state, &frame, &limit);
+		struct timeval now = {0, 0};
+		int status = amqp_simple_wait_frame_noblock(connection->state, &frame, &now);
 
-		if (status == AMQP_STATUS_TIMEOUT && !(wait && first))
-			return true;
 		if (status == AMQP_STATUS_TIMEOUT) {
-			tr_amqp_why(connection, TR_ETIMEDOUT, 0, "deadline has elapsed: %s has not confirmed%s",
-				connection->peer, connection->blocked ? ", it has blocked publishers" : "");
-			return false;
+			amqp_maybe_release_buffers(connection->state);
+			return true;
 		}
 		if (status != AMQP_STATUS_OK) {
 			tr_amqp_why_status(connection, "lost the connection to", status);
@@ -208,158 +222,253 @@ listen_to_broker(struct window *window, bool wait)
 		}
 		if (!handle(window, &frame))
 			return false;
-		first = false;
-		if (window->told == window->count)
-			return true;
 	}
 }
 
-/* Publishes the window's slots and waits for their confirms. False: the connection is of no use any more, and those
- * without an answer are not told yet. */
+/* --- publishing ---------------------------------------------------------------------------------------------- */
+
 static bool
-run_window(struct window *window)
+too_late(struct tr_amqp_connection *connection)
+{
+	tr_amqp_why(connection, TR_ETIMEDOUT, 0, "deadline has elapsed: %s has not confirmed%s", connection->peer,
+		connection->blocked ? ", it has blocked publishers" : "");
+	return false;
+}
+
+/* It could not be published: the status says why, or the broker does. */
+static bool
+failed(struct window *window, int status)
 {
 	struct tr_amqp_connection *connection = window->connection;
 
-	if (window->count == 1 && window->slots[0]->probe)
-		tell(window, 0, TR_AMQP_ACKED, 0, 0, amqp_empty_bytes);
-	window->base = connection->tag + 1;
-	window->deadline_ns = tr_amqp_real_ns() + window->limit_ns;
-	while (window->told < window->count && window->published < window->count) {
-		const struct tr_amqp_slot *slot = window->slots[window->published];
-		int status = amqp_basic_publish(connection->state, CHANNEL, slot->exchange, slot->routing_key,
-			slot->mandatory, slot->immediate, &slot->properties,
-			(amqp_bytes_t){slot->payload.len, (void *)slot->payload.data});
-
-		if (status != AMQP_STATUS_OK) {
-			tr_amqp_why_status(connection, "cannot publish to", status);
-			window->blamed = cannot_encode(status);
-			if (!window->blamed)
-				listen_to_broker(window, false); /* it may have said why */
-			return false;
-		}
-		connection->tag++;
-		window->published++;
-		if (window->published % DRAIN_EVERY == 0 && !listen_to_broker(window, false))
-			return false;
-	}
-	while (window->told < window->count) {
-		if (!listen_to_broker(window, true))
-			return false;
-	}
-	amqp_maybe_release_buffers(connection->state);
-	return true;
+	tr_amqp_why_status(connection, "cannot publish to", status);
+	window->blamed = cannot_encode(status);
+	if (!window->blamed && listen_to_broker(window) && status == AMQP_STATUS_TIMEOUT)
+		too_late(connection);
+	return false;
 }
+
+static int
+publish_one(struct tr_amqp_connection *connection, const struct tr_amqp_slot *slot, int64_t deadline_ns)
+{
+	if (!connection->pool->settings.tls)
+		return tr_amqp_put(connection, slot, deadline_ns);
+	return amqp_basic_publish(connection->state, CHANNEL, slot->exchange, slot->routing_key, slot->mandatory,
+		slot->immediate, &slot->properties, (amqp_bytes_t){slot->payload.len, (void *)slot->payload.data});
+}
+
+/* Publishes a run of the window. False: the connection is of no use any more. */
+static bool
+publish_run(struct window *window, struct tr_amqp_run *run)
+{
+	struct tr_amqp_connection *connection = window->connection;
+	int status;
+
+	run->base = connection->tag + 1;
+	run->deadline_ns = tr_amqp_real_ns() + run->batch->pub.publish_timeout_ns;
+	if (run->count == 1 && slot_of(run, 0)->probe)
+		tell(run, 0, TR_AMQP_ACKED, 0, 0, amqp_empty_bytes);
+	while (run->told < run->count && run->published < run->count) {
+		status = publish_one(connection, slot_of(run, run->published), run->deadline_ns);
+		if (status != AMQP_STATUS_OK)
+			return failed(window, status);
+		connection->tag++;
+		run->published++;
+		if (run->published % DRAIN_EVERY > 0)
+			continue;
+		status = tr_amqp_write(connection, run->deadline_ns);
+		if (status != AMQP_STATUS_OK)
+			return failed(window, status);
+		if (!listen_to_broker(window))
+			return false;
+	}
+	status = tr_amqp_write(connection, run->deadline_ns);
+	return status == AMQP_STATUS_OK || failed(window, status);
+}
+
+/* Adds the calls to the window and publishes them, if the connection is `ok`. False: it is of no use any more. */
+static bool
+publish_calls(struct window *window, struct tr_amqp_batch *calls, bool ok)
+{
+	for (struct tr_amqp_batch *batch = calls; batch != NULL; batch = batch->line_next) {
+		struct tr_amqp_run *run = add_run(window, batch); /* in any case */
+
+		ok = ok && publish_run(window, run);
+	}
+	return ok;
+}
+
+/* Those that are told all go back. */
+static void
+give_back_told(struct window *window)
+{
+	struct tr_amqp_batch *told = NULL, **told_end = &told;
+	struct tr_amqp_run **at = &window->first, *run;
+
+	while ((run = *at) != NULL) {
+		if (run->told < run->count) {
+			at = &run->next;
+			continue;
+		}
+		*at = run->next;
+		*told_end = run->batch;
+		told_end = &run->batch->line_next;
+	}
+	window->end = at;
+	*told_end = NULL;
+	if (told != NULL)
+		tr_amqp_give_back(window->connection, told, window->first != NULL ? window->first->batch : NULL);
+}
+
+/* Waits for the broker, or for a wake if it may be woken. False: the connection is of no use any more. */
+static bool
+await(struct window *window)
+{
+	struct tr_amqp_connection *connection = window->connection;
+	int64_t left_ns = window->first->deadline_ns - tr_amqp_real_ns();
+	int64_t beat_ns = connection->pool->settings.heartbeat_s * TR_NS_PER_S / 2;
+	struct pollfd fds[2] = {{.fd = amqp_get_sockfd(connection->state), .events = POLLIN},
+		{.fd = connection->wake_fd, .events = POLLIN}};
+
+	if (left_ns <= 0)
+		return too_late(connection);
+	if (beat_ns > 0) /* rabbitmq-c sends it when it is called */
+		left_ns = tr_min_i64(left_ns, tr_max_i64(beat_ns, TR_NS_PER_S));
+	poll(fds, 2, (int)tr_min_i64(left_ns / TR_NS_PER_MS + 1, INT32_MAX));
+	if (fds[1].revents & POLLIN)
+		tr_amqp_drain_wakes(connection);
+	return listen_to_broker(window);
+}
+
+/* Publishes what there is for the window by now, or waits. False: the connection is of no use any more. */
+static bool
+go_on(struct window *window)
+{
+	struct tr_amqp_connection *connection = window->connection;
+	struct tr_amqp *amqp = connection->pool->amqp;
+	struct tr_amqp_batch *calls;
+	bool ok;
+
+	pthread_mutex_lock(&amqp->lock);
+	calls = tr_amqp_take(connection);
+	if (calls == NULL)
+		tr_amqp_join_idle(connection);
+	pthread_mutex_unlock(&amqp->lock);
+	if (calls != NULL)
+		return publish_calls(window, calls, true);
+	ok = await(window);
+	pthread_mutex_lock(&amqp->lock);
+	tr_amqp_leave_idle(connection);
+	pthread_mutex_unlock(&amqp->lock);
+	return ok;
+}
+
+/* --- parting --------------------------------------------------------------------------------------------------- */
 
 /* One message by itself, on a fresh connection if need be, so that a refusal is its own. False: there is no connection
  * for those behind it. */
 static bool
-publish_alone(struct window *all, uint32_t i)
+publish_alone(struct tr_amqp_connection *connection, struct tr_amqp_batch *batch, uint32_t i)
 {
-	struct tr_amqp_connection *connection = all->connection;
-	struct window one = {.connection = connection,
-		.limit_ns = all->limit_ns,
-		.slots = &all->slots[i],
-		.owners = &all->owners[i],
-		.count = 1,
-		.blamed = false};
+	struct tr_amqp_run one = {.batch = batch, .first = i, .count = 1};
+	struct window window = {.connection = connection, .first = &one, .end = &one.next};
+	struct tr_amqp_slot *slot = &batch->slots[i];
+	bool ok;
 
 	if (connection->state == NULL && !tr_amqp_connect(connection))
 		return false;
-	all->slots[i]->status = TR_AMQP_ACKED;
-	if (run_window(&one))
+	slot->status = TR_AMQP_ACKED;
+	ok = publish_run(&window, &one);
+	while (ok && one.told == 0)
+		ok = await(&window);
+	if (ok)
 		return true;
 	tr_amqp_disconnect(connection);
-	if (!one.blamed)
+	if (!window.blamed)
 		return false;
-	tell_rest(&one);
+	tell_rest(connection, &one);
 	/* too large, a property that the broker rejects, or nothing that can be sent at all */
-	all->slots[i]->permanent = connection->why_code == AMQP_PRECONDITION_FAILED ||
-				   connection->why_code == AMQP_CONTENT_TOO_LARGE || connection->why_code == 0;
+	slot->permanent = connection->why_code == AMQP_PRECONDITION_FAILED ||
+			  connection->why_code == AMQP_CONTENT_TOO_LARGE || connection->why_code == 0;
 	return true;
 }
 
-/* The window ended for one of its messages: which one shows when each is alone. Not for longer than a window may take,
- * and an exchange that is not there, or is forbidden, is not asked for again. */
-static void
-part(struct window *window)
+/* The window ended for one of its messages: which one shows when each is alone. An exchange that is not there, or is
+ * forbidden, is not asked for again. False: enough of it. */
+static bool
+part_run(struct tr_amqp_connection *connection, struct tr_amqp_run *run, const struct tr_amqp_slot **refused,
+	int64_t deadline_ns)
 {
-	struct tr_amqp_connection *connection = window->connection;
-	int64_t deadline_ns = tr_amqp_real_ns() + window->limit_ns;
-	const struct tr_amqp_slot *refused = NULL;
-
-	for (uint32_t i = 0; i < window->count; i++) {
-		struct tr_amqp_slot *slot = window->slots[i];
+	for (uint32_t i = 0; i < run->count; i++) {
+		struct tr_amqp_slot *slot = slot_of(run, i);
 
 		if (slot->told || slot->status == TR_AMQP_RETURNED)
 			continue;
 		if (tr_amqp_real_ns() >= deadline_ns) {
 			tr_amqp_why(connection, TR_ETIMEDOUT, 0,
 				"deadline has elapsed: %s has refused others of the batch", connection->peer);
-			return;
+			return false;
 		}
-		if (refused != NULL && slot->exchange.len == refused->exchange.len &&
-			memcmp(slot->exchange.bytes, refused->exchange.bytes, slot->exchange.len) == 0) {
-			tell(window, i, TR_AMQP_FAILED, refused->err, refused->reply_code, refused->text);
+		if (*refused != NULL && is_text(slot->exchange, (*refused)->exchange.bytes, (*refused)->exchange.len)) {
+			tell(run, i, TR_AMQP_FAILED, (*refused)->err, (*refused)->reply_code, (*refused)->text);
 			continue;
 		}
-		if (!publish_alone(window, i))
-			return;
+		if (!publish_alone(connection, run->batch, run->first + i))
+			return false;
 		if (slot->status == TR_AMQP_FAILED &&
 			(slot->reply_code == AMQP_NOT_FOUND || slot->reply_code == AMQP_ACCESS_REFUSED))
-			refused = slot;
+			*refused = slot;
+	}
+	return true;
+}
+
+/* Not for longer than a window may take. */
+static void
+part(struct window *window)
+{
+	int64_t deadline_ns = tr_amqp_real_ns() + window->first->batch->pub.publish_timeout_ns;
+	const struct tr_amqp_slot *refused = NULL;
+
+	for (struct tr_amqp_run *run = window->first; run != NULL; run = run->next) {
+		if (!part_run(window->connection, run, &refused, deadline_ns))
+			return;
 	}
 }
 
 void
-tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *first)
+tr_amqp_publish(struct tr_amqp_connection *connection, struct tr_amqp_batch *calls)
 {
-	struct window window = {.connection = connection, .limit_ns = first->pub.publish_timeout_ns};
-	uint32_t at = 0;
+	struct window window = {.connection = connection, .end = &window.first};
+	bool ok = connection->state != NULL || tr_amqp_connect(connection);
 
-	for (struct tr_amqp_batch *batch = first; batch != NULL; batch = batch->line_next)
-		window.count += batch->pub.count;
-	window.slots = malloc(window.count * sizeof *window.slots);
-	window.owners = malloc(window.count * sizeof *window.owners);
-	if (window.slots == NULL || window.owners == NULL) {
-		for (struct tr_amqp_batch *batch = first; batch != NULL; batch = batch->line_next) {
-			for (uint32_t i = 0; i < batch->pub.count; i++) {
-				batch->slots[i].told = true;
-				batch->slots[i].status = TR_AMQP_FAILED;
-				batch->slots[i].err = TR_ENOMEM;
-				batch->slots[i].text = amqp_cstring_bytes("out of memory");
-			}
-		}
-	} else {
-		for (struct tr_amqp_batch *batch = first; batch != NULL; batch = batch->line_next) {
-			for (uint32_t i = 0; i < batch->pub.count; i++) {
-				window.slots[at] = &batch->slots[i];
-				window.owners[at++] = batch;
-			}
-		}
-		if ((connection->state == NULL && !tr_amqp_connect(connection)) || !run_window(&window)) {
-			tr_amqp_disconnect(connection);
-			if (window.blamed)
-				part(&window);
-			tell_rest(&window);
-		}
+	tr_amqp_will_look(connection, ok);
+	ok = publish_calls(&window, calls, ok);
+	while (ok && (give_back_told(&window), window.first != NULL))
+		ok = go_on(&window);
+	if (ok)
+		return;
+	tr_amqp_will_look(connection, false);
+	tr_amqp_disconnect(connection);
+	if (window.blamed)
+		part(&window);
+	for (struct tr_amqp_run *run = window.first; run != NULL; run = run->next) {
+		tell_rest(connection, run);
+		run->told = run->count; /* those that were alone were told, too */
 	}
-	free(window.slots);
-	free(window.owners);
+	give_back_told(&window);
+	tr_amqp_will_look(connection, true);
 }
 
 /* Between two windows: heartbeats, and what a broker says to an idle client. */
 void
 tr_amqp_look_after(struct tr_amqp_connection *connection)
 {
-	struct window nothing = {.connection = connection, .count = 1};
+	struct window nothing = {.connection = connection, .end = &nothing.first};
 
 	if (connection->state == NULL)
 		return;
-	if (!listen_to_broker(&nothing, false)) {
+	if (!listen_to_broker(&nothing)) {
 		tr_log(TR_LEVEL_INFO, "amqp", "%s", connection->why);
 		tr_amqp_disconnect(connection);
-		return;
 	}
-	amqp_maybe_release_buffers(connection->state);
 }

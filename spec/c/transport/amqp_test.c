@@ -148,6 +148,21 @@ await_no_threads(void)
 	}
 }
 
+/* Reads a frame's head at `at`, which moves behind its payload and end. Returns the payload's length. */
+static uint32_t
+next_frame(const struct tr_buf *out, size_t *at, int type)
+{
+	const unsigned char *head = (const unsigned char *)out->data + *at;
+	uint32_t len = (uint32_t)head[3] << 24 | (uint32_t)head[4] << 16 | (uint32_t)head[5] << 8 | head[6];
+
+	assert_int_equal(head[0], type);
+	assert_int_equal(head[1] << 8 | head[2], TR_AMQP_CHANNEL);
+	*at += 7 + len + 1;
+	assert_true(*at <= out->len);
+	assert_int_equal((unsigned char)out->data[*at - 1], 0xce);
+	return len;
+}
+
 /* --- tests -------------------------------------------------------------------------------------------------- */
 
 static void
@@ -228,6 +243,50 @@ test_the_end_while_a_broker_is_mute(void **state)
 	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
 }
 
+/* A body of several frames, as a broker of small frames wants it. */
+static void
+test_the_frames_of_a_message(void **state)
+{
+	static char body[10000];
+	struct tr_amqp_connection connection = {.frame_max = 4096};
+	struct tr_amqp_slot slot = {.exchange = amqp_cstring_bytes("mail"),
+		.routing_key = amqp_cstring_bytes("events"),
+		.mandatory = true,
+		.payload = {.data = body, .len = sizeof body},
+		.properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG, .delivery_mode = 2}};
+	static const char method[] = "\0\x3c\0\x28\0\0\4mail\6events\1",
+			  header[] = "\0\x3c\0\0\0\0\0\0\0\0\x27\x10\x10\0\2";
+	char got[sizeof body];
+	size_t at = 0, from = 0;
+
+	for (size_t i = 0; i < sizeof body; i++)
+		body[i] = (char)(i * 7);
+	assert_int_equal(tr_amqp_put(&connection, &slot, 0), AMQP_STATUS_OK);
+	assert_int_equal(next_frame(&connection.out, &at, AMQP_FRAME_METHOD), sizeof method - 1);
+	assert_memory_equal(connection.out.data + 7, method, sizeof method - 1);
+	assert_int_equal(next_frame(&connection.out, &at, AMQP_FRAME_HEADER), sizeof header - 1);
+	assert_memory_equal(connection.out.data + at - sizeof header, header, sizeof header - 1);
+	while (at < connection.out.len) {
+		size_t start = at + 7;
+		uint32_t len = next_frame(&connection.out, &at, AMQP_FRAME_BODY);
+
+		assert_true(len <= 4096 - 8 && from + len <= sizeof got);
+		memcpy(got + from, connection.out.data + start, len);
+		from += len;
+	}
+	assert_int_equal(from, sizeof body);
+	assert_memory_equal(got, body, sizeof body);
+
+	tr_buf_clear(&connection.out); /* what fits into no frame is refused, and leaves nothing */
+	slot.properties._flags |= AMQP_BASIC_USER_ID_FLAG | AMQP_BASIC_HEADERS_FLAG;
+	slot.properties.headers.num_entries = 1;
+	slot.properties.headers.entries = &(amqp_table_entry_t){
+		amqp_cstring_bytes("x"), {.kind = AMQP_FIELD_KIND_UTF8, .value.bytes = {sizeof body, body}}};
+	assert_true(tr_amqp_put(&connection, &slot, 0) < 0);
+	assert_int_equal(connection.out.len, 0);
+	tr_buf_free(&connection.out);
+}
+
 int
 main(void)
 {
@@ -235,6 +294,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_pools_that_nobody_uses_go, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_pool_with_a_call_or_a_thread_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_many_calls_and_threads, setup, teardown),
+		cmocka_unit_test(test_the_frames_of_a_message),
 		cmocka_unit_test_setup_teardown(test_the_end_while_a_broker_is_mute, setup, teardown),
 	};
 

@@ -2,6 +2,7 @@
 #include "amqp_peer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
@@ -77,10 +78,13 @@ is_done(void *arg)
 	return ((struct publishing *)arg)->done;
 }
 
-/* Publishes "hello" to the queue events, so many times, and waits. A time is generous where it must not run out:
- * machines are slow under sanitizers. */
-static struct publishing
-publish_within(const struct amqp_peer *peer, uint32_t count, int64_t connect_ms, int64_t timeout_ms)
+static struct tr_str payload = TR_STR("hello");
+
+/* Begins to publish "hello" to the queue events, so many times. A time is generous where it must not run out: machines
+ * are slow under sanitizers. */
+static void
+begin(struct publishing *publishing, const struct amqp_peer *peer, uint32_t count, int64_t connect_ms,
+	int64_t timeout_ms)
 {
 	struct tr_amqp_settings settings = {
 		.hosts = {{TR_STR("127.0.0.1"), peer->port}},
@@ -95,8 +99,7 @@ publish_within(const struct amqp_peer *peer, uint32_t count, int64_t connect_ms,
 		.idle_timeout_ns = 60 * TR_NS_PER_S,
 	};
 	const struct tr_amqp_message message = {
-		.exchange = TR_STR(""), .routing_key = TR_STR("events"), .payload = TR_STR("hello"), .mandatory = true};
-	struct publishing publishing = {.count = count};
+		.exchange = TR_STR(""), .routing_key = TR_STR("events"), .payload = payload, .mandatory = true};
 	struct tr_amqp_pool *pool;
 	struct tr_amqp_call *call;
 
@@ -106,10 +109,25 @@ publish_within(const struct amqp_peer *peer, uint32_t count, int64_t connect_ms,
 	for (uint32_t i = 0; i < count; i++)
 		assert_int_equal(tr_amqp_call_add(call, &message), TR_OK);
 	call->publish_timeout_ns = settings.publish_timeout_ns;
+	*publishing = (struct publishing){.count = count};
 	call->done = done;
-	call->owner = &publishing;
+	call->owner = publishing;
 	tr_amqp_call_start(call);
-	assert_true(tr_loop_run_until(loop, is_done, &publishing, LIMIT_NS));
+}
+
+static void
+await(struct publishing *publishing)
+{
+	assert_true(tr_loop_run_until(loop, is_done, publishing, LIMIT_NS));
+}
+
+static struct publishing
+publish_within(const struct amqp_peer *peer, uint32_t count, int64_t connect_ms, int64_t timeout_ms)
+{
+	struct publishing publishing;
+
+	begin(&publishing, peer, count, connect_ms, timeout_ms);
+	await(&publishing);
 	return publishing;
 }
 
@@ -190,6 +208,76 @@ test_silence_is_bounded(void **state)
 	publishing = publish_within(&peer, 1, 200, 20000);
 	assert_answer(&publishing, 0, TR_AMQP_FAILED, "");
 	assert_int_equal(publishing.answers[0].err, TR_ETIMEDOUT);
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
+/* More than a socket takes in, for one who does not read. */
+static void
+test_a_write_is_bounded(void **state)
+{
+	size_t len = (size_t)32 << 20;
+	char *data = calloc(1, len);
+	struct publishing publishing;
+
+	assert_non_null(data);
+	payload = (struct tr_str){data, len};
+	publishing = with_script(AMQP_LOGIN "h", 1, 500);
+	assert_answer(&publishing, 0, TR_AMQP_FAILED, "has not confirmed");
+	assert_int_equal(publishing.answers[0].err, TR_ETIMEDOUT);
+	payload = TR_STR("hello");
+	free(data);
+}
+
+/* What comes while a connection waits for confirms goes along, and each call ends with its own. */
+static void
+test_calls_go_along_with_those_that_wait(void **state)
+{
+	static const char *const scripts[] = {AMQP_LOGIN "mmmamAh"};
+	struct publishing first, second, third;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, scripts, 1);
+	begin(&first, &peer, 1, 20000, 20000);
+	while (atomic_load(&peer.messages) < 1)
+		tr_loop_turn(loop);
+	begin(&second, &peer, 2, 20000, 20000); /* the first is confirmed only when these have come */
+	await(&first);
+	assert_answer(&first, 0, TR_AMQP_ACKED, "");
+	assert_false(second.done);
+	begin(&third, &peer, 1, 20000, 20000);
+	await(&third);
+	await(&second);
+	assert_answer(&second, 0, TR_AMQP_ACKED, "");
+	assert_answer(&second, 1, TR_AMQP_ACKED, "");
+	assert_answer(&third, 0, TR_AMQP_ACKED, "");
+	assert_int_equal(peer.connections, 1);
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
+/* All that are under way fail with their connection, those to blame are found, whichever call they are of. */
+static void
+test_the_calls_of_a_window_share_its_end(void **state)
+{
+	static const char *const scripts[] = {AMQP_LOGIN "mmX", AMQP_LOGIN "mmx", AMQP_LOGIN "mx", AMQP_LOGIN "mah"};
+	struct publishing first, second;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, scripts, TR_COUNT(scripts));
+	for (int i = 0; i < 2; i++) {
+		begin(&first, &peer, 1, 20000, 20000);
+		while (atomic_load(&peer.messages) < 1 + 2 * i)
+			tr_loop_turn(loop);
+		begin(&second, &peer, 1, 20000, 20000);
+		await(&first);
+		await(&second);
+		assert_answer(&first, 0, TR_AMQP_FAILED, i == 0 ? "320" : "406");
+		assert_int_equal(first.answers[0].permanent, i == 1);
+		assert_answer(&second, 0, i == 0 ? TR_AMQP_FAILED : TR_AMQP_ACKED, i == 0 ? "320" : "");
+	}
 	tr_amqp_free(amqp);
 	amqp_peer_stop(&peer);
 	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
@@ -298,6 +386,9 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_confirms_in_any_form, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nack_and_return_are_of_one_message, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_silence_is_bounded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_write_is_bounded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_calls_go_along_with_those_that_wait, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_calls_of_a_window_share_its_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_disk_alarm_holds_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_close_is_told_apart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_of_a_window_is_to_blame, setup, teardown),
