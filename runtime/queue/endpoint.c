@@ -218,7 +218,7 @@ delay_ready(struct tr_ready *ready, struct tr_worker *worker)
 		}
 		spec.response = (struct tr_response){
 			451, {4, 4, 1}, TR_STR("KumoMTA internal: too many connection failures in a row"), {NULL, 0}};
-		while (all.head != NULL && list.count < OP_MAX) {
+		while (all.head != NULL && list.count < OP_MAX && !tr_change_is_long(&op->outbox.change)) {
 			struct tr_message *message = list_pop(&all);
 			const struct tr_queue_config *config;
 			struct tr_event event;

@@ -4,6 +4,10 @@
 static struct outcome_op *
 end_op(struct judge *judge)
 {
+	if (judge->end != NULL && tr_change_is_long(&judge->end->outbox.change)) {
+		op_submit(judge->end);
+		judge->end = NULL;
+	}
 	if (judge->end == NULL)
 		judge->end = op_new(judge->worker);
 	return judge->end;
@@ -98,22 +102,28 @@ retry_all(struct judge *judge, struct message_list *list, const char *text, cons
 {
 	struct retry_spec spec = {
 		.increment = true, .explained = true, .delay_ns = -1, .reasons = {"LoggedTransientFailure"}};
-	struct outcome_op *op = op_new(judge->worker);
 
-	if (op == NULL) {
-		ready_return_to_lines(judge->worker, list, true);
-		return;
-	}
 	spec.response = (struct tr_response){451, {4, 4, 4}, tr_str(text), {NULL, 0}};
-	for (struct tr_message *message = list->head; message != NULL; message = message->next) {
-		struct tr_event event;
+	while (list->head != NULL) {
+		struct outcome_op *op = op_new(judge->worker);
+		struct message_list part = {NULL, NULL, 0};
 
-		op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
-		event.site = tr_str(site != NULL ? site : message->queue);
-		event.response = spec.response;
-		tr_outbox_emit(&op->outbox, &event);
+		if (op == NULL) {
+			ready_return_to_lines(judge->worker, list, true);
+			return;
+		}
+		while (list->head != NULL && !tr_change_is_long(&op->outbox.change)) {
+			struct tr_message *message = list_pop(list);
+			struct tr_event event;
+
+			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
+			event.site = tr_str(site != NULL ? site : message->queue);
+			event.response = spec.response;
+			tr_outbox_emit(&op->outbox, &event);
+			list_add(&part, message);
+		}
+		op_retry(op, &part, &spec);
 	}
-	op_retry(op, list, &spec);
 }
 
 void

@@ -216,26 +216,29 @@ fail_all(struct tr_sched *sched, struct message_list *list, const char *text)
 	struct tr_engine *engine = sched->engine;
 	struct retry_spec spec = {
 		.increment = true, .explained = true, .delay_ns = -1, .reasons = {"LoggedTransientFailure"}};
-	struct outcome_op *op;
 
-	if (list->count == 0)
-		return;
-	op = op_new(sched->home);
-	if (op == NULL) {
-		ready_return_to_lines(sched->home, list, false);
-		return;
-	}
-	count_move(engine, IN_READY, IN_FLIGHT, list->count);
 	spec.response = (struct tr_response){451, {4, 4, 4}, tr_str(text), {NULL, 0}};
-	for (struct tr_message *message = list->head; message != NULL; message = message->next) {
-		struct tr_event event;
+	while (list->head != NULL) {
+		struct outcome_op *op = op_new(sched->home);
+		struct message_list part = {NULL, NULL, 0};
 
-		op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
-		event.response = spec.response;
-		event.egress_pool = tr_str(sched->pool != NULL ? sched->pool->name : "unspecified");
-		tr_outbox_emit(&op->outbox, &event);
+		if (op == NULL) {
+			ready_return_to_lines(sched->home, list, false);
+			return;
+		}
+		while (list->head != NULL && !tr_change_is_long(&op->outbox.change)) {
+			struct tr_message *message = list_pop(list);
+			struct tr_event event;
+
+			op_event_init(&event, TR_EV_TRANSIENT_FAILURE, message);
+			event.response = spec.response;
+			event.egress_pool = tr_str(sched->pool != NULL ? sched->pool->name : "unspecified");
+			tr_outbox_emit(&op->outbox, &event);
+			list_add(&part, message);
+		}
+		count_move(engine, IN_READY, IN_FLIGHT, part.count);
+		op_retry(op, &part, &spec);
 	}
-	op_retry(op, list, &spec);
 }
 
 /* The candidates, and how much all of them weigh. */

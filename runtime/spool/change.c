@@ -49,6 +49,12 @@ tr_change_room(const struct tr_change *change)
 	return change_limit(change) - change->bytes;
 }
 
+bool
+tr_change_is_long(const struct tr_change *change)
+{
+	return change->bytes > change_limit(change) / 4;
+}
+
 /* Counts the op in, if the change stays within half a segment. */
 static int
 keep_op(struct tr_change *change, struct op *op)

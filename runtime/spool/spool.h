@@ -133,6 +133,8 @@ int tr_change_count(
 
 /* Payload bytes that it can still take: more is TR_ETOOBIG. */
 uint64_t tr_change_room(const struct tr_change *change);
+/* More than a quarter of what a change can take: who makes one of many messages goes on with another. */
+bool tr_change_is_long(const struct tr_change *change);
 
 /* Hands over; own thread of change->loop. Handed to the commit thread at the end of the loop's turn, together with
  * the others of that turn. done() runs on the loop: TR_OK committed; TR_ENOSPC / TR_EIO refused (intake only), then

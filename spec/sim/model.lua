@@ -86,10 +86,11 @@ local function new_item(self, account, key, at)
 end
 
 --- A client begins to hand over a mail.
-function model:mail_sent(addresses, domain, mark)
+---@param data string what is sent, which must come out again behind what is put before it
+function model:mail_sent(addresses, domain, data)
   for _, address in ipairs(addresses) do
     local item = new_item(self, self.accounts.mail, address)
-    item.mark, item.config = mark, self.plan.domains[domain]
+    item.data, item.config = data, self.plan.domains[domain]
     self.messages = self.messages + 1
   end
 end
@@ -409,12 +410,16 @@ end
 --- A mail server has got a message for an address.
 function model:content(address, data)
   local item = self.accounts.mail.items[address]
-  if item and item.mark and not data:find(item.mark, 1, true) then
+  if item and item.data and data:sub(-#item.data) ~= item.data then
     self:wrong('%s got another text than was sent', address)
   end
 end
 
-function model:transaction(domain, number, count)
+--- A mail server is asked for its count-th transaction on a connection, while `open` are under way.
+function model:transaction(domain, number, count, open)
+  if open > domain.limit then
+    self:wrong('%s: %d transactions at once, the limit is %d', domain.ip, open, domain.limit)
+  end
   if domain.per_connection and count > domain.per_connection then
     self:wrong('%s: %d transactions on connection #%d', domain.ip, count, number)
   end

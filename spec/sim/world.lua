@@ -78,7 +78,8 @@ function world.new(plan, model, random, trace)
 end
 
 function world:add(address, place, random)
-  place.address, place.random, place.weather, place.busy = address, random:fork(), 'fine', 0
+  place.address, place.random, place.weather = address, random:fork(), 'fine'
+  place.open, place.open_count = {}, 0 -- connections in a transaction
   self.places[address] = place
   self.list[#self.list + 1] = place
   self._net:set(address, 'open')
@@ -259,6 +260,11 @@ end
 function world.serve_smtp(self, place, wired, number)
   local model, random = self.model, place.random
   local deed, attempt, count = nil, nil, 0
+  local function over()
+    if place.open[number] then
+      place.open[number], place.open_count = nil, place.open_count - 1
+    end
+  end
   local function steady(code)
     return function()
       return disk.is_ghost() and gone() or code
@@ -285,7 +291,10 @@ function world.serve_smtp(self, place, wired, number)
         deed = random:weighted(place.weathers[place.weather])
         count = count + 1
         attempt = nil
-        model:transaction(place.domain, number, count)
+        if not place.open[number] then
+          place.open[number], place.open_count = true, place.open_count + 1
+        end
+        model:transaction(place.domain, number, count, place.open_count)
         return 250
       end,
       rcpt = function(address)
@@ -345,6 +354,9 @@ function world.serve_smtp(self, place, wired, number)
           model:ended(this)
         end
         attempt = nil
+        if verdict ~= 'hung' and not (type(answer) == 'table' and answer.hang) then
+          over()
+        end
         return answer
       end,
     },
@@ -352,6 +364,7 @@ function world.serve_smtp(self, place, wired, number)
   smtp.serve({ _note = function(_, _, mail)
     mail.n = 1
   end }, wired, { session })
+  over()
 end
 
 return world
