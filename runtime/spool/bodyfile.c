@@ -415,7 +415,8 @@ int
 body_scan(struct tr_spool *spool, bool sweep, uint64_t *orphans)
 {
 	struct listing listing = {.spool = spool};
-	uint64_t next = 1;
+	/* never an id that was used before: a message that damage brings back must not find another one's body */
+	uint64_t next = (uint64_t)tr_wall_ms() << 16;
 	int err = tr_file->list(spool->data, list_one, &listing);
 
 	*orphans = 0;

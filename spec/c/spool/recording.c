@@ -426,7 +426,8 @@ check_bodies(const struct recording *rec, const struct rec_dir *dir, struct rec_
 		snprintf(name, sizeof name, "body-%016llx.bin", (unsigned long long)message->body_file);
 		was = rec_dir_find(&rec->dir, true, name);
 		is = rec_dir_find(dir, true, name);
-		message->body_lost = was == NULL || is == NULL || is->dir || is->len < message->body_len ||
+		message->body_lost = was == NULL || was->len != message->body_len + 16 || is == NULL || is->dir ||
+				     is->len < message->body_len ||
 				     (is->len != message->body_len && is->len < was->len) ||
 				     memcmp(was->bytes, is->bytes, is->len < was->len ? is->len : was->len) != 0;
 		out->damaged += message->body_lost;
