@@ -41,7 +41,9 @@ tr_is_rejection(lua_State *L, int idx, int *code, const char **text, int *discon
 		rejection = to_rejection(L, -1);
 		if (rejection != NULL || lua_type(L, -1) != LUA_TTABLE)
 			break;
-		lua_pushliteral(L, "cause"); /* an error object of the policy that wraps another one */
+		if (!tr_anchor_push(
+			    tr_host_of(L), L, "cause")) /* an error object of the policy that wraps another one */
+			break;
 		lua_rawget(L, -2);
 	}
 	lua_settop(L, top); /* the object stays reachable through the value at idx */
@@ -110,6 +112,8 @@ l_concat(lua_State *L)
 	return 1;
 }
 
+static int error_text(lua_State *L);
+
 void
 tr_rejection_init(lua_State *L)
 {
@@ -119,6 +123,8 @@ tr_rejection_init(lua_State *L)
 	luaL_newmetatable(L, REJECTION);
 	luaL_register(L, NULL, methods);
 	lua_pop(L, 1);
+	lua_pushcfunction(L, error_text);
+	tr_host_of(L)->text_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 struct text_call {
@@ -187,12 +193,14 @@ tr_error_text(struct tr_task *task, struct tr_buf *out)
 	struct text_call call = {task->L, out};
 	char full[TR_IDS_BYTES];
 
-	lua_pushcfunction(L, error_text);
+	lua_rawgeti(L, LUA_REGISTRYINDEX, task->host->text_ref); /* pushing a C function would need memory */
 	lua_pushlightuserdata(L, &call);
 	lua_pushvalue(task->L, -1);
 	lua_xmove(task->L, L, 1);
-	if (lua_pcall(L, 2, 0, 0) != 0) { /* its __tostring raised */
-		tr_buf_addz(out, "(an error object that cannot be shown)");
+	if (lua_pcall(L, 2, 0, 0) != 0) { /* its __tostring raised, or there is no memory */
+		tr_buf_clear(out);
+		tr_buf_addz(out, lua_type(task->L, -1) == LUA_TSTRING ? lua_tostring(task->L, -1)
+								      : "(an error object that cannot be shown)");
 		lua_pop(L, 1);
 	}
 	if (task->event != NULL)

@@ -119,6 +119,7 @@ set_up(lua_State *L)
 	luaL_openlibs(L);
 	luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | (config->jit ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
 	tr_rejection_init(L);
+	tr_anchor_init(L);
 	lua_newtable(L);
 	tr_json_set_array(L, -1); /* makes the metatable */
 	lua_settop(L, 0);
@@ -210,6 +211,7 @@ tr_host_free(struct tr_host *host)
 		return;
 	host->closing = true;
 	tr_tasks_free(host);
+	tr_anchors_free(host);
 	if (host->L != NULL) {
 		tr_watch_remove(host);
 		lua_close(host->L);

@@ -64,8 +64,15 @@ struct tr_host {
 	int body_ref, entry_ref, dispatch_ref; /* from host.lua */
 	int raise_ref;                         /* slot of the value that a wake raises */
 	int push_ref;                          /* tr_l_push_protected */
-	lua_State *raise_in;                   /* where the hook has to raise it; NULL: nothing to raise */
-	char *event_name;                      /* what _KUMO_CURRENT_EVENT holds; NULL: unset */
+	int text_ref;                          /* error.c: makes an error's text */
+	int anchor_ref;                        /* anchor.c */
+	struct tr_anchor {
+		char *text;
+		int ref;
+	} * anchors; /* NULL: none yet */
+	uint32_t anchor_next;
+	lua_State *raise_in; /* where the hook has to raise it; NULL: nothing to raise */
+	char *event_name;    /* what _KUMO_CURRENT_EVENT holds; NULL: unset */
 	size_t event_cap;
 	uint64_t handled[4]; /* bit tr_event_id() */
 
@@ -104,6 +111,10 @@ void tr_error_text(struct tr_task *task, struct tr_buf *out);
 /* error.c: makes the metatable of rejections. */
 void tr_rejection_init(lua_State *L);
 int tr_l_reject(lua_State *L);
+/* anchor.c: pushes a string where nothing is protected. False: no memory, and nothing is pushed. */
+bool tr_anchor_push(struct tr_host *host, lua_State *L, const char *text);
+void tr_anchor_init(lua_State *L);
+void tr_anchors_free(struct tr_host *host);
 /* event.c: marks `name` as handled in this host. */
 void tr_event_mark(struct tr_host *host, const char *name);
 /* task.c */

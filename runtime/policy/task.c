@@ -104,6 +104,17 @@ tr_tasks_free(struct tr_host *host)
 
 /* --- run --------------------------------------------------------------------------------------- */
 
+static int
+make_event(lua_State *L)
+{
+	const char *event = lua_touserdata(L, 1);
+
+	lua_pushliteral(L, "_KUMO_CURRENT_EVENT");
+	lua_pushstring(L, event);
+	lua_rawset(L, LUA_GLOBALSINDEX);
+	return 0;
+}
+
 /* Sets _KUMO_CURRENT_EVENT, raw: a policy may have made globals strict. */
 static void
 set_event(struct tr_host *host, const char *event)
@@ -115,12 +126,25 @@ set_event(struct tr_host *host, const char *event)
 		char *copy = realloc(host->event_name, size + 32);
 		if (copy == NULL)
 			return; /* the global keeps the former event: only a diagnostic suffers */
+		if (host->event_name == NULL)
+			copy[0] = '\0';
 		host->event_name = copy;
 		host->event_cap = size + 32;
 	}
+	if (host->event_name[0] == '\0') { /* the first makes the global, which needs memory */
+		if (lua_cpcall(host->L, make_event, (void *)event) == 0)
+			memcpy(host->event_name, event, size);
+		else
+			lua_pop(host->L, 1);
+		return;
+	}
+	if (!tr_anchor_push(host, host->L, "_KUMO_CURRENT_EVENT"))
+		return;
+	if (!tr_anchor_push(host, host->L, event)) {
+		lua_pop(host->L, 1);
+		return;
+	}
 	memcpy(host->event_name, event, size);
-	lua_pushliteral(host->L, "_KUMO_CURRENT_EVENT");
-	lua_pushlstring(host->L, event, size - 1);
 	lua_rawset(host->L, LUA_GLOBALSINDEX);
 }
 
@@ -300,12 +324,13 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->ending = 0;
 	task->what[0] = '\0';
 	task->generation++;
-	if (name != NULL) {
-		lua_rawgeti(task->L, LUA_REGISTRYINDEX, host->dispatch_ref);
-		lua_pushstring(task->L, name);
-	} else {
-		lua_rawgeti(task->L, LUA_REGISTRYINDEX, host->entry_ref);
-		lua_pushstring(task->L, call->entry);
+	lua_rawgeti(task->L, LUA_REGISTRYINDEX, name != NULL ? host->dispatch_ref : host->entry_ref);
+	if (!tr_anchor_push(host, task->L, name != NULL ? name : call->entry)) {
+		lua_pop(task->L, 1);
+		give_back(task);
+		return TR_ENOMEM;
+	}
+	if (name == NULL) {
 		lua_rawget(task->L, -2);
 		lua_remove(task->L, -2);
 		lua_pushnil(task->L);
@@ -596,7 +621,8 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 	}
 	if (!lua_checkstack(task->L, count)) {
 		lua_pop(L, count);
-		lua_pushliteral(L, "too many results");
+		if (!tr_anchor_push(task->host, L, "too many results"))
+			lua_pushnil(L);
 		resume_raising(task);
 		return true;
 	}
