@@ -259,25 +259,33 @@ open_spool(struct tr_server *server, char **error)
 static int
 name_node(struct tr_server *server, char **error)
 {
-	char *path = NULL, *text = NULL, uuid_text[37];
+	char *path, *text = NULL, uuid_text[37];
 	uint8_t uuid[16];
 	size_t len = 0;
-	int err = asprintf(&path, "%s/nodeid", server->run.meta_path) < 0 ? -ENOMEM : tr_file_slurp(path, &text, &len);
+	int err;
 
+	if (asprintf(&path, "%s/nodeid", server->run.meta_path) < 0)
+		return TR_ENOMEM;
+	err = tr_file_slurp(path, &text, &len);
+	if (err < 0 && err != -ENOENT) { /* another one would be another node's */
+		set_error(error, "%s cannot be read: %s", path, strerror(-err));
+		free(path);
+		return TR_EIO;
+	}
 	if (err == 0 && len >= 36 && tr_uuid_from_hex((struct tr_str){text, 36}, uuid) == TR_OK) {
 		tr_uuid_hyphenated(uuid, uuid_text);
 	} else {
 		int fd;
 		tr_uuid4(uuid);
 		tr_uuid_hyphenated(uuid, uuid_text);
-		fd = path != NULL ? tr_file->open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -ENOMEM;
+		fd = tr_file->open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
 		err = fd < 0 ? fd : tr_file_write_all(fd, uuid_text, 36, 0);
 		if (err == 0)
 			err = tr_file->fdatasync(fd);
 		if (fd >= 0)
 			tr_file->close(fd);
 		if (err < 0)
-			set_error(error, "%s cannot be written: %s", path ? path : "nodeid", strerror(-err));
+			set_error(error, "%s cannot be written: %s", path, strerror(-err));
 	}
 	tr_recorder_set_nodeid(server->recorder, uuid_text);
 	free(text);
