@@ -22,7 +22,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards those and all
 static struct world image;
 static bool ghost; /* there is an image */
 static struct disk_rule rules[RULES_MAX];
-static uint64_t calls[DISK_OPS];
+static uint64_t calls[DISK_OPS], faults;
 
 bool
 disk_dead(void)
@@ -78,6 +78,7 @@ disk_begin(enum disk_op op)
 		verdict.brief |= rule->brief;
 		verdict.dies |= rule->kill || rule->cut;
 		verdict.cut |= rule->cut;
+		faults++;
 		if (rule->times != UINT64_MAX && --rule->times == 0)
 			rule->mask = 0;
 	}
@@ -109,6 +110,7 @@ reset_locked(uint64_t seed)
 	ghost = false;
 	memset(rules, 0, sizeof rules);
 	memset(calls, 0, sizeof calls);
+	faults = 0;
 	disk_bound = UINT64_MAX;
 	disk_bytes = 0;
 	disk_next_number = 1;
@@ -249,11 +251,23 @@ disk_calls(unsigned mask)
 	return sum;
 }
 
+uint64_t
+disk_faults(void)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&lock);
+	count = faults;
+	pthread_mutex_unlock(&lock);
+	return count;
+}
+
 void
 disk_calls_clear(void)
 {
 	pthread_mutex_lock(&lock);
 	memset(calls, 0, sizeof calls);
+	faults = 0;
 	pthread_mutex_unlock(&lock);
 }
 

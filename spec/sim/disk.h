@@ -80,6 +80,7 @@ bool disk_is_ghost(void); /* from kill or cut to revive */
 void disk_revive(void);
 
 uint64_t disk_calls(unsigned mask); /* since install, reset or this; failed ones included */
+uint64_t disk_faults(void);         /* of them, those that a rule was for */
 void disk_calls_clear(void);
 uint64_t disk_digest(void);   /* of all paths, lengths and bytes */
 size_t disk_open_files(void); /* descriptors, the dead ones included */

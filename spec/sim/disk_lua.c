@@ -12,7 +12,7 @@ static const struct {
 	int number;
 } errors[] = {{"EIO", EIO}, {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EMFILE", EMFILE}, {"ENFILE", ENFILE},
 	{"EACCES", EACCES}, {"EPERM", EPERM}, {"EROFS", EROFS}, {"ENOENT", ENOENT}, {"ENOMEM", ENOMEM},
-	{"EFBIG", EFBIG}, {"EINTR", EINTR}, {"EINVAL", EINVAL}, {"ESTALE", ESTALE}};
+	{"ENOLCK", ENOLCK}, {"EFBIG", EFBIG}, {"EINTR", EINTR}, {"EINVAL", EINVAL}, {"ESTALE", ESTALE}};
 
 /* reset(seed): an empty disk */
 static int
@@ -134,7 +134,7 @@ l_revive(lua_State *L)
 	return 0;
 }
 
-/* ops() -> how many since reset, by kind; also `any`, `changes` */
+/* ops() -> how many since reset, by kind; also `any`, `changes`, and `faults`, those that a rule was for */
 static int
 l_ops(lua_State *L)
 {
@@ -147,6 +147,8 @@ l_ops(lua_State *L)
 	lua_setfield(L, -2, "any");
 	lua_pushnumber(L, (lua_Number)disk_calls(DISK_CHANGES));
 	lua_setfield(L, -2, "changes");
+	lua_pushnumber(L, (lua_Number)disk_faults());
+	lua_setfield(L, -2, "faults");
 	return 1;
 }
 

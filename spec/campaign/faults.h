@@ -1,0 +1,31 @@
+/* Allocations that fail on demand. The linker (CMakeLists.txt, --wrap) sends the runtime's malloc(), calloc(),
+ * realloc(), strdup() and the like here; Lua states but the script's have an allocator of ours. What the script itself
+ * needs, and other threads, never fail. */
+#ifndef CAMPAIGN_FAULTS_H
+#define CAMPAIGN_FAULTS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <lua.h>
+
+/* In memory that the process which runs the cases shares with the one that watches it. */
+struct campaign_board {
+	_Atomic uint64_t total;  /* cases of the sweep; UINT64_MAX: not counted yet */
+	_Atomic uint64_t next;   /* the case under way is the one before */
+	_Atomic uint64_t cases;  /* that were run */
+	_Atomic uint64_t faults; /* that were injected */
+	_Atomic uint64_t wrong;  /* cases in which something was not as promised */
+	_Atomic bool done;       /* the process under way has run all its cases */
+	char what[400];          /* the case under way, for the one that watches */
+};
+
+struct tr_host;
+extern struct campaign_board *campaign_board;
+/* The script's host: from now on new Lua states get our allocator. NULL: no longer. */
+void campaign_script_host(struct tr_host *host);
+
+int luaopen_tr_campaign(lua_State *L);
+
+#endif
