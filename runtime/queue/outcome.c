@@ -271,10 +271,13 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	if (tr_dead_wanted(engine->dead, message)) {
 		op = with_room(op, message->body_file == 0 ? message->body.len : 0);
 		tr_response_line(response, &line);
-		err = tr_dead_put(engine->dead, &op->outbox.change, message, reason,
-			(struct tr_str){line.len > 0 ? line.data : "", line.len});
+		err = line.failed ? TR_ENOMEM
+				  : tr_dead_put(engine->dead, &op->outbox.change, message, reason,
+					    (struct tr_str){line.len > 0 ? line.data : "", line.len});
 		tr_buf_free(&line);
-		if (err != TR_OK)
+		if (err == TR_ENOMEM)
+			op->outbox.change.failed = true; /* not now: it is refused, and the record tried again */
+		else if (err != TR_OK)
 			tr_log(TR_LEVEL_ERROR, "queue", "a log record in %s cannot be kept as a dead letter: %s",
 				message->queue, tr_err_text(err));
 	}
