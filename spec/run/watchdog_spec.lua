@@ -243,6 +243,19 @@ describe('a handler that', function()
     end
   end)
 
+  it('is one of many is counted where it is not named', function()
+    local run = start('sleep', '--workers 1 --stop-timeout 0.2')
+    helper.start(('%s inject --smtp %s --count 30 --connections 30 --to received@x.test --quiet'):format(
+      helper.quote(helper.TAILRACE), run.smtp))
+    helper.wait_for('all', function()
+      return select(2, run:log():gsub('begins: received', '')) == 20 -- of such lines the log has no more in a second
+    end)
+    kumo.sleep(0.2)
+    run:signal 'USR1'
+    run:line '(worker 0: and 10 more)'
+    assert.are.equal(0, run:stop('TERM', 20), run:log())
+  end)
+
   it('takes longer than an event of SMTP may is cancelled where it waits, and named', function()
     local run = start('sleep', '--workers 1', { LIMIT = '200ms' })
     local kinds = { ehlo = KINDS.ehlo, received = KINDS.received }
