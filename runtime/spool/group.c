@@ -239,7 +239,7 @@ roll(struct tr_spool *spool, bool outcome)
 		spare_give(spool, segment);
 		return err;
 	}
-	segment->oldest = spool->oldest;
+	segment->oldest = spool->told; /* the header is on disk before the group with the ledger is */
 	spool->next_number++;
 
 	if (last != NULL && last->puts > 0 && last->cap > last->puts) { /* it gets no more */
@@ -414,6 +414,7 @@ apply(struct tr_spool *spool, struct segment *segment, const struct job_list *jo
 		apply_moved(spool, segment, &moved[i]);
 	atomic_fetch_add_explicit(&spool->n.groups, 1, memory_order_relaxed);
 	/* this group told the log where it begins now: what lies before may be written over */
+	spool->told = spool->oldest;
 	while ((retired = spool->retired) != NULL) {
 		spool->retired = retired->next;
 		spare_give(spool, retired);

@@ -367,6 +367,7 @@ struct tr_spool {
 	pthread_mutex_t segs_mu;
 	struct segment **ring;             /* by number & (ring_cap - 1) */
 	uint64_t ring_cap, oldest, newest; /* numbers; newest < oldest: empty */
+	uint64_t told; /* what the last group on disk says is the oldest: from there on the files are kept */
 	struct segment *current;           /* commit thread's: appended to, NULL: none good */
 	uint64_t next_number;
 

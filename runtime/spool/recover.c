@@ -369,6 +369,7 @@ recover_pass(struct tr_spool *spool, struct tr_recovery *stats, struct names *qu
 		return err;
 	name_accounts(spool);
 	drop_before(spool, scan.oldest);
+	spool->told = spool->oldest;
 	spool->missing = count_missing(spool, scan.oldest);
 	atomic_store(&spool->n.slot_bytes, 0);
 	for (number = spool->oldest; number <= spool->newest; number++) {

@@ -147,6 +147,7 @@ local function event_of_mail(self, kind, id, address, at)
       elseif not account.items[id] then
         local item = new_item(self, account, id, at)
         item.kind, item.address, item.config, item.number = kind, address, account.hook, number
+        item.mail = kind == 'Reception' and mail or nil
         if account.keys then
           local list = account.keys[key_of(account.hook, number)]
           if not list then
@@ -283,7 +284,8 @@ local function check_suspended(self, account, item)
 end
 
 local function has_ended(item, life)
-  return item.ended or item.accepted == 'ok' or item.state ~= 'certain' and item.life ~= life or item.state == 'refused'
+  return item.ended or item.accepted == 'ok' or item.state == 'refused' or item.state == 'maybe' and (item.life ~= life
+    or item.mail and item.mail.answered)
 end
 
 --- The first of the same key that has not ended, if it is before the item.
@@ -314,7 +316,7 @@ local function check_limits(self, account, attempt)
   end
   local count = 0
   for other in pairs(account.active) do
-    if other.life ~= self.life or other.over or now - other.at >= hook.timeout then
+    if other.life ~= self.life or other.over or now - other.at >= hook.timeout - 0.001 then
       account.active[other] = nil
     else
       count = count + 1

@@ -17,6 +17,7 @@ scenario.__index = scenario
 local DAY_S = 86400
 local HEALING_S = 40 * DAY_S -- at the end, at most
 local STOP_S = 20
+local HURT_S = 200 -- a pause while the disk fails: the engine tries once a second, which costs
 local SEGMENTS_OVER = 8 -- what the log may have beyond twice what lives
 local SLICE_S = 900 -- so that a ghost does not go on for long
 local PATIENCE = 4 -- starts that a failing disk may spoil, in a row
@@ -194,7 +195,7 @@ function scenario:send_mail()
       local list = "'" .. table.concat(addresses, "','") .. "'"
       local ok, result = pcall(rt.eval, rt, ('return sim.inject({%s}, %q)'):format(list, 'Subject: x\r\n\r\n' .. body))
       text = ok and 'injected' or tostring(result)
-      answer = ok and result.success_count == #addresses and 'accepted' or nil
+      answer = ok and result.success_count == #addresses and 'accepted' or text:find 'could not be stored' and 'refused' or nil
     else
       local id, reply = client.receive(rt, self.world, { to = addresses, data = 'Subject: x\r\n\r\n' .. body })
       text = id or reply
@@ -327,7 +328,8 @@ function scenario:run()
     if self.hurt and self.random:chance(acts.MEND_CHANCE) then
       self:mend_disk()
     end
-    self:pass(self.random:weighted(PAUSES) * (0.5 + self.random:next()))
+    local pause = self.random:weighted(PAUSES) * (0.5 + self.random:next())
+    self:pass(self.hurt and math.min(pause, HURT_S) or pause)
     self:compare()
   end
   self.days = self:now() / DAY_S
