@@ -314,17 +314,18 @@ tr_dead_count(const struct tr_dead_store *store)
 static void
 find_hooks(struct tr_dead_store *store)
 {
-	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+	pthread_mutex_lock(&store->lock);
+	for (uint16_t i = 0; i < TR_ACCOUNTS_MAX && store->count > 0; i++) {
 		uint16_t hook;
-		bool unknown;
 
-		pthread_mutex_lock(&store->lock);
-		unknown = store->accounts[i].list.count > 0 && store->accounts[i].other == NO_ACCOUNT &&
-			  dead_is_letter(tr_spool_stub(store->spool, store->accounts[i].list.head));
+		if (store->accounts[i].list.count == 0 || store->accounts[i].other != NO_ACCOUNT ||
+			!dead_is_letter(tr_spool_stub(store->spool, store->accounts[i].list.head)))
+			continue;
 		pthread_mutex_unlock(&store->lock);
-		if (unknown)
-			(void)dead_other(store, i, &hook); /* else the usual bounds hold */
+		(void)dead_other(store, i, &hook); /* else the usual bounds hold */
+		pthread_mutex_lock(&store->lock);
 	}
+	pthread_mutex_unlock(&store->lock);
 }
 
 void
