@@ -126,6 +126,9 @@ int tr_l_push_args(lua_State *L);
 int tr_l_push_protected(lua_State *L); /* pushes what a wake gives to its task; argument: struct push_call */
 void tr_task_hook(lua_State *L, lua_Debug *ar);
 int tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char *name, struct tr_task **out);
+/* report.c: the error that follows may be caught, and tells its own text only: this logs where it ran, and for whom.
+ * Once a stretch. True: it has caught that error again and again. */
+bool tr_task_interrupted(struct tr_host *host, lua_State *L);
 /* watchdog.c */
 void tr_watch_add(struct tr_host *host);
 void tr_watch_remove(struct tr_host *host);
