@@ -103,6 +103,14 @@ function broker:hang(yes)
   end
 end
 
+--- Its disk alarm: it has less free space than it wants, or enough again. Publishers are blocked meanwhile.
+function broker:alarm(yes)
+  local cookie = io.open(self.dir .. '/.erlang.cookie'):read '*a'
+  local text, status = helper.sh(([[ERL_EPMD_PORT=%d erl_call -sname spec%d@localhost -c %s -a 'rabbit_disk_monitor set_disk_free_limit [%s]']])
+    :format(self.env.ERL_EPMD_PORT, self.port, cookie, yes and '1000000000000000' or '1000000'))
+  assert(status == 0 and text:find 'ok', text)
+end
+
 --- Ends it for good, with its name server.
 function broker:stop()
   if not self.process:status() then

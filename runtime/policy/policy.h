@@ -110,6 +110,8 @@ struct tr_task_call {
 	/* For reports: more about it, called with end_arg: lines that begin with a tab. False: it only waits for work,
 	 * and a hang report leaves it out. NULL: nothing. */
 	bool (*details)(void *arg, struct tr_buf *out);
+	void (*troubled)(
+		void *arg, const char *text); /* as tr_task_trouble() says, with end_arg; NULL: nobody listens */
 };
 /* Runs the call until it ends or waits. If it ended before the return, `end` has been called already. *out (may be
  * NULL) is the task if it waits, else NULL. TR_OK; else `end` is not called: TR_ENOMEM (also when handlers start each
@@ -152,6 +154,10 @@ size_t tr_host_task_count(const struct tr_host *host);
 /* Names what the task waits for in reports ("http POST http://...", "sleep 3 s"); copied. */
 void tr_task_describe(struct tr_task *task, const char *fmt, ...) TR_PRINTF(2, 3);
 void tr_task_describe_text(struct tr_task *task, const char *what, const char *more); /* the two in a row; cheap */
+
+/* For bindings: what the task waits for is held up by its peer, which has said so, and comes in the end: no reason to
+ * end it, but people should hear why. NULL: that is over. Own thread. */
+void tr_task_trouble(struct tr_task *task, const char *text);
 
 /* The configuration epoch of the process: memoize caches that ask for it forget when it moves. Any thread. */
 uint64_t tr_config_epoch(void);

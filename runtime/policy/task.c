@@ -315,6 +315,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->end = call->end;
 	task->end_arg = call->end_arg;
 	task->details = call->details;
+	task->troubled = call->troubled;
 	task->deadline_ns = call->deadline_ns;
 	task->limit_ns = call->limit_ns;
 	task->deadline_at_ns = 0;
@@ -607,6 +608,13 @@ tr_task_describe_text(struct tr_task *task, const char *what, const char *more)
 	memcpy(task->what, what, len);
 	memcpy(task->what + len, more, rest);
 	task->what[len + rest] = '\0';
+}
+
+void
+tr_task_trouble(struct tr_task *task, const char *text)
+{
+	if (task->troubled != NULL)
+		task->troubled(task->end_arg, text);
 }
 
 size_t

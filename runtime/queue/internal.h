@@ -319,6 +319,7 @@ struct session {
 	struct ready_limits *limits; /* own: of the last take; referenced */
 	struct permit *permit;       /* own: leases; NULL: none */
 	struct pace *pace;           /* own: a wait for a rate; NULL: none yet */
+	char held_up[200];           /* own writes, under ready->lock: by its peer, and why; "": it is not */
 	int64_t late_ns;             /* own: so much after its slot the last batch went out; 0: idle since then */
 };
 static inline struct session *

@@ -221,6 +221,10 @@ void tr_session_connected(struct tr_session *session); /* a connect worked: fail
 /* A connection failure (constructor raised, no host answered): counts for the gate and the consecutive rule; the held
  * messages get their outcomes by tr_session_report. at_once: refused. text: for the log. */
 void tr_session_connect_failed(struct tr_session *session, bool at_once, struct tr_str text);
+/* Its peer has said that it holds it up, and why; NULL: no more. For those who ask why; its phase begins anew after
+ * that. */
+void tr_session_held_up(struct tr_session *session, const char *text);
+bool tr_session_is_held_up(const struct tr_session *session);
 void tr_session_end(struct tr_session *session); /* frees it */
 
 enum tr_outcome_kind {

@@ -1,4 +1,5 @@
 /* The sessions' side: opening, taking, waiting, ending. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "queue/internal.h"
@@ -230,6 +231,23 @@ session_act(struct session *session, struct tr_worker *here, bool open)
 		worker->act_wake_end = &session->act_next;
 	}
 	tr_loop_defer(worker->loop, &worker->act_defer, act_all);
+}
+
+void
+tr_session_held_up(struct tr_session *pub, const char *text)
+{
+	struct session *session = session_of(pub);
+
+	pthread_mutex_lock(&pub->ready->lock);
+	snprintf(session->held_up, sizeof session->held_up, "%s", text != NULL ? text : "");
+	pub->phase_at_ns = tr_mono_ns();
+	pthread_mutex_unlock(&pub->ready->lock);
+}
+
+bool
+tr_session_is_held_up(const struct tr_session *pub)
+{
+	return ((const struct session *)pub)->held_up[0] != '\0';
 }
 
 void

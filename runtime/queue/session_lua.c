@@ -387,6 +387,15 @@ tr_session_lua_describe(struct tr_session *session, struct tr_buf *out)
 		tr_task_report(hand->task, out);
 }
 
+static void
+troubled(void *arg, const char *text)
+{
+	struct tr_hand *hand = arg;
+
+	if (hand->session != NULL)
+		tr_session_held_up(hand->session, text);
+}
+
 int
 tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 {
@@ -412,6 +421,7 @@ tr_session_lua_open(struct tr_host *host, struct tr_session *session)
 		.end_arg = hand,
 		.ids = session->uuid_text,
 		.details = details,
+		.troubled = troubled,
 	};
 	err = tr_task_start(host, &call, &task);
 	if (err != TR_OK) {

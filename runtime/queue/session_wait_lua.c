@@ -138,6 +138,8 @@ watchdog_fired(struct tr_timer *timer)
 
 	if (hand->session == NULL || hand->task == NULL)
 		return;
+	if (tr_session_is_held_up(hand->session)) /* that is no silence */
+		hand->session->phase_at_ns = tr_mono_ns();
 	if (tr_mono_ns() < watchdog_due_ns(hand)) {
 		tr_timer_start_at(
 			tr_loop_wheel(tr_host_loop(hand->host)), timer, watchdog_due_ns(hand), watchdog_fired);

@@ -194,6 +194,23 @@ add_backend(struct holds *holds, struct tr_engine *engine, const char *what)
 			"%s is shared with other nodes, and Redis does not answer (%s): it waits for that", what, text);
 }
 
+/* Connections whose peers hold them up. */
+static void
+add_peers(struct holds *holds, const struct tr_ready *ready)
+{
+	const char *text = NULL;
+	uint32_t count = 0;
+
+	for (const struct session *session = ready->all; session != NULL; session = session->ready_next) {
+		if (session->held_up[0] == '\0')
+			continue;
+		count++;
+		text = session->held_up;
+	}
+	if (count > 0)
+		add_hold(holds, "peer", -1, "%u connection%s wait%s: %s", count, s_of(count), waits(count), text);
+}
+
 static void
 add_connections(struct holds *holds, const struct tr_ready *ready, int64_t now_ns)
 {
@@ -263,6 +280,7 @@ add_ready_holds(struct holds *holds, const struct tr_ready *ready, int64_t now_n
 	add_gate(holds, ready, now_ns);
 	add_rates(holds, ready, now_ns);
 	add_backend(holds, ready->engine, what_is_shared(ready));
+	add_peers(holds, ready);
 	add_connections(holds, ready, now_ns);
 	if (ready->messages.count + ready->reserved >= ready->path->max_ready)
 		add_hold(holds, "ready_full", -1, "the ready queue is full: max_ready = %u; the others wait in line",

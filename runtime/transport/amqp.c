@@ -13,7 +13,6 @@
 #define WINDOW_MAX 1000                /* messages that a connection takes at once */
 #define WINDOW_BYTES (8 * 1024 * 1024) /* unless a single call has more */
 #define END_S 5                        /* for the threads to end */
-#define GRACE_NS (500 * TR_NS_PER_MS)  /* for a thread to see its own deadline before we cut its socket */
 
 /* --- pools -------------------------------------------------------------------------------------------------- */
 
@@ -294,8 +293,8 @@ add_done(struct tr_amqp *amqp, struct tr_amqp_batch *batch)
 	amqp->done_end = &batch->line_next;
 }
 
-static void
-wake(int fd)
+void
+tr_amqp_wake(int fd)
 {
 	static const uint64_t one = 1;
 
@@ -323,7 +322,7 @@ tr_amqp_give_back(struct tr_amqp_connection *connection, struct tr_amqp_batch *c
 	connection->first = first;
 	pthread_mutex_unlock(&amqp->lock);
 	if (wake_loop)
-		wake(amqp->fd);
+		tr_amqp_wake(amqp->fd);
 }
 
 void
@@ -347,6 +346,7 @@ fits(const struct tr_amqp_connection *connection, const struct tr_amqp_batch *ba
 	return !slot->probe && !first->slots[0].probe && slot->exchange.len == first->slots[0].exchange.len &&
 	       memcmp(slot->exchange.bytes, first->slots[0].exchange.bytes, slot->exchange.len) == 0 &&
 	       batch->pub.publish_timeout_ns == first->pub.publish_timeout_ns &&
+	       batch->pub.patient == first->pub.patient && connection->held_up[0] == '\0' &&
 	       connection->messages + batch->pub.count <= WINDOW_MAX &&
 	       connection->bytes + batch->bytes <= WINDOW_BYTES;
 }
@@ -400,12 +400,12 @@ taken_too_long(struct tr_timer *timer)
 
 	pthread_mutex_lock(&amqp->lock);
 	taken = batch->stage == TR_AMQP_TAKEN;
-	if (taken)
+	if (taken && !tr_amqp_is_waited_for(batch))
 		tr_amqp_connection_interrupt(batch->taker);
 	pthread_mutex_unlock(&amqp->lock);
 	if (taken)
-		tr_timer_start(
-			tr_loop_wheel(amqp->loop), timer, batch->pub.publish_timeout_ns + GRACE_NS, taken_too_long);
+		tr_timer_start(tr_loop_wheel(amqp->loop), timer, batch->pub.publish_timeout_ns + TR_AMQP_GRACE_NS,
+			taken_too_long);
 }
 
 static void
@@ -414,10 +414,11 @@ waited_too_long(struct tr_timer *timer)
 	struct tr_amqp_batch *batch = tr_container_of(timer, struct tr_amqp_batch, timer);
 	struct tr_amqp *amqp = batch->pool->amqp;
 	const struct tr_amqp_settings *settings = &batch->pool->settings;
-	bool first = false, failed = false;
+	bool first = false, failed = false, waits;
 
 	pthread_mutex_lock(&amqp->lock);
-	if (batch->stage == TR_AMQP_WAITING && leave_line(batch)) {
+	waits = batch->stage == TR_AMQP_WAITING && tr_amqp_is_held_up(batch);
+	if (!waits && batch->stage == TR_AMQP_WAITING && leave_line(batch)) {
 		fail_all(batch, TR_ETIMEDOUT, "deadline has elapsed: no connection became free within wait_timeout");
 		failed = true;
 		first = amqp->done == NULL;
@@ -425,10 +426,13 @@ waited_too_long(struct tr_timer *timer)
 	}
 	pthread_mutex_unlock(&amqp->lock);
 	if (first)
-		wake(amqp->fd);
-	if (!failed)
+		tr_amqp_wake(amqp->fd);
+	if (waits)
+		tr_timer_start(tr_loop_wheel(amqp->loop), timer, batch->pub.wait_timeout_ns, waited_too_long);
+	else if (!failed)
 		tr_timer_start(tr_loop_wheel(amqp->loop), timer,
-			settings->connect_timeout_ns * settings->host_count + batch->pub.publish_timeout_ns + GRACE_NS,
+			settings->connect_timeout_ns * settings->host_count + batch->pub.publish_timeout_ns +
+				TR_AMQP_GRACE_NS,
 			taken_too_long);
 }
 
@@ -457,7 +461,7 @@ find_taker(struct tr_amqp_pool *pool, struct tr_amqp_batch *batch)
 	if (err != TR_OK && pool->connections == 0 && leave_line(batch)) { /* else another will take it */
 		fail_all(batch, err, "a thread for the connection cannot be started");
 		if (amqp->done == NULL)
-			wake(amqp->fd);
+			tr_amqp_wake(amqp->fd);
 		add_done(amqp, batch);
 	}
 	return -1;
@@ -479,9 +483,13 @@ tr_amqp_call_start(struct tr_amqp_call *call)
 	batch->line_next = NULL;
 	*pool->line_end = batch;
 	pool->line_end = &batch->line_next;
+	if (tr_amqp_is_held_up(batch)) { /* it hears of it in the next turn */
+		amqp->held_up_changed = true;
+		tr_amqp_wake(amqp->fd);
+	}
 	wake_fd = find_taker(pool, batch);
 	if (wake_fd >= 0)
-		wake(wake_fd); /* under the lock: afterwards the connection may be gone */
+		tr_amqp_wake(wake_fd); /* under the lock: afterwards the connection may be gone */
 	pthread_mutex_unlock(&amqp->lock);
 }
 
@@ -529,6 +537,7 @@ readable(struct ev_loop *ev, ev_io *watcher, int revents)
 
 	if (read(amqp->fd, &seen, sizeof seen) < 0 && errno != EAGAIN)
 		tr_log(TR_LEVEL_ERROR, "amqp", "eventfd: %s", strerror(errno));
+	tr_amqp_tell_held_up(amqp);
 	for (;;) { /* one by one: done() may cancel the next */
 		pthread_mutex_lock(&amqp->lock);
 		batch = amqp->done;
@@ -590,7 +599,7 @@ await_threads(struct tr_amqp *amqp)
 	amqp->ending = true;
 	for (struct tr_amqp_connection *each = amqp->connections; each != NULL; each = each->next) {
 		tr_amqp_connection_interrupt(each);
-		wake(each->wake_fd);
+		tr_amqp_wake(each->wake_fd);
 	}
 	while (amqp->connections != NULL) {
 		if (pthread_cond_timedwait(&amqp->ended, &amqp->lock, &until) != 0)

@@ -64,6 +64,12 @@ struct tr_amqp_call {
 	void *owner;
 	uint32_t count;
 	int64_t wait_timeout_ns, publish_timeout_ns; /* > 0; preset: the pool's first settings */
+	/* A broker that says that it takes no messages for now (RabbitMQ that is low on disk or memory) is waited for
+	 * as long as its heartbeats come: none of these times runs meanwhile. What it has not read yet it may still
+	 * take after its connection is cut, so that to try again would double it. */
+	bool patient;
+	/* Patient: from the loop; what the broker says, NULL: it takes messages again. May be NULL. */
+	void (*held_up)(struct tr_amqp_call *call, const char *text);
 };
 struct tr_amqp_message {
 	struct tr_str exchange, routing_key; /* at most 255 bytes each */

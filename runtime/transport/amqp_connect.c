@@ -120,6 +120,8 @@ tr_amqp_disconnect(struct tr_amqp_connection *connection)
 	publish_fd(connection, -1);
 	amqp_destroy_connection(connection->state); /* closes the socket */
 	connection->state = NULL;
+	if (connection->blocked)
+		tr_amqp_set_held_up(connection, NULL);
 	connection->blocked = false;
 	tr_buf_clear(&connection->out);
 }

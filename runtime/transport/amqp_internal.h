@@ -9,6 +9,7 @@
 #include "transport/amqp.h"
 
 #define TR_AMQP_CHANNEL 1
+#define TR_AMQP_GRACE_NS (500 * TR_NS_PER_MS) /* for a thread to see its own deadline before its socket is cut */
 
 struct tr_amqp_slot { /* one message of a call */
 	amqp_bytes_t exchange, routing_key;
@@ -43,6 +44,7 @@ struct tr_amqp_batch {           /* a call with its messages */
 	enum tr_amqp_stage stage;           /* lock */
 	struct tr_amqp_connection *taker;   /* lock; while TAKEN */
 	bool cancelled, held;               /* loop */
+	bool told_held_up;                  /* loop */
 	struct tr_timer timer;
 	uint32_t added;
 	size_t bytes;           /* of its payloads */
@@ -75,9 +77,11 @@ struct tr_amqp_connection {
 	const struct tr_amqp_batch *first; /* one of them; NULL: none */
 	uint32_t messages;
 	size_t bytes;
-	bool busy;   /* lock: it does not look for more for a while */
-	int fd;      /* lock: a duplicate of its socket, -1: none; others may shut it down */
-	int wake_fd; /* an eventfd: there is work, or the end */
+	bool busy;          /* lock: it does not look for more for a while */
+	int fd;             /* lock: a duplicate of its socket, -1: none; others may shut it down */
+	int wake_fd;        /* an eventfd: there is work, or the end */
+	char held_up[300];  /* lock: it is blocked by the broker, which says this; "": it is not */
+	int64_t free_at_ns; /* lock; real: when it was not blocked any more */
 	/* its thread's */
 	amqp_connection_state_t state; /* NULL: not connected */
 	size_t frame_max;              /* bytes, head and end included */
@@ -101,6 +105,7 @@ struct tr_amqp {
 	pthread_cond_t ended; /* a thread has */
 	struct tr_amqp_connection *connections;
 	struct tr_amqp_batch *done, **done_end;
+	bool held_up_changed; /* of a connection */
 	bool ending;
 };
 
@@ -116,6 +121,16 @@ struct tr_amqp_batch *tr_amqp_take(struct tr_amqp_connection *connection);
 /* The thread gives back calls whose slots are all told; `first` is one of those that it still has, NULL: none. */
 void tr_amqp_give_back(
 	struct tr_amqp_connection *connection, struct tr_amqp_batch *calls, const struct tr_amqp_batch *first);
+void tr_amqp_wake(int fd); /* an eventfd */
+/* amqp_alarm.c: the broker takes no messages and says why; NULL: it does again. The loop hears of it. */
+void tr_amqp_set_held_up(struct tr_amqp_connection *connection, const char *text);
+/* Loop: it has heard of that, and tells the calls, which must not end by it. */
+void tr_amqp_tell_held_up(struct tr_amqp *amqp);
+/* lock held: it is with a connection that is blocked, or was a moment ago; a broker that is gone is seen by its
+ * heartbeats. */
+bool tr_amqp_is_waited_for(const struct tr_amqp_batch *batch);
+/* lock held: it is patient, and its pool has a connection that is blocked. */
+bool tr_amqp_is_held_up(const struct tr_amqp_batch *batch);
 /* Whether it looks for calls before it waits the next time, as a rule. */
 void tr_amqp_will_look(struct tr_amqp_connection *connection, bool will);
 /* lock held: its thread blocks in the socket no longer. */

@@ -370,7 +370,17 @@ read_list(lua_State *L, struct tr_amqp_call *call)
 struct publish_op {
 	struct tr_amqp_call *call;
 	struct tr_ticket ticket;
+	bool troubled; /* its task was told that the broker takes nothing */
 };
+
+static void
+held_up(struct tr_amqp_call *call, const char *text)
+{
+	struct publish_op *op = call->owner;
+
+	op->troubled = text != NULL;
+	tr_task_trouble(op->ticket.task, text);
+}
 
 static int
 push_results(lua_State *L, void *arg)
@@ -411,6 +421,8 @@ published(struct tr_amqp_call *call)
 {
 	struct publish_op *op = call->owner;
 
+	if (op->troubled)
+		tr_task_trouble(op->ticket.task, NULL);
 	tr_task_wake(&op->ticket, push_results, call, false);
 	tr_amqp_call_free(call);
 	free(op);
@@ -468,6 +480,9 @@ l_publish(lua_State *L)
 	op->call = box->call; /* nothing below raises */
 	op->call->owner = op;
 	op->call->done = published;
+	op->call->patient = lua_istable(L, 3); /* log records: nobody waits for the answer, and none is to come twice */
+	op->call->held_up = held_up;
+	op->troubled = false;
 	box->call = NULL;
 	tr_amqp_call_start(op->call);
 	tr_task_describe(task, "amqp confirms of %u messages", op->call->count);

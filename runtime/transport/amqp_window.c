@@ -147,6 +147,40 @@ cannot_encode(int status)
 	       status == AMQP_STATUS_INVALID_PARAMETER;
 }
 
+static void
+set_blocked(struct tr_amqp_connection *connection, const amqp_connection_blocked_t *why)
+{
+	char text[600];
+
+	snprintf(text, sizeof text, "%s takes no messages for now: %.*s", connection->peer, (int)why->reason.len,
+		(const char *)why->reason.bytes);
+	tr_log(TR_LEVEL_WARN, "amqp", "%s", text);
+	connection->blocked = true;
+	tr_amqp_set_held_up(connection, text);
+}
+
+/* What is patient has all of its time from now on. */
+static void
+set_unblocked(struct window *window)
+{
+	struct tr_amqp_connection *connection = window->connection;
+
+	tr_log(TR_LEVEL_INFO, "amqp", "%s takes messages again", connection->peer);
+	connection->blocked = false;
+	for (struct tr_amqp_run *run = window->first; run != NULL; run = run->next) {
+		if (run->batch->pub.patient)
+			run->deadline_ns = tr_amqp_real_ns() + run->batch->pub.publish_timeout_ns;
+	}
+	tr_amqp_set_held_up(connection, NULL);
+}
+
+/* Only heartbeats tell a broker that has blocked us from one that is gone. */
+static bool
+is_held_up(const struct tr_amqp_connection *connection, const struct tr_amqp_run *run)
+{
+	return connection->blocked && run->batch->pub.patient && amqp_get_heartbeat(connection->state) > 0;
+}
+
 /* False: nothing more comes over this connection. */
 static bool
 handle(struct window *window, const amqp_frame_t *frame)
@@ -169,16 +203,11 @@ handle(struct window *window, const amqp_frame_t *frame)
 	}
 	case AMQP_BASIC_RETURN_METHOD:
 		return returned(window, method->decoded);
-	case AMQP_CONNECTION_BLOCKED_METHOD: {
-		const amqp_connection_blocked_t *blocked = method->decoded;
-		connection->blocked = true;
-		tr_log(TR_LEVEL_WARN, "amqp", "%s takes no messages for now: %.*s", connection->peer,
-			(int)blocked->reason.len, (const char *)blocked->reason.bytes);
+	case AMQP_CONNECTION_BLOCKED_METHOD:
+		set_blocked(connection, method->decoded);
 		return true;
-	}
 	case AMQP_CONNECTION_UNBLOCKED_METHOD:
-		connection->blocked = false;
-		tr_log(TR_LEVEL_INFO, "amqp", "%s takes messages again", connection->peer);
+		set_unblocked(window);
 		return true;
 	case AMQP_CHANNEL_CLOSE_METHOD: {
 		const amqp_channel_close_t *closed = method->decoded;
@@ -257,6 +286,27 @@ publish_one(struct tr_amqp_connection *connection, const struct tr_amqp_slot *sl
 		slot->immediate, &slot->properties, (amqp_bytes_t){slot->payload.len, (void *)slot->payload.data});
 }
 
+/* Waits for the broker, or for a wake if it may be woken. False: the connection is of no use any more. */
+static bool
+await(struct window *window)
+{
+	struct tr_amqp_connection *connection = window->connection;
+	bool patient = is_held_up(connection, window->first);
+	int64_t left_ns = patient ? TR_NS_PER_S : window->first->deadline_ns - tr_amqp_real_ns();
+	int64_t beat_ns = connection->pool->settings.heartbeat_s * TR_NS_PER_S / 2;
+	struct pollfd fds[2] = {{.fd = amqp_get_sockfd(connection->state), .events = POLLIN},
+		{.fd = connection->wake_fd, .events = POLLIN}};
+
+	if (left_ns <= 0)
+		return too_late(connection);
+	if (beat_ns > 0) /* rabbitmq-c sends it when it is called */
+		left_ns = tr_min_i64(left_ns, tr_max_i64(beat_ns, TR_NS_PER_S));
+	poll(fds, 2, (int)tr_min_i64(left_ns / TR_NS_PER_MS + 1, INT32_MAX));
+	if (fds[1].revents & POLLIN)
+		tr_amqp_drain_wakes(connection);
+	return listen_to_broker(window);
+}
+
 /* Publishes a run of the window. False: the connection is of no use any more. */
 static bool
 publish_run(struct window *window, struct tr_amqp_run *run)
@@ -269,6 +319,11 @@ publish_run(struct window *window, struct tr_amqp_run *run)
 	if (run->count == 1 && slot_of(run, 0)->probe)
 		tell(run, 0, TR_AMQP_ACKED, 0, 0, amqp_empty_bytes);
 	while (run->told < run->count && run->published < run->count) {
+		if (is_held_up(connection, run)) { /* more would only lie in the socket */
+			if (!await(window))
+				return false;
+			continue;
+		}
 		status = publish_one(connection, slot_of(run, run->published), run->deadline_ns);
 		if (status != AMQP_STATUS_OK)
 			return failed(window, status);
@@ -318,26 +373,6 @@ give_back_told(struct window *window)
 	*told_end = NULL;
 	if (told != NULL)
 		tr_amqp_give_back(window->connection, told, window->first != NULL ? window->first->batch : NULL);
-}
-
-/* Waits for the broker, or for a wake if it may be woken. False: the connection is of no use any more. */
-static bool
-await(struct window *window)
-{
-	struct tr_amqp_connection *connection = window->connection;
-	int64_t left_ns = window->first->deadline_ns - tr_amqp_real_ns();
-	int64_t beat_ns = connection->pool->settings.heartbeat_s * TR_NS_PER_S / 2;
-	struct pollfd fds[2] = {{.fd = amqp_get_sockfd(connection->state), .events = POLLIN},
-		{.fd = connection->wake_fd, .events = POLLIN}};
-
-	if (left_ns <= 0)
-		return too_late(connection);
-	if (beat_ns > 0) /* rabbitmq-c sends it when it is called */
-		left_ns = tr_min_i64(left_ns, tr_max_i64(beat_ns, TR_NS_PER_S));
-	poll(fds, 2, (int)tr_min_i64(left_ns / TR_NS_PER_MS + 1, INT32_MAX));
-	if (fds[1].revents & POLLIN)
-		tr_amqp_drain_wakes(connection);
-	return listen_to_broker(window);
 }
 
 /* Publishes what there is for the window by now, or waits. False: the connection is of no use any more. */

@@ -3,6 +3,7 @@
 local helper = require 'helper'
 local kumo = require 'kumo'
 local rabbitmq = require 'rabbitmq'
+local socket = require 'socket'
 
 local POLICY = [[
 local kumo = require 'kumo'
@@ -53,8 +54,6 @@ describe('a hook of one call', function()
   end
 
   describe('over HTTP', function()
-    local socket = require 'socket'
-
     --- One request of the hook as { head, body }, answered with 200.
     local function one_request(listener)
       local peer = helper.wait_for('a request', function()
@@ -157,7 +156,7 @@ describe('a hook of one call', function()
   end)
 
   it('parts a batch that is too large for the endpoint', function()
-    local listener = assert(require('socket').bind('127.0.0.1', 0))
+    local listener = assert(socket.bind('127.0.0.1', 0))
     listener:settimeout(0)
     local _, port = listener:getsockname()
     start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', batch_size = 8, min_batch_size = 8,
@@ -285,6 +284,44 @@ describe('a hook of one call', function()
       end
       return count == 40
     end)
+
+    -- The alarm lasts longer than any of these times, which do not run meanwhile: to cut a broker that has not read what
+    -- it was sent, and to send it again, would double all of it.
+    start(([[
+      log_hooks:new_amqp { name = 'a', connection = { host = '127.0.0.1', port = %d, publish_timeout = 2 },
+        routing_key = 'events', batch_size = 10, queue_config = { retry_interval = '1s' } }
+      log_hooks:new { name = 'other', constructor = function() return { send = function() return 'ok' end } end }
+      kumo.on('get_egress_path_config', function()
+        return kumo.make_egress_path { dispatcher_progress_watchdog_timeout = '1s' }
+      end)]]):format(broker.port))
+    local function hook(name)
+      return kumo.serde.json_parse(ledger())[name]
+    end
+    broker:alarm(true)
+    send(30)
+    helper.wait_for('the other hook, which does not wait', function()
+      return hook('other').delivered == 60
+    end)
+    run:line 'takes no messages for now: (low on disk)'
+    socket.sleep(3)
+    local why = helper.sh(('%s why a.log_hook --admin http://%s'):format(helper.quote(helper.TAILRACE), run.http))
+    assert.matches('peer: %d connections? waits?: 127.0.0.1:%d+ takes no messages for now: low on disk', why)
+    assert.is_true(hook('a').waiting > 0)
+    broker:alarm(false)
+    helper.wait_for('all', function()
+      return hook('a').delivered == 60
+    end)
+    assert.matches('nothing holds it',
+      (helper.sh(('%s why a.log_hook --admin http://%s'):format(helper.quote(helper.TAILRACE), run.http))))
+    assert.is_nil(run:log():find 'gate closed')
+    assert.are.equal(0, run:stop())
+    ids = {}
+    for _, line in ipairs(broker:take('events', 60)) do
+      local record = kumo.serde.json_parse(line)
+      assert.is_nil(ids[record.event_id])
+      ids[record.event_id] = true
+    end
+    assert.is_nil(broker:get 'events') -- none twice
     broker:stop()
   end)
 end)

@@ -16,13 +16,14 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Steps of a script. It reads: p the protocol header, k a frame, m a message (its three frames). It sends: s start, t
  * tune, o open-ok, c open-ok of the channel, f select-ok, a an ack of the next message, A one of all that were read, n
  * a nack, r the last message back, b blocked, u unblocked, g nonsense; x closes the channel for a message, X the
- * connection for reasons of its own. / and a step that sends: half of it, then the end. h holds until the test ends. At
- * the end of a script it hangs up.
+ * connection for reasons of its own. / and a step that sends: half of it, then the end. h holds until the test ends, w
+ * until it sets `go`. At the end of a script it hangs up.
  */
 #define AMQP_LOGIN "psktkkokckf"
 
@@ -33,7 +34,7 @@ struct amqp_peer {
 	int count;
 	pthread_t thread;
 	_Atomic int connections, messages;
-	_Atomic bool ending;
+	_Atomic bool ending, go;
 	int held;
 };
 
@@ -221,6 +222,10 @@ follow_script(struct amqp_peer *peer, int fd, const char *script)
 			peer->held = fd;
 			return;
 		}
+		while (*step == 'w' && !atomic_load(&peer->go) && !atomic_load(&peer->ending))
+			nanosleep(&(struct timespec){0, 1000000}, NULL);
+		if (*step == 'w')
+			continue;
 		if (*step == 'p' ? !read_all(fd, header, 8) : *step == 'k' ? !read_frame(fd) : false)
 			break;
 		if (*step == 'm') {

@@ -296,6 +296,124 @@ test_a_disk_alarm_holds_back(void **state)
 	assert_answer(&publishing, 0, TR_AMQP_ACKED, "");
 }
 
+struct waiting { /* a patient call */
+	struct publishing publishing;
+	char text[256]; /* what holds it up; "": nothing does */
+	uint32_t told;
+};
+
+static void
+held_up(struct tr_amqp_call *call, const char *text)
+{
+	struct waiting *waiting = call->owner;
+
+	waiting->told++;
+	snprintf(waiting->text, sizeof waiting->text, "%s", text != NULL ? text : "");
+}
+
+static bool
+is_held_up(void *arg)
+{
+	return ((struct waiting *)arg)->text[0] != '\0';
+}
+
+/* Its deadlines are short: they would pass at once, if they ran. */
+static void
+start_patient(const struct amqp_peer *peer, struct waiting *waiting, uint16_t heartbeat_s)
+{
+	struct tr_amqp_settings settings = {
+		.hosts = {{TR_STR("127.0.0.1"), peer->port}},
+		.host_count = 1,
+		.username = TR_STR("guest"),
+		.password = TR_STR("guest"),
+		.vhost = TR_STR("/"),
+		.heartbeat_s = heartbeat_s,
+		.pool_size = 1,
+		.connect_timeout_ns = 20 * TR_NS_PER_S,
+		.wait_timeout_ns = 300 * TR_NS_PER_MS,
+		.publish_timeout_ns = 300 * TR_NS_PER_MS,
+		.idle_timeout_ns = 60 * TR_NS_PER_S,
+	};
+	const struct tr_amqp_message message = {
+		.exchange = TR_STR(""), .routing_key = TR_STR("events"), .payload = TR_STR("hello"), .mandatory = true};
+	struct tr_amqp_pool *pool;
+	struct tr_amqp_call *call;
+
+	memset(waiting, 0, sizeof *waiting);
+	waiting->publishing.count = 1;
+	assert_int_equal(tr_amqp_pool(amqp, &settings, &pool), TR_OK);
+	call = tr_amqp_call_new(pool, 1);
+	assert_int_equal(tr_amqp_call_add(call, &message), TR_OK);
+	call->done = done;
+	call->owner = &waiting->publishing;
+	call->patient = true;
+	call->held_up = held_up;
+	tr_amqp_call_start(call);
+}
+
+static bool
+never(void *arg)
+{
+	return false;
+}
+
+/* A call that is patient waits as long as the alarm takes, whatever its deadlines are, and so does the next one behind
+ * it: what the broker has not read is not sent twice. */
+static void
+test_who_is_patient_waits_for_the_end_of_an_alarm(void **state)
+{
+	static const char *const scripts[] = {AMQP_LOGIN "mbwuamah"};
+	struct waiting first, second;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, scripts, TR_COUNT(scripts));
+	start_patient(&peer, &first, 60);
+	assert_true(tr_loop_run_until(loop, is_held_up, &first, LIMIT_NS));
+	assert_non_null(strstr(first.text, "takes no messages for now: low on disk"));
+	start_patient(&peer, &second, 60);
+	tr_loop_run_until(loop, never, NULL, TR_NS_PER_S);
+	assert_false(first.publishing.done);
+	assert_false(second.publishing.done);
+	assert_string_equal(second.text, first.text);
+	atomic_store(&peer.go, true);
+	assert_true(tr_loop_run_until(loop, is_done, &second.publishing, LIMIT_NS));
+	assert_true(first.publishing.done);
+	assert_answer(&first.publishing, 0, TR_AMQP_ACKED, "");
+	assert_answer(&second.publishing, 0, TR_AMQP_ACKED, "");
+	assert_string_equal(first.text, "");
+	assert_int_equal(peer.connections, 1);
+	assert_int_equal(peer.messages, 2);
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
+/* It waits for no broker that dies meanwhile, and for none that has no heartbeat. */
+static void
+test_patience_has_an_end(void **state)
+{
+	static const char *const dying[] = {AMQP_LOGIN "mbw"}, *const mute[] = {AMQP_LOGIN "mbh"};
+	struct waiting waiting;
+	struct amqp_peer peer;
+
+	amqp_peer_start(&peer, dying, 1);
+	start_patient(&peer, &waiting, 60);
+	assert_true(tr_loop_run_until(loop, is_held_up, &waiting, LIMIT_NS));
+	atomic_store(&peer.go, true);
+	assert_true(tr_loop_run_until(loop, is_done, &waiting.publishing, LIMIT_NS));
+	assert_answer(&waiting.publishing, 0, TR_AMQP_FAILED, "lost the connection");
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+	amqp_peer_start(&peer, mute, 1);
+	start_patient(&peer, &waiting, 0);
+	assert_true(tr_loop_run_until(loop, is_done, &waiting.publishing, LIMIT_NS));
+	assert_answer(&waiting.publishing, 0, TR_AMQP_FAILED, "it has blocked publishers");
+	tr_amqp_free(amqp);
+	amqp_peer_stop(&peer);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
 static void
 test_a_close_is_told_apart(void **state)
 {
@@ -390,6 +508,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_calls_go_along_with_those_that_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_calls_of_a_window_share_its_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_disk_alarm_holds_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_who_is_patient_waits_for_the_end_of_an_alarm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_patience_has_an_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_close_is_told_apart, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_of_a_window_is_to_blame, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nonsense_ends_the_connection, setup, teardown),
