@@ -149,11 +149,13 @@ crc_choose(void)
 #endif
 }
 
+#ifndef TR_UNCHECKED
 uint32_t
 tr_crc32c(uint32_t crc, const void *data, size_t len)
 {
 	return crc_best(crc, data, len);
 }
+#endif
 
 /* --- blobs --------------------------------------------------------------------------------------- */
 

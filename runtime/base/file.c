@@ -230,7 +230,9 @@ const struct tr_file_ops tr_file_real = {
 	.chmod = real_chmod,
 };
 
+#ifndef TR_UNCHECKED
 const struct tr_file_ops *tr_file = &tr_file_real;
+#endif
 
 int
 tr_file_writev_all(int fd, struct iovec *iov, int count, off_t at)

@@ -12,7 +12,7 @@ run_hook() { # POLICY N WORKERS ARGS...
 	rm -rf "$dir/spool"
 	start_sink --http 127.0.0.1:0 --until "$records" --idle-exit 100
 	line=$(BENCH_DIR=$dir BENCH_URL=http://$sink_http/log TAILRACE_LOG=${TAILRACE_LOG:-warn} \
-		"$build/hook_bench" run --policy "$here/$policy" --count "$records" --workers "$workers" "$@" 2>"$dir/hook.log") ||
+		"${hook_bench:-$build/hook_bench}" run --policy "$here/$policy" --count "$records" --workers "$workers" "$@" 2>"$dir/hook.log") ||
 		{ say "hook_bench: $line"; cat "$dir/hook.log" >&2; return 1; }
 	wait_end $sink 20 'the sink' # status 0: it has got all of them
 	rm -rf "$dir/spool"
@@ -96,4 +96,22 @@ bench_workers() {
 	done
 	unset BENCH_PARSE
 	table 'Workers 1 -> 2, 100 records a request, a policy that parses each record' record
+}
+
+# What checksums, assertions and the table of file operations cost: a build without them, in turn with ours. Its log is worth
+# nothing, so it is built for this alone.
+bench_checks() {
+	count=1000000
+	! $quick || count=300000
+	cmake --preset release -B build/unchecked -DTR_UNCHECKED=ON >/dev/null
+	cmake --build build/unchecked --target hook_bench >&2
+	for _ in $(seq $((rounds * 5))); do
+		hook_bench=$PWD/build/unchecked/hook_bench
+		run_hook hook_batch_helper.lua $count 1 --per-change 100
+		result_line 'without checks' "$line" "$(note_of "$line")"
+		hook_bench=
+		run_hook hook_batch_helper.lua $count 1 --per-change 100
+		result_line 'with checks' "$line" "$(note_of "$line")"
+	done
+	table 'Checks: 100 records a request and 100 events a change, log_hooks:new' record
 }

@@ -2,6 +2,7 @@
 # The benchmarks: sh spec/bench/run.sh [--quick] [--rounds N] [NAME ...]
 #   hook     one record a request, beside a plain libcurl loop and syslog-ng
 #   batch    a hundred records a request, beside the same
+#   checks   the cost of checksums and assertions: a build without them
 #   workers  the two above with one and two workers
 #   relay    10 KB mail, without a hook, with one, with one that hangs; beside Postfix and no relay at all
 #   backlog  records waiting for a dead endpoint: memory, recovery, drain rate, order
@@ -22,15 +23,15 @@ set -eu
 cd "$(dirname "$0")/../.."
 here=spec/bench
 
-all='record throttle shaping days http spool hook batch gzip kafka amqp nats replay workers relay backlog'
+all='record throttle shaping days http spool hook batch checks gzip kafka amqp nats replay workers relay backlog'
 names= quick=false rounds=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=true ;;
 	--rounds) rounds=${2:?--rounds N}; shift ;;
-	record | throttle | shaping | days | http | spool | hook | batch | gzip | kafka | amqp | nats | replay | workers | relay | backlog)
+	record | throttle | shaping | days | http | spool | hook | batch | checks | gzip | kafka | amqp | nats | replay | workers | relay | backlog)
 		names="$names $1" ;;
-	*) sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+	*) sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 	esac
 	shift
 done
