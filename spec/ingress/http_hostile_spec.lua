@@ -83,7 +83,7 @@ describe('the HTTP listener', function()
     ['another version'] = { '505', 'GET /metrics HTTP/9.9\r\nHost: x\r\n\r\n' },
     ['HTTP/2'] = { '505', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' },
     ['HTTP/0.9'] = { '400', 'GET /metrics\r\n\r\n' },
-    ['a tunnel'] = { '404', 'CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n' },
+    ['a tunnel'] = { '404', 'CONNECT a:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' },
     ['a header of 100 KB'] = { nil, 'GET /metrics HTTP/1.1\r\nHost: x\r\nX: ' .. ('x'):rep(100000) .. '\r\n\r\n' },
     ['the hello of TLS'] = { nil, '\22\3\1\2\0\1\0\1\252\3\3\r\n\r\n' },
   } do

@@ -222,7 +222,7 @@ describe('a handler that', function()
     local endpoint = helper.sink '--http 127.0.0.1:0 --hang'
     for _, way in ipairs { 'sleep', 'http' } do
       local kinds = way == 'sleep' and KINDS or { received = KINDS.received, send = KINDS.send, batch = KINDS.batch }
-      local run = start(way, '--workers 2 --stop-timeout 1', { HANG = ('http://%s/'):format(endpoint.http) })
+      local run = start(way, '--workers 2 --stop-timeout 0.3', { HANG = ('http://%s/'):format(endpoint.http) })
       begin(run, kinds)
       run:signal 'USR1'
       for i = 0, 1 do
