@@ -86,6 +86,18 @@ function plan.new(random)
   return self
 end
 
+--- What another version of a policy may have: of what is stored nothing changes its meaning.
+function plan.change(self, random)
+  local old, new = random:of(self.hooks), hook(random, 1)
+  for _, key in ipairs { 'batch_size', 'min_batch_size', 'limit', 'per_connection', 'max_ready', 'gate_failures', 'timeout', 'back_pressure' } do
+    old[key] = new[key]
+  end
+  if not old.max_waiting and not old.keys then
+    old.rate, old.rate_n, old.rate_s = new.rate, new.rate_n, new.rate_s
+  end
+  self.broken = random:chance(0.3)
+end
+
 --- As the text of a Lua table.
 function plan.text(value)
   if type(value) ~= 'table' then

@@ -120,7 +120,7 @@ end
 
 local HARMLESS = {
   'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
-  'more lines like this', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
+  'more lines like this', 'the endpoint refuses everything', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
 } -- stylua: ignore
 local OF_DISKS = { 'cannot be read', 'cannot be stored', 'could not be stored', 'no space', 'No space' } -- while one fails, or has
 
@@ -152,6 +152,7 @@ function scenario:stop(deadline_s)
     self:wrong('at the stop the ledger does not balance:\n%s', text)
   end
   self.model:life_ends(not ghost and not self.hurt)
+  self.world:life_ends()
   self.rt = nil
   self.trace('stopped%s', ghost and ', killed' or '')
 end
@@ -163,6 +164,10 @@ function scenario:restart(after_s)
   end
   if after_s > 0 then
     c.sleep(after_s)
+  end
+  if not self.healing and self.random:chance(0.3) then
+    plan.change(self.plan, self.random)
+    self.trace('plan %s', plan.text(self.plan))
   end
   self:start()
 end
@@ -287,6 +292,7 @@ end
 --- Everything is well again, and time passes until nothing waits.
 function scenario:heal()
   self.trace 'heal'
+  self.healing = true
   disk.heal()
   disk.capacity(nil)
   self.hurt = false

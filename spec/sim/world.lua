@@ -97,6 +97,13 @@ function world:heal()
   end
 end
 
+--- The process has ended: whom a peer still has, it has not.
+function world:life_ends()
+  for _, place in ipairs(self.list) do
+    place.open, place.open_count = {}, 0
+  end
+end
+
 function world:close()
   self._net:close()
 end
