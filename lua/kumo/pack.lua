@@ -4,7 +4,7 @@
 local floor = math.floor
 local byte, char, sub = string.byte, string.char, string.sub
 
-local has_ffi, ffi = pcall(require, 'ffi')
+local ffi -- loaded for the first floating-point format: it takes memory, and LuaJIT does not bear the want of it there
 local SIZES = { b = 1, B = 1, h = 2, H = 2, l = 8, L = 8, j = 8, J = 8, T = 8, i = 4, I = 4, f = 4, d = 8, n = 8 }
 local NATIVE_ALIGN = 8
 
@@ -100,9 +100,7 @@ local function unpack_integer(text, at, size, little, signed)
 end
 
 local function real_of(op)
-  if not has_ffi then
-    error('floating-point formats need ffi', 3)
-  end
+  ffi = ffi or require 'ffi'
   return op == 'f' and 'float[1]' or 'double[1]'
 end
 
@@ -168,7 +166,8 @@ function string.pack(format, ...)
         if type(value) ~= 'number' then
           error(("bad argument #%d to 'pack' (number expected, got %s)"):format(n + 1, type(value)), 2)
         end
-        local text = ffi.string(ffi.new(real_of(op), value), size)
+        local kind = real_of(op)
+        local text = ffi.string(ffi.new(kind, value), size)
         add(little and text or text:reverse())
       else
         add(pack_integer(integer(value, n, op, size), size, little))
@@ -215,7 +214,8 @@ function string.unpack(format, text, at)
       elseif op:find '[fdn]' then
         local start = take(size)
         local bytes = sub(text, start, start + size - 1)
-        local number = ffi.new(real_of(op))
+        local kind = real_of(op)
+        local number = ffi.new(kind)
         ffi.copy(number, little and bytes or bytes:reverse(), size)
         values[n] = tonumber(number[0])
       else
