@@ -22,13 +22,19 @@ log_lines(const char *what, struct tr_buf *text)
 	}
 }
 
+/* As "%s", which the bound of lines a second counts by their text: TASKS_MAX is the bound here. */
 static void
 report_task(void *arg, struct tr_str text)
 {
+	struct tr_buf line = {0};
+
 	while (text.len > 0 && text.data[text.len - 1] == '\n')
 		text.len--;
-	tr_log(TR_LEVEL_WARN, "report", "worker %u: %.*s", *(uint32_t *)arg, (int)text.len,
-		text.len > 0 ? text.data : "out of memory");
+	tr_buf_addf(&line, "worker %u: ", *(uint32_t *)arg);
+	tr_buf_add_str(&line, text);
+	tr_buf_addc(&line, '\0');
+	tr_log(TR_LEVEL_WARN, "report", "%s", line.failed ? "out of memory" : line.data);
+	tr_buf_free(&line);
 }
 
 /* On the worker's thread. Sessions that wait for work are not busy. */
