@@ -555,6 +555,9 @@ group_write(
 	again = spool->ledger_again && names <= spool->config.segment_bytes / 8;
 	if (group_room(spool) <= need.bytes + (bare || again || spool->accounts_logged < known ? names : 0)) {
 		err = roll(spool, outcome);
+		if (err == TR_EIO && !atomic_load(&spool->failing))
+			tr_log(TR_LEVEL_WARN, "spool", "%s: the next segment cannot be begun: %s", spool->meta,
+				tr_err_text(err));
 		if (err != TR_OK)
 			return err;
 	}
@@ -585,6 +588,9 @@ group_write(
 	fill_page(&lay);
 	err = write_and_sync(spool, lay.segment, file_at);
 	if (err != TR_OK) {
+		if (!atomic_load(&spool->failing)) /* else it was told */
+			tr_log(TR_LEVEL_WARN, "spool", "%s/%s cannot be written (%s): another segment takes its place",
+				spool->meta, lay.segment->name, tr_err_text(err));
 		if (!outcome) /* an outcome is kept and stored again, so let it count */
 			revoke(lay.segment, end_at);
 		give_up(spool);

@@ -349,6 +349,11 @@ listing_read(struct tr_spool *spool, uint64_t *headless_count, char **error)
 			*error = NULL;
 		return TR_EVERSION;
 	}
+	if (err < 0) {
+		if (asprintf(error, "%s: cannot be listed: %s", spool->meta, strerror(-err)) < 0)
+			*error = NULL;
+		return err == -ENOMEM ? TR_ENOMEM : TR_EIO;
+	}
 	err = tr_file->list(spool->meta, list_one, &listing);
 	if (listing.err == TR_OK && err < 0)
 		listing.err = TR_EIO;

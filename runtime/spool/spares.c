@@ -207,6 +207,8 @@ make_one(struct tr_spool *spool)
 	pthread_mutex_unlock(&spool->spare_mu);
 	err = make(spool, &segment);
 	pthread_mutex_lock(&spool->spare_mu);
+	if (err != TR_OK && err != TR_ECANCELED && spool->spare_error == TR_OK)
+		tr_log(TR_LEVEL_WARN, "spool", "%s: no segment can be made ahead: %s", spool->meta, tr_err_text(err));
 	spool->spare_error = err;
 	spool->spare_tries++;
 	if (err == TR_OK)
