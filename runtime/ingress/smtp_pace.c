@@ -136,7 +136,7 @@ holds(const struct tr_smtp_session *session)
 static bool
 is_open(const struct tr_smtp_session *session)
 {
-	if ((session->waiting && !session->pacing) || session->processing || session->dead)
+	if ((session->waiting && !session->pacing && !session->draining) || session->processing || session->dead)
 		return false;
 	return session->state == TR_SMTP_AT_COMMAND ||
 	       (session->state == TR_SMTP_AT_TEXT && !session->text->no_memory && !session->text->no_space);
@@ -148,7 +148,7 @@ is_slow(const struct tr_smtp_session *session, int64_t now_ns)
 	const struct tr_smtp_text *text = session->text;
 	int64_t elapsed_ns;
 
-	if (session->pacing)
+	if (session->pacing || session->draining)
 		return true;
 	if (text == NULL)
 		return now_ns - session->heard_at_ns >= SLOW_NS;
