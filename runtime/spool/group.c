@@ -225,6 +225,7 @@ roll(struct tr_spool *spool, bool outcome)
 	segment->number = spool->next_number;
 	segment->prev = spool->last_number;
 	segment->prev_end = spool->last_end;
+	segment->log = spool->log;
 	segment->end = 0;
 	segment->puts = segment->live = 0;
 	segment->generation = segment->generation == 0 ? spool->config.first_generation : segment->generation + 1;

@@ -40,7 +40,8 @@ struct seg_header {
 	uint64_t created_ms; /* wall */
 	uint32_t generation;
 	uint32_t salt; /* random: a body cannot imitate a frame */
-	uint8_t reserved[56];
+	uint64_t log;  /* which log it is of, random; 0: written earlier */
+	uint8_t reserved[48];
 };
 _Static_assert(sizeof(struct seg_header) == 128, "layout");
 
@@ -132,6 +133,7 @@ struct segment {
 	uint64_t end;   /* good frames end here */
 	uint64_t limit; /* recovery: where they must end at most */
 	uint64_t prev, prev_end, oldest;
+	uint64_t log; /* 0: not known */
 	uint64_t live_bytes;
 	uint32_t generation, salt;
 	uint32_t *slots;    /* by ordinal of a PUT: its stub, or TR_NO_SLOT when that died */
@@ -370,6 +372,7 @@ struct tr_spool {
 	uint64_t told; /* what the last group on disk says is the oldest: from there on the files are kept */
 	struct segment *current;           /* commit thread's: appended to, NULL: none good */
 	uint64_t next_number;
+	uint64_t log; /* in the headers of its segments: those of another spool are told by it */
 
 	/* spare files, under spare_mu */
 	pthread_mutex_t spare_mu;

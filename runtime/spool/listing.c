@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #include "spool/internal.h"
 
@@ -281,6 +282,53 @@ by_number(const void *a, const void *b)
 	return strcmp(y->name, x->name);
 }
 
+/* Which log the directory holds: that of most segments, above all of those that bear their names. A new one gets a
+ * number of its own. */
+static uint64_t
+find_log(const struct listing *listing)
+{
+	uint64_t log = 0;
+	size_t most = 0;
+
+	for (size_t i = 0; i < listing->count; i++) {
+		const struct segment *segment = listing->found[i];
+		size_t votes = 0;
+
+		for (size_t k = 0; k < listing->count && segment->log != 0; k++) {
+			const struct segment *other = listing->found[k];
+
+			if (other->log == segment->log)
+				votes += named_number(other->name) == other->number ? 3 : 1;
+		}
+		if (votes > most) {
+			most = votes;
+			log = segment->log;
+		}
+	}
+	if (log != 0)
+		return log;
+	if (listing->spool->config.inline_io || getrandom(&log, sizeof log, 0) != sizeof log || log == 0)
+		log = (uint64_t)tr_wall_ns() | 1;
+	return log;
+}
+
+/* Somebody has put them there. In a log they would do harm: they tell another beginning. */
+static void
+set_foreign_aside(struct listing *listing)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < listing->count; i++) {
+		struct segment *segment = listing->found[i];
+
+		if (segment->log == 0 || segment->log == listing->spool->log)
+			listing->found[kept++] = segment;
+		else
+			set_aside(listing->spool, segment, "is of another spool's log, and no part of this one");
+	}
+	listing->count = kept;
+}
+
 /* From the newest back along the headers' `prev`; what is not on that way is put to the others (and NULL in the
  * list). */
 static void
@@ -357,6 +405,8 @@ listing_read(struct tr_spool *spool, uint64_t *headless_count, char **error)
 	err = tr_file->list(spool->meta, list_one, &listing);
 	if (listing.err == TR_OK && err < 0)
 		listing.err = TR_EIO;
+	spool->log = find_log(&listing);
+	set_foreign_aside(&listing);
 	if (listing.count > 0)
 		qsort(listing.found, listing.count, sizeof *listing.found, by_number);
 	for (size_t i = 0; i < listing.count; i++)

@@ -77,6 +77,7 @@ segment_header(const struct segment *segment, struct seg_header *out)
 		.created_ms = (uint64_t)tr_wall_ms(),
 		.generation = segment->generation,
 		.salt = segment->salt,
+		.log = segment->log,
 	};
 	out->crc = header_crc(out);
 }
@@ -114,6 +115,7 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 	segment->oldest = header.oldest;
 	segment->generation = header.generation;
 	segment->salt = header.salt;
+	segment->log = header.log;
 	return TR_OK;
 }
 

@@ -197,6 +197,7 @@ write_new(struct repair *repair, const char *meta, const char *data)
 	free(error);
 	if (err != TR_OK)
 		return err;
+	repair->to->log = from->log;
 	err = copy_ledger(repair);
 	if (err == TR_OK)
 		err = spares_start(repair->to);

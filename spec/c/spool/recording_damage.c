@@ -192,6 +192,30 @@ remove_one(struct campaign *campaign, struct rec_dir *dir, const char *prefix)
 	rec_dir_remove(dir, file);
 }
 
+/* A segment of another spool, as long as ours are more. */
+static void
+foreign(struct campaign *campaign, struct rec_dir *dir)
+{
+	struct rec_file *file = campaign->other.count > 0 ? pick(campaign, &campaign->other, "log-") : NULL;
+	uint32_t ours = 0;
+	char name[64];
+
+	for (uint32_t i = 0; i < campaign->rec->segment_count; i++) {
+		const struct rec_segment *segment = &campaign->rec->segments[i];
+		const struct rec_file *here = rec_dir_find(dir, false, segment->file->name);
+
+		ours += here != NULL && !here->dir && same(segment->file, here, 0, 128);
+	}
+	if (file == NULL || ours < 2)
+		return;
+	snprintf(name, sizeof name, "%.40s%s", file->name,
+		rec_dir_find(dir, false, file->name) == NULL ? "" : " (other).seg");
+	if (rec_dir_find(dir, false, name) != NULL)
+		return;
+	did(campaign, "  %s: a segment of another spool\n", name);
+	rec_dir_add(dir, false, name, file->bytes, file->len);
+}
+
 static void
 damage(struct campaign *campaign, struct rec_dir *dir)
 {
@@ -220,4 +244,6 @@ damage(struct campaign *campaign, struct rec_dir *dir)
 		else
 			stray(campaign, dir);
 	}
+	if (rec_random(&campaign->random, 10) == 0)
+		foreign(campaign, dir);
 }

@@ -34,6 +34,7 @@ struct campaign {
 	uint64_t seed;
 	struct random random;
 	struct recording *rec;
+	struct rec_dir other; /* of the recording before */
 	uint64_t rec_seed;
 	struct rec_reading truth;
 	char log[20000]; /* what the engine said in this round */
@@ -309,6 +310,28 @@ clean(const char *path)
 }
 
 static void
+make_recording(struct campaign *campaign, const char *path, uint64_t seed)
+{
+	if (campaign->rec != NULL)
+		rec_reading_fini(&campaign->truth);
+	if (campaign->rec == NULL || campaign->rec_seed + 1 != seed) {
+		clean(path);
+		if (campaign->rec != NULL)
+			rec_fini(campaign->rec);
+		campaign->rec = rec_make(path, (seed - 1) * 7919 + 1);
+	}
+	rec_dir_fini(&campaign->other);
+	rec_dir_copy(&campaign->other, &campaign->rec->dir);
+	rec_fini(campaign->rec);
+	clean(path);
+	campaign->rec_seed = seed;
+	campaign->rec = rec_make(path, seed * 7919 + 1);
+	rec_read(campaign->rec, &campaign->rec->dir, &campaign->truth);
+	HOLDS(campaign, campaign->truth.damaged == 0 && !campaign->truth.silent,
+		"the reader finds damage in what is whole");
+}
+
+static void
 round_of(struct campaign *campaign, uint64_t seed)
 {
 	struct rec_dir *dir = calloc(1, sizeof *dir);
@@ -323,18 +346,8 @@ round_of(struct campaign *campaign, uint64_t seed)
 	campaign->seed = seed;
 	campaign->log_len = campaign->errors = 0;
 	campaign->log[0] = campaign->what[0] = '\0';
-	if (campaign->rec == NULL || campaign->rec_seed != seed / ROUNDS_OF_ONE) {
-		if (campaign->rec != NULL) {
-			rec_reading_fini(&campaign->truth);
-			rec_fini(campaign->rec);
-		}
-		clean(path);
-		campaign->rec_seed = seed / ROUNDS_OF_ONE;
-		campaign->rec = rec_make(path, campaign->rec_seed * 7919 + 1);
-		rec_read(campaign->rec, &campaign->rec->dir, &campaign->truth);
-		HOLDS(campaign, campaign->truth.damaged == 0 && !campaign->truth.silent,
-			"the reader finds damage in what is whole");
-	}
+	if (campaign->rec == NULL || campaign->rec_seed != seed / ROUNDS_OF_ONE)
+		make_recording(campaign, path, seed / ROUNDS_OF_ONE);
 	campaign->random.state = seed * 1000003;
 	rec_dir_copy(dir, &campaign->rec->dir);
 	damage(campaign, dir);
@@ -421,6 +434,7 @@ any_damage(void **state)
 		(unsigned long long)campaign.sum.lost, (unsigned long long)campaign.sum.revived);
 	rec_reading_fini(&campaign.truth);
 	rec_fini(campaign.rec);
+	rec_dir_fini(&campaign.other);
 	clean(campaign.dir);
 	tr_file = &tr_file_real;
 }
