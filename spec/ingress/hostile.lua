@@ -1,7 +1,7 @@
 --- What the specs about hostile clients share: hostile.c, a server, an honest client's rate.
 local helper = require 'helper'
 
-local hostile = { KEPT = 0.03 } -- of the rate: the attack, the server and the honest client share two noisy cores
+local hostile = { KEPT = 0.05 } -- of the rate just before: both are measured on a machine that others use, too
 
 hostile.POLICY = [[
 local kumo = require 'kumo'
@@ -52,11 +52,11 @@ function hostile.kb(run)
   return tonumber(helper.read(('/proc/%d/status'):format(run.pid)):match 'VmRSS:%s+(%d+) kB')
 end
 
---- hostile.c in the background, until it has said `ready`.
+--- hostile.c in the background, until it has said `ready`. Nice, so that its own need of a processor is not measured.
 function hostile.spawn(args, ready)
   local fifo = helper.sh('mktemp -u ' .. hostile.dir .. '/fifo.XXXXXX'):match '%S+'
   helper.sh('mkfifo ' .. fifo)
-  local self = helper.start(("bash -c 'exec %s/hostile %s <> %s'"):format(hostile.dir, args, fifo))
+  local self = helper.start(("bash -c 'exec nice -n 15 %s/hostile %s <> %s'"):format(hostile.dir, args, fifo))
   return self, self:line(ready)
 end
 
