@@ -44,7 +44,7 @@ local function count()
   campaign.catch_log()
   campaign.arm('malloc', EVER, 0)
   campaign.arm('lua', EVER, 0)
-  local one = life.new(directory)
+  local one = life.new(directory, kind == 'lua')
   one:run()
   local malloc, lua = campaign.disarm()
   local ops = disk.ops()
@@ -114,7 +114,7 @@ end
 local function run(case)
   disk.reset(case.seed or 1)
   campaign.catch_log()
-  local one = life.new(directory)
+  local one = life.new(directory, kind == 'lua')
   if case.memory then
     campaign.arm(case.memory, case.after, case.times)
   else

@@ -10,12 +10,15 @@ local client = host.internal 'test.client'
 local life = {}
 life.__index = life
 
+-- so small that segments roll and are reclaimed; a parked record with its traceback is half of one
 local SIZES = { segment_bytes = 8192, reserve_bytes = 8192, floor_bytes = 16384, body_file_bytes = 3000 }
+local ROOMY = { segment_bytes = 32768, reserve_bytes = 32768, floor_bytes = 65536, body_file_bytes = 3000 }
 local DEAD = 'dead@example.org' -- records for it are refused for good, until `forgiving`
 
-function life.new(directory)
+function life.new(directory, roomy)
   local self = setmetatable({
     policy = directory .. '/policy.lua',
+    sizes = roomy and ROOMY or SIZES,
     mails = {}, -- by number: { to =, state = 'stored', 'refused', 'unknown' }
     sent = {}, -- by "number address": how often an SMTP peer took it
     bounced = {},
@@ -87,7 +90,7 @@ function life:start()
     policy = self.policy,
     seed = self.starts,
     scripted = true,
-    spool_sizes = SIZES,
+    spool_sizes = self.sizes,
     log = 'info',
     wall = 1785000000 + self.starts * 7200,
   })
