@@ -11,7 +11,7 @@
 #define UNIT_NS (TR_NS_PER_MS / 10)     /* then 10,000 a second and worker, of some 5 to 10 us each */
 #define REFUSAL_UNITS 4                 /* it makes a log record */
 #define UNITS_AT_ONCE 16                /* a wait for each one would cost more than the work */
-#define UNIT_BYTES (16 * 1024)          /* of input that is thrown away */
+#define UNIT_BYTES (4 * 1024)           /* of input that is thrown away */
 #define AHEAD_NS (60 * TR_NS_PER_S)     /* no turn is further away */
 #define SLOW_BYTES_PER_S INT64_C(16384) /* of a text */
 #define SLOW_NS TR_NS_PER_S             /* seen for so long at least */
