@@ -1,5 +1,8 @@
 /* Hash, checksum and shared bytes. */
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <wmmintrin.h>
+#endif
 
 #include "base/buf.h"
 #include "base/pool.h"
@@ -54,71 +57,73 @@ tr_crc32c_table(uint32_t crc, const void *data, size_t len)
 }
 
 #if defined(__x86_64__)
-/* The instruction takes three cycles but can start in each: three streams side by side, joined by moving the sum of a
- * part over the bytes behind it, which is linear and so a matter of tables. */
-enum { CRC_LONG = 2048, CRC_SHORT = 128 }; /* bytes of a stream */
-static uint32_t over_long[4][256], over_short[4][256];
-
-/* The sum `crc` (not inverted) after `len` zero bytes more. */
-static uint32_t
-crc_over_zeros(uint32_t crc, size_t len)
-{
-	while (len-- > 0)
-		crc = crc_table[0][crc & 255] ^ crc >> 8;
-	return crc;
-}
+/* The instruction takes three cycles but can start in each: three streams side by side. The sum of a stream is moved
+ * over the n bytes behind it by a product with x^(8n) mod P, carry-less; the instruction itself reduces that, and adds
+ * 33 to the exponent on the way, so crc_over[n / 8] is x^(8n - 33). */
+enum { STREAM = 128, STREAM_MIN = 4 }; /* words of a stream, at most and at least */
+static uint32_t crc_over[2 * STREAM + 1];
 
 static void
-crc_over_init(uint32_t table[4][256], size_t len)
+crc_over_init(void)
 {
-	for (int byte = 0; byte < 4; byte++) {
-		for (int bit = 0; bit < 8; bit++)
-			table[byte][1 << bit] = crc_over_zeros(UINT32_C(1) << (8 * byte + bit), len);
-		for (int i = 1; i < 256; i++)
-			table[byte][i] = table[byte][i & (i - 1)] ^ table[byte][i & -i];
+	uint32_t power = 1; /* x^31: the bits are reflected */
+
+	for (size_t words = 1; words < TR_COUNT(crc_over); words++) {
+		crc_over[words] = power;
+		for (int byte = 0; byte < 8; byte++)
+			power = crc_table[0][power & 255] ^ power >> 8;
 	}
 }
 
-static inline uint64_t
-crc_over(uint32_t table[4][256], uint64_t crc)
+__attribute__((target("sse4.2,pclmul"))) static inline uint64_t
+crc_moved(uint64_t crc, size_t words)
 {
-	return table[0][crc & 255] ^ table[1][crc >> 8 & 255] ^ table[2][crc >> 16 & 255] ^ table[3][crc >> 24 & 255];
+	return (uint64_t)_mm_cvtsi128_si64(_mm_clmulepi64_si128(
+		_mm_cvtsi64_si128((long long)crc), _mm_cvtsi64_si128((long long)crc_over[words]), 0));
 }
 
-__attribute__((target("sse4.2"))) static inline uint64_t
-crc_three(uint64_t crc, const unsigned char *at, size_t stream, uint32_t table[4][256])
+/* Of three streams of so many words. */
+__attribute__((target("sse4.2,pclmul"))) static inline uint64_t
+crc_three(uint64_t crc, const unsigned char *at, size_t words)
 {
 	uint64_t second = 0, third = 0, a, b, c;
 
-	for (size_t i = 0; i < stream; i += 8) {
-		memcpy(&a, at + i, 8);
-		memcpy(&b, at + stream + i, 8);
-		memcpy(&c, at + 2 * stream + i, 8);
+	for (size_t left = words; left > 0; left--, at += 8) {
+		memcpy(&a, at, 8);
+		memcpy(&b, at + 8 * words, 8);
+		memcpy(&c, at + 16 * words, 8);
 		crc = __builtin_ia32_crc32di(crc, a);
 		second = __builtin_ia32_crc32di(second, b);
 		third = __builtin_ia32_crc32di(third, c);
 	}
-	crc = crc_over(table, crc) ^ second;
-	return crc_over(table, crc) ^ third;
+	return __builtin_ia32_crc32di(0, crc_moved(crc, 2 * words) ^ crc_moved(second, words)) ^ third;
 }
 
-__attribute__((target("sse4.2"))) static uint32_t
-crc_sse42(uint32_t crc, const void *data, size_t len)
+__attribute__((target("sse4.2,pclmul"))) static uint32_t
+crc_fast(uint32_t crc, const void *data, size_t len)
 {
 	const unsigned char *at = data;
-	uint64_t wide = (uint32_t)~crc;
+	uint64_t wide = (uint32_t)~crc, word;
+	uint32_t half;
 
-	for (; len >= 3 * CRC_LONG; at += 3 * CRC_LONG, len -= 3 * CRC_LONG)
-		wide = crc_three(wide, at, CRC_LONG, over_long);
-	for (; len >= 3 * CRC_SHORT; at += 3 * CRC_SHORT, len -= 3 * CRC_SHORT)
-		wide = crc_three(wide, at, CRC_SHORT, over_short);
+	while (len >= 3 * 8 * STREAM_MIN) {
+		size_t words = len / (3 * 8) < STREAM ? len / (3 * 8) : STREAM;
+
+		wide = crc_three(wide, at, words);
+		at += 24 * words;
+		len -= 24 * words;
+	}
 	for (; len >= 8; at += 8, len -= 8) {
-		uint64_t word;
-
 		memcpy(&word, at, 8);
 		wide = __builtin_ia32_crc32di(wide, word);
 	}
 	crc = (uint32_t)wide;
+	if (len >= 4) {
+		memcpy(&half, at, 4);
+		crc = __builtin_ia32_crc32si(crc, half);
+		at += 4;
+		len -= 4;
+	}
 	for (; len > 0; at++, len--)
 		crc = __builtin_ia32_crc32qi(crc, *at);
 	return ~crc;
@@ -141,10 +146,9 @@ crc_choose(void)
 	}
 #if defined(__x86_64__)
 	__builtin_cpu_init();
-	if (__builtin_cpu_supports("sse4.2")) {
-		crc_over_init(over_long, CRC_LONG);
-		crc_over_init(over_short, CRC_SHORT);
-		crc_best = crc_sse42;
+	if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul")) {
+		crc_over_init();
+		crc_best = crc_fast;
 	}
 #endif
 }
