@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 enum power_kind {
-	POWER_CREATE = 1, /* file; payload: its name below the directory */
+	POWER_CREATE = 1, /* file; size: 1 if it was there before; payload: its name below the directory */
 	POWER_WRITE,      /* file, at; payload: the bytes */
 	POWER_ZEROS,      /* file, at, size: that many zeros */
 	POWER_TRUNCATE,   /* file, size */

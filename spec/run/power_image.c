@@ -203,6 +203,8 @@ apply_name(const struct op *op)
 	path_of(op->data, strnlen(op->data, op->record.len), from);
 	switch (op->record.kind) {
 	case POWER_CREATE:
+		if (op->record.size != 0)
+			break; /* it is there */
 		content(op->record.file);
 		snprintf(to, sizeof to, "%s/content-%u", root, op->record.file);
 		unlink(from);
@@ -217,7 +219,6 @@ apply_name(const struct op *op)
 		break;
 	default:
 		need(mkdir(from, 0700) == 0, from);
-		break;
 	}
 }
 
@@ -250,6 +251,22 @@ apply_names(size_t point, uint64_t keep)
 	}
 }
 
+/* OUT is a copy of what was there at the start: contents that were there are found by the file's number, too. */
+static void
+find_contents(size_t point)
+{
+	for (size_t i = 0; i < point; i++) {
+		const struct op *op = &ops[i];
+		char from[8192], to[8192];
+
+		if (op->record.kind != POWER_CREATE || op->record.size == 0)
+			continue;
+		path_of(op->data, op->record.len, from);
+		snprintf(to, sizeof to, "%s/content-%u", root, op->record.file);
+		need(link(from, to) == 0, from);
+	}
+}
+
 static void
 write_sent(size_t point)
 {
@@ -274,6 +291,8 @@ choose_point(void)
 	size_t point = 1 + random_below(op_count);
 	uint64_t dice = random_below(4);
 
+	if (random_below(4) == 0 && point > 300)
+		return 1 + random_below(300); /* the start */
 	while (dice < 3 && point < op_count) {
 		uint32_t kind = ops[point - 1].record.kind;
 
@@ -300,8 +319,8 @@ main(int argc, char **argv)
 	point = choose_point();
 	keep = keeps[random_below(5)];
 	snprintf(root, sizeof root, "%s", argv[2]);
-	need(mkdir(root, 0700) == 0, root);
 	find_durable(point);
+	find_contents(point);
 	for (size_t i = 0; i < point; i++)
 		if (ops[i].record.kind >= POWER_WRITE && ops[i].record.kind <= POWER_TRUNCATE)
 			apply(&ops[i], i < file_upto[ops[i].record.file], keep);

@@ -89,8 +89,9 @@ find(const char *name)
 	return 0;
 }
 
+/* there: before the call. */
 static void
-note_open(int fd, const char *name, int flags)
+note_open(int fd, const char *name, int flags, bool there)
 {
 	uint32_t file;
 	struct stat st;
@@ -110,8 +111,9 @@ note_open(int fd, const char *name, int flags)
 			abort();
 		file = file_count++;
 		names[file] = strdup(name);
-		note(POWER_CREATE, file, 0, 0, name, strlen(name));
-	} else if (flags & O_TRUNC) {
+		note(POWER_CREATE, file, 0, there, name, strlen(name));
+	}
+	if (there && flags & O_TRUNC) {
 		note(POWER_TRUNCATE, file, 0, 0, NULL, 0);
 	}
 	files[fd] = file;
@@ -121,8 +123,10 @@ int
 open(const char *path, int flags, ...)
 {
 	const char *name = below(path);
+	struct stat st;
 	va_list args;
 	int mode, fd;
+	bool there;
 
 	va_start(args, flags);
 	mode = flags & O_CREAT ? va_arg(args, int) : 0;
@@ -130,8 +134,9 @@ open(const char *path, int flags, ...)
 	if (name == NULL)
 		return REAL(open)(path, flags, mode);
 	pthread_mutex_lock(&mutex);
+	there = stat(path, &st) == 0;
 	fd = REAL(open)(path, flags, mode);
-	note_open(fd, name, flags);
+	note_open(fd, name, flags, there);
 	pthread_mutex_unlock(&mutex);
 	return fd;
 }

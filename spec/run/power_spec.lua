@@ -19,8 +19,14 @@ local function build(dir)
   assert.are.equal(0, status, text)
 end
 
---- Runs under load until it is killed; the recording is DIR/record.
+--- Runs under load until it is killed: what it leaves is DIR/base. Then again, and what the second run does is DIR/record, so
+--- that a start over what waits is in it.
 local function record(dir, env)
+  local first = helper.run(POLICY, '--workers 2 --segment-size 1M', env)
+  local text, status = helper.sh(('%s inject --smtp %s --count 150 --rate 500/s --json --quiet'):format(helper.TAILRACE, first.smtp))
+  assert.are.equal(0, status, text)
+  first:stop 'KILL'
+  helper.sh(('cp -r --sparse=always %s/spool %s/base; cp %s/got %s/got-before'):format(dir, dir, dir, dir))
   env.LD_PRELOAD, env.TAILRACE_RECORD, env.TAILRACE_RECORD_DIR = dir .. '/shim.so', dir .. '/record', dir .. '/spool'
   local run = helper.run(POLICY, '--workers 2 --segment-size 1M', env)
   env.LD_PRELOAD = nil
@@ -48,8 +54,14 @@ local function note(events, event, where)
 end
 
 --- What was told to anybody before the cut: ids answered with 250, events that were posted, mails that were sent on.
-local function read_sent(image)
+local function read_sent(dir, image)
   local sent = { answered = {}, passed_on = {}, events = { Reception = {}, Delivery = {} }, count = 0 }
+  for line in io.lines(dir .. '/got-before') do
+    local entry = kumo.serde.json_parse(line)
+    if entry.body then
+      note(sent.events, kumo.serde.json_parse(entry.body), 'before')
+    end
+  end
   for path in helper.sh(('ls %s/sent-* 2>/dev/null'):format(image)):gmatch '%S+' do
     local text = helper.read(path)
     for id in text:gmatch '250 OK ids=(%x+)\r\n' do
@@ -160,20 +172,22 @@ describe('a power cut', function()
     local recorded = os.getenv 'TAILRACE_RECORDED'
     build(dir)
     if recorded then
-      helper.sh(('cp %s/record %s/record'):format(recorded, dir))
+      helper.sh(('cp -r %s/record %s/base %s/got-before %s/'):format(recorded, recorded, recorded, dir))
     else
       record(dir, env)
       if os.getenv 'TAILRACE_KEEP' then
-        helper.sh(('mkdir -p %s && cp %s/record %s/'):format(os.getenv 'TAILRACE_KEEP', dir, os.getenv 'TAILRACE_KEEP'))
+        helper.sh(('mkdir -p %s && cd %s && cp -r record base got-before %s/'):format(os.getenv 'TAILRACE_KEEP', dir, os.getenv 'TAILRACE_KEEP'))
       end
     end
     local started, answered = 0, 0
     for i = 1, CUTS do
       local where = ('image %d of seed %d: '):format(i, SEED)
       local image = dir .. '/image'
-      local text, status = helper.sh(('rm -rf %s; %s/power_image %s/record %s %d %d'):format(image, dir, dir, image, i, SEED))
+      local text, status = helper.sh(
+        ('rm -rf %s; cp -r --sparse=always %s/base %s && %s/power_image %s/record %s %d %d'):format(image, dir, image, dir, dir, image, i,
+          SEED))
       assert.are.equal(0, status, text)
-      local sent = read_sent(image)
+      local sent = read_sent(dir, image)
       answered = math.max(answered, sent.count)
       if helper.sh(('ls %s/meta/*.seg 2>/dev/null'):format(image)):find '%S' then
         compare(sent, read_image(image), where)
