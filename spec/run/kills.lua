@@ -2,7 +2,7 @@
 --
 --   build/release/tailrace lua spec/run/kills.lua [KILLS] [SEED] [CASE]      default: 1000 kills, a fresh seed, all cases
 --
--- 1,000 kills take about 20 minutes. The seed repeats the moments, not the machine's timing.
+-- 1,000 kills take about half an hour. The seed repeats the moments, not the machine's timing.
 package.path = 'spec/?.lua;' .. package.path
 local helper = require 'helper'
 local killing = require 'run.killing'
