@@ -369,8 +369,8 @@ struct tr_spool {
 	pthread_mutex_t segs_mu;
 	struct segment **ring;             /* by number & (ring_cap - 1) */
 	uint64_t ring_cap, oldest, newest; /* numbers; newest < oldest: empty */
-	uint64_t told; /* what the last group on disk says is the oldest: from there on the files are kept */
-	struct segment *current;           /* commit thread's: appended to, NULL: none good */
+	uint64_t told;           /* what the last group on disk says is the oldest: from there on the files are kept */
+	struct segment *current; /* commit thread's: appended to, NULL: none good */
 	uint64_t next_number;
 	uint64_t log; /* in the headers of its segments: those of another spool are told by it */
 
@@ -458,6 +458,7 @@ void spares_stop(struct tr_spool *spool);
 int spare_take(struct tr_spool *spool, bool outcome, struct segment **out);
 /* A dead segment's file: kept as a spare or unlinked. Takes the reference. */
 void spare_give(struct tr_spool *spool, struct segment *segment);
+void spare_keep(struct tr_spool *spool, struct segment *segment); /* at a start: or it is unlinked, for its name */
 void space_check(struct tr_spool *spool);
 /* In place of the keeper, for inline_io: makes what is missing; only if the last try went well. */
 void spares_make(struct tr_spool *spool);

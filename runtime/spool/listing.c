@@ -146,19 +146,28 @@ drop_file(struct tr_spool *spool, struct segment *segment)
 	segment_unref(spool, segment);
 }
 
+/* A later segment must not find its name taken, for one of the two files would be lost: a spare with a log's name,
+ * which a crash in the middle of roll() leaves, is kept only if that is past. */
+void
+spare_keep(struct tr_spool *spool, struct segment *segment)
+{
+	uint64_t named = strncmp(segment->name, "log-", 4) == 0 ? strtoull(segment->name + 4, NULL, 16) : 0;
+
+	if (named >= spool->next_number)
+		drop_file(spool, segment);
+	else
+		spare_give(spool, segment);
+}
+
 /* A file that is no part of the log. */
 static void
 make_spare(struct tr_spool *spool, struct segment *segment, uint64_t file_bytes)
 {
-	uint64_t named = strncmp(segment->name, "log-", 4) == 0 ? strtoull(segment->name + 4, NULL, 16) : 0;
-
-	/* A later segment must not find its name taken: a spare with a log's name is kept only if that is past. */
-	if (spool->read_only || file_bytes != SEG_HEADER + spool->config.segment_bytes || named >= spool->next_number) {
-		drop_file(spool, segment);
-		return;
-	}
 	segment->bytes = spool->config.segment_bytes;
-	spare_give(spool, segment);
+	if (spool->read_only || file_bytes != SEG_HEADER + spool->config.segment_bytes)
+		drop_file(spool, segment);
+	else
+		spare_keep(spool, segment);
 }
 
 static int

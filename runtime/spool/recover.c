@@ -290,7 +290,7 @@ drop_before(struct tr_spool *spool, uint64_t oldest)
 		}
 		ring_remove_oldest(spool);
 		if (segment != NULL)
-			spare_give(spool, segment);
+			spare_keep(spool, segment);
 	}
 }
 
