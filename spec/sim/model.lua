@@ -201,7 +201,7 @@ function model:listen()
     if kind then
       local address, queue = line:match '"recipient":"([^"]*)","queue":"([^"]*)"'
       local at = tonumber(line:match '"timestamp":(%d+)') - self.wall - self.stepped -- up to a second early
-      self.trace('record %s %s %s at %d', kind, id, queue or '-', at)
+      self.trace('record %s %s %s at %d %s', kind, id, queue or '-', at, line:match '\\"event_id\\":\\"(%x+)\\"' or '')
       if line:find('"reception_protocol":"LogRecord"', 1, true) then
         event_of_record(self, kind, line, queue or '', at)
       elseif kind ~= 'Rejection' then
@@ -285,15 +285,17 @@ local function check_suspended(self, account, item)
   end
 end
 
-local function has_ended(item, life)
-  return item.ended or item.accepted == 'ok' or item.state == 'refused' or item.state == 'maybe' and (item.life ~= life
+--- What has passed max_age behind others of its key ends there, and need not be the next.
+local function has_ended(self, item)
+  local life = self.life
+  return item.ended or self.now() > item.born + item.config.max_age - self.steps + item.steps or item.accepted == 'ok' or item.state == 'refused' or item.state == 'maybe' and (item.life ~= life
     or item.mail and item.mail.answered)
 end
 
 --- The first of the same key that has not ended, if it is before the item.
 local function earlier(self, account, item)
   local list = account.keys[key_of(account.hook, item.number)]
-  while list[list.first] and has_ended(list[list.first], self.life) do
+  while list[list.first] and has_ended(self, list[list.first]) do
     list.first = list.first + 1
   end
   local other = list[list.first]
