@@ -287,9 +287,12 @@ end
 
 --- What has passed max_age behind others of its key ends there, and need not be the next.
 local function has_ended(self, item)
-  local life = self.life
-  return item.ended or self.now() > item.born + item.config.max_age - self.steps + item.steps or item.accepted == 'ok' or item.state == 'refused' or item.state == 'maybe' and (item.life ~= life
-    or item.mail and item.mail.answered)
+  if item.ended or item.accepted == 'ok' or item.state == 'refused' then
+    return true
+  elseif item.state == 'maybe' and (item.life ~= self.life or item.mail and item.mail.answered) then
+    return true
+  end
+  return self.now() > item.born + item.config.max_age - self.steps + item.steps
 end
 
 --- The first of the same key that has not ended, if it is before the item.
