@@ -325,12 +325,13 @@ ended(void *arg, const struct tr_task_result *result)
 	lua_pushlightuserdata(L, hand);
 	lua_rawget(L, LUA_REGISTRYINDEX);
 	struct box *box = lua_touserdata(L, -1);
-	if (box != NULL)
-		box->hand = NULL;
 	lua_pop(L, 1);
-	lua_pushlightuserdata(L, hand);
-	lua_pushnil(L);
-	lua_rawset(L, LUA_REGISTRYINDEX);
+	if (box != NULL) { /* else to set it to nil would need memory */
+		box->hand = NULL;
+		lua_pushlightuserdata(L, hand);
+		lua_pushnil(L);
+		lua_rawset(L, LUA_REGISTRYINDEX);
+	}
 	if (hand->on_end != NULL)
 		hand->on_end(hand->on_end_arg);
 	hand->session = NULL;
