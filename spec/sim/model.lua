@@ -390,6 +390,12 @@ end
 
 --- verdict: 'ok', 'lost', 'no', 'hung', 'refused', 'parted'; i: of that item alone
 function model:answered(attempt, verdict, i)
+  if attempt.life ~= self.life then -- nobody hears that answer any more
+    if verdict ~= 'ok' and verdict ~= 'lost' then
+      return
+    end
+    verdict = 'lost'
+  end
   for n = i or 1, i or #attempt.items do
     local item = attempt.items[n]
     if verdict == 'ok' or verdict == 'lost' then
