@@ -260,7 +260,8 @@ same(const struct rec_file *was, const struct rec_file *is, uint64_t at, uint64_
 struct found {
 	const struct rec_segment *segment;
 	const struct rec_file *file;
-	bool header, chosen;
+	bool header, any_header; /* of the file; of another copy at least */
+	bool chosen;
 	uint64_t limit; /* in the file; 0: not known */
 };
 
@@ -273,8 +274,8 @@ is_named(const struct rec_file *file, uint64_t number)
 	return strcmp(file->name, name) == 0;
 }
 
-/* The file that carries a segment: by its header, of several the one of its name; else by its name and its
- * ledger or the end of a group. */
+/* The file that carries a segment: by its header, or by its name and its ledger or the end of a group. Of several the
+ * one of its name. */
 static void
 find_file(const struct recording *rec, const struct rec_dir *dir, struct found *found)
 {
@@ -291,9 +292,11 @@ find_file(const struct recording *rec, const struct rec_dir *dir, struct found *
 		if (found->file == NULL || is_named(file, segment->number) ||
 			(!is_named(found->file, segment->number) && strcmp(file->name, found->file->name) < 0))
 			found->file = file;
-		found->header = true;
+		found->header = found->any_header = true;
 	}
-	for (uint32_t i = 0; i < dir->count && !found->header; i++) {
+	if (found->file != NULL && is_named(found->file, segment->number))
+		return;
+	for (uint32_t i = 0; i < dir->count; i++) {
 		const struct rec_file *file = &dir->files[i];
 		bool told = segment->frames > 0 && same(segment->file, file, HEADER, FRAME + 8);
 
@@ -302,8 +305,10 @@ find_file(const struct recording *rec, const struct rec_dir *dir, struct found *
 
 			told = frame->type == 7 && same(segment->file, file, frame->at, frame->len);
 		}
-		if (!file->data && !file->dir && is_named(file, segment->number) && told)
+		if (!file->data && !file->dir && is_named(file, segment->number) && told) {
 			found->file = file;
+			found->header = false;
+		}
 	}
 }
 
@@ -446,7 +451,7 @@ rec_read(const struct recording *rec, const struct rec_dir *dir, struct rec_read
 	for (uint32_t i = 0; i < count; i++) {
 		found[i].segment = &rec->segments[i];
 		find_file(rec, dir, &found[i]);
-		if (found[i].header && found[i].segment->oldest > oldest)
+		if (found[i].any_header && found[i].segment->oldest > oldest)
 			oldest = found[i].segment->oldest;
 	}
 	for (uint32_t i = count; i-- > 0;) { /* from the newest back along `prev` */

@@ -124,6 +124,7 @@ copy(struct campaign *campaign, struct rec_dir *dir)
 	if (rec_dir_find(dir, false, name) != NULL)
 		return;
 	did(campaign, "  %s: a copy of %s%s\n", name, older ? "the older " : "", file->name);
+	campaign->unread = campaign->unread || rec_dir_find(&campaign->rec->dir, false, file->name) == NULL;
 	rec_dir_add(dir, false, name, file->bytes, file->len);
 }
 
