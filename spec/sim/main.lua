@@ -37,4 +37,6 @@ local numbers = {
 }
 io.stdout:write('result ', table.concat(numbers, ' '), '\n')
 io.stdout:flush()
-os.exit(#wrongs == 0 and 0 or 1)
+if #wrongs > 0 then
+  error() -- sets the exit status
+end
