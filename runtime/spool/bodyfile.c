@@ -224,15 +224,20 @@ body_seal(int fd, uint64_t len, uint32_t crc)
 	return tr_file_write_all(fd, &trailer, sizeof trailer, (off_t)len);
 }
 
-static bool
-is_whole(int fd, const struct tr_blob *body)
+/* TR_OK, TR_ECORRUPT, or TR_EIO: a trailer that cannot be read now says nothing of the body. */
+static int
+check_trailer(int fd, const struct tr_blob *body)
 {
 	struct trailer trailer;
+	ssize_t n = tr_file_read_all(fd, &trailer, sizeof trailer, (off_t)body->len);
 
-	return tr_file_read_all(fd, &trailer, sizeof trailer, (off_t)body->len) == sizeof trailer &&
-	       trailer.len == body->len &&
-	       trailer.trailer_crc == tr_crc32c(0, &trailer, offsetof(struct trailer, trailer_crc)) &&
-	       trailer.crc == tr_crc32c(0, body->data, body->len);
+	if (n < 0)
+		return TR_EIO;
+	return n == sizeof trailer && trailer.len == body->len &&
+			       trailer.trailer_crc == tr_crc32c(0, &trailer, offsetof(struct trailer, trailer_crc)) &&
+			       trailer.crc == tr_crc32c(0, body->data, body->len)
+		       ? TR_OK
+		       : TR_ECORRUPT;
 }
 
 int
@@ -241,8 +246,7 @@ body_read(struct tr_spool *spool, uint64_t id, uint64_t len, struct tr_blob **ou
 	char *path = body_path(spool, id);
 	struct stat st;
 	ssize_t n;
-	int fd;
-	bool whole;
+	int fd, err;
 
 	*out = NULL;
 	if (path == NULL)
@@ -262,14 +266,15 @@ body_read(struct tr_spool *spool, uint64_t id, uint64_t len, struct tr_blob **ou
 		return TR_ENOMEM;
 	}
 	n = tr_file_read_all(fd, (*out)->data, (*out)->len, 0);
-	/* earlier versions wrote none */
-	whole = n >= 0 && (size_t)n == (*out)->len && ((uint64_t)st.st_size == len || is_whole(fd, *out));
+	err = n < 0 ? TR_EIO : (size_t)n < (*out)->len ? TR_ECORRUPT : TR_OK;
+	if (err == TR_OK && (uint64_t)st.st_size != len) /* earlier versions wrote no trailer */
+		err = check_trailer(fd, *out);
 	tr_file->close(fd);
-	if (whole)
+	if (err == TR_OK)
 		return TR_OK;
 	tr_blob_unref(*out);
 	*out = NULL;
-	return n < 0 ? TR_EIO : TR_ECORRUPT;
+	return err;
 }
 
 /* --- writing one ------------------------------------------------------------------------------------------ */
