@@ -15,7 +15,7 @@
 #include "ingress/intake.h"
 
 /* After the deadline of a stop, for a worker that cannot be interrupted. */
-#define GRACE_NS(deadline_ns) tr_min_i64(5 * TR_NS_PER_S, tr_max_i64((deadline_ns) / 4, TR_NS_PER_S / 2))
+#define GRACE_NS(deadline_ns) tr_min_i64(5 * TR_NS_PER_S, tr_max_i64((deadline_ns) / 4, 2 * TR_NS_PER_S))
 
 struct signals {
 	struct tr_server *server;
