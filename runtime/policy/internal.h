@@ -90,6 +90,7 @@ struct tr_host {
 	char stuck[256];              /* event and ids, filled by the signal handler */
 	uint64_t seen;                /* watchdog thread only: stretch at its last look ... */
 	int64_t seen_for_ns;          /* ... and how long it has been that */
+	int64_t refused_for_ns;       /* since it was interrupted; -1: it was not */
 	bool told;
 	uint64_t reported; /* the stretch that was interrupted last */
 	int interrupts;    /* so many times */

@@ -169,8 +169,8 @@ uint64_t tr_config_epoch_bump(void); /* returns the new one */
 int tr_watchdog_start(void);
 void tr_watchdog_stop(void);
 /* From now + ns on, the process ends with `status` at once, without an orderly stop, if a host is in one stretch of Lua
- * that was to be interrupted and does not end (a function in C cannot be). The last call counts. Safe in a signal
- * handler. */
+ * that was interrupted a second ago and does not end (a function in C cannot be). The last call counts. Safe in a
+ * signal handler. */
 void tr_watchdog_end_after(int64_t ns, int status);
 /* For the handler of a signal (Ctrl-C) in the thread that runs Lua: what runs is cancelled at its next instruction, as
  * by tr_task_cancel(); its result's text then has the traceback of where it was. False: no Lua runs in this thread. A

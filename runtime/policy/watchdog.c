@@ -12,6 +12,7 @@
 #include "policy/internal.h"
 
 #define LOOK_NS (100 * TR_NS_PER_MS)
+#define REFUSED_NS TR_NS_PER_S /* a stretch of Lua that goes on for this long after it was interrupted does not end */
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards what follows, and the hosts in the list */
 static pthread_cond_t changed;
@@ -106,6 +107,7 @@ look(struct tr_host *host, int64_t since_ns)
 	if (stretch != host->seen) {
 		host->seen = stretch;
 		host->seen_for_ns = 0;
+		host->refused_for_ns = -1;
 		host->told = false;
 		if (atomic_load(&host->named) == 2)
 			atomic_store(&host->named, 0);
@@ -114,6 +116,7 @@ look(struct tr_host *host, int64_t since_ns)
 	host->seen_for_ns += since_ns;
 	if (stretch % 2 == 0 || host->seen_for_ns < limit_ns)
 		return;
+	host->refused_for_ns = host->refused_for_ns < 0 ? 0 : host->refused_for_ns + since_ns;
 	/* Again at each look until the stretch ends: the policy may have caught the error and gone on. */
 	atomic_store(&host->interrupt, true);
 	pthread_kill(host->thread, SIGURG);
@@ -155,7 +158,7 @@ watch(void *arg)
 
 		for (struct tr_host *host = hosts; host != NULL; host = host->next_watched) {
 			look(host, since_ns);
-			if (end_ns != 0 && now_ns > end_ns && atomic_load(&host->interrupt))
+			if (end_ns != 0 && now_ns > end_ns && host->refused_for_ns >= REFUSED_NS)
 				end_process(host);
 		}
 		int64_t next_ns = now_ns + LOOK_NS;
