@@ -17,11 +17,11 @@ struct tr_server_config {
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
 	int64_t handler_limit_ns; /* longest run of Lua without a wait; 0: the default */
-	uint64_t segment_bytes; /* of the spool; 0: its default */
+	uint64_t segment_bytes;   /* of the spool; 0: its default */
 	/* Not NULL: its sizes (segment_bytes to body_file_bytes, first_*) in place of defaults; borrowed for the boot.
 	 * For tests in which the log's numbers wrap. */
 	const struct tr_spool_config *spool_sizes;
-	const char *user;       /* NULL: stay; else drop to that user once listeners are bound */
+	const char *user; /* NULL: stay; else drop to that user once listeners are bound */
 	/* Not NULL: the spool is made in this empty directory, not synced, whatever the policy defines; listeners and
 	 * local logs are checked and not opened. For tools that run a production policy beside production. */
 	const char *spool_dir;
@@ -47,8 +47,8 @@ void tr_server_run(struct tr_server *server);
 /* Begins the stop, from worker 0's thread; deadline_ns from now. A second call skips to the last commit. */
 void tr_server_stop(struct tr_server *server, int64_t deadline_ns);
 bool tr_server_stopped(const struct tr_server *server);
-/* Logs each session with messages, and what each worker is at work for or waits for, with tracebacks and ids. From worker
- * 0's thread. */
+/* Logs each session with messages, and what each worker is at work for or waits for, with tracebacks and ids. From
+ * worker 0's thread. */
 void tr_server_report(struct tr_server *server);
 /* Called once when the stop has finished, maybe from inside of tr_server_stop(). Before the stop. */
 void tr_server_on_stopped(struct tr_server *server, void (*fn)(void *arg), void *arg);

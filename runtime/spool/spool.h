@@ -230,7 +230,7 @@ struct tr_load {
 void tr_spool_load(struct tr_spool *spool, struct tr_load *load); /* takes a hold until done */
 
 /* --- bodies of their own file -------------------------------------------------------------------- */
-struct tr_body_file; /* while it is being written */
+struct tr_body_file;                                             /* while it is being written */
 uint64_t tr_spool_body_file_bytes(const struct tr_spool *spool); /* for bodies above it */
 int tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out);
 int tr_body_file_add(struct tr_body_file *file, const void *data, size_t len); /* page cache; TR_ENOSPC, TR_EIO */
