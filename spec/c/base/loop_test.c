@@ -485,9 +485,12 @@ note_a(struct tr_mail *letter)
 }
 
 static void
-note_b(struct tr_mail *letter)
+note_b(struct tr_mail *letter) /* not the same as note_a(): the compiler would make one of them */
 {
-	note(tr_container_of(letter, struct numbered, mail)->c);
+	struct numbered *letter_b = tr_container_of(letter, struct numbered, mail);
+
+	assert_int_equal(letter_b->c, 'b');
+	note('b');
 }
 
 /* Whoever posts first: the order of functions, and of posts within one. */
