@@ -506,17 +506,16 @@ orderly_mail_does_not_depend_on_who_was_first(void **state)
 
 		memset(order, 0, sizeof order);
 		tr_loop_orderly(loop, true);
-		tr_hold_take(); /* something has not answered yet: nothing is read */
 		if (turn == 0)
 			tr_loop_post(loop, &b.mail);
 		tr_loop_post(loop, &a[0].mail);
 		tr_loop_post(loop, &a[1].mail);
 		if (turn == 1)
 			tr_loop_post(loop, &b.mail);
-		tr_loop_turn(loop);
-		assert_string_equal(order, "");
-		tr_hold_drop();
-		tr_loop_advance(loop, 1);
+		if (turn == 0)
+			tr_loop_advance(loop, 1);
+		else
+			tr_loop_turn(loop); /* nothing else is runnable */
 		assert_string_equal(order, a_first ? "12b" : "b12");
 	}
 	tr_loop_orderly(loop, false);
