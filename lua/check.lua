@@ -369,7 +369,11 @@ function host.entry.check_cut(step, seconds, text)
       file, line = full_path(path), tonumber(number)
     end
   end
-  if seconds == 0 then
+  local name = step == 'load' and 'the top level' or "the event '" .. step .. "'"
+  local loop = 'an endless loop that catches errors?'
+  if text:find('ran too long and caught the error', 1, true) == 1 then
+    return add('error', 'limit', file, line, name .. ' did not end, and caught the error that should have ended it', loop)
+  elseif seconds == 0 then
     for _, one in ipairs(REMEDIES) do
       if text:find(one[1], 1, true) then
         return failed(step, text:match '^[^\n]*', file, line)
@@ -379,8 +383,7 @@ function host.entry.check_cut(step, seconds, text)
       'the policy has replaced or removed something that the runtime needs') -- stylua: ignore
   end
   local what = text:match '^waiting [^\n]- for ([^\n]+)\n'
-  local name = step == 'load' and 'the top level' or "the event '" .. step .. "'"
-  local remedy = what and 'what takes long belongs into a task: kumo.spawn_task' or 'an endless loop that catches errors?'
+  local remedy = what and 'what takes long belongs into a task: kumo.spawn_task' or loop
   what = what and ': it waits for ' .. what or ''
   add('error', 'limit', file, line, ('%s did not end within %g s%s'):format(name, seconds, what), remedy)
 end

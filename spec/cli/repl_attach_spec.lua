@@ -34,6 +34,7 @@ end
 function leave(code)
   os.exit(code)
 end
+require 'ffi'
 ]]
 
 local dir, run, socket
@@ -104,6 +105,7 @@ describe('tailrace repl --attach', function()
       ['require "tr.host".c.log("error", "x")'] = 'tr.host.c',
       ['loadstring "settings.name = 1" ()'] = 'assigning to field "name"',
       ['pcall(function() x = 1 end) y = 2'] = 'assigning to the global y',
+      ['require "nothing"'] = 'loading the module "nothing"',
       [':fire make.it'] = ':fire',
     } do
       local out, status = attach('-e ' .. helper.quote(code))
