@@ -198,7 +198,16 @@ write_header(struct tr_spool *spool, struct segment *segment)
 	return err;
 }
 
-/* Starts the next segment. */
+static int
+not_begun(const struct tr_spool *spool, int err)
+{
+	if (!atomic_load(&spool->failing)) /* else it was told */
+		tr_log(TR_LEVEL_WARN, "spool", "%s: the next segment cannot be begun: %s", spool->meta,
+			tr_err_text(err));
+	return err;
+}
+
+/* Starts the next segment. That there is no file for it is TR_ENOSPC without a word: who looks after space tells. */
 static int
 roll(struct tr_spool *spool, bool outcome)
 {
@@ -219,7 +228,7 @@ roll(struct tr_spool *spool, bool outcome)
 	if (err != TR_OK) {
 		segment->failed = err == TR_EIO;
 		spare_give(spool, segment);
-		return err;
+		return not_begun(spool, err);
 	}
 	memcpy(segment->name, name, sizeof name);
 	segment->number = spool->next_number;
@@ -262,7 +271,7 @@ roll(struct tr_spool *spool, bool outcome)
 	if (err >= 0)
 		return TR_OK;
 	give_up(spool);
-	return err == -ENOSPC ? TR_ENOSPC : TR_EIO;
+	return not_begun(spool, err == -ENOSPC ? TR_ENOSPC : TR_EIO);
 }
 
 static int
@@ -556,9 +565,6 @@ group_write(
 	again = spool->ledger_again && names <= spool->config.segment_bytes / 8;
 	if (group_room(spool) <= need.bytes + (bare || again || spool->accounts_logged < known ? names : 0)) {
 		err = roll(spool, outcome);
-		if (err == TR_EIO && !atomic_load(&spool->failing))
-			tr_log(TR_LEVEL_WARN, "spool", "%s: the next segment cannot be begun: %s", spool->meta,
-				tr_err_text(err));
 		if (err != TR_OK)
 			return err;
 	}
