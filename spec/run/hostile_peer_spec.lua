@@ -85,14 +85,20 @@ describe('hostile endpoints', function()
     local first = hostile.kb(run)
     assert.are.equal(MAILS, helper.inject(('--smtp %s --count %d'):format(run.smtp, MAILS)).accepted)
     local from = kumo.time.now().unix_timestamp
+    local function account_of_all() -- worker 0 has a lot to read, and the peers have the machine, too
+      local text, status = helper.sh(('curl -sS -m 20 --retry 5 --retry-all-errors http://%s/api/tailrace/ledger 2>%s/curl'):format(
+        run.http, env.DIR))
+      assert.are.equal(0, status, helper.read(env.DIR .. '/curl') .. run:log())
+      return kumo.serde.json_parse(text)
+    end
     local ledger
     helper.wait_for('the honest hook', function()
-      ledger = kumo.serde.json_parse((helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))))
+      ledger = account_of_all()
       return ledger.honest and ledger.honest.delivered == MAILS
-    end, 20)
-    assert.is_true(kumo.time.now().unix_timestamp - from <= 8)
+    end, 60)
+    assert.is_true(kumo.time.now().unix_timestamp - from <= 30) -- seconds, where a session that waits for a hostile one takes minutes
     kumo.sleep(1.2) -- each of the others has had its time, some more than once
-    ledger = kumo.serde.json_parse((helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))))
+    ledger = account_of_all()
     names[#names + 1] = 'amqps'
     for _, name in ipairs(names) do
       local account = ledger[name]

@@ -28,6 +28,7 @@ local function record(dir, env)
   first:stop 'KILL'
   helper.sh(('cp -r --sparse=always %s/spool %s/base; cp %s/got %s/got-before'):format(dir, dir, dir, dir))
   env.LD_PRELOAD, env.TAILRACE_RECORD, env.TAILRACE_RECORD_DIR = dir .. '/shim.so', dir .. '/record', dir .. '/spool'
+  env.ASAN_OPTIONS = 'verify_asan_link_order=0'
   local run = helper.run(POLICY, '--workers 2 --segment-size 1M', env)
   env.LD_PRELOAD = nil
   env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
