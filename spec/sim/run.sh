@@ -1,7 +1,8 @@
 #!/bin/sh
 # The simulation for about so many seconds: sh spec/sim/run.sh [SECONDS] [PRESET]. First the seeds that found something
 # (spec/sim/seeds), then a fixed set, each run twice to see that it repeats itself, then fresh seeds until the time is over.
-# The first fresh seed is printed; with SIM_SEED=N it is N.
+# The first fresh seed is printed; with SIM_SEED=N it is N. A fresh one that fails is a finding, printed with the command that
+# repeats it, and no failure of the change at hand: the status is 1 only with SIM_STRICT=yes.
 set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-60}
@@ -19,5 +20,8 @@ done <spec/sim/seeds
 left=$((end - $(date +%s)))
 [ "$left" -gt 0 ] || left=1
 fresh=${SIM_SEED:-$(($(date +%s) % 10000000 * 100))}
-"$sim" --seed "$fresh" --days 3 --minutes "$(awk "BEGIN { print $left / 60 }")" || status=1
+"$sim" --seed "$fresh" --days 3 --minutes "$(awk "BEGIN { print $left / 60 }")" || {
+	echo 'A FRESH SEED HAS FOUND SOMETHING: mend it, and keep the seed in spec/sim/seeds'
+	[ "${SIM_STRICT:-no}" = no ] || status=1
+}
 exit $status

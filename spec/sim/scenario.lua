@@ -89,6 +89,7 @@ function scenario:start()
     if ok then
       self.rt = rt
       self.model:life_begins()
+      self.started = self:now()
       self.trace('start')
       return
     end
@@ -255,7 +256,7 @@ function scenario:compare()
   if figures.damaged_frames > 0 then
     self:wrong('%d damaged frames', figures.damaged_frames)
   end
-  self.model:compare(ledger, queues)
+  self.model:compare(ledger, queues, self:now() == self.started)
   local segment = self.plan.sizes.segment_bytes
   if not self.hurt and figures.log_bytes > 2 * figures.live_bytes + SEGMENTS_OVER * segment then
     self:wrong('the log has %d bytes in segments of %d, %d bytes live', figures.log_bytes, segment, figures.live_bytes)
