@@ -22,7 +22,7 @@ enum {
 	EMITS_A_TURN = 512, /* events made before the loop looks at its sockets again */
 	MAX_WORKERS = 64,
 };
-#define LOOK_NS (4 * TR_NS_PER_MS)     /* how often a full window is looked at; a wake each */
+#define LOOK_NS TR_NS_PER_MS           /* how often a full window is looked at: less often would bound the rate */
 #define STOP_NS (20 * TR_NS_PER_S)     /* deadline of the stop */
 #define SPARES_NS (500 * TR_NS_PER_MS) /* no new spare segment for so long: there will be none */
 #define STALL_NS (120 * TR_NS_PER_S)   /* without any progress: give up */
