@@ -69,7 +69,21 @@ tells_number(const char *bytes, uint64_t len, uint64_t number, struct frame_head
 	return false;
 }
 
-enum identity { NOTHING, KNOWN, UNKNOWN, UNREADABLE, NO_MEMORY };
+/* The first frame is the ledger of another segment: of this one no group was ever written over it. */
+static bool
+is_stale(const char *bytes, uint64_t len, uint64_t number)
+{
+	struct frame_header header;
+	uint64_t told;
+
+	if (!frame_at(bytes, len, 0, &header) || header.type != FRAME_LEDGER || header.length < sizeof told)
+		return false;
+	memcpy(&told, bytes + FRAME_HEADER, sizeof told);
+	return told != number && tr_crc32c(0, bytes + FRAME_HEADER, header.length) == header.payload_crc;
+}
+
+/* STALE: a recycled file that was about to become this segment when the process ended. */
+enum identity { NOTHING, KNOWN, UNKNOWN, STALE, UNREADABLE, NO_MEMORY };
 
 /* What a file without a sound header is. NOTHING: no segment, or one that was never written. */
 static enum identity
@@ -97,6 +111,8 @@ identify(struct segment *segment, uint64_t file_bytes)
 		segment->prev = UINT64_MAX; /* not known */
 		segment->oldest = 0;
 		identity = KNOWN;
+	} else if (is_stale(bytes, len, number)) {
+		identity = STALE;
 	}
 	for (uint64_t i = 0; i < len && identity == NOTHING; i++)
 		identity = bytes[i] != 0 ? UNKNOWN : NOTHING;
@@ -106,7 +122,7 @@ identify(struct segment *segment, uint64_t file_bytes)
 
 /* Kept whole under META/damaged: what of it counts cannot be told, but people may want it. */
 static void
-set_aside(struct tr_spool *spool, struct segment *segment, const char *why)
+set_aside(struct tr_spool *spool, struct segment *segment, const char *why, enum tr_level level)
 {
 	char to_name[80], *dir = spool_path(spool->meta, "damaged"), *from, *to;
 	int err = spool->read_only || dir == NULL ? 0 : tr_file_mkdirs(dir, 0700);
@@ -125,9 +141,9 @@ set_aside(struct tr_spool *spool, struct segment *segment, const char *why)
 	else if (!spool->read_only && err >= 0)
 		err = tr_file->rename(from, to);
 	if (spool->read_only)
-		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s %s", spool->meta, segment->name, why);
+		tr_log(level, "spool", "%s/%s %s", spool->meta, segment->name, why);
 	else
-		tr_log(TR_LEVEL_ERROR, "spool", "%s/%s %s; %s%s", spool->meta, segment->name, why,
+		tr_log(level, "spool", "%s/%s %s; %s%s", spool->meta, segment->name, why,
 			err < 0 ? "it cannot be set aside and stays" : "the file is kept as ", err < 0 ? "" : to_name);
 	free(dir);
 	free(from);
@@ -200,9 +216,13 @@ tell_headless(struct listing *listing, struct segment *segment, enum identity id
 
 	if (identity == NO_MEMORY || (identity == UNREADABLE && !spool->read_only))
 		return identity == NO_MEMORY ? TR_ENOMEM : TR_EIO;
+	if (identity == STALE) { /* if more is missing than its beginning, the chain of the others tells */
+		set_aside(spool, segment, "was never begun: it has what an older one had", TR_LEVEL_WARN);
+		return TR_EAGAIN;
+	}
 	listing->headless++;
 	if (identity != KNOWN) {
-		set_aside(spool, segment, "has neither header nor ledger: its messages are lost");
+		set_aside(spool, segment, "has neither header nor ledger: its messages are lost", TR_LEVEL_ERROR);
 		return TR_EAGAIN;
 	}
 	tr_log(TR_LEVEL_ERROR, "spool", "%s/%s has lost its header: its frames are read without", spool->meta,
@@ -333,7 +353,8 @@ set_foreign_aside(struct listing *listing)
 		if (segment->log == 0 || segment->log == listing->spool->log)
 			listing->found[kept++] = segment;
 		else
-			set_aside(listing->spool, segment, "is of another spool's log, and no part of this one");
+			set_aside(listing->spool, segment, "is of another spool's log, and no part of this one",
+				TR_LEVEL_ERROR);
 	}
 	listing->count = kept;
 }
@@ -350,8 +371,8 @@ choose(struct listing *listing, uint64_t oldest)
 		bool known = after != NULL && after->prev != UINT64_MAX;
 
 		if (after != NULL && segment->number == after->number) { /* we never make one */
-			set_aside(
-				listing->spool, segment, "is another copy of a segment of the log, and no part of it");
+			set_aside(listing->spool, segment, "is another copy of a segment of the log, and no part of it",
+				TR_LEVEL_ERROR);
 			listing->found[i] = NULL;
 			continue;
 		}
