@@ -139,11 +139,12 @@ add_end(struct layout *lay, uint64_t start)
  * without its end frame it is no group when the process has gone. Whether that reaches the disk before the power goes
  * nobody can tell. */
 static void
-revoke(struct segment *segment, uint64_t end_at)
+revoke(struct tr_spool *spool, uint64_t end_at)
 {
 	static const char zeros[FRAME_HEADER];
 
-	(void)tr_file_write_all(segment->fd, zeros, sizeof zeros, (off_t)(SEG_HEADER + end_at));
+	if (tr_file_write_all(spool->current->fd, zeros, sizeof zeros, (off_t)(SEG_HEADER + end_at)) < 0)
+		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
 }
 
 /* To the end of the last page: its old bytes, which are no part of the log, need not be read before it is written. */
@@ -599,7 +600,7 @@ group_write(
 			tr_log(TR_LEVEL_WARN, "spool", "%s/%s cannot be written (%s): another segment takes its place",
 				spool->meta, lay.segment->name, tr_err_text(err));
 		if (!outcome) /* an outcome is kept and stored again, so let it count */
-			revoke(lay.segment, end_at);
+			revoke(spool, end_at);
 		give_up(spool);
 		return err;
 	}
