@@ -13,109 +13,33 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "cli/cli.h"
-#include "cli/server.h"
-#include "cli/transports.h"
 #include "disk.h"
 #include "faults.h"
 #include "policy/policy.h"
-#include "shaping/shaping.h"
+#include "script.h"
 
-#define SCRIPT_LIMIT_NS (3600 * TR_NS_PER_S)
-#define MODULES_MAX 64
 #define CASES_A_CHILD 100 /* a leak is told at the end of a child */
 #define START_S 1785000000
 #define EXIT_LEAK 23 /* of the sanitizers */
 
 /* --- a child ----------------------------------------------------------------------------------------------------- */
 
-struct script {
-	int argc;
-	char *argv[8];
-	struct tr_loop *loop;
-	bool ended;
-	int status;
-};
-
-static int
-push_args(lua_State *L, void *arg)
-{
-	const struct script *script = arg;
-
-	luaL_checkstack(L, script->argc, "too many arguments");
-	for (int i = 0; i < script->argc; i++)
-		lua_pushstring(L, script->argv[i]);
-	return script->argc;
-}
-
-static void
-script_end(void *arg, const struct tr_task_result *result)
-{
-	struct script *script = arg;
-
-	script->ended = true;
-	if (result->status != TR_OK) {
-		fprintf(stderr, "tailrace-campaign: %s\n", result->text);
-		script->status = TR_EXIT_FAILED;
-	}
-	tr_loop_stop(script->loop);
-}
-
-static int
-run_script(struct script *script)
-{
-	struct tr_module modules[MODULES_MAX] = {
-		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}};
-	struct tr_host_config config = {
-		.share_dir = tr_share_dir(), .modules = modules, .handler_limit_ns = SCRIPT_LIMIT_NS};
-	struct tr_task_call call = {.event = "main",
-		.entry = "script",
-		.push = push_args,
-		.push_arg = script,
-		.end = script_end,
-		.end_arg = script};
-	struct tr_transports transports = {0};
-	struct tr_shaping *shaping = NULL;
-	struct tr_host *host = NULL;
-	size_t count = 2;
-
-	for (const struct tr_module *module = tr_modules; module->name != NULL && count + 1 < MODULES_MAX; module++)
-		modules[count++] = *module;
-	if (tr_loop_new(&script->loop) != TR_OK)
-		return TR_EXIT_OSERR;
-	tr_loop_enter(script->loop);
-	config.loop = script->loop;
-	if (tr_host_new(&config, &host) != TR_OK ||
-		tr_transports_init(&transports, script->loop, host, NULL) != TR_OK ||
-		tr_shaping_new(&shaping) != TR_OK) {
-		script->status = TR_EXIT_UNAVAILABLE;
-	} else {
-		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
-		campaign_script_host(host);
-		if (tr_task_start(host, &call, NULL) != TR_OK)
-			script->status = TR_EXIT_OSERR;
-		else if (!script->ended)
-			tr_loop_run(script->loop);
-		campaign_script_host(NULL);
-	}
-	tr_host_free(host);
-	tr_shaping_free(shaping);
-	tr_transports_fini(&transports);
-	tr_loop_free(script->loop);
-	return script->status;
-}
-
 static int
 child(const char *kind, uint64_t from, uint64_t to, const char *sample, const char *option)
 {
 	static char path[] = TR_SOURCE_DIR "/spec/campaign/campaign.lua", first[24], last[24];
-	struct script script = {.argc = 6, .argv = {path, (char *)kind, first, last, (char *)sample, (char *)option}};
+	static const struct tr_module modules[] = {
+		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
+	struct script_config script = {
+		.program = "tailrace-campaign", .modules = modules, .host = campaign_script_host};
+	char *argv[] = {path, (char *)kind, first, last, (char *)sample, (char *)option};
 	int status;
 
 	snprintf(first, sizeof first, "%llu", (unsigned long long)from);
 	snprintf(last, sizeof last, "%llu", (unsigned long long)to);
 	signal(SIGPIPE, SIG_IGN);
 	disk_install(1);
-	status = run_script(&script);
+	status = script_run(&script, 6, argv);
 	disk_uninstall();
 	return status;
 }

@@ -12,15 +12,11 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "cli/cli.h"
-#include "cli/server.h"
-#include "cli/transports.h"
 #include "disk.h"
 #include "policy/policy.h"
 #include "runs.h"
-#include "shaping/shaping.h"
+#include "script.h"
 
-#define SCRIPT_LIMIT_NS (3600 * TR_NS_PER_S)
-#define MODULES_MAX 64
 #define START_S 1785000000 /* of the virtual clock: 2026-07-25 17:20 UTC */
 
 /* --- tr.sim ------------------------------------------------------------------------------------------------------ */
@@ -87,83 +83,7 @@ luaopen_tr_sim(lua_State *L)
 	return 1;
 }
 
-/* --- the script -------------------------------------------------------------------------------------------------- */
-
-struct script {
-	int argc;
-	char **argv;
-	struct tr_loop *loop;
-	bool ended;
-	int status;
-};
-
-static int
-push_args(lua_State *L, void *arg)
-{
-	const struct script *script = arg;
-
-	luaL_checkstack(L, script->argc, "too many arguments");
-	for (int i = 0; i < script->argc; i++)
-		lua_pushstring(L, script->argv[i]);
-	return script->argc;
-}
-
-static void
-script_end(void *arg, const struct tr_task_result *result)
-{
-	struct script *script = arg;
-
-	script->ended = true;
-	if (result->status != TR_OK) {
-		if (!lua_isnil(result->L, -1)) /* error() without a value only sets the exit status */
-			fprintf(stderr, "tailrace-sim: %s\n", result->text);
-		script->status = TR_EXIT_FAILED;
-	}
-	tr_loop_stop(script->loop);
-}
-
-static int
-run(struct script *script)
-{
-	struct tr_module modules[MODULES_MAX] = {{"tr.sim", luaopen_tr_sim}, {"tr.sim_disk", luaopen_tr_sim_disk}};
-	struct tr_host_config config = {
-		.share_dir = tr_share_dir(), .modules = modules, .jit = true, .handler_limit_ns = SCRIPT_LIMIT_NS};
-	struct tr_task_call call = {.event = "main",
-		.entry = "script",
-		.push = push_args,
-		.push_arg = script,
-		.end = script_end,
-		.end_arg = script};
-	struct tr_transports transports = {0};
-	struct tr_shaping *shaping = NULL;
-	struct tr_host *host = NULL;
-	size_t count = 2;
-
-	for (const struct tr_module *module = tr_modules; module->name != NULL && count + 1 < MODULES_MAX; module++)
-		modules[count++] = *module;
-	if (tr_loop_new(&script->loop) != TR_OK) {
-		fputs("tailrace-sim: cannot make an event loop\n", stderr);
-		return TR_EXIT_OSERR;
-	}
-	tr_loop_orderly(script->loop, true);
-	tr_loop_enter(script->loop);
-	config.loop = script->loop;
-	if (tr_host_new(&config, &host) != TR_OK ||
-		tr_transports_init(&transports, script->loop, host, NULL) != TR_OK || tr_shaping_new(&shaping) != TR_OK)
-		script->status = TR_EXIT_UNAVAILABLE;
-	else {
-		tr_host_set_service(host, TR_SERVICE_SHAPING, shaping);
-		if (tr_task_start(host, &call, NULL) != TR_OK)
-			script->status = TR_EXIT_OSERR;
-		else if (!script->ended)
-			tr_loop_run(script->loop);
-	}
-	tr_host_free(host);
-	tr_shaping_free(shaping);
-	tr_transports_fini(&transports);
-	tr_loop_free(script->loop);
-	return script->status;
-}
+/* --- a run ------------------------------------------------------------------------------------------------------- */
 
 /* In a process of its own. */
 static int
@@ -172,7 +92,9 @@ one_run(void *arg, uint64_t seed, double days, bool trace)
 	static char path[] = TR_SOURCE_DIR "/spec/sim/main.lua";
 	char seed_text[24], days_text[32], policy[64], trace_text[] = "trace";
 	char *args[] = {path, seed_text, days_text, policy, trace ? trace_text : NULL};
-	struct script script = {.argc = trace ? 5 : 4, .argv = args};
+	static const struct tr_module modules[] = {
+		{"tr.sim", luaopen_tr_sim}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
+	struct script_config script = {.program = "tailrace-sim", .modules = modules, .jit = true, .orderly = true};
 	int status;
 
 	snprintf(seed_text, sizeof seed_text, "%llu", (unsigned long long)seed);
@@ -181,7 +103,7 @@ one_run(void *arg, uint64_t seed, double days, bool trace)
 	signal(SIGPIPE, SIG_IGN);
 	disk_install(1);
 	tr_clock_virtual(START_S * TR_NS_PER_S);
-	status = run(&script);
+	status = script_run(&script, trace ? 5 : 4, args);
 	disk_uninstall();
 	return status;
 }
