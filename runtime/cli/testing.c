@@ -11,14 +11,11 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "cli/testing_internal.h"
 
-#define RUNTIME_TYPE "tr.testing"
 #define LIMIT_NS (60 * TR_NS_PER_S) /* of virtual time, for what should end at once */
 #define SEGMENT_BYTES (1 << 20)     /* to be filled with zeros at each start */
 #define DEFAULT_WALL_S 1785000000
-#define KEPT_BYTES (256 << 20) /* of records and of log lines that nobody takes */
 
 static struct tr_testing *running; /* the clock is the process's */
 static char running_key;           /* in the registry: so that it is not collected */
@@ -26,88 +23,14 @@ static char running_key;           /* in the registry: so that it is not collect
 struct tr_testing *
 tr_testing_check(lua_State *L)
 {
-	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
+	struct tr_testing *runtime = luaL_checkudata(L, 1, TR_TESTING_TYPE);
 
 	if (runtime->server == NULL || runtime->stopping)
 		luaL_error(L, "this runtime has been stopped");
 	return runtime;
 }
 
-/* --- what happens
- * ----------------------------------------------------------------------------------------------------- */
-
-static void
-record_made(void *arg, const struct tr_event *event, struct tr_str json)
-{
-	struct tr_testing *runtime = arg;
-
-	if (runtime->records.len > KEPT_BYTES)
-		return;
-	tr_buf_add_str(&runtime->records, json);
-	tr_buf_addc(&runtime->records, '\n');
-}
-
-/* Any thread, under the log's lock. */
-static void
-line_logged(void *arg, enum tr_level level, const char *target, const char *text)
-{
-	static const char *const names[] = {"TRACE", "DEBUG", "INFO", "WARN", "ERROR"};
-	struct tr_testing *runtime = arg;
-	char moment[32];
-
-	tr_rfc3339(tr_wall_ns() / TR_NS_PER_MS * TR_NS_PER_MS, moment);
-	if (runtime->echo)
-		fprintf(stderr, "%s %-5s %s: %s\n", moment, names[level], target, text);
-	if (level < runtime->log_level || runtime->log.len > KEPT_BYTES)
-		return;
-	tr_buf_addf(&runtime->log, "%s %-5s %s: ", moment, names[level], target);
-	for (; *text != '\0'; text++) { /* one line of ours for each of theirs */
-		if (*text == '\n')
-			tr_buf_addz(&runtime->log, "\\n");
-		else
-			tr_buf_addc(&runtime->log, *text);
-	}
-	tr_buf_addc(&runtime->log, '\n');
-}
-
-/* Appends the lines to the list at idx. */
-static int
-take(lua_State *L, int idx, struct tr_buf *buf)
-{
-	const char *at = buf->data, *end = at + buf->len, *stop;
-	int count;
-
-	luaL_checktype(L, idx, LUA_TTABLE);
-	count = (int)lua_objlen(L, idx);
-	for (; buf->len > 0 && at < end; at = stop + 1) {
-		stop = memchr(at, '\n', (size_t)(end - at)); /* the last one ends with it, too */
-		lua_pushlstring(L, at, (size_t)(stop - at));
-		lua_rawseti(L, idx, ++count);
-	}
-	tr_buf_clear(buf);
-	return 0;
-}
-
-/* runtime:take_records(list): appends the JSON lines since the last call */
-static int
-l_take_records(lua_State *L)
-{
-	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
-
-	return take(L, 2, &runtime->records);
-}
-
-/* runtime:take_log(list): appends the lines since the last call */
-static int
-l_take_log(lua_State *L)
-{
-	struct tr_testing *runtime = luaL_checkudata(L, 1, RUNTIME_TYPE);
-
-	return take(L, 2, &runtime->log);
-}
-
-/* --- start
- * --------------------------------------------------------------------------------------------------------------- */
+/* --- start --- */
 
 struct start {
 	struct tr_defer defer;
@@ -181,19 +104,13 @@ push_started(lua_State *L, void *arg)
 	return 1;
 }
 
-/* Code in the policy's state, as a task there; the caller's task waits if it does. */
-struct eval {
-	struct tr_ticket ticket;
-	const char *code; /* borrowed until it has started */
-	struct tr_buf out;
-	char *error; /* NULL: none */
-	bool ended, parked, cancelled;
-};
-
 static int
-push_code(lua_State *L, void *arg)
+push_install(lua_State *L, void *arg)
 {
-	lua_pushstring(L, ((const struct eval *)arg)->code);
+	const struct start *start = arg;
+
+	lua_pushfstring(
+		L, "require('tr.host').internal('test.inside').install(%s)", start->config.scripted ? "true" : "false");
 	return 1;
 }
 
@@ -201,11 +118,7 @@ push_code(lua_State *L, void *arg)
 static void
 prepared(void *arg, struct tr_server *server)
 {
-	const struct start *start = arg;
-	struct eval eval = {.code = start->config.scripted
-					    ? "require('tr.host').internal('test.inside').install(true)"
-					    : "require('tr.host').internal('test.inside').install(false)"};
-	struct tr_task_call call = {.entry = "evaluate", .push = push_code, .push_arg = &eval};
+	struct tr_task_call call = {.entry = "evaluate", .push = push_install, .push_arg = arg};
 
 	tr_task_start(tr_server_host(server), &call, NULL); /* it does not wait; an error is logged */
 }
@@ -294,7 +207,7 @@ l_start(lua_State *L)
 		return luaL_error(L, "testing.start: clock: 'virtual' or 'real' expected, got '%s'", text);
 	runtime = lua_newuserdata(L, sizeof *runtime);
 	*runtime = (struct tr_testing){.loop = tr_host_loop(tr_host_of(L)), .log_level = TR_LEVEL_ERROR + 1};
-	luaL_getmetatable(L, RUNTIME_TYPE);
+	luaL_getmetatable(L, TR_TESTING_TYPE);
 	lua_setmetatable(L, -2);
 	for (size_t i = 0; i < TR_COUNT(levels); i++) {
 		if (strcmp(level, levels[i]) == 0)
@@ -337,7 +250,7 @@ l_start(lua_State *L)
 		.spool_dir = start->offline,
 		.loop = runtime->loop,
 		.scripted = tr_opt_bool(L, 1, "scripted", false),
-		.record = record_made,
+		.record = tr_testing_record_made,
 		.record_arg = runtime,
 		.prepared = offline || tr_opt_bool(L, 1, "scripted", false) ? prepared : NULL,
 		.prepared_arg = start,
@@ -353,7 +266,7 @@ l_start(lua_State *L)
 		tr_log_filter(filter);
 	}
 	if (keeps) /* else errors are printed */
-		tr_log_sink(line_logged, runtime);
+		tr_log_sink(tr_testing_line_logged, runtime);
 	runtime->was_virtual = tr_clock_is_virtual();
 	if (strcmp(tr_opt_string(L, 1, "clock", "virtual", NULL), "virtual") == 0 && !runtime->was_virtual) {
 		tr_clock_virtual_from_here(tr_opt_int(L, 1, "wall", DEFAULT_WALL_S) * TR_NS_PER_S);
@@ -364,167 +277,6 @@ l_start(lua_State *L)
 	tr_loop_defer(runtime->loop, &start->defer, start_now);
 	tr_task_describe(task, "the start of a runtime");
 	return tr_task_park(task, L, start_cancel, start, &start->ticket);
-}
-
-/* --- time
- * ----------------------------------------------------------------------------------------------------------------- */
-
-/* Time passes, and then everything that has become due in it happens. */
-struct wait {
-	struct tr_timer timer;
-	struct tr_idle idle;
-	struct tr_ticket ticket;
-	struct tr_loop *loop;
-};
-
-static void
-wait_over(struct tr_idle *idle)
-{
-	struct wait *wait = tr_container_of(idle, struct wait, idle);
-	struct tr_ticket ticket = wait->ticket;
-
-	free(wait);
-	tr_task_wake(&ticket, NULL, NULL, false);
-}
-
-static void
-time_passed(struct tr_timer *timer)
-{
-	struct wait *wait = tr_container_of(timer, struct wait, timer);
-
-	tr_loop_idle(wait->loop, &wait->idle, wait_over);
-}
-
-static void
-wait_cancel(void *op)
-{
-	struct wait *wait = op;
-
-	tr_timer_stop(tr_loop_wheel(wait->loop), &wait->timer);
-	tr_loop_unidle(wait->loop, &wait->idle);
-	free(wait);
-}
-
-/* runtime:advance(seconds): time passes; everything due in it happens. */
-static int
-l_advance(lua_State *L)
-{
-	struct tr_testing *runtime = tr_testing_check(L);
-	lua_Number seconds = luaL_checknumber(L, 2);
-	struct tr_task *task = tr_task_check(L);
-	struct wait *wait;
-
-	luaL_argcheck(L, seconds >= 0 && seconds < 9e9, 2, "seconds >= 0 expected");
-	wait = calloc(1, sizeof *wait);
-	if (wait == NULL)
-		return luaL_error(L, "out of memory");
-	wait->loop = runtime->loop;
-	if (seconds > 0)
-		tr_timer_start(tr_loop_wheel(wait->loop), &wait->timer, (int64_t)(seconds * 1e9), time_passed);
-	else
-		tr_loop_idle(wait->loop, &wait->idle, wait_over);
-	tr_task_describe(task, "%.3f s of time", seconds);
-	return tr_task_park(task, L, wait_cancel, wait, &wait->ticket);
-}
-
-/* runtime:step_clock(seconds): the wall clock jumps, monotonic time does not. */
-static int
-l_step_clock(lua_State *L)
-{
-	tr_testing_check(L);
-	if (!tr_clock_is_virtual())
-		return luaL_error(L, "step_clock: only the virtual clock can be set");
-	tr_clock_step((int64_t)(luaL_checknumber(L, 2) * 1e9));
-	return 0;
-}
-
-/* --- looking
- * ---------------------------------------------------------------------------------------------------------------- */
-
-static void
-free_eval(struct eval *eval)
-{
-	tr_buf_free(&eval->out);
-	free(eval->error);
-	free(eval);
-}
-
-static int
-push_value(lua_State *L, void *arg)
-{
-	const struct eval *eval = arg;
-	size_t at;
-
-	if (eval->error != NULL) {
-		lua_pushfstring(L, "eval: %s", eval->error);
-		return 1;
-	}
-	if (tr_json_push(L, (struct tr_str){eval->out.data, eval->out.len}, false, &at) != TR_OK)
-		lua_pushnil(L);
-	return 1;
-}
-
-static void
-evaluated(void *arg, const struct tr_task_result *result)
-{
-	struct eval *eval = arg;
-	const char *what = NULL;
-
-	if (result->status != TR_OK)
-		eval->error = strdup(result->text);
-	else if (result->count == 0)
-		tr_buf_addz(&eval->out, "null");
-	else if (tr_json_from_lua(result->L, -result->count, &eval->out, &what) != TR_OK &&
-		 asprintf(&eval->error, "the result has a %s", what) < 0)
-		eval->error = NULL;
-	if (result->status != TR_OK && eval->error == NULL)
-		eval->error = strdup("out of memory");
-	eval->ended = true;
-	if (!eval->parked)
-		return;
-	if (!eval->cancelled)
-		tr_task_wake(&eval->ticket, push_value, eval, eval->error != NULL);
-	free_eval(eval);
-}
-
-static void
-eval_cancel(void *op)
-{
-	((struct eval *)op)->cancelled = true;
-}
-
-/* runtime:eval(code) -> the JSON-able value that the chunk returns in the policy's state. It may wait. */
-static int
-l_eval(lua_State *L)
-{
-	struct tr_testing *runtime = tr_testing_check(L);
-	const char *code = luaL_checkstring(L, 2);
-	struct tr_task *task = tr_task_check(L);
-	struct eval *eval = calloc(1, sizeof *eval);
-	struct tr_task_call call = {.event = "eval",
-		.entry = "evaluate",
-		.push = push_code,
-		.push_arg = eval,
-		.end = evaluated,
-		.end_arg = eval};
-
-	if (eval == NULL)
-		return luaL_error(L, "out of memory");
-	eval->code = code;
-	if (tr_task_start(tr_server_host(runtime->server), &call, NULL) != TR_OK) {
-		free_eval(eval);
-		return luaL_error(L, "eval: out of memory");
-	}
-	if (eval->ended) {
-		bool failed = eval->error != NULL;
-
-		push_value(L, eval);
-		free_eval(eval);
-		return failed ? lua_error(L) : 1;
-	}
-	eval->parked = true;
-	tr_task_describe(task, "code in the policy");
-	return tr_task_park(task, L, eval_cancel, eval, &eval->ticket);
 }
 
 /* --- stop --- */
@@ -652,23 +404,23 @@ int
 luaopen_tr_testing(lua_State *L)
 {
 	static const luaL_Reg methods[] = {
-		{"advance", l_advance},
-		{"step_clock", l_step_clock},
+		{"advance", tr_testing_advance},
+		{"step_clock", tr_testing_step_clock},
 		{"receive", tr_testing_receive},
 		{"event", tr_testing_event},
-		{"eval", l_eval},
+		{"eval", tr_testing_eval},
 		{"ledger", tr_testing_ledger},
 		{"balances", tr_testing_balances},
 		{"figures", tr_testing_figures},
 		{"spool", tr_testing_spool},
 		{"tasks", tr_testing_tasks},
-		{"take_records", l_take_records},
-		{"take_log", l_take_log},
+		{"take_records", tr_testing_take_records},
+		{"take_log", tr_testing_take_log},
 		{"stop", l_stop},
 		{NULL, NULL},
 	};
 
-	luaL_newmetatable(L, RUNTIME_TYPE);
+	luaL_newmetatable(L, TR_TESTING_TYPE);
 	lua_newtable(L);
 	luaL_setfuncs(L, methods, 0);
 	lua_setfield(L, -2, "__index");
