@@ -1,6 +1,5 @@
-/* Allocations that fail on demand. The linker (CMakeLists.txt, --wrap) sends the runtime's malloc(), calloc(),
- * realloc(), strdup() and the like here; Lua states but the script's have an allocator of ours. What the script itself
- * needs, and other threads, never fail. */
+/* What the cases of a sweep share with the process that watches them, and the Lua module `tr.campaign`. Of allocations
+ * that fail see spec/sim/memory.h. */
 #ifndef CAMPAIGN_FAULTS_H
 #define CAMPAIGN_FAULTS_H
 
@@ -21,11 +20,7 @@ struct campaign_board {
 	char what[400];          /* the case under way, for the one that watches */
 };
 
-struct tr_host;
 extern struct campaign_board *campaign_board;
-/* The script's host: from now on new Lua states get our allocator. NULL: no longer. */
-void campaign_script_host(struct tr_host *host);
-
 int luaopen_tr_campaign(lua_State *L);
 
 #endif

@@ -15,6 +15,7 @@
 #include "cli/cli.h"
 #include "disk.h"
 #include "faults.h"
+#include "memory.h"
 #include "policy/policy.h"
 #include "script.h"
 
@@ -30,8 +31,7 @@ child(const char *kind, uint64_t from, uint64_t to, const char *sample, const ch
 	static char path[] = TR_SOURCE_DIR "/spec/campaign/campaign.lua", first[24], last[24];
 	static const struct tr_module modules[] = {
 		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
-	struct script_config script = {
-		.program = "tailrace-campaign", .modules = modules, .host = campaign_script_host};
+	struct script_config script = {.program = "tailrace-campaign", .modules = modules, .host = memory_script_host};
 	char *argv[] = {path, (char *)kind, first, last, (char *)sample, (char *)option};
 	int status;
 

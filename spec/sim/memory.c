@@ -1,0 +1,244 @@
+/* What of an allocation fails: see memory.h. */
+#include "memory.h"
+
+#include <errno.h>
+#include <execinfo.h>
+#include <lauxlib.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "policy/internal.h"
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *memory, size_t size);
+char *__real_strdup(const char *text);
+char *__real_strndup(const char *text, size_t len);
+int __real_vasprintf(char **out, const char *fmt, va_list args);
+lua_State *__real_luaL_newstate(void);
+int __real_lua_resume(lua_State *L, int nargs);
+int __real_tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
+bool __real_tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise);
+void __real_tr_task_cancel(struct tr_task *task);
+/* what the linker asks for */
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+char *__wrap_strdup(const char *text);
+char *__wrap_strndup(const char *text, size_t len);
+int __wrap_vasprintf(char **out, const char *fmt, va_list args);
+int __wrap_asprintf(char **out, const char *fmt, ...);
+lua_State *__wrap_luaL_newstate(void);
+int __wrap_lua_resume(lua_State *L, int nargs);
+int __wrap_tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
+bool __wrap_tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise);
+void __wrap_tr_task_cancel(struct tr_task *task);
+
+struct plan {                 /* of one kind of allocation */
+	uint64_t count;       /* since memory_arm() */
+	uint64_t after, left; /* so many go well, then so many fail */
+	bool armed;
+};
+
+static _Thread_local bool watched; /* this thread's allocations count: the one that runs the loop */
+static _Thread_local int exempt;   /* > 0: what runs is the script, or asks on its behalf */
+static struct tr_host *script_host;
+static struct plan plans[2];
+static void (*on_failure)(void);
+
+void
+memory_on_failure(void (*fn)(void))
+{
+	on_failure = fn;
+}
+
+void
+memory_arm(enum memory_kind kind, uint64_t after, uint64_t times)
+{
+	plans[kind] = (struct plan){.after = after, .left = times, .armed = true};
+}
+
+uint64_t
+memory_disarm(enum memory_kind kind)
+{
+	plans[kind].armed = false;
+	return plans[kind].count;
+}
+
+void
+memory_calm(void)
+{
+	plans[MEMORY_C].left = plans[MEMORY_LUA].left = 0;
+}
+
+bool
+memory_armed(void)
+{
+	return (plans[MEMORY_C].armed && plans[MEMORY_C].left > 0) ||
+	       (plans[MEMORY_LUA].armed && plans[MEMORY_LUA].left > 0);
+}
+
+int
+memory_exempt(int level)
+{
+	int outer = exempt;
+
+	exempt = level;
+	return outer;
+}
+
+/* Whether this one is to fail. */
+static bool
+fails(struct plan *plan)
+{
+	if (!plan->armed || !watched || exempt > 0)
+		return false;
+	plan->count++;
+	if (plan->after > 0) {
+		plan->after--;
+		return false;
+	}
+	if (plan->left == 0)
+		return false;
+	plan->left--;
+	if (on_failure != NULL)
+		on_failure();
+	if (getenv("MEMORY_TRACE") != NULL) { /* what it is: addr2line -e PROGRAM reads the offsets */
+		void *frames[24];
+
+		backtrace_symbols_fd(frames, backtrace(frames, 24), STDERR_FILENO);
+		fputs("--\n", stderr);
+	}
+	errno = ENOMEM;
+	return true;
+}
+
+/* --- malloc and its like ---------------------------------------------------------------------------------- */
+
+void *
+__wrap_malloc(size_t size)
+{
+	return fails(&plans[MEMORY_C]) ? NULL : __real_malloc(size);
+}
+
+void *
+__wrap_calloc(size_t count, size_t size)
+{
+	return fails(&plans[MEMORY_C]) ? NULL : __real_calloc(count, size);
+}
+
+void *
+__wrap_realloc(void *memory, size_t size)
+{
+	return fails(&plans[MEMORY_C]) ? NULL : __real_realloc(memory, size);
+}
+
+char *
+__wrap_strdup(const char *text)
+{
+	return fails(&plans[MEMORY_C]) ? NULL : __real_strdup(text);
+}
+
+char *
+__wrap_strndup(const char *text, size_t len)
+{
+	return fails(&plans[MEMORY_C]) ? NULL : __real_strndup(text, len);
+}
+
+int
+__wrap_vasprintf(char **out, const char *fmt, va_list args)
+{
+	if (!fails(&plans[MEMORY_C]))
+		return __real_vasprintf(out, fmt, args);
+	*out = (char *)1; /* it is undefined then: whoever uses it shall see */
+	return -1;
+}
+
+int
+__wrap_asprintf(char **out, const char *fmt, ...)
+{
+	va_list args;
+	int result;
+
+	va_start(args, fmt);
+	result = __wrap_vasprintf(out, fmt, args);
+	va_end(args);
+	return result;
+}
+
+/* --- Lua's ------------------------------------------------------------------------------------------------------- */
+
+static void *
+lua_allocator(void *arg, void *memory, size_t old_size, size_t new_size)
+{
+	(void)arg;
+	if (new_size == 0) {
+		free(memory);
+		return NULL;
+	}
+	if (new_size > old_size && fails(&plans[MEMORY_LUA]))
+		return NULL;
+	return __real_realloc(memory, new_size);
+}
+
+lua_State *
+__wrap_luaL_newstate(void)
+{
+	return script_host == NULL ? __real_luaL_newstate() : lua_newstate(lua_allocator, NULL);
+}
+
+/* --- whose it is ---------------------------------------------------------------------------------------------------
+ */
+
+static int
+enter(const struct tr_host *host)
+{
+	return memory_exempt(host == script_host && host != NULL);
+}
+
+int
+__wrap_lua_resume(lua_State *L, int nargs)
+{
+	int outer = enter(tr_host_of(L)), status = __real_lua_resume(L, nargs);
+
+	exempt = outer;
+	return status;
+}
+
+int
+__wrap_tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out)
+{
+	int outer = enter(host), err = __real_tr_task_start(host, call, out);
+
+	exempt = outer;
+	return err;
+}
+
+bool
+__wrap_tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise)
+{
+	int outer = ticket->task != NULL ? enter(ticket->task->host) : exempt;
+	bool woken = __real_tr_task_wake(ticket, push, arg, raise);
+
+	exempt = outer;
+	return woken;
+}
+
+void
+__wrap_tr_task_cancel(struct tr_task *task)
+{
+	int outer = enter(task->host);
+
+	__real_tr_task_cancel(task);
+	exempt = outer;
+}
+
+void
+memory_script_host(struct tr_host *host)
+{
+	script_host = host;
+	watched = host != NULL;
+}

@@ -1,0 +1,27 @@
+/* Allocations that fail on demand. The linker (CMakeLists.txt, --wrap) sends the runtime's malloc(), calloc(),
+ * realloc(), strdup() and the like here; Lua states but the script's have an allocator of ours. What the script itself
+ * needs, other threads, and libraries (libev could only abort) never fail. Not for several threads at once. */
+#ifndef SIM_MEMORY_H
+#define SIM_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum memory_kind { MEMORY_C, MEMORY_LUA };
+
+struct tr_host;
+/* The script's host: from now on new Lua states get our allocator, and this thread's allocations count. NULL: no
+ * longer. */
+void memory_script_host(struct tr_host *host);
+
+/* So many allocations go well, then so many fail. Counts from 0. With MEMORY_TRACE in the environment each failure
+ * prints where it was. */
+void memory_arm(enum memory_kind kind, uint64_t after, uint64_t times);
+uint64_t memory_disarm(enum memory_kind kind); /* allocations since memory_arm() */
+void memory_calm(void);                        /* nothing fails any more, though it counts on */
+bool memory_armed(void);                       /* some will still fail */
+void memory_on_failure(void (*fn)(void));      /* called for each; it must not allocate */
+/* 1: what follows is the script's, and does not fail; returns what it was, to be given back afterwards. */
+int memory_exempt(int level);
+
+#endif
