@@ -99,6 +99,20 @@ usage(FILE *out)
 		out);
 }
 
+/* The value of an option; the program ends if it is no number: a typing error must not look like a sound case. */
+static uint64_t
+number(const char *name, const char *text)
+{
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end != '\0') {
+		fprintf(stderr, "tailrace-campaign: %s: a number expected, not \"%s\"\n", name, text);
+		exit(TR_EXIT_USAGE);
+	}
+	return value;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -117,10 +131,11 @@ main(int argc, char **argv)
 			option = "verbose";
 		} else if (strcmp(name, "--sample") == 0 && i + 1 < argc) {
 			sample = argv[++i];
+			number(name, sample);
 		} else if (strcmp(name, "--from") == 0 && i + 1 < argc) {
-			from = strtoull(argv[++i], NULL, 10);
+			from = number(name, argv[++i]);
 		} else if (strcmp(name, "--case") == 0 && i + 1 < argc) {
-			from = strtoull(argv[++i], NULL, 10);
+			from = number(name, argv[++i]);
 			to = from + 1;
 			sample = "0";
 		} else {
@@ -142,6 +157,11 @@ main(int argc, char **argv)
 		uint64_t end = at + CASES_A_CHILD < to ? at + CASES_A_CHILD : to;
 
 		watch(kind, at, end, sample, option, &at);
+	}
+	if (atomic_load(&board->cases) == 0 && atomic_load(&board->wrong) == 0) {
+		fprintf(stderr, "tailrace-campaign: no case %llu: %s has %llu\n", (unsigned long long)from, kind,
+			(unsigned long long)atomic_load(&board->total));
+		return TR_EXIT_USAGE;
 	}
 	printf("%s: %llu cases, %llu faults, %llu wrong\n", kind, (unsigned long long)atomic_load(&board->cases),
 		(unsigned long long)atomic_load(&board->faults), (unsigned long long)atomic_load(&board->wrong));
