@@ -44,7 +44,7 @@ struct tr_known {                 /* the queue of a hook whose handler needs not
 	struct tr_str name, json; /* the same as a JSON string */
 };
 
-/* Policy's part, by record_lua.c. All on the worker's thread. */
+/* Policy's part, by events_lua.c. All on the worker's thread. */
 struct tr_record_ops {
 	/* False: ask with decide. NULL: always. */
 	bool (*known_queue)(void *arg, struct tr_worker *worker, const char *hook, struct tr_known *out);

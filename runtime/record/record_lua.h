@@ -5,7 +5,8 @@
 #include "policy/policy.h"
 #include "record/record.h"
 
-/* All of ops. A worker's data (tr_worker_set_data) must be its struct tr_host; the ops' argument is not used. */
+/* All of ops, events_lua.c. A worker's data (tr_worker_set_data) must be its struct tr_host; the ops' argument is not
+ * used. */
 void tr_record_lua_ops(struct tr_record_ops *ops);
 /* `require 'tr.record'`: functions merged into kumo. They configure the recorder of TR_SERVICE_RECORDER; without one (a
  * validation) they only check. Loggers that another worker's policy has added already are found, not added again. */
