@@ -50,29 +50,6 @@ dead_attach(struct tr_dead_store *store, struct tr_engine *engine)
 
 /* --- accounts ----------------------------------------------------------------------------------------------- */
 
-/* Name of an account; false: there is none. The ledger is copied once an account: a name never changes. */
-static bool
-account_name(struct tr_dead_store *store, uint16_t account, char out[64])
-{
-	struct dead_account *known = &store->accounts[account];
-	struct tr_ledger ledger = {0};
-
-	pthread_mutex_lock(&store->lock);
-	memcpy(out, known->name, sizeof known->name);
-	pthread_mutex_unlock(&store->lock);
-	if (out[0] != '\0')
-		return true;
-	if (tr_spool_ledger(store->spool, &ledger) != TR_OK)
-		return false;
-	if (account < ledger.count)
-		memcpy(out, ledger.accounts[account].name, sizeof known->name);
-	tr_ledger_fini(&ledger);
-	pthread_mutex_lock(&store->lock);
-	memcpy(known->name, out, sizeof known->name);
-	pthread_mutex_unlock(&store->lock);
-	return out[0] != '\0';
-}
-
 /* The dead account of a hook's, and the reverse. */
 int
 dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out)
@@ -85,7 +62,7 @@ dead_other(struct tr_dead_store *store, uint16_t account, uint16_t *out)
 	pthread_mutex_unlock(&store->lock);
 	if (*out != NO_ACCOUNT)
 		return TR_OK;
-	if (!account_name(store, account, name))
+	if (!tr_spool_account_name(store->spool, account, name))
 		return TR_ENOENT;
 	if (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0)
 		snprintf(other, sizeof other, "%s", name + sizeof PREFIX - 1);
@@ -107,7 +84,7 @@ dead_hook_name(struct tr_dead_store *store, uint16_t account, char out[64])
 {
 	char name[64];
 
-	if (!account_name(store, account, name))
+	if (!tr_spool_account_name(store->spool, account, name))
 		return false;
 	snprintf(out, 64, "%s", name + (strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 ? sizeof PREFIX - 1 : 0));
 	return true;
@@ -189,7 +166,7 @@ tr_dead_put(struct tr_dead_store *store, struct tr_change *change, struct tr_mes
 	char hook[64];
 	int err = dead_other(store, message->account, &account);
 
-	if (err == TR_OK && !account_name(store, message->account, hook))
+	if (err == TR_OK && !tr_spool_account_name(store->spool, message->account, hook))
 		err = TR_ENOENT;
 	if (err == TR_OK)
 		err = set_info(message, hook, reason, line);

@@ -17,7 +17,6 @@ struct dead_account {
 	uint64_t bytes;                  /* lock */
 	uint16_t other; /* lock: the dead account of a hook's and the reverse; NO_ACCOUNT: not known yet */
 	struct tr_dead_bounds bounds; /* lock; of a hook's account */
-	char name[64];                /* lock; written once; "": not known yet */
 };
 /* Names of the queues that letters came from, so that they go back without being read: stub->order of a letter is the
  * place of its queue here and one; 0: it was never noted, and the letter is read. Names stay: there are few of them. */

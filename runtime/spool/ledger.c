@@ -192,6 +192,17 @@ tr_spool_account(struct tr_spool *spool, const char *name, uint16_t *out)
 	return err;
 }
 
+bool
+tr_spool_account_name(struct tr_spool *spool, uint16_t account, char out[64])
+{
+	out[0] = '\0';
+	pthread_mutex_lock(&spool->ledger_mu);
+	if (account < spool->account_count)
+		memcpy(out, spool->accounts[account].name, sizeof spool->accounts->name);
+	pthread_mutex_unlock(&spool->ledger_mu);
+	return out[0] != '\0';
+}
+
 int
 tr_spool_ledger(struct tr_spool *spool, struct tr_ledger *out)
 {

@@ -244,6 +244,8 @@ void tr_body_file_forget(struct tr_spool *spool, uint64_t id); /* finished, but 
 /* --- ledger and figures --------------------------------------------------------------------------- */
 /* Index of the account of that name, made if new. TR_EAGAIN when TR_ACCOUNTS_MAX are in use. Any thread. */
 int tr_spool_account(struct tr_spool *spool, const char *name, uint16_t *out);
+/* Its name, without memory; false: there is no such account. Any thread. */
+bool tr_spool_account_name(struct tr_spool *spool, uint16_t account, char out[64]);
 /* A copy of the committed ledger; the caller ends it with tr_ledger_fini(). Any thread. */
 int tr_spool_ledger(struct tr_spool *spool, struct tr_ledger *out);
 

@@ -145,6 +145,7 @@ accounts_keep_their_names(void **state)
 	struct bed bed;
 	struct one one;
 	uint16_t hook, again;
+	char name[64];
 
 	bed_init(&bed, 65536);
 	bed_open(&bed);
@@ -170,6 +171,9 @@ accounts_keep_their_names(void **state)
 		assert_int_equal(tr_spool_recover(spool, NULL, NULL, NULL), TR_OK);
 		assert_int_equal(tr_spool_account(spool, "webhook", &again), TR_OK);
 		assert_int_equal(again, 1);
+		assert_true(tr_spool_account_name(spool, again, name));
+		assert_string_equal(name, "webhook");
+		assert_false(tr_spool_account_name(spool, 2, name));
 		assert_int_equal(tr_spool_ledger(spool, &ledger), TR_OK);
 		assert_true(tr_ledger_balances(&ledger, &text));
 		assert_int_equal(ledger.accounts[1].columns[TR_COL_OFFERED], 3);
