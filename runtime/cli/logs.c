@@ -12,24 +12,20 @@
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zstd.h>
 
 #include "base/buf.h"
 #include "cli/args.h"
 #include "cli/cli.h"
+#include "record/segment_reader.h"
 
-#define CHUNK 131072
-#define LINE_MAX_BYTES (64u << 20) /* a longer one is damage */
-#define LOOK_MS 1000               /* between two looks where the kernel does not tell */
+#define LOOK_MS 1000 /* between two looks where the kernel does not tell */
 
 struct segment {
 	struct segment *next; /* in the order of the names */
 	char *name;
-	int fd;              /* -1: not open */
-	ZSTD_DCtx *zstd;     /* while it is open */
-	uint64_t lines;      /* read so far */
-	uint64_t skip;       /* of these, printed by an earlier run */
-	struct tr_buf begun; /* a line without its end */
+	struct tr_segment_reader *reader; /* while it is open */
+	uint64_t lines;                   /* read so far */
+	uint64_t skip;                    /* of these, printed by an earlier run */
 	bool done;
 };
 
@@ -71,7 +67,6 @@ find(struct logs *logs, const char *name, bool add)
 		free(segment);
 		return NULL;
 	}
-	segment->fd = -1;
 	segment->next = *at;
 	*at = segment;
 	return segment;
@@ -80,12 +75,8 @@ find(struct logs *logs, const char *name, bool add)
 static void
 close_segment(struct segment *segment)
 {
-	if (segment->fd >= 0)
-		close(segment->fd);
-	segment->fd = -1;
-	ZSTD_freeDCtx(segment->zstd);
-	segment->zstd = NULL;
-	tr_buf_free(&segment->begun);
+	tr_segment_reader_free(segment->reader);
+	segment->reader = NULL;
 }
 
 static bool
@@ -146,75 +137,29 @@ line(struct logs *logs, struct segment *segment, const char *data, size_t len)
 }
 
 static void
-take(struct logs *logs, struct segment *segment, const char *data, size_t len)
-{
-	const char *end;
-
-	while ((end = memchr(data, '\n', len)) != NULL) {
-		size_t here = (size_t)(end - data);
-
-		if (segment->begun.len > 0) {
-			tr_buf_add(&segment->begun, data, here);
-			line(logs, segment, segment->begun.data, segment->begun.len);
-			tr_buf_clear(&segment->begun);
-		} else {
-			line(logs, segment, data, here);
-		}
-		data = end + 1;
-		len -= here + 1;
-	}
-	tr_buf_add(&segment->begun, data, len);
-}
-
-static void
 damage(struct logs *logs, struct segment *segment, const char *what)
 {
 	fprintf(stderr, "tailrace logs: %s/%s: damaged behind line %llu: %s\n", logs->dir, segment->name,
 		(unsigned long long)segment->lines, what);
 	logs->damaged = true;
 	segment->done = true;
-	tr_buf_clear(&segment->begun);
-}
-
-static void
-decode(struct logs *logs, struct segment *segment, const char *data, size_t len)
-{
-	static char out[CHUNK]; /* one thread */
-	ZSTD_inBuffer in = {data, len, 0};
-	ZSTD_outBuffer to = {out, sizeof out, 0};
-
-	do { /* a full output may mean that there is more inside */
-		size_t left;
-
-		to.pos = 0;
-		left = ZSTD_decompressStream(segment->zstd, &to, &in);
-		if (ZSTD_isError(left)) {
-			damage(logs, segment, ZSTD_getErrorName(left));
-			return;
-		}
-		take(logs, segment, out, to.pos);
-		if (segment->begun.failed || segment->begun.len > LINE_MAX_BYTES) {
-			damage(logs, segment, segment->begun.failed ? "out of memory" : "a line without an end");
-			return;
-		}
-	} while ((in.pos < in.size || to.pos == to.size) && !logs->closed);
 }
 
 static bool
 open_segment(struct logs *logs, struct segment *segment)
 {
-	if (segment->fd >= 0)
+	int fd;
+
+	if (segment->reader != NULL)
 		return true;
-	segment->fd = openat(logs->dirfd, segment->name, O_RDONLY | O_CLOEXEC);
-	segment->zstd = segment->fd >= 0 ? ZSTD_createDCtx() : NULL;
-	if (segment->zstd != NULL)
+	fd = openat(logs->dirfd, segment->name, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0 && tr_segment_reader_new(fd, &segment->reader) == TR_OK)
 		return true;
-	if (segment->fd >= 0 || errno != ENOENT) { /* one that was cleared away is no mistake */
+	if (fd >= 0 || errno != ENOENT) { /* one that was cleared away is no mistake */
 		fprintf(stderr, "tailrace logs: %s/%s: %s\n", logs->dir, segment->name,
-			segment->fd >= 0 ? "out of memory" : strerror(errno));
+			fd >= 0 ? "out of memory" : strerror(errno));
 		logs->damaged = true;
 	}
-	close_segment(segment);
 	segment->done = true;
 	return false;
 }
@@ -223,26 +168,31 @@ open_segment(struct logs *logs, struct segment *segment)
 static void
 pump(struct logs *logs, struct segment *segment)
 {
-	static char in[CHUNK];
-	struct stat info = {0};
-	ssize_t got = 1;
+	struct tr_segment_lines got = {.state = TR_SEGMENT_MORE};
 
 	if (!open_segment(logs, segment))
 		return;
-	/* Asked before the last read: what was written before it was finished is read. */
-	bool finished = fstat(segment->fd, &info) == 0 && (info.st_mode & 0222) == 0;
+	while (got.state == TR_SEGMENT_MORE && !logs->closed && !stopped) {
+		const char *at, *end;
 
-	while (got > 0 && !segment->done && !logs->closed && !stopped) {
-		got = read(segment->fd, in, sizeof in);
-		if (got > 0)
-			decode(logs, segment, in, (size_t)got);
-		else if (got < 0 && errno != EINTR)
-			damage(logs, segment, strerror(errno));
+		tr_segment_reader_read(segment->reader, SIZE_MAX, &got);
+		at = got.text.data;
+		for (size_t i = 0; i < got.count && !logs->closed; i++, at = end + 1) {
+			end = memchr(at, '\n', got.text.len - (size_t)(at - got.text.data));
+			line(logs, segment, at, (size_t)(end - at));
+		}
+		tr_buf_free(&got.text);
 	}
-	if (got == 0 && finished) {
-		if (segment->begun.len > 0)
-			line(logs, segment, segment->begun.data, segment->begun.len);
+	if (got.state == TR_SEGMENT_FINISHED) {
+		struct tr_str begun = tr_segment_reader_begun(segment->reader);
+
+		if (begun.len > 0)
+			line(logs, segment, begun.data, begun.len);
 		segment->done = true;
+	} else if (got.state == TR_SEGMENT_DAMAGED) {
+		damage(logs, segment, got.damage);
+	} else if (got.state == TR_SEGMENT_FAILED) {
+		damage(logs, segment, got.errnum == ENOMEM ? "out of memory" : strerror(got.errnum));
 	}
 	if (segment->done) {
 		logs->changed = true;
