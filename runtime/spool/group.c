@@ -327,6 +327,24 @@ write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at
 	return err == 0 ? TR_OK : err == -ENOSPC ? TR_ENOSPC : TR_EIO;
 }
 
+int
+group_settle(struct tr_spool *spool)
+{
+	for (uint64_t number = spool->unsynced; number != 0 && number <= spool->newest; number++) {
+		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+
+		if (number < spool->oldest || segment == NULL)
+			continue;
+		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
+		if (tr_file->fdatasync(segment->fd) < 0) {
+			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+			return TR_EIO;
+		}
+	}
+	spool->unsynced = 0;
+	return TR_OK;
+}
+
 /* --- what a committed group means in memory ---------------------------------------------------------- */
 
 /* Only now, so that nothing copies it forward in its new state before the ledger knows of that. */
@@ -426,6 +444,8 @@ apply(struct tr_spool *spool, struct segment *segment, const struct job_list *jo
 	atomic_fetch_add_explicit(&spool->n.groups, 1, memory_order_relaxed);
 	/* this group told the log where it begins now: what lies before may be written over */
 	spool->told = spool->oldest;
+	if (spool->retired != NULL && group_settle(spool) != TR_OK)
+		return; /* the next group tries again */
 	while ((retired = spool->retired) != NULL) {
 		spool->retired = retired->next;
 		spare_give(spool, retired);
@@ -606,6 +626,8 @@ group_write(
 	}
 	lay.segment->end = spool->last_end = lay.pos;
 	spool->last_number = lay.segment->number;
+	if (spool->config.no_flush && spool->unsynced == 0)
+		spool->unsynced = lay.segment->number;
 	/* names that came with this group are repeated in the next, too */
 	spool->ledger_again = fresh || spool->accounts_logged < known;
 	spool->accounts_logged = known;

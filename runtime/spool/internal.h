@@ -430,6 +430,7 @@ struct tr_spool {
 	uint32_t copy_ordinal;          /* where reclaiming goes on in the oldest segment */
 	uint64_t compact_credit;        /* bytes that reclaiming may copy: never more than twice what died or came */
 	uint64_t last_number, last_end; /* newest segment that holds a good group, and where those end */
+	uint64_t unsynced; /* without flush: number of the first segment with groups that nobody has synced; 0: none */
 	uint64_t last_group_bytes;
 
 	/* hand-over */
@@ -467,7 +468,8 @@ void spares_make_if_well(struct tr_spool *spool);
 /* --- inline.c ---------------------------------------------------------------------------------------- */
 void inline_start(struct tr_spool *spool);
 void inline_stop(struct tr_spool *spool);
-void inline_work(struct tr_spool *spool); /* something was handed over, or is due */
+void inline_work(struct tr_spool *spool); /* something is due, or asked for */
+void inline_handed_over(struct tr_spool *spool);
 
 /* --- ledger.c ---------------------------------------------------------------------------------------- */
 void ledger_encode(struct tr_spool *spool, struct tr_buf *out); /* payload without the segment number */
@@ -498,6 +500,9 @@ struct moved {
  * nothing of it counts and the segment is given up. */
 int group_write(
 	struct tr_spool *spool, const struct job_list *jobs, struct moved *moved, uint32_t moved_count, bool outcome);
+/* Without flush: syncs all groups that were not. Before a segment is given up, as copies of what it held and the ends
+ * of it lie in them: else a power cut would take what was on disk for long. TR_OK, TR_EIO. */
+int group_settle(struct tr_spool *spool);
 
 /* --- commit.c -------------------------------------------------------------------------------------------- */
 int commit_start(struct tr_spool *spool);

@@ -17,6 +17,10 @@ retire_dead(struct tr_spool *spool)
 
 		if (oldest != NULL && (oldest == spool->current || oldest->live > 0))
 			return;
+		if (group_settle(spool) != TR_OK) { /* copies and ends that replace it may be in no other place yet */
+			spool->compact_credit = 0;
+			return;
+		}
 		ring_remove_oldest(spool);
 		if (oldest == NULL)
 			continue;

@@ -353,9 +353,10 @@ tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr
 		*stats = own;
 	if (spool->read_only)
 		return TR_OK;
-	/* what a killed process wrote and never synced is taken as committed now, so it must stay */
-	for (uint64_t number = spool->newest; number >= spool->oldest && number + 2 > spool->newest; number--) {
-		struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+	/* what a killed process, or one without flush, wrote and never synced is taken as committed now: it must stay
+	 */
+	for (uint64_t number = spool->oldest; number <= spool->newest; number++) {
+		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
 
 		if (segment != NULL && !spool->config.no_flush && tr_file->fdatasync(segment->fd) < 0)
 			return TR_EIO;

@@ -212,6 +212,18 @@ disk_cut(uint64_t seed)
 	pthread_mutex_unlock(&lock);
 }
 
+void
+disk_write_back(void)
+{
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < disk_world.name_count; i++)
+		file_synced(disk_world.names[i].file);
+	for (size_t i = 0; i < disk_world.change_count; i++)
+		forget_change(&disk_world.changes[i]);
+	disk_world.change_count = 0;
+	pthread_mutex_unlock(&lock);
+}
+
 bool
 disk_is_ghost(void)
 {

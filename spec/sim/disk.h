@@ -74,6 +74,8 @@ void disk_kill(void);
  * names made, moved or removed since the last sync of their directory, the first few (random) of each directory. The
  * same seed after the same calls gives the same image. */
 void disk_cut(uint64_t seed);
+/* The kernel has written all that there is, names included, though nobody has asked for it. */
+void disk_write_back(void);
 bool disk_is_ghost(void); /* from kill or cut to revive */
 /* The image becomes the disk, without rules. Descriptors that are still open are dead: all but close gives EIO.
  * Without an image nothing happens. */

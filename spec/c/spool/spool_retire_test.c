@@ -144,6 +144,43 @@ power_cut_in_the_first_group_after_a_start_keeps_the_ledger(void **state)
 	}
 }
 
+/* Without flush a power cut may take what the kernel has not written yet, and no more: what lay on disk is not given up
+ * before what replaces it is there, too. */
+static void
+no_flush_cut_takes_no_more_than_the_kernel_had_in_hand(void **state)
+{
+	for (uint64_t seed = 1; seed <= 60; seed++) {
+		struct bed bed;
+
+		bed_begin(&bed);
+		bed_close(&bed);
+		bed.config.no_flush = true;
+		bed.config.pace_ns = 1;
+		bed_open(&bed);
+		disk_write_back();
+		for (uint32_t i = 0; i < COUNT; i++)
+			if (i != STAYS)
+				bed_done(&bed, i, TR_COL_DELIVERED);
+		bed_wait(&bed);
+		for (uint64_t i = 0; i < 4 + seed % 20; i++) {
+			bed_put(&bed, 1000, true, 1);
+			bed_wait(&bed);
+			if (i % 2)
+				bed_done(&bed, bed.count - 1, TR_COL_DELIVERED);
+		}
+		bed_wait(&bed);
+		disk_cut(seed);
+		bed_close(&bed);
+		disk_revive();
+		for (uint32_t i = 0; i < bed.count; i++)
+			bed.messages[i].doubtful = i != STAYS;
+		bed.damaged = true;
+		bed_open(&bed);
+		bed_check_messages(&bed);
+		bed_end(&bed);
+	}
+}
+
 struct numbers {
 	unsigned long long least, most;
 };
@@ -202,6 +239,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(power_cut_while_segments_go),
 		cmocka_unit_test(power_cut_in_the_first_group_after_a_start_keeps_the_ledger),
+		cmocka_unit_test(no_flush_cut_takes_no_more_than_the_kernel_had_in_hand),
 		cmocka_unit_test(no_spare_keeps_the_name_of_the_next_segment),
 	};
 
