@@ -69,7 +69,7 @@ commit_hand_over(struct tr_spool *spool, struct tr_mail *newest, struct tr_mail 
 		oldest->next = head;
 	} while (!atomic_compare_exchange_weak(&spool->inbox, &head, newest));
 	if (spool->config.inline_io) {
-		inline_work(spool);
+		inline_handed_over(spool);
 		return;
 	}
 	nap = atomic_load(&spool->nap); /* after the exchange, as the thread looks at the box after it set its nap */

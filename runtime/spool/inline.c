@@ -50,6 +50,19 @@ inline_work(struct tr_spool *spool)
 	rest(spool);
 }
 
+/* Without flush nobody waits for it, and it is held back as long as the thread would: a crash may come before. */
+void
+inline_handed_over(struct tr_spool *spool)
+{
+	int64_t due_ns = tr_mono_ns() + spool->config.pace_ns;
+
+	if (!spool->config.no_flush || spool->inline_loop == NULL || spool->inline_works ||
+		atomic_load(&spool->n.pending_bytes) >= spool->config.group_bytes)
+		inline_work(spool);
+	else if (!tr_timer_running(&spool->inline_timer) || spool->inline_timer.due_ns > due_ns)
+		tr_timer_start_at(tr_loop_wheel(spool->inline_loop), &spool->inline_timer, due_ns, look_again);
+}
+
 void
 inline_start(struct tr_spool *spool)
 {

@@ -105,13 +105,16 @@ same_segment(const struct span *span, uint64_t loc)
 	return span->len > 0 && (span->number & 0xffffff) == loc >> 40;
 }
 
+/* Only without flush: answered at hand-over, the group is being written. */
 static void
-wait_for_commit(void)
+wait_for_commit(struct tr_spool *spool)
 {
-	/* only without flush: answered at hand-over, the group is being written */
 	struct timespec pause = {0, 1000000};
 
-	nanosleep(&pause, NULL);
+	if (spool->config.inline_io)
+		inline_work(spool);
+	else
+		nanosleep(&pause, NULL);
 }
 
 /* The payload of a slot's frame, in the span (which may be read anew for it). */
@@ -125,9 +128,10 @@ find(struct tr_spool *spool, struct span *span, uint32_t slot, struct tr_str *pa
 	for (;;) {
 		uint64_t now;
 
-		if (loc == LOC_NONE && spool->config.no_flush && tries < 10000) {
-			wait_for_commit();
-			tries++;
+		if (loc == LOC_NONE && spool->config.no_flush) {
+			if (atomic_load(&spool->failing) || ++tries > (spool->config.inline_io ? 2 : 10000))
+				return TR_EIO; /* it is in no file as long as none can be written */
+			wait_for_commit(spool);
 			loc = atomic_load_explicit(&stub->loc, memory_order_acquire);
 			continue;
 		}
