@@ -19,6 +19,7 @@ void __real_tr_log_sink(void (*sink)(void *arg, enum tr_level level, const char 
 void __wrap_tr_log_sink(void (*sink)(void *arg, enum tr_level level, const char *target, const char *text), void *arg);
 
 struct campaign_board *campaign_board;
+struct campaign_seat *campaign_seat;
 static uint64_t lines[TR_LEVEL_ERROR + 1];
 static char log_text[LOG_BYTES + 1];
 static size_t log_len;
@@ -126,8 +127,8 @@ l_total(lua_State *L)
 static int
 l_begin(lua_State *L)
 {
-	snprintf(campaign_board->what, sizeof campaign_board->what, "%s", luaL_checkstring(L, 2));
-	atomic_store(&campaign_board->next, (uint64_t)luaL_checknumber(L, 1) + 1);
+	snprintf(campaign_seat->what, sizeof campaign_seat->what, "%s", luaL_checkstring(L, 2));
+	atomic_store(&campaign_seat->next, (uint64_t)luaL_checknumber(L, 1) + 1);
 	atomic_fetch_add(&campaign_board->cases, 1);
 	alarm((unsigned)luaL_checknumber(L, 3));
 	return 0;
@@ -138,7 +139,7 @@ static int
 l_done(lua_State *L)
 {
 	(void)L;
-	atomic_store(&campaign_board->done, true);
+	atomic_store(&campaign_seat->done, true);
 	alarm(120); /* for what ends now */
 	return 0;
 }
@@ -156,7 +157,7 @@ static int
 l_wrong(lua_State *L)
 {
 	atomic_fetch_add(&campaign_board->wrong, 1);
-	fprintf(stderr, "WRONG %s\n%s\n", campaign_board->what, luaL_checkstring(L, 1));
+	fprintf(stderr, "WRONG %s\n%s\n", campaign_seat->what, luaL_checkstring(L, 1));
 	return 0;
 }
 

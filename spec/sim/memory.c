@@ -187,7 +187,16 @@ lua_allocator(void *arg, void *memory, size_t old_size, size_t new_size)
 lua_State *
 __wrap_luaL_newstate(void)
 {
-	return script_host == NULL ? __real_luaL_newstate() : lua_newstate(lua_allocator, NULL);
+	lua_State *L;
+
+	if (script_host == NULL)
+		return __real_luaL_newstate();
+	if (fails(&plans[MEMORY_LUA]))
+		return NULL;
+	exempt++; /* LuaJIT crashes when one of its first few finds no memory: it ends what it has not begun */
+	L = lua_newstate(lua_allocator, NULL);
+	exempt--;
+	return L;
 }
 
 /* --- whose it is ---------------------------------------------------------------------------------------------------
