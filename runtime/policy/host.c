@@ -8,6 +8,7 @@
 #include "policy/internal.h"
 
 #define DEFAULT_LIMIT_NS (5 * TR_NS_PER_S)
+#define BOOT_LIMIT_NS (300 * TR_NS_PER_S)
 
 /* Passes on to LuaJIT's allocator; its argument is the host, so that tr_host_of() costs one load. */
 static void *
@@ -170,7 +171,7 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 	host->loop = config->loop;
 	host->validating = config->validating;
 	host->worker = config->worker;
-	host->limit_ns = config->handler_limit_ns > 0 ? config->handler_limit_ns : DEFAULT_LIMIT_NS;
+	host->limit_ns = BOOT_LIMIT_NS; /* our own modules end; how fast is a matter of the machine and its disk */
 	atomic_init(&host->run_limit_ns, host->limit_ns);
 	host->share_dir = strdup(config->share_dir);
 	host->policy = config->policy ? strdup(config->policy) : NULL;
@@ -197,6 +198,7 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 		err = TR_ENOMEM;
 	if (err != TR_OK)
 		goto fail;
+	host->limit_ns = config->handler_limit_ns > 0 ? config->handler_limit_ns : DEFAULT_LIMIT_NS;
 	*out = host;
 	return TR_OK;
 fail:
