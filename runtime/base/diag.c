@@ -166,8 +166,10 @@ static size_t repeats_waiting; /* slots with held_back > 0 */
 static bool exit_hooked;
 static void (*sink_fn)(void *arg, enum tr_level level, const char *target, const char *text);
 static void *sink_arg;
+static int terminal = -1; /* standard error is one; -1: not looked at yet */
 
-/* One line on standard error. Control bytes are escaped: peers' bytes must not forge lines. */
+/* One line on standard error. Control bytes are escaped: peers' bytes must not forge lines. On a terminal lines within
+ * a text (of a traceback) are lines, indented, which no line of the log is. */
 static void
 print(enum tr_level level, const char *target, const char *text, size_t len)
 {
@@ -178,12 +180,14 @@ print(enum tr_level level, const char *target, const char *text, size_t len)
 	int ms = (int)(((wall_ns % TR_NS_PER_S) + TR_NS_PER_S) % TR_NS_PER_S / TR_NS_PER_MS);
 
 	/* always three digits, so that columns stay */
+	if (terminal < 0)
+		terminal = isatty(STDERR_FILENO);
 	tr_buf_addf(&line, "%.*s.%03dZ %-5s %s: ", (int)moment_len - 1, moment, ms, level_names[level], target);
 	for (size_t i = 0; i < len; i++) {
 		unsigned char c = (unsigned char)text[i];
 
 		if (c == '\n')
-			tr_buf_addz(&line, "\\n");
+			tr_buf_addz(&line, terminal > 0 ? "\n    " : "\\n");
 		else if ((c < 0x20 && c != '\t') || c == 0x7f)
 			tr_buf_addf(&line, "\\x%02x", c);
 		else

@@ -11,14 +11,14 @@
 #define TASKS_MAX 20 /* of a worker in a report */
 
 static void
-log_lines(const char *what, struct tr_buf *text)
+log_lines(struct tr_buf *text)
 {
 	for (char *line = text->data, *end; line != NULL && line < text->data + text->len; line = end + 1) {
 		end = memchr(line, '\n', (size_t)(text->data + text->len - line));
 		if (end == NULL)
 			end = text->data + text->len;
 		if (end > line)
-			tr_log(TR_LEVEL_WARN, "stop", "%s: %.*s", what, (int)(end - line), line);
+			tr_log(TR_LEVEL_WARN, "report", "still busy: %.*s", (int)(end - line), line);
 	}
 }
 
@@ -65,7 +65,7 @@ tr_server_report(struct tr_server *server)
 
 	if (server->engine != NULL)
 		tr_engine_report(server->engine, &text);
-	log_lines("still busy", &text);
+	log_lines(&text);
 	tr_buf_free(&text);
 	for (uint32_t i = 1; i < server->workers; i++) {
 		struct tr_worker_parts *parts = &server->worker[i];

@@ -37,6 +37,7 @@ struct tr_task {
 	int blocked; /* > 0: a policy coroutine runs above a frame that cannot yield */
 	int ending;  /* TR_ECANCELED or TR_ETIMEDOUT once it is to end; else 0 */
 	char what[96];
+	const char *(*what_now)(void *op);             /* asked in place of `what`; NULL: none */
 	void (*troubled)(void *arg, const char *text); /* NULL: nobody listens */
 };
 

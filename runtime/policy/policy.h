@@ -153,6 +153,8 @@ void tr_task_report(struct tr_task *task, struct tr_buf *out);
 size_t tr_host_task_count(const struct tr_host *host);
 /* Names what the task waits for in reports ("http POST http://...", "sleep 3 s"); copied. */
 void tr_task_describe(struct tr_task *task, const char *fmt, ...) TR_PRINTF(2, 3);
+/* Has `what_now` asked for it whenever a report is made while the task is parked, with the operation of its park. */
+void tr_task_describe_by(struct tr_task *task, const char *(*what_now)(void *op));
 void tr_task_describe_text(struct tr_task *task, const char *what, const char *more); /* the two in a row; cheap */
 
 /* For bindings: what the task waits for is held up by its peer, which has said so, and comes in the end: no reason to

@@ -35,7 +35,9 @@ report(struct tr_task *task, lua_State *at, int64_t now_ns, struct tr_buf *out)
 		task->event ? task->event : "(none)", ids ? ids : "");
 	if (task->waiting_since_ns != 0)
 		tr_buf_addf(out, " age=%.3fs", (double)(now_ns - task->waiting_since_ns) / TR_NS_PER_S);
-	if (task->what[0] != '\0')
+	if (task->what_now != NULL && task->cancel != NULL)
+		tr_buf_addf(out, " for %s", task->what_now(task->op));
+	else if (task->what[0] != '\0')
 		tr_buf_addf(out, " for %s", task->what);
 	tr_buf_addc(out, '\n');
 	if (task->details != NULL)

@@ -324,6 +324,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->blocked = 0;
 	task->ending = 0;
 	task->what[0] = '\0';
+	task->what_now = NULL;
 	task->generation++;
 	lua_rawgeti(task->L, LUA_REGISTRYINDEX, name != NULL ? host->dispatch_ref : host->entry_ref);
 	if (!tr_anchor_push(host, task->L, name != NULL ? name : call->entry)) {
@@ -545,6 +546,7 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 	task->op = NULL;
 	task->generation++;
 	task->what[0] = '\0';
+	task->what_now = NULL;
 	unlink_waiting(task);
 	if (push != NULL) {
 		struct push_call call = {push, arg};
@@ -598,6 +600,12 @@ tr_task_describe(struct tr_task *task, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(task->what, sizeof task->what, fmt, args);
 	va_end(args);
+}
+
+void
+tr_task_describe_by(struct tr_task *task, const char *(*what_now)(void *op))
+{
+	task->what_now = what_now;
 }
 
 void

@@ -346,7 +346,8 @@ tr_ready_inspect(struct tr_worker *worker, struct tr_str name, void (*then)(void
 	ready_unref(ready);
 }
 
-/* The sessions' counts and phases are their workers': a worker reports its own, others only by name and age. */
+/* A line for each ready queue: one for each session would meet the bound of lines a second. The sessions' counts and
+ * phases are their workers': a worker reports its own, others only by name and age. */
 void
 tr_engine_report(struct tr_engine *engine, struct tr_buf *out)
 {
@@ -357,12 +358,14 @@ tr_engine_report(struct tr_engine *engine, struct tr_buf *out)
 	for (uint32_t i = 0; i <= engine->ready_mask; i++) {
 		for (struct tr_ready *ready = engine->ready_buckets[i]; ready != NULL; ready = ready->hash_next) {
 			pthread_mutex_lock(&ready->lock);
+			if (ready->all != NULL)
+				tr_buf_addf(out, "%s:", ready->name);
 			for (struct session *session = ready->all; session != NULL; session = session->ready_next) {
-				tr_buf_addf(out, "%s: session %s, %.1f s old", ready->name, session->pub.uuid_text,
+				tr_buf_addf(out, " session %s, %.1f s old", session->pub.uuid_text,
 					(double)(now_ns - session->pub.started_at_ns) / 1e9);
 				if (session->pub.worker == here)
 					tr_buf_addf(out, ", %s with %u messages", session->pub.phase, session->held);
-				tr_buf_addc(out, '\n');
+				tr_buf_addc(out, session->ready_next != NULL ? ';' : '\n');
 			}
 			pthread_mutex_unlock(&ready->lock);
 		}

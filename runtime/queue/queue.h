@@ -40,9 +40,9 @@ struct tr_queue_ops {
 	void (*wake_session)(void *arg, struct tr_session *session);
 	/* Stop a session at the shutdown time-out. */
 	void (*cancel_session)(void *arg, struct tr_session *session);
-	/* What it does, for the log: what it waits for, whose messages it has, where its Lua stands. NULL: not known.
-	 */
-	void (*describe_session)(void *arg, struct tr_session *session, struct tr_buf *out);
+	/* What it does, for the log: whose messages it has; `whole`: also what it waits for and where its Lua stands.
+	 * NULL: not known. */
+	void (*describe_session)(void *arg, struct tr_session *session, bool whole, struct tr_buf *out);
 	/* Policy has a throttle_insert_ready_queue handler: run it, then call then(then_arg, error). error NULL: the
 	 * message's due_ms tells. The message stays owned by the queue. */
 	bool (*wants_promote)(void *arg, struct tr_worker *worker);
@@ -323,7 +323,7 @@ struct tr_queue_figures {
 	uint64_t scheds, readies, line, timers, ready, in_flight, undecided, parked, sessions;
 };
 void tr_engine_figures(const struct tr_engine *engine, struct tr_queue_figures *out);
-/* A line per session still busy, for the stop report. */
+/* A line per ready queue with its sessions, for the stop report. */
 void tr_engine_report(struct tr_engine *engine, struct tr_buf *out);
 
 /* --- stop ------------------------------------------------------------------------------------------------ */

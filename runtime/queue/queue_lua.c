@@ -391,10 +391,10 @@ cancel_session(void *arg, struct tr_session *session)
 }
 
 static void
-describe_session(void *arg, struct tr_session *session, struct tr_buf *out)
+describe_session(void *arg, struct tr_session *session, bool whole, struct tr_buf *out)
 {
 	(void)arg;
-	tr_session_lua_describe(session, out);
+	tr_session_lua_describe(session, whole, out);
 }
 
 static bool

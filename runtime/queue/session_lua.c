@@ -380,12 +380,16 @@ details(void *arg, struct tr_buf *out)
 }
 
 void
-tr_session_lua_describe(struct tr_session *session, struct tr_buf *out)
+tr_session_lua_describe(struct tr_session *session, bool whole, struct tr_buf *out)
 {
 	const struct tr_hand *hand = session->task;
 
-	if (hand != NULL && hand->task != NULL)
+	if (hand == NULL || hand->task == NULL)
+		return;
+	if (whole)
 		tr_task_report(hand->task, out);
+	else
+		name_messages(hand, out);
 }
 
 static void

@@ -9,8 +9,8 @@
 void tr_session_lua_register(lua_State *L); /* the metatable */
 int tr_session_lua_open(struct tr_host *host, struct tr_session *session);
 void tr_session_lua_wake(struct tr_session *session);
-/* For the log: what it does, its messages' ids, where its Lua stands. */
-void tr_session_lua_describe(struct tr_session *session, struct tr_buf *out);
+/* For the log: its messages' ids; `whole`: with what it waits for and where its Lua stands. */
+void tr_session_lua_describe(struct tr_session *session, bool whole, struct tr_buf *out);
 void tr_session_lua_cancel(struct tr_session *session);
 
 /* For built-in connections (SMTP): the session behind the userdata at idx, and the message in hand; raise when it is

@@ -44,11 +44,13 @@ name(struct session *session)
 		other->named = true;
 		count++;
 		held += other->held;
-		tr_buf_addf(&others, " %s", other->pub.uuid_text);
+		tr_buf_addf(&others, "%s %s", count > 1 ? ";" : "", other->pub.uuid_text);
+		if (engine->ops.describe_session != NULL)
+			engine->ops.describe_session(engine->ops_arg, &other->pub, false, &others);
 	}
 	session->named = true;
 	if (engine->ops.describe_session != NULL)
-		engine->ops.describe_session(engine->ops_arg, pub, &what);
+		engine->ops.describe_session(engine->ops_arg, pub, true, &what);
 	if (count == 0)
 		tr_log(TR_LEVEL_WARN, "queue", "%s: session %s is cancelled while %s with %u messages: %.*s",
 			pub->ready->name, pub->uuid_text, pub->phase, session->held, (int)what.len,

@@ -299,7 +299,7 @@ tr_smtpc_local_addr(const struct tr_smtpc *smtp)
 const char *
 tr_smtpc_waits_for(struct tr_smtpc *smtp)
 {
-	snprintf(smtp->waits_for, sizeof smtp->waits_for, "%s of %.90s", tr_smtpc_step_name(smtp->step),
+	snprintf(smtp->waits_for, sizeof smtp->waits_for, "smtp: %s of %.90s", tr_smtpc_step_name(smtp->step),
 		tr_smtpc_peer_name(smtp));
 	return smtp->waits_for;
 }

@@ -83,7 +83,7 @@ const char *tr_smtpc_peer_addr(const struct tr_smtpc *smtp); /* ip:port */
 const char *tr_smtpc_local_addr(const struct tr_smtpc *smtp);
 /* Why the last connect failed, if it was for the source address or its proxy; TR_DIAL_TARGET: it was not. */
 enum tr_dial_trouble tr_smtpc_trouble(const struct tr_smtpc *smtp);
-/* What it waits for, for reports: "RCPT TO reply of mx.test". Owned by smtp, until the next call. */
+/* What it waits for, for reports: "smtp: the reply to RCPT TO of mx.test". Owned by smtp, until the next call. */
 const char *tr_smtpc_waits_for(struct tr_smtpc *smtp);
 
 /* True for "[192.0.2.1]" or "[IPv6:2001:db8::1]"; *out gets the bare address. */

@@ -218,12 +218,20 @@ smtp_conn_cancelled(void *op)
 		conn_free(conn);
 }
 
+/* It changes while a task is parked: the look-up, the connection, the banner ... */
+static const char *
+waits_for(void *op)
+{
+	const struct conn *conn = op;
+
+	return conn->smtp != NULL ? tr_smtpc_waits_for(conn->smtp) : "smtp: the look-up of the hosts";
+}
+
 int
 smtp_conn_park(lua_State *L, struct conn *conn, struct tr_task *task)
 {
 	conn->busy = true;
-	tr_task_describe(
-		task, "smtp: %s", conn->smtp != NULL ? tr_smtpc_waits_for(conn->smtp) : "the look-up of the hosts");
+	tr_task_describe_by(task, waits_for);
 	return tr_task_park(task, L, smtp_conn_cancelled, conn, &conn->ticket);
 }
 
