@@ -14,256 +14,7 @@
 #define WINDOW_BYTES (8 * 1024 * 1024) /* unless a single call has more */
 #define END_S 5                        /* for the threads to end */
 
-/* --- pools -------------------------------------------------------------------------------------------------- */
-
-static void
-add_part(struct tr_buf *out, struct tr_str text)
-{
-	tr_buf_addf(out, "%zd:", text.data != NULL ? (ssize_t)text.len : (ssize_t)-1);
-	if (text.data != NULL)
-		tr_buf_add_str(out, text);
-}
-
-/* The settings as one text: equal texts, one pool. */
-static char *
-identify(const struct tr_amqp_settings *settings)
-{
-	struct tr_buf out = {0};
-
-	for (uint32_t i = 0; i < settings->host_count; i++) {
-		add_part(&out, settings->hosts[i].name);
-		tr_buf_addf(&out, "%u,", settings->hosts[i].port);
-	}
-	add_part(&out, settings->username);
-	add_part(&out, settings->password);
-	add_part(&out, settings->vhost);
-	add_part(&out, settings->connection_name);
-	add_part(&out, settings->ca_file);
-	add_part(&out, settings->cert_file);
-	add_part(&out, settings->key_file);
-	tr_buf_addf(&out, "%u,%d,%u,%lld,%lld", settings->heartbeat_s, settings->tls, settings->pool_size,
-		(long long)settings->connect_timeout_ns, (long long)settings->idle_timeout_ns);
-	tr_buf_addc(&out, '\0');
-	if (out.failed)
-		tr_buf_free(&out);
-	return out.data;
-}
-
-/* Copies a text with a NUL behind it. */
-static struct tr_str
-keep(char **at, struct tr_str text)
-{
-	struct tr_str kept = {NULL, text.len};
-
-	if (text.data == NULL)
-		return kept;
-	memcpy(*at, text.data, text.len);
-	(*at)[text.len] = '\0';
-	kept.data = *at;
-	*at += text.len + 1;
-	return kept;
-}
-
-static bool
-keep_all(struct tr_amqp_pool *pool, const struct tr_amqp_settings *from)
-{
-	struct tr_amqp_settings *to = &pool->settings;
-	struct tr_str *texts[] = {&to->username, &to->password, &to->vhost, &to->connection_name, &to->ca_file,
-		&to->cert_file, &to->key_file};
-	size_t size = 0;
-	char *at;
-
-	*to = *from;
-	for (uint32_t i = 0; i < to->host_count; i++)
-		size += to->hosts[i].name.len + 1;
-	for (size_t i = 0; i < TR_COUNT(texts); i++)
-		size += texts[i]->len + 1;
-	at = pool->texts = malloc(size);
-	if (at == NULL)
-		return false;
-	for (uint32_t i = 0; i < to->host_count; i++)
-		to->hosts[i].name = keep(&at, to->hosts[i].name);
-	for (size_t i = 0; i < TR_COUNT(texts); i++)
-		*texts[i] = keep(&at, *texts[i]);
-	return true;
-}
-
-static void
-pool_free(struct tr_amqp_pool *pool)
-{
-	free(pool->id);
-	free(pool->texts);
-	free(pool);
-}
-
-/* Settings may vary without end (a password that is changed daily, a name made from a message): what nobody uses goes.
- */
-static void
-drop_unused(struct tr_amqp *amqp)
-{
-	struct tr_amqp_pool **at = &amqp->pools, *pool;
-
-	pthread_mutex_lock(&amqp->lock);
-	while ((pool = *at) != NULL) {
-		if (pool->calls > 0 || pool->threads > 0) {
-			at = &pool->next;
-			continue;
-		}
-		*at = pool->next;
-		pool_free(pool);
-	}
-	pthread_mutex_unlock(&amqp->lock);
-}
-
-int
-tr_amqp_pool(struct tr_amqp *amqp, const struct tr_amqp_settings *settings, struct tr_amqp_pool **out)
-{
-	char *id = identify(settings);
-	struct tr_amqp_pool *pool;
-
-	*out = NULL;
-	if (id == NULL)
-		return TR_ENOMEM;
-	for (pool = amqp->pools; pool != NULL && strcmp(pool->id, id) != 0; pool = pool->next)
-		;
-	if (pool != NULL) {
-		free(id);
-		*out = pool;
-		return TR_OK;
-	}
-	drop_unused(amqp);
-	pool = calloc(1, sizeof *pool);
-	if (pool == NULL || !keep_all(pool, settings)) {
-		free(pool);
-		free(id);
-		return TR_ENOMEM;
-	}
-	pool->amqp = amqp;
-	pool->id = id;
-	pool->line_end = &pool->line;
-	pool->next = amqp->pools;
-	amqp->pools = pool;
-	*out = pool;
-	return TR_OK;
-}
-
-/* --- calls -------------------------------------------------------------------------------------------------- */
-
-static struct tr_amqp_batch *
-batch_of(struct tr_amqp_call *call)
-{
-	return (struct tr_amqp_batch *)call;
-}
-
-struct tr_amqp_call *
-tr_amqp_call_new(struct tr_amqp_pool *pool, uint32_t count)
-{
-	struct tr_amqp_batch *batch = calloc(1, sizeof *batch + count * sizeof batch->slots[0]);
-
-	if (batch == NULL)
-		return NULL;
-	batch->pub.count = count;
-	batch->pub.wait_timeout_ns = pool->settings.wait_timeout_ns;
-	batch->pub.publish_timeout_ns = pool->settings.publish_timeout_ns;
-	batch->pool = pool;
-	batch->next = pool->amqp->calls;
-	batch->prev = &pool->amqp->calls;
-	if (batch->next != NULL)
-		batch->next->prev = &batch->next;
-	pool->amqp->calls = batch;
-	pool->calls++;
-	init_amqp_pool(&batch->memory, 4096);
-	return &batch->pub;
-}
-
-amqp_pool_t *
-tr_amqp_call_pool(struct tr_amqp_call *call)
-{
-	return &batch_of(call)->memory;
-}
-
-amqp_bytes_t
-tr_amqp_call_text(struct tr_amqp_call *call, struct tr_str text)
-{
-	amqp_bytes_t copy = {text.len, NULL};
-
-	copy.bytes = amqp_pool_alloc(&batch_of(call)->memory, text.len + 1);
-	if (copy.bytes == NULL)
-		return amqp_empty_bytes;
-	if (text.len > 0)
-		memcpy(copy.bytes, text.data, text.len);
-	return copy;
-}
-
-int
-tr_amqp_call_add(struct tr_amqp_call *call, const struct tr_amqp_message *message)
-{
-	struct tr_amqp_batch *batch = batch_of(call);
-	struct tr_amqp_slot *slot = &batch->slots[batch->added];
-
-	slot->exchange = tr_amqp_call_text(call, message->exchange);
-	slot->routing_key = tr_amqp_call_text(call, message->routing_key);
-	slot->properties = message->properties;
-	slot->mandatory = message->mandatory;
-	slot->immediate = message->immediate;
-	slot->probe = message->probe;
-	if (message->bytes != NULL) {
-		tr_bytes_share(&slot->payload, message->bytes);
-	} else if (message->payload.len > 0) {
-		struct tr_blob *blob = tr_blob_new(message->payload.data, message->payload.len);
-
-		if (blob == NULL)
-			return TR_ENOMEM;
-		tr_bytes_set(&slot->payload, blob);
-	}
-	batch->bytes += slot->payload.len;
-	batch->added++;
-	return slot->exchange.bytes != NULL && slot->routing_key.bytes != NULL ? TR_OK : TR_ENOMEM;
-}
-
-void
-tr_amqp_call_result(const struct tr_amqp_call *call, uint32_t index, struct tr_amqp_result *out)
-{
-	const struct tr_amqp_slot *slot = &((const struct tr_amqp_batch *)call)->slots[index];
-
-	*out = (struct tr_amqp_result){slot->status, slot->err, slot->reply_code, slot->permanent,
-		{slot->text.bytes != NULL ? slot->text.bytes : "", slot->text.len}};
-}
-
-/* Nothing is under way for it any more. */
-static void
-batch_rest(struct tr_amqp_batch *batch)
-{
-	tr_timer_stop(tr_loop_wheel(batch->pool->amqp->loop), &batch->timer);
-	if (batch->held)
-		tr_hold_drop();
-	batch->held = false;
-}
-
-static void
-batch_unlink(struct tr_amqp_batch *batch)
-{
-	if (batch->prev == NULL || batch->pool == NULL) /* tr_amqp_free() has run */
-		return;
-	batch_rest(batch);
-	*batch->prev = batch->next;
-	if (batch->next != NULL)
-		batch->next->prev = batch->prev;
-	batch->prev = NULL;
-	batch->pool->calls--;
-}
-
-void
-tr_amqp_call_free(struct tr_amqp_call *call)
-{
-	struct tr_amqp_batch *batch = batch_of(call);
-
-	batch_unlink(batch);
-	for (uint32_t i = 0; i < batch->added; i++)
-		tr_bytes_fini(&batch->slots[i].payload);
-	empty_amqp_pool(&batch->memory);
-	free(batch);
-}
+/* --- the line -------------------------------------------------------------------------------------------------- */
 
 /* lock held */
 static bool
@@ -470,7 +221,7 @@ find_taker(struct tr_amqp_pool *pool, struct tr_amqp_batch *batch)
 void
 tr_amqp_call_start(struct tr_amqp_call *call)
 {
-	struct tr_amqp_batch *batch = batch_of(call);
+	struct tr_amqp_batch *batch = tr_amqp_batch_of(call);
 	struct tr_amqp_pool *pool = batch->pool;
 	struct tr_amqp *amqp = pool->amqp;
 	int wake_fd;
@@ -496,7 +247,7 @@ tr_amqp_call_start(struct tr_amqp_call *call)
 void
 tr_amqp_call_cancel(struct tr_amqp_call *call)
 {
-	struct tr_amqp_batch *batch = batch_of(call);
+	struct tr_amqp_batch *batch = tr_amqp_batch_of(call);
 	struct tr_amqp *amqp = batch->pool != NULL ? batch->pool->amqp : NULL;
 	bool taken = false;
 
@@ -550,7 +301,7 @@ readable(struct ev_loop *ev, ev_io *watcher, int revents)
 		pthread_mutex_unlock(&amqp->lock);
 		if (batch == NULL)
 			return;
-		batch_rest(batch);
+		tr_amqp_batch_rest(batch);
 		count(amqp, batch);
 		if (batch->cancelled)
 			tr_amqp_call_free(&batch->pub);
@@ -623,7 +374,7 @@ tr_amqp_free(struct tr_amqp *amqp)
 	ended = await_threads(amqp);
 	for (struct tr_amqp_batch *batch = amqp->calls, *next; batch != NULL; batch = next) {
 		next = batch->next;
-		batch_unlink(batch);
+		tr_amqp_batch_unlink(batch);
 		if (ended)
 			batch->pool = NULL; /* its owner may still cancel it */
 		if (batch->cancelled && ended)
@@ -635,7 +386,7 @@ tr_amqp_free(struct tr_amqp *amqp)
 		struct tr_amqp_pool *pool = amqp->pools;
 
 		amqp->pools = pool->next;
-		pool_free(pool);
+		tr_amqp_pool_free(pool);
 	}
 	close(amqp->fd);
 	pthread_mutex_destroy(&amqp->lock);

@@ -1,4 +1,5 @@
-/* Shared by amqp.c (the loop's side) and amqp_connection.c (the threads). */
+/* Shared by the loop's side (amqp.c, amqp_pool.c, amqp_call.c, amqp_alarm.c) and the threads (amqp_connection.c and
+ * what it uses). */
 #ifndef TR_AMQP_INTERNAL_H
 #define TR_AMQP_INTERNAL_H
 
@@ -108,6 +109,17 @@ struct tr_amqp {
 	bool held_up_changed; /* of a connection */
 	bool ending;
 };
+
+/* amqp_pool.c; the loop's. Nobody uses it any more. */
+void tr_amqp_pool_free(struct tr_amqp_pool *pool);
+/* amqp_call.c; the loop's */
+static inline struct tr_amqp_batch *
+tr_amqp_batch_of(struct tr_amqp_call *call)
+{
+	return (struct tr_amqp_batch *)call;
+}
+void tr_amqp_batch_rest(struct tr_amqp_batch *batch); /* nothing is under way for it any more */
+void tr_amqp_batch_unlink(struct tr_amqp_batch *batch);
 
 /* amqp_connection.c: starts a connection's thread; the lock is held. TR_OK or an error. */
 int tr_amqp_connection_start(struct tr_amqp_pool *pool);
