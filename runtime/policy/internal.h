@@ -120,14 +120,23 @@ void tr_anchor_init(lua_State *L);
 void tr_anchors_free(struct tr_host *host);
 /* event.c: marks `name` as handled in this host. */
 void tr_event_mark(struct tr_host *host, const char *name);
-/* task.c */
+/* task_name.c */
 #define TR_IDS_BYTES 128
+/* Sets _KUMO_CURRENT_EVENT, raw: a policy may have made globals strict. */
+void tr_event_name_set(struct tr_host *host, const char *event);
 /* The ids in full, made in `text` if need be; NULL: none. Safe in a signal handler. */
 const char *tr_task_ids(const struct tr_task *task, char text[TR_IDS_BYTES]);
+/* Keeps event and ids beyond the start call. */
+void tr_task_keep_names(struct tr_task *task);
+/* task_hook.c: raises what is on top of host->L in the parked code: at the first instruction that the coroutine which
+ * parked runs, i.e. where its host call returns. lua_resume() itself cannot raise. */
+void tr_task_resume_raising(struct tr_task *task);
+void tr_task_hook(lua_State *L, lua_Debug *ar);
+/* task.c: resumes with `nargs` values on top of task->L. True if the task waits, false if it has ended. */
+bool tr_task_resume(struct tr_task *task, int nargs);
 void tr_tasks_free(struct tr_host *host);
 int tr_l_push_args(lua_State *L);
 int tr_l_push_protected(lua_State *L); /* pushes what a wake gives to its task; argument: struct push_call */
-void tr_task_hook(lua_State *L, lua_Debug *ar);
 int tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char *name, struct tr_task **out);
 /* report.c: the error that follows may be caught, and tells its own text only: this logs where it ran, and for whom.
  * Once a stretch. True: it has caught that error again and again. */

@@ -14,8 +14,6 @@
 
 char tr_park_key, tr_cancel_key;
 
-static bool resume(struct tr_task *task, int nargs);
-
 /* --- pool ------------------------------------------------------------------------------------ */
 
 static int
@@ -104,50 +102,6 @@ tr_tasks_free(struct tr_host *host)
 
 /* --- run --------------------------------------------------------------------------------------- */
 
-static int
-make_event(lua_State *L)
-{
-	const char *event = lua_touserdata(L, 1);
-
-	lua_pushliteral(L, "_KUMO_CURRENT_EVENT");
-	lua_pushstring(L, event);
-	lua_rawset(L, LUA_GLOBALSINDEX);
-	return 0;
-}
-
-/* Sets _KUMO_CURRENT_EVENT, raw: a policy may have made globals strict. */
-static void
-set_event(struct tr_host *host, const char *event)
-{
-	if (event == NULL || (host->event_name != NULL && strcmp(host->event_name, event) == 0))
-		return;
-	size_t size = strlen(event) + 1;
-	if (host->event_name == NULL || size > host->event_cap) {
-		char *copy = realloc(host->event_name, size + 32);
-		if (copy == NULL)
-			return; /* the global keeps the former event: only a diagnostic suffers */
-		if (host->event_name == NULL)
-			copy[0] = '\0';
-		host->event_name = copy;
-		host->event_cap = size + 32;
-	}
-	if (host->event_name[0] == '\0') { /* the first makes the global, which needs memory */
-		if (lua_cpcall(host->L, make_event, (void *)event) == 0)
-			memcpy(host->event_name, event, size);
-		else
-			lua_pop(host->L, 1);
-		return;
-	}
-	if (!tr_anchor_push(host, host->L, "_KUMO_CURRENT_EVENT"))
-		return;
-	if (!tr_anchor_push(host, host->L, event)) {
-		lua_pop(host->L, 1);
-		return;
-	}
-	memcpy(host->event_name, event, size);
-	lua_rawset(host->L, LUA_GLOBALSINDEX);
-}
-
 static void
 stop_wait(struct tr_task *task)
 {
@@ -159,20 +113,6 @@ stop_wait(struct tr_task *task)
 	task->generation++;
 	if (cancel != NULL)
 		cancel(op);
-}
-
-const char *
-tr_task_ids(const struct tr_task *task, char text[TR_IDS_BYTES])
-{
-	size_t len;
-
-	if (task->ids == NULL || task->id == NULL)
-		return task->ids;
-	len = strnlen(task->ids, TR_IDS_BYTES - 34);
-	memcpy(text, task->ids, len);
-	text[len] = ' ';
-	tr_uuid_hex(task->id, text + len + 1);
-	return text;
 }
 
 static void
@@ -247,9 +187,8 @@ finish(struct tr_task *task, int status)
 	give_back(task);
 }
 
-/* Resumes with `nargs` values on top of task->L. Returns true if the task waits, false if it has ended. */
-static bool
-resume(struct tr_task *task, int nargs)
+bool
+tr_task_resume(struct tr_task *task, int nargs)
 {
 	struct tr_host *host = task->host;
 	struct tr_task *outer = host->current;
@@ -257,7 +196,7 @@ resume(struct tr_task *task, int nargs)
 	task->outer = outer;
 	task->state = TASK_RUNNING;
 	host->current = task;
-	set_event(host, task->event);
+	tr_event_name_set(host, task->event);
 	if (host->depth++ == 0) {
 		atomic_store_explicit(&host->run_limit_ns,
 			task->limit_ns > 0 && task->limit_ns < host->limit_ns ? task->limit_ns : host->limit_ns,
@@ -269,7 +208,7 @@ resume(struct tr_task *task, int nargs)
 		tr_watch_leave(host);
 	host->current = outer;
 	if (outer != NULL)
-		set_event(host, outer->event);
+		tr_event_name_set(host, outer->event);
 	if (status == LUA_YIELD && task->state == TASK_WAITING) {
 		task->prev = &host->waiting;
 		task->next = host->waiting;
@@ -338,7 +277,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 		lua_pushnil(task->L);
 	}
 	lua_pushlightuserdata(task->L, (void *)call);
-	if (resume(task, 3) && out != NULL)
+	if (tr_task_resume(task, 3) && out != NULL)
 		*out = task;
 	return TR_OK;
 }
@@ -389,33 +328,6 @@ deadline_passed(struct tr_timer *timer)
 	tr_task_cancel(task);
 }
 
-/* Keeps event and ids beyond the start call. */
-static void
-copy_names(struct tr_task *task)
-{
-	char full[TR_IDS_BYTES];
-	size_t event = task->event ? strlen(task->event) + 1 : 0;
-
-	task->ids = tr_task_ids(task, full);
-	task->id = NULL;
-	size_t ids = task->ids ? strlen(task->ids) + 1 : 0;
-
-	if (event + ids > task->text_cap) {
-		char *text = realloc(task->text, event + ids + 64);
-		if (text == NULL) {
-			task->event = task->event ? "(unknown)" : NULL;
-			task->ids = NULL;
-			return;
-		}
-		task->text = text;
-		task->text_cap = event + ids + 64;
-	}
-	if (event > 0)
-		task->event = memcpy(task->text, task->event, event);
-	if (ids > 0)
-		task->ids = memcpy(task->text + event, task->ids, ids);
-}
-
 int
 tr_task_park(struct tr_task *task, lua_State *L, void (*cancel)(void *op), void *op, struct tr_ticket *ticket)
 {
@@ -424,7 +336,7 @@ tr_task_park(struct tr_task *task, lua_State *L, void (*cancel)(void *op), void 
 	if (task->cancel != NULL) /* left by a wait that could not be passed on */
 		stop_wait(task);
 	if (task->waiting_since_ns == 0) {
-		copy_names(task);
+		tr_task_keep_names(task);
 		host->live++;
 		task->waiting_since_ns = tr_mono_ns();
 		if (task->deadline_ns > 0) {
@@ -444,78 +356,6 @@ tr_task_park(struct tr_task *task, lua_State *L, void (*cancel)(void *op), void 
 	lua_settop(L, 0); /* host.lua's coroutine.resume knows it by this and passes it outwards */
 	lua_pushlightuserdata(L, &tr_park_key);
 	return lua_yield(L, 1);
-}
-
-/* Raises what is on top of host->L in the parked code: at the first instruction that the coroutine which
- * parked runs, i.e. where its host call returns. lua_resume() itself cannot raise. */
-static void
-resume_raising(struct tr_task *task)
-{
-	struct tr_host *host = task->host;
-
-	lua_rawseti(host->L, LUA_REGISTRYINDEX, host->raise_ref);
-	host->raise_in = task->parked;
-	lua_sethook(host->L, tr_task_hook, LUA_MASKCOUNT, 1);
-	resume(task, 0);
-	if (host->raise_in != NULL) { /* no instruction was left to raise it at */
-		host->raise_in = NULL;
-		lua_sethook(host->L, NULL, 0, 0);
-	}
-}
-
-/* Raises what no pcall of the policy catches. */
-static void
-cut_off(struct tr_host *host, lua_State *L)
-{
-	luaL_traceback(L, L, NULL, 0);
-	free(host->cut_at);
-	host->cut_at = strdup(lua_tostring(L, -1)); /* NULL: it is shown without */
-	lua_pushlightuserdata(L, &tr_cancel_key);
-	lua_error(L);
-}
-
-void
-tr_task_hook(lua_State *L, lua_Debug *ar)
-{
-	struct tr_host *host = tr_host_of(L);
-
-	if (host->raise_in != NULL) {
-		if (host->raise_in != L)
-			return; /* still on the way inwards through the policy's coroutines */
-		host->raise_in = NULL;
-		if (!atomic_load(&host->interrupt))
-			lua_sethook(L, NULL, 0, 0);
-		lua_rawgeti(L, LUA_REGISTRYINDEX, host->raise_ref);
-		if (lua_type(L, -1) == LUA_TSTRING) {
-			luaL_where(L, 0);
-			lua_insert(L, -2);
-			lua_concat(L, 2);
-		}
-		lua_error(L);
-	}
-	lua_sethook(L, NULL, 0, 0);
-	if (host->too_big) /* garbage does not count */
-		lua_gc(L, LUA_GCCOLLECT, 0);
-	if (host->too_big) { /* until what raised has let go of it, nothing more is said: its handlers run, too */
-		luaL_where(L, 0);
-		lua_pushfstring(L, "more than %d MiB of memory are needed", (int)(host->memory_limit >> 20));
-		lua_concat(L, 2);
-		lua_error(L);
-	}
-	if (atomic_exchange(&host->cancel, false)) {
-		if (host->current != NULL && host->current->ending == 0)
-			host->current->ending = TR_ECANCELED;
-		cut_off(host, L);
-	}
-	if (atomic_exchange(&host->interrupt, false)) {
-		if (tr_task_interrupted(host, L))
-			cut_off(host, L);
-		luaL_where(L, 0);
-		lua_pushfstring(L, "handler ran longer than %f s without waiting",
-			(lua_Number)atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed) / TR_NS_PER_S);
-		lua_concat(L, 2);
-		lua_error(L);
-	}
 }
 
 struct push_call {
@@ -562,18 +402,18 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 	if (raise) {
 		if (count == 0)
 			lua_pushnil(L);
-		resume_raising(task);
+		tr_task_resume_raising(task);
 		return true;
 	}
 	if (!lua_checkstack(task->L, count)) {
 		lua_pop(L, count);
 		if (!tr_anchor_push(task->host, L, "too many results"))
 			lua_pushnil(L);
-		resume_raising(task);
+		tr_task_resume_raising(task);
 		return true;
 	}
 	lua_xmove(L, task->L, count);
-	resume(task, count);
+	tr_task_resume(task, count);
 	return true;
 }
 
@@ -589,33 +429,7 @@ tr_task_cancel(struct tr_task *task)
 	unlink_waiting(task);
 	stop_wait(task);
 	lua_pushlightuserdata(task->host->L, &tr_cancel_key);
-	resume_raising(task);
-}
-
-void
-tr_task_describe(struct tr_task *task, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(task->what, sizeof task->what, fmt, args);
-	va_end(args);
-}
-
-void
-tr_task_describe_by(struct tr_task *task, const char *(*what_now)(void *op))
-{
-	task->what_now = what_now;
-}
-
-void
-tr_task_describe_text(struct tr_task *task, const char *what, const char *more)
-{
-	size_t len = strnlen(what, sizeof task->what - 1), rest = strnlen(more, sizeof task->what - 1 - len);
-
-	memcpy(task->what, what, len);
-	memcpy(task->what + len, more, rest);
-	task->what[len + rest] = '\0';
+	tr_task_resume_raising(task);
 }
 
 void
