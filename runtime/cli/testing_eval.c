@@ -10,8 +10,8 @@ struct eval {
 	struct tr_ticket ticket;
 	const char *code; /* borrowed until it has started */
 	struct tr_buf out;
-	char *error; /* NULL: none */
-	bool ended, parked, cancelled;
+	char *error; /* NULL: none, or no memory for it */
+	bool failed, ended, parked, cancelled;
 };
 
 static int
@@ -35,8 +35,8 @@ push_value(lua_State *L, void *arg)
 	const struct eval *eval = arg;
 	size_t at;
 
-	if (eval->error != NULL) {
-		lua_pushfstring(L, "eval: %s", eval->error);
+	if (eval->failed) {
+		lua_pushfstring(L, "eval: %s", eval->error != NULL ? eval->error : "out of memory");
 		return 1;
 	}
 	if (tr_json_push(L, (struct tr_str){eval->out.data, eval->out.len}, false, &at) != TR_OK)
@@ -50,20 +50,22 @@ evaluated(void *arg, const struct tr_task_result *result)
 	struct eval *eval = arg;
 	const char *what = NULL;
 
-	if (result->status != TR_OK)
+	if (result->status != TR_OK) {
+		eval->failed = true;
 		eval->error = strdup(result->text);
-	else if (result->count == 0)
+	} else if (result->count == 0) {
 		tr_buf_addz(&eval->out, "null");
-	else if (tr_json_from_lua(result->L, -result->count, &eval->out, &what) != TR_OK &&
-		 asprintf(&eval->error, "the result has a %s", what) < 0)
-		eval->error = NULL;
-	if (result->status != TR_OK && eval->error == NULL)
-		eval->error = strdup("out of memory");
+	} else if (tr_json_from_lua(result->L, -result->count, &eval->out, &what) != TR_OK) {
+		eval->failed = true;
+		if (asprintf(&eval->error, "the result has a %s", what) < 0)
+			eval->error = NULL;
+	}
+	eval->failed |= eval->out.failed;
 	eval->ended = true;
 	if (!eval->parked)
 		return;
 	if (!eval->cancelled)
-		tr_task_wake(&eval->ticket, push_value, eval, eval->error != NULL);
+		tr_task_wake(&eval->ticket, push_value, eval, eval->failed);
 	free_eval(eval);
 }
 
@@ -96,7 +98,7 @@ tr_testing_eval(lua_State *L)
 		return luaL_error(L, "eval: out of memory");
 	}
 	if (eval->ended) {
-		bool failed = eval->error != NULL;
+		bool failed = eval->failed;
 
 		push_value(L, eval);
 		free_eval(eval);
