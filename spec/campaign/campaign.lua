@@ -6,7 +6,7 @@ package.path = directory .. '/?.lua;' .. package.path
 io.stdout:setvbuf 'line'
 local campaign = require 'tr.campaign'
 local disk = require 'tr.sim_disk'
-local life = require 'life'
+local life = require(arg[6] == 'mail' and 'life' or 'life_' .. arg[6])
 
 local CASE_S = 60 -- real seconds, with sanitizers
 local EVER = 1e9
@@ -56,8 +56,11 @@ local function count()
       one:wrong('mail %d: %s', number, mail.why)
     end
   end
+  local _, text = campaign.log()
+  if not one:is_whole(text) then
+    one:wrong('something does not happen in it: %s', require('kumo').serde.json_encode(one.ledger))
+  end
   if one.faults then
-    local _, text = campaign.log()
     error('the life without faults: ' .. table.concat(one.faults, '\n') .. '\n' .. text, 0)
   end
   return { ops = ops, malloc = malloc, lua = lua }
@@ -150,6 +153,17 @@ local function run(case)
   return one
 end
 
+--- The log without tracebacks.
+local function heads(text)
+  local lines = {}
+  for line in text:gmatch '[^\n]+' do
+    if line:find '^%u+ %a' or line:find '^info' then
+      lines[#lines + 1] = line:sub(1, 200)
+    end
+  end
+  return table.concat(lines, '\n')
+end
+
 local counts = count()
 local cases = make[kind](counts)
 local step = sample > 0 and math.max(1, #cases / sample) or 1
@@ -169,9 +183,8 @@ for index = from, math.min(to, total) - 1 do
   local one = run(case)
   local _, text = campaign.log()
   if one.faults then
-    campaign.wrong(table.concat(one.faults, '\n') .. '\n' .. text)
-  end
-  if option == 'verbose' then
+    campaign.wrong(table.concat(one.faults, '\n') .. '\n' .. (option == 'verbose' and text or heads(text)))
+  elseif option == 'verbose' then
     print(case.text .. '\n' .. text)
   end
 end

@@ -15,7 +15,8 @@ local SIZES = { segment_bytes = 8192, reserve_bytes = 8192, floor_bytes = 16384,
 local ROOMY = { segment_bytes = 32768, reserve_bytes = 32768, floor_bytes = 65536, body_file_bytes = 3000 }
 local DEAD = 'dead@example.org' -- records for it are refused for good, until `forgiving`
 
-function life.new(directory, roomy)
+--- roomy: Lua's failures are told in records of their own; class: of another life that is made of this one.
+function life.new(directory, roomy, class)
   local self = setmetatable({
     policy = directory .. '/policy.lua',
     sizes = roomy and ROOMY or SIZES,
@@ -27,7 +28,7 @@ function life.new(directory, roomy)
     refusals = 0,
     starts = 0,
     forgiving = false,
-  }, life)
+  }, class or life)
   self.net = scripted.new()
   self.net:http('http://10.0.0.1:4242/log', function(request)
     return self:answer_http(request)
@@ -57,11 +58,18 @@ function life:answer_smtp(mail)
     self.busy_once = true
     return 450
   end
+  self:take(mail, number)
+  return 250
+end
+
+function life:take(mail, number)
   for _, address in ipairs(mail.to) do
     local key = number .. ' ' .. (address:match '<(.-)>' or address)
     self.sent[key] = (self.sent[key] or 0) + 1
   end
-  return 250
+  if self.mails[number] and mail.body:gsub('\r\n', '\n'):gsub('\n$', '') ~= self.mails[number].body then
+    self:wrong('mail %d: its body has %d bytes: %s ...', number, #mail.body, mail.body:sub(1, 40))
+  end
 end
 
 function life:answer_http(request)
@@ -106,13 +114,13 @@ function life:start()
 end
 
 function life:receive(number, to, bytes, via)
-  local mail = { to = to, state = 'unknown' }
+  local mail = { to = to, state = 'unknown', body = ('0123456789abcd%02d\n'):format(number):rep(math.ceil(bytes / 17)):sub(1, -2) }
   self.mails[number] = mail
   local ok, id, reply = pcall(client.receive, self.rt, self.net, {
     to = to,
     via = via,
     headers = { Subject = tostring(number) },
-    body = ('0123456789abcde\n'):rep(math.ceil(bytes / 16)),
+    body = mail.body .. '\n',
   })
   if disk.is_ghost() then
     return -- what it says does not count any more
@@ -271,6 +279,11 @@ function life:check(most)
   if h.waiting ~= 0 or h.dropped ~= 0 or h.expired ~= 0 or h.delivered ~= events then
     self:wrong('h: waiting %d, dropped %d, expired %d, delivered %d of %d events', h.waiting, h.dropped, h.expired, h.delivered, events)
   end
+end
+
+--- Of a life without faults: that it is the one that it says it is.
+function life:is_whole()
+  return self.ledger.mail.bounced == 1 and self.ledger.h.dead > 0
 end
 
 function life:close()

@@ -26,7 +26,7 @@
 #define EXIT_LEAK 23      /* of the sanitizers */
 
 struct sweep {
-	const char *kind, *sample, *option; /* as campaign.lua takes them */
+	const char *kind, *life, *sample, *option; /* as campaign.lua takes them */
 	uint64_t from, to;
 	unsigned jobs;
 	bool source;
@@ -61,7 +61,8 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 	static const struct tr_module modules[] = {
 		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
 	struct script_config script = {.program = "tailrace-campaign", .modules = modules, .host = memory_script_host};
-	char *argv[] = {path, (char *)sweep->kind, first, last, (char *)sweep->sample, (char *)sweep->option};
+	char *argv[] = {path, (char *)sweep->kind, first, last, (char *)sweep->sample, (char *)sweep->option,
+		(char *)sweep->life};
 	int status;
 
 	snprintf(first, sizeof first, "%llu", (unsigned long long)from);
@@ -245,6 +246,7 @@ usage(FILE *out)
 {
 	fputs("Usage: tailrace-campaign --io|--malloc|--lua [OPTIONS]\n\n"
 	      "Lives of messages with each file operation, allocation or allocation of Lua failing in turn.\n\n"
+	      "  --life NAME   mail (the default), or batch\n"
 	      "  --sample N    so many cases, spread over all (60)\n"
 	      "  --full        all cases\n"
 	      "  --case N      only this one of all\n"
@@ -284,6 +286,8 @@ read_options(int argc, char **argv, struct sweep *sweep)
 			has_value = true;
 			if (strcmp(name, "--sample") == 0) {
 				sweep->sample = value;
+			} else if (strcmp(name, "--life") == 0) {
+				sweep->life = value;
 			} else if (strcmp(name, "--from") == 0) {
 				sweep->from = strtoull(value, NULL, 10);
 			} else if (strcmp(name, "--jobs") == 0) {
@@ -299,7 +303,8 @@ read_options(int argc, char **argv, struct sweep *sweep)
 		}
 		i += has_value;
 	}
-	if (sweep->kind == NULL || sweep->jobs < 1 || sweep->jobs > CAMPAIGN_JOBS_MAX) {
+	if (sweep->kind == NULL || sweep->jobs < 1 || sweep->jobs > CAMPAIGN_JOBS_MAX ||
+		(strcmp(sweep->life, "mail") != 0 && strcmp(sweep->life, "batch") != 0)) {
 		usage(stderr);
 		return TR_EXIT_USAGE;
 	}
@@ -309,7 +314,7 @@ read_options(int argc, char **argv, struct sweep *sweep)
 int
 main(int argc, char **argv)
 {
-	struct sweep sweep = {.sample = "60", .option = "", .to = UINT64_MAX, .jobs = 1};
+	struct sweep sweep = {.life = "mail", .sample = "60", .option = "", .to = UINT64_MAX, .jobs = 1};
 	struct campaign_board *board;
 	int persona, status = read_options(argc, argv, &sweep);
 	bool well;
