@@ -132,6 +132,7 @@ find(struct tr_spool *spool, struct span *span, uint32_t slot, struct tr_str *pa
 			if (atomic_load(&spool->failing) || ++tries > (spool->config.inline_io ? 2 : 10000))
 				return TR_EIO; /* it is in no file as long as none can be written */
 			wait_for_commit(spool);
+			span->len = 0; /* it was read before that group was there */
 			loc = atomic_load_explicit(&stub->loc, memory_order_acquire);
 			continue;
 		}
