@@ -22,8 +22,8 @@
 /* Steps of a script. It reads: p the protocol header, k a frame, m a message (its three frames). It sends: s start, t
  * tune, o open-ok, c open-ok of the channel, f select-ok, a an ack of the next message, A one of all that were read, n
  * a nack, r the last message back, b blocked, u unblocked, g nonsense; x closes the channel for a message, X the
- * connection for reasons of its own. / and a step that sends: half of it, then the end. h holds until the test ends, w
- * until it sets `go`. At the end of a script it hangs up.
+ * connection for reasons of its own. R resets. e reads until the other side ends. / and a step that sends: half of it,
+ * then the end. h holds until the test ends, w until it sets `go`. At the end of a script it hangs up.
  */
 #define AMQP_LOGIN "psktkkokckf"
 
@@ -33,7 +33,7 @@ struct amqp_peer {
 	const char *const *scripts;
 	int count;
 	pthread_t thread;
-	_Atomic int connections, messages;
+	_Atomic int connections, messages, ended; /* ended: connections */
 	_Atomic bool ending, go;
 	int held;
 };
@@ -222,9 +222,13 @@ follow_script(struct amqp_peer *peer, int fd, const char *script)
 			peer->held = fd;
 			return;
 		}
+		if (*step == 'R')
+			setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+		while (*step == 'e' && recv(fd, header, sizeof header, 0) > 0)
+			;
 		while (*step == 'w' && !atomic_load(&peer->go) && !atomic_load(&peer->ending))
 			nanosleep(&(struct timespec){0, 1000000}, NULL);
-		if (*step == 'w')
+		if (strchr("wRe", *step) != NULL)
 			continue;
 		if (*step == 'p' ? !read_all(fd, header, 8) : *step == 'k' ? !read_frame(fd) : false)
 			break;
@@ -242,6 +246,7 @@ follow_script(struct amqp_peer *peer, int fd, const char *script)
 			break;
 	}
 	close(fd);
+	atomic_fetch_add(&peer->ended, 1);
 }
 
 static inline void *

@@ -79,6 +79,7 @@ is_done(void *arg)
 }
 
 static struct tr_str payload = TR_STR("hello");
+static uint16_t beat_s; /* between heartbeats; 0: none */
 
 /* Begins to publish "hello" to the queue events, so many times. A time is generous where it must not run out: machines
  * are slow under sanitizers. */
@@ -92,6 +93,7 @@ begin(struct publishing *publishing, const struct amqp_peer *peer, uint32_t coun
 		.username = TR_STR("guest"),
 		.password = TR_STR("guest"),
 		.vhost = TR_STR("/"),
+		.heartbeat_s = beat_s,
 		.pool_size = 1,
 		.connect_timeout_ns = connect_ms * TR_NS_PER_MS,
 		.wait_timeout_ns = 20 * TR_NS_PER_S,
@@ -497,6 +499,53 @@ test_death_at_every_step(void **state)
 	}
 }
 
+/* Idle for longer than a heartbeat, and the broker is gone: in order, by a reset, or without a word; or without a word
+ * while it has a message. What is published then is on a new connection, and what was not confirmed is told when the
+ * heartbeats have stopped, long before its own time is over. All at once, since heartbeats count in seconds. */
+static void
+test_gone_for_longer_than_the_heartbeat(void **state)
+{
+	static const char *const scripts[][2] = {
+		{AMQP_LOGIN "makX", AMQP_LOGIN "mah"},
+		{AMQP_LOGIN "makR", AMQP_LOGIN "mah"},
+		{AMQP_LOGIN "mae", AMQP_LOGIN "mah"},
+		{AMQP_LOGIN "me", AMQP_LOGIN "mah"},
+	};
+	enum { COUNT = TR_COUNT(scripts), UNCONFIRMED = COUNT - 1 };
+	struct publishing publishings[COUNT];
+	struct amqp_peer peers[COUNT];
+
+	beat_s = 1;
+	for (int i = 0; i < COUNT; i++) {
+		amqp_peer_start(&peers[i], scripts[i], 2);
+		begin(&publishings[i], &peers[i], 1, 20000, 50000);
+	}
+	for (int i = 0; i < UNCONFIRMED; i++) {
+		await(&publishings[i]);
+		assert_answer(&publishings[i], 0, TR_AMQP_ACKED, "");
+	}
+	for (int i = 0; i < UNCONFIRMED; i++)
+		while (peers[i].ended == 0)
+			nanosleep(&(struct timespec){0, TR_NS_PER_MS}, NULL);
+	assert_true(tr_loop_run_until(loop, is_done, &publishings[UNCONFIRMED], 30 * TR_NS_PER_S));
+	assert_answer(&publishings[UNCONFIRMED], 0, TR_AMQP_FAILED, "");
+	assert_false(publishings[UNCONFIRMED].answers[0].permanent);
+	for (int i = 0; i < COUNT; i++) {
+		struct publishing again = publish(&peers[i], 1, 20000);
+
+		if (i < UNCONFIRMED - 1 && again.answers[0].status == TR_AMQP_FAILED) /* it had not heard of the end */
+			again = publish(&peers[i], 1, 20000);
+		assert_answer(&again, 0, TR_AMQP_ACKED, "");
+		assert_int_equal(peers[i].connections, 2);
+		assert_int_equal(peers[i].messages, 2);
+	}
+	beat_s = 0;
+	tr_amqp_free(amqp);
+	for (int i = 0; i < COUNT; i++)
+		amqp_peer_stop(&peers[i]);
+	assert_int_equal(tr_amqp_new(loop, &amqp), TR_OK);
+}
+
 int
 main(void)
 {
@@ -514,6 +563,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_one_of_a_window_is_to_blame, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nonsense_ends_the_connection, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_death_at_every_step, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_gone_for_longer_than_the_heartbeat, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

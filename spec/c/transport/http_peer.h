@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -24,7 +25,8 @@
 #include "transport/http.h"
 
 /* One connection's script. Steps: R read one request, r what one read() gives, E read up to the end of the connection,
- * W write the next text, B the same byte by byte, C close, X reset, H hold until the test ends. Without a last H it
+ * W write the next text, B the same byte by byte, w wait until the test sets `go`, C close, X reset, H hold until the
+ * test ends. Without a last H it
  * ends by closing. */
 struct script {
 	const char *steps;
@@ -38,7 +40,7 @@ struct server {
 	int count;
 	pthread_t thread;
 	_Atomic int connections, requests, closed;
-	_Atomic bool ending;
+	_Atomic bool ending, go;
 	int held[512];
 	_Atomic int held_count;
 	char seen[8][4096]; /* the requests, in order */
@@ -104,6 +106,8 @@ follow(struct server *server, int fd, const struct script *script)
 			if (write(fd, data, strlen(data)) < 0)
 				break;
 		}
+		while (*step == 'w' && !atomic_load(&server->go) && !atomic_load(&server->ending))
+			poll(NULL, 0, 1);
 		if (*step == 'X')
 			setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 		if (*step == 'H') {

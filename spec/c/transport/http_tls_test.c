@@ -10,6 +10,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -91,7 +92,17 @@ drop_ca(void **state)
 
 /* --- the server --------------------------------------------------------------------------------------------- */
 
-enum behaviour { ANSWERS, SPEAKS_PLAINLY, HANGS_UP, HANGS_UP_AFTER_REQUEST, OLD_TLS, CUTS_THE_ANSWER };
+enum behaviour {
+	ANSWERS, /* and ends the connection */
+	SPEAKS_PLAINLY,
+	HANGS_UP,
+	HANGS_UP_AFTER_REQUEST,
+	OLD_TLS,
+	CUTS_THE_ANSWER,
+	KEEPS,         /* answers, and waits for more */
+	RESETS_LATER,  /* answers as one that keeps the connection, and resets it */
+	REFUSES_EARLY, /* 413 to the head of the first request, 200 to all that comes then */
+};
 
 struct server {
 	int fd;
@@ -99,7 +110,8 @@ struct server {
 	X509 *cert;
 	enum behaviour behaviour;
 	pthread_t thread;
-	_Atomic int requests;
+	_Atomic int requests, connections, ended;
+	_Atomic bool go; /* for RESETS_LATER: the answer has arrived */
 };
 
 static void
@@ -107,11 +119,16 @@ talk(struct server *server, SSL *ssl)
 {
 	static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 	static const char half[] = "HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\nok";
+	static const char early[] = "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno";
+	bool refuses = server->behaviour == REFUSES_EARLY && server->connections == 1;
 	char request[4096];
 	int len = 0;
 
 	if (SSL_accept(ssl) != 1)
 		return;
+	if (refuses && SSL_read(ssl, request, sizeof request - 1) > 0)
+		SSL_write(ssl, early, sizeof early - 1); /* nobody has taken in the rest so far */
+again:
 	while (len < (int)sizeof request - 1) {
 		int got = SSL_read(ssl, request + len, (int)sizeof request - 1 - len);
 
@@ -121,6 +138,12 @@ talk(struct server *server, SSL *ssl)
 		request[len] = '\0';
 		if (strstr(request, "\r\n\r\nhello") != NULL)
 			break;
+		if (refuses) { /* the body, of which only an end may matter */
+			int keep = len < 100 ? len : 100;
+
+			memmove(request, request + len - keep, (size_t)keep);
+			len = keep;
+		}
 	}
 	atomic_fetch_add(&server->requests, 1);
 	if (server->behaviour == HANGS_UP_AFTER_REQUEST)
@@ -130,7 +153,16 @@ talk(struct server *server, SSL *ssl)
 		return;
 	}
 	SSL_write(ssl, answer, sizeof answer - 1);
-	SSL_shutdown(ssl);
+	len = 0;
+	if (server->behaviour == KEEPS || server->behaviour == REFUSES_EARLY)
+		goto again;
+	if (server->behaviour == RESETS_LATER && server->connections == 1) {
+		while (!server->go)
+			sched_yield();
+		setsockopt(SSL_get_fd(ssl), SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+	} else {
+		SSL_shutdown(ssl);
+	}
 }
 
 static void *
@@ -147,6 +179,7 @@ serve(void *arg)
 	SSL_CTX_use_certificate(context, server->cert);
 	SSL_CTX_use_PrivateKey(context, key);
 	while ((fd = accept(server->fd, NULL, NULL)) >= 0) {
+		atomic_fetch_add(&server->connections, 1);
 		if (server->behaviour == SPEAKS_PLAINLY) {
 			char byte;
 
@@ -160,6 +193,7 @@ serve(void *arg)
 			SSL_free(ssl);
 		}
 		close(fd);
+		atomic_fetch_add(&server->ended, 1);
 	}
 	SSL_CTX_free(context);
 	return NULL;
@@ -202,40 +236,66 @@ is_true(void *arg)
 	return *(bool *)arg;
 }
 
-/* Posts once to https://HOST. `text`: part of the error, or of the body. */
+struct caller {
+	struct tr_loop *loop;
+	struct tr_http *http;
+	struct tr_http_client *client;
+};
+
 static void
-expect(const struct server *server, const char *host, bool trusts_all, int err, const char *text)
+start_caller(struct caller *caller, bool trusts_all)
 {
 	const struct tr_http_settings settings = {.timeout_ns = 20 * TR_NS_PER_S,
 		.idle_ns = 90 * TR_NS_PER_S,
 		.max_response_bytes = 1 << 20,
 		.accept_invalid_certs = trusts_all};
-	struct tr_http_call call = {.method = TR_HTTP_POST, .body = TR_STR("hello"), .done = call_done};
-	struct tr_http_client *client;
-	struct tr_loop *loop;
-	struct tr_http *http;
+
+	assert_int_equal(tr_loop_new(&caller->loop), TR_OK);
+	tr_loop_enter(caller->loop);
+	assert_int_equal(tr_http_new(caller->loop, &caller->http), TR_OK);
+	assert_int_equal(tr_http_client_new(caller->http, &settings, &caller->client), TR_OK);
+}
+
+static void
+stop_caller(struct caller *caller)
+{
+	tr_http_client_unref(caller->client);
+	tr_http_free(caller->http);
+	tr_loop_free(caller->loop);
+}
+
+/* Posts to https://HOST. `status` 0: an error. `text`: part of the error, or of the body. */
+static void
+post(struct caller *caller, const struct server *server, const char *host, struct tr_str body, int err, int status,
+	const char *text)
+{
+	struct tr_http_call call = {.method = TR_HTTP_POST, .body = body, .done = call_done, .client = caller->client};
 	const struct tr_buf *said;
 	bool done = false;
 	char url[64];
 
 	snprintf(url, sizeof url, "https://%s:%u/in", host, server->port);
-	assert_int_equal(tr_loop_new(&loop), TR_OK);
-	tr_loop_enter(loop);
-	assert_int_equal(tr_http_new(loop, &http), TR_OK);
-	assert_int_equal(tr_http_client_new(http, &settings, &client), TR_OK);
-	call.client = client;
 	call.url = url;
 	call.owner = &done;
-	assert_int_equal(tr_http_start(http, &call), TR_OK);
-	assert_true(tr_loop_run_until(loop, is_true, &done, 30 * TR_NS_PER_S));
+	assert_int_equal(tr_http_start(caller->http, &call), TR_OK);
+	assert_true(tr_loop_run_until(caller->loop, is_true, &done, 30 * TR_NS_PER_S));
 	said = err == TR_OK ? &call.content : &call.error;
-	if (call.err != err || said->len == 0 || memmem(said->data, said->len, text, strlen(text)) == NULL)
-		fail_msg("%s: %s: %.*s", url, tr_err_name(call.err), (int)call.error.len,
+	if (call.err != err || call.status != status || said->len == 0 ||
+		memmem(said->data, said->len, text, strlen(text)) == NULL)
+		fail_msg("%s: %s %d: %.*s", url, tr_err_name(call.err), call.status, (int)call.error.len,
 			call.error.len > 0 ? call.error.data : "");
 	tr_http_call_fini(&call);
-	tr_http_client_unref(client);
-	tr_http_free(http);
-	tr_loop_free(loop);
+}
+
+/* Once, with a client of its own. */
+static void
+expect(const struct server *server, const char *host, bool trusts_all, int err, const char *text)
+{
+	struct caller caller;
+
+	start_caller(&caller, trusts_all);
+	post(&caller, server, host, TR_STR("hello"), err, err == TR_OK ? 200 : 0, text);
+	stop_caller(&caller);
 }
 
 /* --- tests -------------------------------------------------------------------------------------------------- */
@@ -314,6 +374,52 @@ says_how_a_handshake_or_an_answer_ended(void **state)
 	}
 }
 
+/* The rest of the body is never sent, so what comes next must not be on that connection. */
+static void
+uses_no_connection_again_that_has_not_taken_the_body(void **state)
+{
+	X509 *cert = certificate("DNS:localhost", ca, -1, 2);
+	size_t len = 30000000; /* more than the kernel takes */
+	char *body = calloc(1, len);
+	struct server server;
+	struct caller caller;
+
+	assert_non_null(body);
+	start_server(&server, cert, REFUSES_EARLY);
+	start_caller(&caller, false);
+	post(&caller, &server, "localhost", (struct tr_str){body, len}, TR_OK, 413, "no");
+	post(&caller, &server, "localhost", TR_STR("hello"), TR_OK, 200, "ok");
+	assert_int_equal(server.connections, 2);
+	assert_int_equal(server.requests, 1);
+	post(&caller, &server, "localhost", TR_STR("hello"), TR_OK, 200, "ok");
+	assert_int_equal(server.connections, 2); /* a good one is kept */
+	stop_caller(&caller);
+	stop_server(&server);
+	X509_free(cert);
+	free(body);
+}
+
+static void
+sees_that_a_kept_connection_was_reset(void **state)
+{
+	X509 *cert = certificate("DNS:localhost", ca, -1, 2);
+	struct server server;
+	struct caller caller;
+
+	start_server(&server, cert, RESETS_LATER);
+	start_caller(&caller, false);
+	post(&caller, &server, "localhost", TR_STR("hello"), TR_OK, 200, "ok");
+	server.go = true;
+	while (server.ended < 1)
+		sched_yield();
+	post(&caller, &server, "localhost", TR_STR("hello"), TR_OK, 200, "ok");
+	assert_int_equal(server.connections, 2);
+	assert_int_equal(server.requests, 2);
+	stop_caller(&caller);
+	stop_server(&server);
+	X509_free(cert);
+}
+
 int
 main(void)
 {
@@ -321,6 +427,8 @@ main(void)
 		cmocka_unit_test(trusts_a_server_that_is_who_it_says),
 		cmocka_unit_test(trusts_no_other),
 		cmocka_unit_test(says_how_a_handshake_or_an_answer_ended),
+		cmocka_unit_test(uses_no_connection_again_that_has_not_taken_the_body),
+		cmocka_unit_test(sees_that_a_kept_connection_was_reset),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -153,8 +153,11 @@ enum mode {
 	SILENT,  /* takes messages and says nothing */
 	DEAF,    /* takes no byte any more after the first message */
 	HANG_UP, /* after the tenth message of a connection */
+	MUTE,    /* after the first message of a connection: not even a PONG */
+	RESET,   /* at the second PING after the first message of a connection */
 	NONSENSE /* answers what was not asked, then what makes no sense */
 };
+static int64_t ping_ns = 60 * TR_NS_PER_S;
 static struct {
 	int listener;
 	uint16_t port;
@@ -183,7 +186,7 @@ serve(int fd)
 {
 	FILE *in = fdopen(fd, "r+");
 	char line[1024], answer[1200], payload[8192];
-	uint32_t here = 0;
+	uint32_t here = 0, pings = 0;
 
 	assert_non_null(in);
 	setvbuf(in, NULL, _IONBF, 0);
@@ -193,7 +196,13 @@ serve(int fd)
 		char subject[200], reply[300];
 		size_t len;
 
+		if (server.mode == MUTE && here > 0)
+			continue;
 		if (strncmp(line, "PING", 4) == 0) {
+			if (server.mode == RESET && here > 0 && ++pings == 2) {
+				setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+				break;
+			}
 			say(fd, "PONG\r\n");
 		} else if (sscanf(line, "PUB %199s %299s", subject, reply) == 2) {
 			const char *body = "{\"stream\":\"T\",\"seq\":1}";
@@ -276,7 +285,7 @@ connection_to(uint16_t port, uint32_t pending_max, int64_t request_timeout_ns)
 	struct tr_nats_settings settings = {.server_count = 1,
 		.pending_max = pending_max,
 		.connect_timeout_ns = 2 * TR_NS_PER_S,
-		.ping_interval_ns = 60 * TR_NS_PER_S,
+		.ping_interval_ns = ping_ns,
 		.request_timeout_ns = request_timeout_ns};
 	struct tr_nats_connection *connection;
 
@@ -488,6 +497,76 @@ test_hung_up(void **state)
 	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
 }
 
+/* Idle for longer than the pings' interval, and the server is gone: by a reset, or without a word. The connection knows
+ * it without a message that would be lost, and the next one goes over another. */
+static void
+test_gone_while_idle(void **state)
+{
+	static const enum mode ends[] = {RESET, MUTE};
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+	bool done;
+
+	ping_ns = 50 * TR_NS_PER_MS;
+	for (size_t i = 0; i < TR_COUNT(ends); i++) {
+		server_start(ends[i]);
+		connection = connection_to(server.port, 100, LIMIT_NS);
+		call = start(connection, 1, &done);
+		assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+		assert_int_equal(count_of(call, TR_OK), 1);
+		tr_nats_call_free(call);
+		while (server.connections < 2) { /* nothing wakes the loop for that */
+			tr_loop_turn(loop);
+			poll(NULL, 0, 1);
+		}
+		server.mode = ACK;
+		call = start(connection, 5, &done);
+		assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+		assert_int_equal(count_of(call, TR_OK), 5);
+		assert_int_equal(server.messages, 6);
+		assert_int_equal(server.connections, 2);
+		tr_nats_call_free(call);
+		tr_nats_unref(connection);
+		tr_nats_free(nats);
+		server_end();
+		assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	}
+	ping_ns = 60 * TR_NS_PER_S;
+}
+
+/* What is published before that is known is told as soon as it is, not when its own time is over; then it arrives. */
+static void
+test_published_to_one_that_is_gone(void **state)
+{
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+	struct tr_nats_result result;
+	bool done;
+
+	ping_ns = 50 * TR_NS_PER_MS;
+	server_start(MUTE);
+	connection = connection_to(server.port, 100, LIMIT_NS);
+	call = start(connection, 4, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_OK), 1);
+	assert_int_equal(count_of(call, TR_ECLOSED), 3);
+	tr_nats_call_result(call, 3, &result);
+	assert_non_null(strstr(result.text.data, "may have arrived"));
+	assert_false(result.permanent);
+	tr_nats_call_free(call);
+	server.mode = ACK;
+	call = start(connection, 3, &done);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	assert_int_equal(count_of(call, TR_OK), 3);
+	assert_int_equal(server.messages, 4);
+	tr_nats_call_free(call);
+	tr_nats_unref(connection);
+	tr_nats_free(nats);
+	server_end();
+	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	ping_ns = 60 * TR_NS_PER_S;
+}
+
 static void
 test_nonsense(void **state)
 {
@@ -538,6 +617,8 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_silence, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deaf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hung_up, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_gone_while_idle, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_published_to_one_that_is_gone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nonsense, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_never_started, setup, teardown),
 	};

@@ -303,6 +303,29 @@ an_idle_connection_that_ended_is_no_attempt(void **state)
 	}
 }
 
+/* The answer to RSET or to the group does not come: told in time, and the next message has the next candidate. */
+static void
+an_idle_connection_that_is_silent_is_given_up(void **state)
+{
+	struct fixture *fix = set_up(SCRIPT(HELLO, ONE_OK, "H"));
+
+	fix->peer.scripts[1] = SCRIPT(HELLO, ONE_OK, "H");
+	fix->config.rset_timeout_ns = fix->config.mail_from_timeout_ns = SHORT_NS;
+	renew(fix);
+	assert_int_equal(connect_now(fix), TR_OK);
+	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
+	expect(fix, 0, "D 250 2.0.0 queued as 1|.");
+	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
+	expect_start(fix, 0, "T 421 4.4.2 KumoMTA internal: failed to send message to 127.0.0.1 [");
+	assert_false(tr_smtpc_usable(fix->smtp));
+	fix->config.rset_timeout_ns = fix->config.mail_from_timeout_ns = LIMIT_NS;
+	renew(fix);
+	assert_int_equal(connect_now(fix), TR_OK);
+	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
+	expect(fix, 0, "D 250 2.0.0 queued as 1|.");
+	tear_down_as(fix, NULL, NULL);
+}
+
 static void
 the_strategy_says_where_the_next_message_goes(void **state)
 {
@@ -451,6 +474,7 @@ main(void)
 		cmocka_unit_test(a_peer_that_stops_taking_the_body_is_an_io_error),
 		cmocka_unit_test(a_slow_taker_of_the_body_is_given_time),
 		cmocka_unit_test(an_idle_connection_that_ended_is_no_attempt),
+		cmocka_unit_test(an_idle_connection_that_is_silent_is_given_up),
 		cmocka_unit_test(the_strategy_says_where_the_next_message_goes),
 		cmocka_unit_test(an_end_without_a_word_moves_the_message_once),
 		cmocka_unit_test(an_end_after_a_word_counts),
