@@ -469,11 +469,13 @@ port_turn_end(struct tr_turn_hook *hook)
 
 /* no_flush: it is answered before it is written, and nothing refuses it. */
 static void
-move_now(struct tr_spool *spool, const struct tr_job *job)
+take_effect_now(struct tr_spool *spool, const struct tr_job *job)
 {
 	struct move_payload move;
 
 	for (uint32_t i = 0; i < job->count; i++) {
+		if (job->ops[i].type == FRAME_PUT && !job->ops[i].fresh)
+			atomic_fetch_add(&spool->replaced_asked, 1);
 		if (job->ops[i].type != FRAME_MOVE)
 			continue;
 		memcpy(&move, job->buf.data + job->ops[i].at, sizeof move);
@@ -516,7 +518,7 @@ tr_spool_submit(struct tr_change *change)
 	if (spool->config.no_flush) { /* one list, nothing refused: what was answered must be stored */
 		job->change = NULL;
 		job->urgent = job->intake = false;
-		move_now(spool, job);
+		take_effect_now(spool, job);
 		change->mail.next = NULL;
 		if (port->answers_last != NULL)
 			port->answers_last->next = &change->mail;

@@ -377,6 +377,8 @@ apply_op(struct tr_spool *spool, struct segment *segment, const struct tr_job *j
 		loc = loc_make(
 			segment->number, op->offset, segment_born(segment, op->slot, frame_bytes(op->total), spool));
 		atomic_store_explicit(&stub->loc, loc, memory_order_release);
+		if (spool->config.no_flush && !op->fresh)
+			atomic_fetch_add(&spool->replaced_done, 1); /* after its new place is known */
 		ledger_count(spool, op->account, op->column, TR_REASON_NONE, op->units);
 		if (op->also != TR_COL_NONE)
 			ledger_count(spool, op->account, op->also, TR_REASON_NONE, op->units);

@@ -420,7 +420,9 @@ struct tr_spool {
 	_Atomic bool failing;       /* the last write failed; intake is refused */
 	_Atomic bool outcome_stuck; /* an outcome waits to be stored */
 	_Atomic int last_error;
-	_Atomic uint64_t outstanding;         /* jobs submitted and not answered on their loop */
+	_Atomic uint64_t outstanding; /* jobs submitted and not answered on their loop */
+	/* without flush: messages that were to be stored again, and those of them that are */
+	_Atomic uint64_t replaced_asked, replaced_done;
 	struct job_list urgent, normal, kept; /* kept: outcomes of failed groups */
 	int64_t last_sync_ns, retry_at_ns, backoff_ns;
 	char *group_buf;

@@ -105,6 +105,8 @@ same_segment(const struct span *span, uint64_t loc)
 	return span->len > 0 && (span->number & 0xffffff) == loc >> 40;
 }
 
+#define WAITS 10000 /* of a millisecond each */
+
 /* Only without flush: answered at hand-over, the group is being written. */
 static void
 wait_for_commit(struct tr_spool *spool)
@@ -129,7 +131,7 @@ find(struct tr_spool *spool, struct span *span, uint32_t slot, struct tr_str *pa
 		uint64_t now;
 
 		if (loc == LOC_NONE && spool->config.no_flush) {
-			if (atomic_load(&spool->failing) || ++tries > (spool->config.inline_io ? 2 : 10000))
+			if (atomic_load(&spool->failing) || ++tries > (spool->config.inline_io ? 2 : WAITS))
 				return TR_EIO; /* it is in no file as long as none can be written */
 			wait_for_commit(spool);
 			span->len = 0; /* it was read before that group was there */
@@ -217,6 +219,21 @@ span_bytes(struct tr_spool *spool, const struct tr_load *load, const struct plac
 	return end - start;
 }
 
+/* Without flush: until what was handed over in place of stored messages is in the log, they would be read as they were
+ * before. TR_EIO: that takes too long. */
+static int
+await_replaced(struct tr_spool *spool)
+{
+	uint64_t asked = atomic_load(&spool->replaced_asked);
+
+	for (int tries = 0; atomic_load(&spool->replaced_done) < asked; tries++) {
+		if (atomic_load(&spool->failing) || tries >= (spool->config.inline_io ? 2 : WAITS))
+			return TR_EIO;
+		wait_for_commit(spool);
+	}
+	return TR_OK;
+}
+
 static void
 load_run(struct tr_spool *spool, struct task *task)
 {
@@ -224,6 +241,7 @@ load_run(struct tr_spool *spool, struct task *task)
 	struct tr_load *load = load_task->load;
 	struct place *places = malloc((load->count + 1) * sizeof *places);
 	struct span span = {0};
+	int err = await_replaced(spool);
 
 	for (uint32_t i = 0; i < load->count; i++) {
 		load->messages[i] = NULL;
@@ -241,12 +259,12 @@ load_run(struct tr_spool *spool, struct task *task)
 		uint64_t at = loc_offset(places[i].loc);
 		struct tr_str payload;
 
-		if (places[i].loc < LOC_LOST &&
+		if (err == TR_OK && places[i].loc < LOC_LOST &&
 			(!same_segment(&span, places[i].loc) || at < span.at ||
 				at + FRAME_HEADER + slot_length(spool, slot) > span.at + span.len) &&
 			read_span(spool, &span, places[i].loc, span_bytes(spool, load, places, i)) != TR_OK)
 			span.len = 0; /* find() reads for itself and tells the error */
-		*status = find(spool, &span, slot, &payload);
+		*status = err == TR_OK ? find(spool, &span, slot, &payload) : err;
 		if (*status == TR_OK)
 			*status = build(spool, slot, payload, load->envelope_only, &load->messages[places[i].index]);
 		if (*status == TR_ECORRUPT && !load->not_ours)
