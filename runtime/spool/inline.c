@@ -56,7 +56,7 @@ inline_handed_over(struct tr_spool *spool)
 {
 	int64_t due_ns = tr_mono_ns() + spool->config.pace_ns;
 
-	if (!spool->config.no_flush || spool->inline_loop == NULL || spool->inline_works ||
+	if (!spool->config.no_flush || spool->config.pace_ns < 0 || spool->inline_loop == NULL || spool->inline_works ||
 		atomic_load(&spool->n.pending_bytes) >= spool->config.group_bytes)
 		inline_work(spool);
 	else if (!tr_timer_running(&spool->inline_timer) || spool->inline_timer.due_ns > due_ns)

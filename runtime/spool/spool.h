@@ -16,15 +16,15 @@
 struct tr_spool;
 
 struct tr_spool_config {
-	const char *meta_path;    /* directory of the log; created */
-	const char *data_path;    /* directory of body files; created; may be the same */
-	uint64_t segment_bytes;   /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
-	uint64_t group_bytes;     /* 0: 4 MiB; one change is at most segment_bytes / 2 */
-	uint64_t pending_bytes;   /* 0: 64 MiB; above it tr_spool_pressure() is true */
-	uint64_t reserve_bytes;   /* 0: two segments; kept for outcomes when the disk fills */
-	uint64_t floor_bytes;     /* 0: four segments; the log may be this large whatever lives */
-	int64_t pace_ns;          /* 0: 10 ms; the longest a change that nobody waits for is held back */
-	int64_t urgent_gap_ns;    /* 0: 1 ms; the shortest time between two syncs */
+	const char *meta_path;  /* directory of the log; created */
+	const char *data_path;  /* directory of body files; created; may be the same */
+	uint64_t segment_bytes; /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
+	uint64_t group_bytes;   /* 0: 4 MiB; one change is at most segment_bytes / 2 */
+	uint64_t pending_bytes; /* 0: 64 MiB; above it tr_spool_pressure() is true */
+	uint64_t reserve_bytes; /* 0: two segments; kept for outcomes when the disk fills */
+	uint64_t floor_bytes;   /* 0: four segments; the log may be this large whatever lives */
+	int64_t pace_ns;        /* the longest a change that nobody waits for is held back; 0: 10 ms; -1: not at all */
+	int64_t urgent_gap_ns;  /* 0: 1 ms; the shortest time between two syncs */
 	uint32_t body_file_bytes; /* 0: 256 KiB; a body above it is a file of its own */
 	uint32_t loaders;         /* 0: 2 */
 	bool inline_io; /* by who asks, not by the threads: for tests on the virtual clock, without their wakes */
