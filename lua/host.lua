@@ -561,7 +561,7 @@ local PUBLIC = { kumo = true, retry_after = true }
 
 --- Loads a module of lua/ by its path there, whatever package.path and the policy's directory hold.
 function host.internal(name)
-  local loaded = (PUBLIC[name] or name:find('.', 1, true)) and package.loaded or hidden
+  local loaded = (PUBLIC[name] or name:find '^kumo%.') and package.loaded or hidden
   if loaded[name] == nil then
     local chunk, err = loadfile(('%s/lua/%s.lua'):format(c.share_dir, (name:gsub('%.', '/'))))
     if not chunk then

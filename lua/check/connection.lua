@@ -1,7 +1,7 @@
 --- What `tailrace check` knows of connection objects: the table that a constructor of custom_lua returns has the method that the
 --- queue will call, and it says what became of a message.
 local host = require 'tr.host'
-local scan = host.internal 'check_scan'
+local handlers = host.internal 'check.handlers'
 
 local connection = {}
 
@@ -65,7 +65,7 @@ local function check_method(source, fn, name)
     for _, node in ipairs(source.tree.returns) do
       says = says or node.fn_of == one and #node.values > 0
     end
-    if not says and not scan.always_answers(source, one) and not scan.always_raises(one) then
+    if not says and not handlers.always_answers(source, one) and not handlers.always_raises(one) then
       source.add('error', 'hook', one.line, ('%s returns nothing, which is a failure: the record is sent again'):format(name),
         'return a text, e.g. what the receiver answered') -- stylua: ignore
     end
@@ -93,11 +93,11 @@ end
 ---@param sources check.Source[]
 ---@param registrations check.Registration[][]
 function connection.check(sources, registrations)
-  local handlers, batches = {}, {}
+  local by_event, batches = {}, {}
   for i, source in ipairs(sources) do
     for _, one in ipairs(registrations[i]) do
       if one.handler then
-        handlers[one.name] = { source = source, fn = one.handler }
+        by_event[one.name] = { source = source, fn = one.handler }
       end
     end
   end
@@ -118,7 +118,7 @@ function connection.check(sources, registrations)
     end
   end
   for name, size in pairs(batches) do
-    local handler = handlers[name]
+    local handler = by_event[name]
     if handler then
       check { source = handler.source, fn = handler.fn, batch = size or nil, line = handler.fn.line }
     end

@@ -44,8 +44,10 @@ local function short(text)
   return report.printable(text)
 end
 
+--- Without a file: the policy's.
 function report.add(level, code, file, line, message, remedy)
-  local one = { level = level, code = code, file = short(file), line = line, message = short(message) }
+  line = line or 0
+  local one = { level = level, code = code, file = short(file or policy), line = line, message = short(message) }
   one.remedy = remedy and short(remedy)
   local key = ('%s\0%d\0%s'):format(one.file, line, one.message)
   if not seen[key] then
