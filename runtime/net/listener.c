@@ -106,7 +106,10 @@ tr_listener_new(struct tr_loop *loop, const struct tr_sockaddr *at,
 	listener->loop = loop;
 	listener->accepted = accepted;
 	listener->arg = arg;
-	listener->scripted = tr_scripted_listen(at, accepted, arg, &listener->local);
+	if (tr_scripted_listen(at, accepted, arg, &listener->local, &listener->scripted) != TR_OK) {
+		free(listener);
+		return TR_ENOMEM;
+	}
 	if (listener->scripted != NULL) {
 		*out = listener;
 		return TR_OK;

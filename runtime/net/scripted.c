@@ -505,14 +505,18 @@ tr_scripted_listeners(struct tr_scripted *script)
 	return out.data;
 }
 
-struct tr_scripted_listener *
+int
 tr_scripted_listen(const struct tr_sockaddr *at, void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer),
-	void *arg, struct tr_sockaddr *local)
+	void *arg, struct tr_sockaddr *local, struct tr_scripted_listener **out)
 {
 	struct tr_scripted_listener *listener;
 
-	if (set == NULL || at->ss.ss_family == AF_UNIX || (listener = calloc(1, sizeof *listener)) == NULL)
-		return NULL;
+	*out = NULL;
+	if (set == NULL || at->ss.ss_family == AF_UNIX)
+		return TR_OK;
+	listener = calloc(1, sizeof *listener);
+	if (listener == NULL)
+		return TR_ENOMEM;
 	listener->at = *at;
 	if (tr_sockaddr_port(at) == 0)
 		tr_sockaddr_set_port(&listener->at, set->port++);
@@ -524,7 +528,8 @@ tr_scripted_listen(const struct tr_sockaddr *at, void (*accepted)(void *arg, int
 		listener->next->prev = &listener->next;
 	set->listeners = listener;
 	*local = listener->at;
-	return listener;
+	*out = listener;
+	return TR_OK;
 }
 
 void

@@ -65,11 +65,12 @@ bool tr_scripted_on(void);
  * of connecting to be seen when it becomes writable; *local (may be NULL) is the address it came from. */
 enum tr_scripted_kind tr_scripted_connect(
 	const struct tr_sockaddr *to, const struct tr_sockaddr *source, int *fd, struct tr_sockaddr *local);
-/* A listener of this process. accepted() gets the descriptor of its end. NULL: no script is set, or no memory. Port 0
- * gets one; *local is where it is. */
+/* A listener of this process. accepted() gets the descriptor of its end. *out is NULL if no script is set, or for a
+ * local socket: the real one is meant. Port 0 gets one; *local is where it is. TR_OK, TR_ENOMEM. */
 struct tr_scripted_listener;
-struct tr_scripted_listener *tr_scripted_listen(const struct tr_sockaddr *at,
-	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer), void *arg, struct tr_sockaddr *local);
+int tr_scripted_listen(const struct tr_sockaddr *at,
+	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer), void *arg, struct tr_sockaddr *local,
+	struct tr_scripted_listener **out);
 void tr_scripted_unlisten(struct tr_scripted_listener *listener); /* NULL is fine; also after the script's end */
 /* For tr_stream_new(): whether the descriptor is one that accepted() got, and its addresses. */
 bool tr_scripted_claim(int fd, struct tr_sockaddr *peer, struct tr_sockaddr *local);
