@@ -41,8 +41,13 @@ function batch:answer_smtp(mail)
   return 250
 end
 
+--- Mail that came past the listener is one message for all its recipients, and has records about several.
+local function addresses_of(record)
+  return type(record.recipient) == 'table' and record.recipient or { record.recipient }
+end
+
 local function address_of(record)
-  return type(record.recipient) == 'table' and record.recipient[1] or record.recipient
+  return addresses_of(record)[1]
 end
 
 function batch:note(name, record)
@@ -166,6 +171,21 @@ end
 
 -- --- what must have come of it ------------------------------------------------------------------------------------------
 
+function batch:sort_in(name, record, key, ends, receptions, total)
+  if name == 'b' and ENDS[record.type] then
+    if ends[key] then
+      self:wrong('%s has two ends: %s, %s', key, ends[key], record.type)
+    end
+    ends[key] = record.type
+    total[record.type] = (total[record.type] or 0) + 1
+  elseif record.type == 'Reception' and receptions[name] then
+    if receptions[name][key] then
+      self:wrong('two Receptions of %s for %s', key, name)
+    end
+    receptions[name][key] = true
+  end
+end
+
 function batch:check(most)
   if not self.ledger then
     return
@@ -173,19 +193,9 @@ function batch:check(most)
   local ends, receptions, counts, total = {}, { b = {}, p = {} }, { j = 0, p = 0, b = 0 }, {}
   for name, records in pairs(self.seen) do
     for _, record in pairs(records) do
-      local key = ('%s %s'):format(record.headers.Subject or '?', address_of(record))
       counts[name] = counts[name] + 1
-      if name == 'b' and ENDS[record.type] then
-        if ends[key] then
-          self:wrong('%s has two ends: %s, %s', key, ends[key], record.type)
-        end
-        ends[key] = record.type
-        total[record.type] = (total[record.type] or 0) + 1
-      elseif record.type == 'Reception' and receptions[name] then
-        if receptions[name][key] then
-          self:wrong('two Receptions of %s for %s', key, name)
-        end
-        receptions[name][key] = true
+      for _, address in ipairs(addresses_of(record)) do
+        self:sort_in(name, record, ('%s %s'):format(record.headers.Subject or '?', address), ends, receptions, total)
       end
     end
   end
