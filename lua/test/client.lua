@@ -106,7 +106,9 @@ local function by_esmtp(net, address, mail)
   end
   local text
   text, err = say(nil, 220)
-  text, err = text and say('EHLO ' .. (mail.ehlo or 'client.example.com'), 250), err
+  if text then
+    text, err = say('EHLO ' .. (mail.ehlo or 'client.example.com'), 250)
+  end
   if not text then
     return nil, err
   end

@@ -1,5 +1,6 @@
 --- What may happen in a step: each act takes the run (scenario.lua), draws from its chance, and says so in its trace.
 local disk = require 'tr.sim_disk'
+local memory = require 'tr.sim_memory'
 local world = require 'world'
 
 local acts = {}
@@ -50,7 +51,8 @@ end
 
 function acts.fault(run)
   local random = run.random
-  local op = random:weighted {
+  -- without flush a sync that fails may cost what is young, which the kernel then does not write
+  local op = not run.plan.flush and 'write' or random:weighted {
     { 5, 'write' }, { 5, 'sync' }, { 2, 'allocate' }, { 2, 'open' }, { 1, 'truncate' }, { 1, 'rename' }, { 1, 'unlink' },
     { 1, 'sync_dir' }, { 2, 'read' }, { 2, 'changes' },
   } -- stylua: ignore
@@ -82,6 +84,17 @@ function acts.mend(run)
   run:mend_disk()
 end
 
+--- Some allocations of the engine fail, ours or Lua's.
+function acts.starve(run)
+  if not run.plan.memory then
+    return
+  end
+  local kind, after, times = run.random:of { 'malloc', 'lua' }, run.random:log(1, 5000), run.random:of { 1, 3, 30, 200 }
+  run.model.starved = true
+  run.trace('starve %s after %d, %d times', kind, after, times)
+  memory.fail(kind, after, times)
+end
+
 -- --- clocks ------------------------------------------------------------------------------------------------------------
 
 function acts.clock(run)
@@ -106,17 +119,18 @@ local function ask(run, text, ...)
   local code = text:format(...)
   local ok, value = pcall(run.rt.eval, run.rt, code)
   run.trace('ask %s: %s', code, ok and 'done' or tostring(value):match '^[^\n]*')
-  if not ok and not disk.is_ghost() and not run.hurt then
+  if not ok and not disk.is_ghost() and not run.hurt and not run.model.starved then
     run:wrong('%s: %s', code, tostring(value))
   end
-  return ok and value
+  return ok, value
 end
 
 function acts.suspend(run)
   local domain, account = any_queue(run)
   local seconds = run.random:log(1, 40000)
-  ask(run, 'sim.suspend(%q, %d)', domain, seconds)
-  run.model:suspend(account, domain, seconds)
+  if ask(run, 'sim.suspend(%q, %d)', domain, seconds) then
+    run.model:suspend(account, domain, seconds)
+  end
 end
 
 function acts.unsuspend(run)
@@ -154,7 +168,7 @@ end
 --- { weight, name }; `mend` is worth something while a disk is hurt only
 acts.WEIGHTS = {
   { 60, 'mail' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
-  { 2, 'full' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
+  { 2, 'full' }, { 6, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
   { 2, 'replay' }, { 1, 'purge' },
 } -- stylua: ignore
 acts.MEND_CHANCE = 0.35 -- a step

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "disk_store.h"
 
 #define RULES_MAX 16
@@ -21,6 +22,8 @@ int disk_fd_count;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards those and all below */
 static struct world image;
 static bool ghost; /* there is an image */
+static int64_t died_at_ns;
+static bool died_by_cut;
 static struct disk_rule rules[RULES_MAX];
 static uint64_t calls[DISK_OPS], faults;
 
@@ -39,6 +42,8 @@ disk_die(bool cut, uint64_t seed)
 		return; /* dead already */
 	world_copy(&disk_world, &image);
 	ghost = true;
+	died_at_ns = tr_mono_ns();
+	died_by_cut = cut;
 	if (!cut)
 		return;
 	cut_names(&image, &random);
@@ -231,6 +236,19 @@ disk_is_ghost(void)
 
 	pthread_mutex_lock(&lock);
 	is = ghost;
+	pthread_mutex_unlock(&lock);
+	return is;
+}
+
+bool
+disk_death(int64_t *at_ns, bool *cut)
+{
+	bool is;
+
+	pthread_mutex_lock(&lock);
+	is = ghost;
+	*at_ns = died_at_ns;
+	*cut = died_by_cut;
 	pthread_mutex_unlock(&lock);
 	return is;
 }

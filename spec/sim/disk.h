@@ -77,6 +77,8 @@ void disk_cut(uint64_t seed);
 /* The kernel has written all that there is, names included, though nobody has asked for it. */
 void disk_write_back(void);
 bool disk_is_ghost(void); /* from kill or cut to revive */
+/* Of a ghost: when it died, monotonic, and whether the power has gone; false: it is none. */
+bool disk_death(int64_t *at_ns, bool *cut);
 /* The image becomes the disk, without rules. Descriptors that are still open are dead: all but close gives EIO.
  * Without an image nothing happens. */
 void disk_revive(void);

@@ -126,6 +126,29 @@ l_is_ghost(lua_State *L)
 	return 1;
 }
 
+/* death() -> of a ghost: seconds (monotonic) when it died, whether by a power cut */
+static int
+l_death(lua_State *L)
+{
+	int64_t at_ns;
+	bool cut;
+
+	if (!disk_death(&at_ns, &cut))
+		return 0;
+	lua_pushnumber(L, (lua_Number)at_ns / 1e9);
+	lua_pushboolean(L, cut);
+	return 2;
+}
+
+/* write_back(): the kernel has written all that there is */
+static int
+l_write_back(lua_State *L)
+{
+	(void)L;
+	disk_write_back();
+	return 0;
+}
+
 /* revive(): the disk is what kill or cut left */
 static int
 l_revive(lua_State *L)
@@ -191,6 +214,8 @@ luaopen_tr_sim_disk(lua_State *L)
 		{"kill", l_kill},
 		{"cut", l_cut},
 		{"is_ghost", l_is_ghost},
+		{"death", l_death},
+		{"write_back", l_write_back},
 		{"revive", l_revive},
 		{"ops", l_ops},
 		{"clear_ops", l_clear_ops},

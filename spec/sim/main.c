@@ -13,6 +13,7 @@
 #include "base/diag.h"
 #include "cli/cli.h"
 #include "disk.h"
+#include "memory_lua.h"
 #include "policy/policy.h"
 #include "runs.h"
 #include "script.h"
@@ -92,9 +93,10 @@ one_run(void *arg, uint64_t seed, double days, bool trace)
 	static char path[] = TR_SOURCE_DIR "/spec/sim/main.lua";
 	char seed_text[24], days_text[32], policy[64], trace_text[] = "trace";
 	char *args[] = {path, seed_text, days_text, policy, trace ? trace_text : NULL};
-	static const struct tr_module modules[] = {
-		{"tr.sim", luaopen_tr_sim}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
-	struct script_config script = {.program = "tailrace-sim", .modules = modules, .jit = true, .orderly = true};
+	static const struct tr_module modules[] = {{"tr.sim", luaopen_tr_sim}, {"tr.sim_disk", luaopen_tr_sim_disk},
+		{"tr.sim_memory", luaopen_tr_sim_memory}, {NULL, NULL}};
+	struct script_config script = {
+		.program = "tailrace-sim", .modules = modules, .jit = true, .orderly = true, .host = sim_memory_host};
 	int status;
 
 	snprintf(seed_text, sizeof seed_text, "%llu", (unsigned long long)seed);

@@ -5,6 +5,7 @@ package.path = here .. '/?.lua;' .. package.path
 
 local scenario = require 'scenario'
 local sim = require 'tr.sim'
+local memory = require 'tr.sim_memory'
 
 local seed, days = tonumber(arg[1]), tonumber(arg[2])
 local file = assert(io.open(here .. '/policy.lua'))
@@ -31,7 +32,8 @@ end
 local counts, model = run.counts, run.model
 local numbers = {
   ('days=%.3f'):format(run.days or run:now() / 86400),
-  ('steps=%d starts=%d kills=%d cuts=%d faults=%d'):format(counts.steps, counts.starts, counts.kills, counts.cuts, counts.faults),
+  ('steps=%d starts=%d kills=%d cuts=%d faults=%d memory=%d'):format(counts.steps, counts.starts, counts.kills, counts.cuts, counts.faults,
+    memory.failures()),
   ('messages=%d attempts=%d'):format(model.messages, model.attempts),
   ('crash=%d answer=%d wrong=%d digest=%s'):format(model.duplicates.crash, model.duplicates.answer, #wrongs, sim.digest()),
 }

@@ -3,11 +3,18 @@
 --- the engine has come to rest on a disk that works. What the engine says of an item is `fresh` until such a rest, then sealed;
 --- what a kill finds fresh is loose: it may have happened, or not.
 ---
+--- Without flush an answer proves nothing: what was acknowledged is on disk from the next rest on, or when the pace is over. And
+--- what is on disk is `young` until the kernel has written it: a power cut makes it loose again.
+---
+--- While allocations fail (starved), what the engine tells may come to nothing: it is loose, too.
+---
 --- Moments are seconds of the time that passes (T), whatever the wall clock is set to.
+local checks = require 'checks'
+
 local model = {}
 model.__index = model
 
-local SLACK_S = 0.1
+local PACE_S = 0.05 -- so long what nobody waits for is held back, and a little more
 local COLUMN = { -- of a mail's end, and of a hook's
   mail = { Delivery = 'delivered', Bounce = 'bounced', Expiration = 'expired', AdminBounce = 'bounced' },
   hook = { Delivery = 'delivered', Bounce = 'dead', Expiration = 'dead', AdminBounce = 'bounced' },
@@ -35,6 +42,12 @@ function model.new(plan, now, wall, pull, trace)
     duplicates = { crash = 0, answer = 0 },
     messages = 0,
     attempts = 0,
+    lax = false, -- this life is without flush
+    young = {}, -- what a power cut undoes, the latest last
+    acknowledged = {}, -- without flush: items whose answer is younger than the last rest
+    troubled_at = -1, -- the disk has failed until then
+    starved = false,
+    damaged = false, -- a power cut without flush may have left holes
   }, model)
   self:add_account('mail', { max_age = 0 })
   for _, hook in ipairs(plan.hooks) do
@@ -70,11 +83,19 @@ end
 
 -- --- items ----------------------------------------------------------------------------------------------------------
 
-local function make_certain(account, item)
+local function make_certain(self, account, item)
   if item.state == 'maybe' then
     item.state = 'certain'
     account.certain = account.certain + 1
     account.maybe = account.maybe - 1
+    self:is_young { account = account, certain = item }
+  end
+end
+
+--- A fact that is on disk, if the kernel has written it.
+function model:is_young(fact)
+  if self.lax then
+    self.young[#self.young + 1] = fact
   end
 end
 
@@ -102,7 +123,11 @@ function model:mail_answered(addresses, answer)
     local item = account.items[address]
     if answer == 'accepted' then
       item.acknowledged = true
-      make_certain(account, item)
+      if self.lax then
+        self.acknowledged[#self.acknowledged + 1] = { item = item, at = self.now() }
+      else
+        make_certain(self, account, item)
+      end
     elseif answer == 'refused' then
       if item.state == 'certain' then
         self:wrong('%s was refused, and there is a trace of it', address)
@@ -115,21 +140,8 @@ function model:mail_answered(addresses, answer)
   end
 end
 
-local function key_of(hook, number)
-  return number % hook.keys
-end
-
 local function filtered_out(hook, number)
   return hook.filter ~= nil and number % hook.filter == 0
-end
-
---- It must have been there for max_age, but for the time until the attempt that would come too late.
-local function check_expired(self, account, item, at)
-  local config, age = item.config, at - item.born
-  local least = config.max_age - config.max_retry * 1.03 - 3 - (self.steps - item.steps)
-  if age < least and not account.rebound and not item.again then
-    self:wrong('%s: %s has expired after %.1f s, max_age is %d s', account.name, item.key, age, config.max_age)
-  end
 end
 
 -- An event of mail: an item for each hook that wants it.
@@ -149,10 +161,10 @@ local function event_of_mail(self, kind, id, address, at)
         item.kind, item.address, item.config, item.number = kind, address, account.hook, number
         item.mail = kind == 'Reception' and mail or nil
         if account.keys then
-          local list = account.keys[key_of(account.hook, number)]
+          local list = account.keys[checks.key_of(account.hook, number)]
           if not list then
             list = { first = 1 }
-            account.keys[key_of(account.hook, number)] = list
+            account.keys[checks.key_of(account.hook, number)] = list
           end
           item.at = #list + 1
           list[item.at] = item
@@ -165,7 +177,7 @@ local function event_of_mail(self, kind, id, address, at)
   end
   local column = COLUMN.mail[kind]
   if kind == 'Expiration' then
-    check_expired(self, self.accounts.mail, mail, at)
+    checks.expired(self, self.accounts.mail, mail, at)
   end
   if column then
     self.fresh[#self.fresh + 1] = { account = self.accounts.mail, item = mail, column = column, kind = kind }
@@ -188,7 +200,7 @@ local function event_of_record(self, kind, line, queue, at)
     self:wrong('%s: %s is said to be delivered, and its endpoint has not taken it', name, id)
   end
   if kind == 'Expiration' then
-    check_expired(self, account, item, at)
+    checks.expired(self, account, item, at)
   end
   item.ended = true
   self.fresh[#self.fresh + 1] = { account = account, item = item, column = column, kind = kind }
@@ -223,132 +235,6 @@ local function find(self, name, key)
   return account.items[key]
 end
 
-local function check_again(self, name, item)
-  if item.again then
-    return
-  elseif item.terminal and item.terminal.sealed then
-    self:wrong('%s: %s is tried again after it has ended as %s', name, item.key, item.terminal.column)
-  elseif item.state == 'refused' then
-    self:wrong('%s: %s was refused, and is sent', name, item.key)
-  elseif item.accepted == 'ok' then
-    if item.accepted_life == self.life then
-      self:wrong('%s: %s is sent again in the same life', name, item.key)
-    elseif item.accepted_sealed then
-      self:wrong('%s: %s is sent again though its delivery was on disk', name, item.key)
-    else
-      self.duplicates.crash = self.duplicates.crash + 1
-    end
-  elseif item.accepted == 'lost' then
-    self.duplicates.answer = self.duplicates.answer + 1
-  end
-end
-
-local function check_due(self, account, item)
-  local fail, now = item.fail, self.now()
-  if not fail or item.again or (account.flushed_at or -1) >= fail.at then
-    return
-  end
-  local tolerance = SLACK_S
-  if fail.life ~= self.life then
-    if not fail.sealed then
-      return
-    end
-    tolerance = tolerance + math.abs(self.steps - fail.steps) + 1
-  end
-  if now < fail.at + fail.delay - tolerance then
-    self:wrong('%s: %s is tried %.3f s after it failed (attempt %s), not before %.3f s', account.name, item.key, now - fail.at,
-      tostring(fail.tries), fail.delay)
-  end
-end
-
-local function check_age(self, account, item)
-  local age, max_age = self.now() - item.born, item.config.max_age
-  if account.rebound then -- it may be in another queue
-    for _, of in pairs(self.plan.domains) do
-      max_age = math.max(max_age, of.max_age)
-    end
-  end
-  -- a session that waits for its rate, up to its idle_timeout, has what it will send in hand
-  local slack = account.hook and account.hook.rate and 65 or 5
-  if age > max_age + self.steps - item.steps + slack and not item.again then
-    self:wrong('%s: %s is tried %.1f s after it came to be, max_age is %d s', account.name, item.key, age, max_age)
-  end
-end
-
-local SETTLING_S = 120 -- what is under way when a queue is suspended
-
-local function check_suspended(self, account, item)
-  local rule = self.suspended[account.hook and account.name .. '.log_hook' or item.key:match '@(.*)$']
-  local now = self.now()
-  if rule and not account.rebound and now > rule.from + SETTLING_S and now < rule.to - 1 then
-    self:wrong('%s: %s is tried while its queue is suspended', account.name, item.key)
-  end
-end
-
---- What has passed max_age behind others of its key ends there, and need not be the next.
-local function has_ended(self, item)
-  if item.ended or item.accepted == 'ok' or item.state == 'refused' then
-    return true
-  elseif item.state == 'maybe' and (item.life ~= self.life or item.mail and item.mail.answered) then
-    return true
-  end
-  return self.now() > item.born + item.config.max_age - self.steps + item.steps
-end
-
---- The first of the same key that has not ended, if it is before the item.
-local function earlier(self, account, item)
-  local list = account.keys[key_of(account.hook, item.number)]
-  while list[list.first] and has_ended(self, list[list.first]) do
-    list.first = list.first + 1
-  end
-  local other = list[list.first]
-  return other and other.at < item.at and other or nil
-end
-
-local function check_order(self, account, item)
-  if item.again or not earlier(self, account, item) then
-    return
-  end
-  self:listen() -- it may just have ended
-  local other = earlier(self, account, item)
-  if other then
-    self:wrong('%s: %s goes before %s of the same key', account.name, item.key, other.key)
-  end
-end
-
-local function check_limits(self, account, attempt)
-  local hook, now = account.hook, self.now()
-  if #attempt.items > hook.batch_size then
-    self:wrong('%s: a batch of %d', account.name, #attempt.items)
-  end
-  local count = 0
-  for other in pairs(account.active) do
-    if other.life ~= self.life or other.over or now - other.at >= hook.timeout - 0.001 then
-      account.active[other] = nil
-    else
-      count = count + 1
-    end
-  end
-  account.active[attempt] = true
-  if count + 1 > hook.limit then
-    self:wrong('%s: %d requests at once, the limit is %d', account.name, count + 1, hook.limit)
-  end
-  if hook.rate_n then
-    local bucket = account.bucket
-    if not bucket or bucket.life ~= self.life then
-      bucket = { life = self.life, tokens = hook.rate_n, at = now }
-      account.bucket = bucket
-    end
-    bucket.tokens = math.min(hook.rate_n, bucket.tokens + (now - bucket.at) * hook.rate_n / hook.rate_s)
-    bucket.at = now
-    bucket.tokens = bucket.tokens - 1 -- a call of send or send_batch
-    if bucket.tokens < -1.01 then
-      self:wrong('%s: faster than %s by %.2f calls', account.name, hook.rate, -bucket.tokens)
-      bucket.tokens = hook.rate_n
-    end
-  end
-end
-
 --- A peer has got these. keys: addresses, or { id =, kind =, address = } each
 function model:attempt(name, keys, info)
   local account = self.accounts[name]
@@ -366,24 +252,24 @@ function model:attempt(name, keys, info)
       self:wrong('%s got %s as a %s of %s, it is a %s of %s', name, id, key.kind, key.address, item.kind, item.address)
     end
     attempt.items[i] = item
-    check_again(self, name, item)
-    check_due(self, account, item)
-    check_age(self, account, item)
-    check_suspended(self, account, item)
+    checks.again(self, name, item)
+    checks.due(self, account, item)
+    checks.age(self, account, item)
+    checks.suspended(self, account, item)
     if account.keys then
-      if seen[key_of(account.hook, item.number)] then
+      if seen[checks.key_of(account.hook, item.number)] then
         self:wrong('%s: two of one key in a batch', name)
       end
-      seen[key_of(account.hook, item.number)] = true
-      check_order(self, account, item)
+      seen[checks.key_of(account.hook, item.number)] = true
+      checks.order(self, account, item)
     end
     if item.state == 'maybe' and item.life ~= self.life then
-      make_certain(account, item) -- it has outlived a crash
+      make_certain(self, account, item) -- it has outlived a crash
     end
-    item.seen = true
+    item.seen, item.doubtful = true, nil
   end
-  if account.hook then
-    check_limits(self, account, attempt)
+  if account.hook and not self.starved then
+    checks.limits(self, account, attempt)
   end
   return attempt
 end
@@ -395,11 +281,15 @@ function model:answered(attempt, verdict, i)
       return
     end
     verdict = 'lost'
+  elseif verdict == 'ok' and self.starved then
+    verdict = 'lost' -- whoever reads it may find no memory for what follows
   end
   for n = i or 1, i or #attempt.items do
     local item = attempt.items[n]
     if verdict == 'ok' or verdict == 'lost' then
       item.accepted, item.accepted_life, item.accepted_sealed = verdict, self.life, false
+    elseif self.starved then
+      item.fail = nil
     elseif verdict == 'no' or verdict == 'hung' then
       local config, tries = item.config, attempt.tries or 1
       local delay = math.min(config.retry * 2 ^ (tries - 1), config.max_retry) - math.min(config.retry / 20, 60) / 2
@@ -461,15 +351,21 @@ local function put_away(self, sealed)
     elseif entry.filtered then
       if fate ~= 'refused' then
         account.filtered[fate and 1 or 2] = account.filtered[fate and 1 or 2] + 1
+        if fate then
+          self:is_young { account = account, filtered = true }
+        end
       end
     elseif entry.column then
       local counts = fate and account.sealed or account.loose
       counts[entry.column] = counts[entry.column] + 1
+      if fate then
+        self:is_young { account = account, ended = item, column = entry.column }
+      end
       if fate or not item.terminal then
         item.terminal = { column = entry.column, kind = entry.kind, sealed = fate and true or false, life = self.life }
       end
       if fate then
-        make_certain(account, item)
+        make_certain(self, account, item)
       end
       if item.accepted then
         item.accepted_sealed = fate and true or false
@@ -482,34 +378,94 @@ local function put_away(self, sealed)
         account.maybe = account.maybe - 1
       end
     elseif fate then
-      make_certain(account, item)
+      make_certain(self, account, item)
+    else
+      item.doubtful = true
     end
   end
   self.fresh = keep
   for _, fail in ipairs(self.failed) do
     fail.sealed = sealed
+    if sealed then
+      self:is_young { fail = fail }
+    end
   end
   self.failed = {}
+end
+
+--- What was answered up to that moment is on disk: nothing is held back for longer.
+local function take_acknowledged(self, until_)
+  for _, entry in ipairs(self.acknowledged) do
+    if entry.at < until_ then
+      make_certain(self, self.accounts.mail, entry.item)
+    end
+  end
+  self.acknowledged = {}
 end
 
 --- The engine rests, and all that it has done is on disk.
 function model:rest()
   self:listen()
-  put_away(self, true)
+  take_acknowledged(self, math.huge)
+  put_away(self, not self.starved)
 end
 
---- The process has ended. in_order: all that was told is on disk.
-function model:life_ends(in_order)
+--- The process has ended. in_order: all that was told is on disk. died_at: when it was killed
+---@param died_at number?
+function model:life_ends(in_order, died_at)
   self:listen()
-  put_away(self, in_order)
+  if in_order then
+    take_acknowledged(self, math.huge)
+  elseif self.troubled_at < self.now() then
+    take_acknowledged(self, (died_at or self.now()) - PACE_S)
+  end
+  self.acknowledged = {}
+  put_away(self, in_order and not self.starved)
   if #self.fresh > 0 then
     put_away(self, false)
   end
+  self.starved = false
 end
 
-function model:life_begins()
+---@param lax boolean without flush
+function model:life_begins(lax)
   self.suspended = {}
   self.life = self.life + 1
+  self.lax = lax
+  if not lax then
+    self:written() -- a start syncs what it finds
+  end
+end
+
+--- The kernel has written all that was on disk.
+function model:written()
+  self.young = {}
+end
+
+--- The power has gone: what the kernel had in hand may be there or not, and with holes.
+function model:power_cut()
+  for i = #self.young, 1, -1 do
+    local fact = self.young[i]
+    local account = fact.account
+    if fact.fail then
+      fact.fail.sealed = false
+    elseif fact.filtered then
+      account.filtered[1], account.filtered[2] = account.filtered[1] - 1, account.filtered[2] + 1
+    elseif fact.ended then
+      account.sealed[fact.column], account.loose[fact.column] = account.sealed[fact.column] - 1, account.loose[fact.column] + 1
+      fact.ended.terminal.sealed, fact.ended.accepted_sealed = false, false
+    else
+      fact.certain.state, fact.certain.doubtful = 'maybe', true
+      account.certain, account.maybe = account.certain - 1, account.maybe + 1
+    end
+  end
+  self.damaged = self.damaged or self.lax
+  self.young = {}
+end
+
+--- The disk fails now, or has failed until now.
+function model:disk_troubled()
+  self.troubled_at = self.now()
 end
 
 function model:clock_set(seconds)
@@ -579,7 +535,9 @@ function model:compare(ledger, figures, begins)
         local sealed, loose = account.filtered[1], account.filtered[2]
         between(self, name .. ' filtered', sealed - open, row.filtered + policy, sealed + loose)
         for reason, count in pairs(row.dropped_by) do
-          if count > 0 and reason ~= 'policy' and not (reason == 'shed' and account.hook.overflow == 'shed_oldest') then
+          local explained = reason == 'policy' or reason == 'damaged' and self.damaged
+            or reason == 'shed' and account.hook.overflow == 'shed_oldest'
+          if count ~= 0 and not explained then
             self:wrong('%s: %d dropped: %s', name, count, reason)
           end
         end

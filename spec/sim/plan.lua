@@ -64,8 +64,11 @@ local function hook(random, i)
   return self
 end
 
-function plan.new(random)
+---@param extra table another source of chance
+function plan.new(random, extra)
   local self = { domains = {}, hooks = {}, min_free = 0 }
+  self.flush = not extra:chance(0.25)
+  self.memory = extra:chance(0.3) -- allocations fail
   for i = 1, random:int(1, 3) do
     self.domains[('d%d.test'):format(i)] = domain(random, i)
   end
@@ -96,6 +99,10 @@ function plan.change(self, random)
     old.rate, old.rate_n, old.rate_s = new.rate, new.rate_n, new.rate_s
   end
   self.broken = random:chance(0.3)
+  -- a start with flush again does not know which body files nobody has synced
+  if self.sizes.body_file_bytes > 100000 and random:chance(0.2) then
+    self.flush = not self.flush
+  end
 end
 
 --- As the text of a Lua table.

@@ -5,7 +5,7 @@ local log_hooks = require 'policy-extras.log_hooks'
 
 kumo.on('init', function()
   for _, name in ipairs { 'data', 'meta' } do
-    kumo.define_spool { name = name, path = '/sim/' .. name, min_free_space = PLAN.min_free, min_free_inodes = 0 }
+    kumo.define_spool { name = name, path = '/sim/' .. name, flush = PLAN.flush, min_free_space = PLAN.min_free, min_free_inodes = 0 }
   end
   kumo.start_esmtp_listener { listen = '0.0.0.0:25', relay_hosts = { '0.0.0.0/0' }, hostname = 'sim' }
 end)

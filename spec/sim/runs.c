@@ -12,9 +12,9 @@
 
 #define OUTPUT_MAX (1 << 20) /* of a run that is not traced */
 
-static const char *const names[] = {
-	"days", "steps", "starts", "kills", "cuts", "faults", "messages", "attempts", "crash", "answer", "wrong"};
-enum { DAYS, STEPS, STARTS, KILLS, CUTS, FAULTS, MESSAGES, ATTEMPTS, CRASH, ANSWER, WRONG, NUMBERS };
+static const char *const names[] = {"days", "steps", "starts", "kills", "cuts", "faults", "memory", "messages",
+	"attempts", "crash", "answer", "wrong"};
+enum { DAYS, STEPS, STARTS, KILLS, CUTS, FAULTS, MEMORY, MESSAGES, ATTEMPTS, CRASH, ANSWER, WRONG, NUMBERS };
 
 struct result {
 	double numbers[NUMBERS];
@@ -198,11 +198,11 @@ sim_runs(const struct sim_options *options, int (*run)(void *, uint64_t, double,
 	if (!options->trace && took_s > 0) /* the real clock has no place in a trace that can be compared */
 		snprintf(rate, sizeof rate, ", %.0f days a minute", sums[DAYS] / took_s * 60);
 	printf("%llu runs from seed %llu, %.1f simulated days%s, %.0f starts, %.0f kills, %.0f power cuts, %.0f "
-	       "faults, "
+	       "faults, %.0f allocations failed, "
 	       "%.0f messages, %.0f attempts, %.0f duplicates explained by a crash and %.0f by a lost answer, %llu "
 	       "failures\n",
 		(unsigned long long)done, (unsigned long long)options->seed, sums[DAYS], rate, sums[STARTS],
-		sums[KILLS], sums[CUTS], sums[FAULTS], sums[MESSAGES], sums[ATTEMPTS], sums[CRASH], sums[ANSWER],
-		(unsigned long long)failures);
+		sums[KILLS], sums[CUTS], sums[FAULTS], sums[MEMORY], sums[MESSAGES], sums[ATTEMPTS], sums[CRASH],
+		sums[ANSWER], (unsigned long long)failures);
 	return failures > 0 ? 1 : 0;
 }

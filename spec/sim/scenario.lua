@@ -1,6 +1,7 @@
 --- One run: a seed, simulated days of it, and the model's word on each step.
 local host = require 'tr.host'
 local disk = require 'tr.sim_disk'
+local memory = require 'tr.sim_memory'
 local acts = require 'acts'
 local model = require 'model'
 local plan = require 'plan'
@@ -20,6 +21,7 @@ local STOP_S = 20
 local HURT_S = 200 -- a pause while the disk fails: the engine tries once a second, which costs
 local SEGMENTS_OVER = 8 -- what the log may have beyond twice what lives
 local SLICE_S = 900 -- so that a ghost does not go on for long
+local KERNEL_S = 35 -- so long it keeps what nobody has synced
 local PATIENCE = 4 -- starts that a failing disk may spoil, in a row
 
 ---@param options { seed: integer, days: number, print: fun(line: string)?, policy: string, policy_text: string }
@@ -41,7 +43,7 @@ function scenario.new(options)
     end
   end
   sim.digest_reset()
-  self.plan = plan.new(chance:fork())
+  self.plan = plan.new(chance:fork(), random.new(options.seed * 3 + 1))
   self.trace('plan %s', plan.text(self.plan))
   self.model = model.new(self.plan, function()
     return self:now()
@@ -53,6 +55,9 @@ function scenario.new(options)
     return list
   end, self.trace)
   disk.reset(options.seed)
+  if self.plan.memory then
+    memory.use()
+  end
   self.world = world.new(self.plan, self.model, chance:fork(), self.trace)
   return self
 end
@@ -88,13 +93,15 @@ function scenario:start()
     })
     if ok then
       self.rt = rt
-      self.model:life_begins()
+      self.model:life_begins(not self.plan.flush)
+      self.written_at = self:now()
       self.started = self:now()
       self.trace('start')
       return
     end
     self.trace('no start: %s', tostring(rt):match '^[^\n]*')
     failures = failures + 1
+    memory.calm()
     if disk.is_ghost() then
       self:revive()
     elseif failures >= PATIENCE then
@@ -116,12 +123,17 @@ function scenario:mend_disk()
   disk.heal()
   disk.capacity(nil)
   self.hurt, self.was_hurt = false, true
+  self.model:disk_troubled()
   self.trace 'disk mended'
 end
 
 local HARMLESS = {
   'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
   'more lines like this', 'the endpoint refuses everything', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
+} -- stylua: ignore
+local OF_MEMORY = { 'memory', 'the policy cannot', 'raised', 'failed', 'cannot' } -- while allocations fail
+local OF_DAMAGE = { -- after a power cut without flush
+  'damaged', 'damage has hit', 'should be waiting', 'makes no sense', 'segments of the log are missing', 'offered is set right',
 } -- stylua: ignore
 local OF_DISKS = { 'cannot be read', 'cannot be stored', 'could not be stored', 'no space', 'No space' } -- while one fails, or has
 
@@ -136,7 +148,13 @@ function scenario:check_log(rt, ghost)
     for _, pattern in ipairs(OF_DISKS) do
       fine = fine or (self.hurt or self.was_hurt) and line:find(pattern) ~= nil
     end
-    self.trace('log %s', line:sub(1, 300))
+    for _, pattern in ipairs(OF_MEMORY) do
+      fine = fine or self.model.starved and line:find(pattern) ~= nil
+    end
+    for _, pattern in ipairs(OF_DAMAGE) do
+      fine = fine or (self.model.damaged or disk.is_ghost()) and line:find(pattern) ~= nil
+    end
+    self.trace('log %s', (line:gsub('0x%x+', '0x'):sub(1, 300)))
     if not fine then
       self:wrong('the log has: %s', line:sub(1, 600))
     end
@@ -146,13 +164,21 @@ end
 --- Ends the engine in order, or as a ghost, of which nothing counts.
 function scenario:stop(deadline_s)
   local rt = self.rt
+  if self.hurt then
+    self.model:disk_troubled()
+  end
   local balances, text = rt:stop(deadline_s)
   local ghost = disk.is_ghost()
+  local died_at, cut = disk.death()
   self:check_log(rt, ghost)
-  if not balances and not ghost then
+  if not balances and not ghost and not self.model.starved then
     self:wrong('at the stop the ledger does not balance:\n%s', text)
   end
-  self.model:life_ends(not ghost and not self.hurt)
+  memory.calm()
+  self.model:life_ends(not ghost and not self.hurt, died_at and died_at - self.begun)
+  if cut then
+    self.model:power_cut()
+  end
   self.world:life_ends()
   self.rt = nil
   self.trace('stopped%s', ghost and ', killed' or '')
@@ -201,7 +227,8 @@ function scenario:send_mail()
       local list = "'" .. table.concat(addresses, "','") .. "'"
       local ok, result = pcall(rt.eval, rt, ('return sim.inject({%s}, %q)'):format(list, 'Subject: x\r\n\r\n' .. body))
       text = ok and 'injected' or tostring(result)
-      answer = ok and result.success_count == #addresses and 'accepted' or text:find 'could not be stored' and 'refused' or nil
+      answer = ok and type(result) == 'table' and result.success_count == #addresses and 'accepted'
+        or text:find 'could not be stored' and 'refused' or nil
     else
       local id, reply = client.receive(rt, self.world, { to = addresses, data = 'Subject: x\r\n\r\n' .. body })
       text = id or reply
@@ -230,8 +257,21 @@ function scenario:pass(seconds)
     seconds = seconds - slice
     if disk.is_ghost() then
       self:bury()
+    elseif not self.plan.flush and self:now() > self.written_at + KERNEL_S and self.random:chance(0.5) then
+      self:write_back()
     end
   until seconds <= 0
+end
+
+--- Without flush: the kernel writes what has been in its hand for a while.
+function scenario:write_back()
+  if self.rt:spool().pending_bytes == 0 then
+    self.model:rest()
+    disk.write_back()
+    self.model:written()
+    self.written_at = self:now()
+    self.trace 'written'
+  end
 end
 
 function scenario:bury()
@@ -248,12 +288,15 @@ function scenario:compare()
     return
   end
   self.model:rest()
+  if self.model.starved and not memory.will_fail() then
+    self.model.starved = false
+  end
   local ledger, queues = rt:ledger(), rt:figures()
   local balances, differences = rt:balances()
   if not balances then
     self:wrong('the ledger does not balance: %s', differences)
   end
-  if figures.damaged_frames > 0 then
+  if figures.damaged_frames > 0 and not self.model.damaged then
     self:wrong('%d damaged frames', figures.damaged_frames)
   end
   self.model:compare(ledger, queues, self:now() == self.started)
@@ -296,6 +339,7 @@ function scenario:heal()
   self.healing = true
   disk.heal()
   disk.capacity(nil)
+  memory.calm()
   self.hurt = false
   self.world:heal()
   self.plan.broken = false
