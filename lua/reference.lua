@@ -440,13 +440,16 @@ function reference.all()
   for _, path in ipairs(meta_files()) do
     add_types(path)
   end
-  for _, dir in ipairs { 'lua/kumo', 'lua/kumo/shaping' } do
+  local function add_files(dir)
     for _, name in ipairs(tool.list(c.share_dir .. '/' .. dir) or {}) do
       if name:find '%.lua$' then
         sources[dir .. '/' .. name] = true
+      elseif not name:find('.', 1, true) then
+        add_files(dir .. '/' .. name)
       end
     end
   end
+  add_files 'lua/kumo'
   for path in pairs(sources) do
     add_types(path)
   end
