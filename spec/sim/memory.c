@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <lauxlib.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,9 +41,11 @@ void __wrap_tr_task_cancel(struct tr_task *task);
 struct plan {                 /* of one kind of allocation */
 	uint64_t count;       /* since memory_arm() */
 	uint64_t after, left; /* so many go well, then so many fail */
-	bool armed;
+	_Atomic bool armed;
 };
 
+static bool watch_all;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* plans, if threads are watched */
 static _Thread_local bool watched; /* this thread's allocations count: the one that runs the loop */
 static _Thread_local int exempt;   /* > 0: what runs is the script, or asks on its behalf */
 static struct tr_host *script_host;
@@ -56,22 +59,37 @@ memory_on_failure(void (*fn)(void))
 }
 
 void
+memory_watch_all(void)
+{
+	watch_all = true;
+}
+
+void
 memory_arm(enum memory_kind kind, uint64_t after, uint64_t times)
 {
+	pthread_mutex_lock(&lock);
 	plans[kind] = (struct plan){.after = after, .left = times, .armed = true};
+	pthread_mutex_unlock(&lock);
 }
 
 uint64_t
 memory_disarm(enum memory_kind kind)
 {
+	uint64_t count;
+
+	pthread_mutex_lock(&lock);
 	plans[kind].armed = false;
-	return plans[kind].count;
+	count = plans[kind].count;
+	pthread_mutex_unlock(&lock);
+	return count;
 }
 
 void
 memory_calm(void)
 {
+	pthread_mutex_lock(&lock);
 	plans[MEMORY_C].left = plans[MEMORY_LUA].left = 0;
+	pthread_mutex_unlock(&lock);
 }
 
 bool
@@ -90,20 +108,31 @@ memory_exempt(int level)
 	return outer;
 }
 
+static bool
+is_next(struct plan *plan)
+{
+	bool next = false;
+
+	pthread_mutex_lock(&lock);
+	if (plan->armed) {
+		plan->count++;
+		if (plan->after > 0) {
+			plan->after--;
+		} else if (plan->left > 0) {
+			plan->left--;
+			next = true;
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	return next;
+}
+
 /* Whether this one is to fail. */
 static bool
 fails(struct plan *plan)
 {
-	if (!plan->armed || !watched || exempt > 0)
+	if (!plan->armed || !(watched || watch_all) || exempt > 0 || !is_next(plan))
 		return false;
-	plan->count++;
-	if (plan->after > 0) {
-		plan->after--;
-		return false;
-	}
-	if (plan->left == 0)
-		return false;
-	plan->left--;
 	if (on_failure != NULL)
 		on_failure();
 	if (getenv("MEMORY_TRACE") != NULL) { /* what it is: addr2line -e PROGRAM reads the offsets */

@@ -1,6 +1,6 @@
 /* Allocations that fail on demand. The linker (CMakeLists.txt, --wrap) sends the runtime's malloc(), calloc(),
  * realloc(), strdup() and the like here; Lua states but the script's have an allocator of ours. What the script itself
- * needs, other threads, and libraries (libev could only abort) never fail. Not for several threads at once. */
+ * needs, other threads unless asked for, and libraries (libev could only abort) never fail. */
 #ifndef SIM_MEMORY_H
 #define SIM_MEMORY_H
 
@@ -13,6 +13,9 @@ struct tr_host;
 /* The script's host: from now on new Lua states get our allocator, and this thread's allocations count. NULL: no
  * longer. */
 void memory_script_host(struct tr_host *host);
+
+/* Those of all threads count. Of C only: states of Lua are not for this. */
+void memory_watch_all(void);
 
 /* So many allocations go well, then so many fail. Counts from 0. With MEMORY_TRACE in the environment each failure
  * prints where it was. */
