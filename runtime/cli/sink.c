@@ -295,8 +295,7 @@ tear_down(struct tr_sink *sink)
 	if (sink->loop != NULL) {
 		stop_listener(sink, &sink->http);
 		stop_listener(sink, &sink->smtp);
-		tr_sink_http_close_all(sink);
-		tr_sink_smtp_close_all(sink);
+		tr_sink_close_all(sink);
 		tr_timer_stop(sink->wheel, &sink->tick);
 		tr_timer_stop(sink->wheel, &sink->grace);
 		ev_signal_stop(sink->ev, &sink->sigint);

@@ -31,6 +31,42 @@ struct tr_sink_shares {
 enum tr_sink_stage { TR_STAGE_CONNECT, TR_STAGE_MAIL, TR_STAGE_RCPT, TR_STAGE_DATA, TR_STAGE_DOT, TR_STAGES };
 extern const char *const tr_sink_stage_names[TR_STAGES];
 
+enum tr_sink_state {
+	TR_SINK_OPEN,
+	TR_SINK_SLOW,    /* an answer is held back by the timer; nothing is read */
+	TR_SINK_HUNG,    /* what comes is thrown away */
+	TR_SINK_CLOSING, /* close when `out` is sent */
+	TR_SINK_RESET,   /* reset at the end of the callback */
+};
+
+/* A connection, whichever protocol it speaks (sink_conn.c); the first member of the protocol's own. */
+struct tr_sink_conn {
+	struct ev_io io;
+	struct tr_sink *sink;
+	const struct tr_sink_protocol *protocol;
+	struct tr_sink_conn *next, **prev;
+	struct tr_timer timer; /* SLOW: the answer; else the idle deadline */
+	struct tr_buf in;      /* what is not complete; empty most of the time */
+	struct tr_buf out;     /* answers that the socket did not take */
+	int64_t active_ns;     /* last read, for the idle deadline */
+	enum tr_sink_state state;
+	int fd;
+};
+
+struct tr_sink_protocol {
+	size_t size; /* of the connection */
+	/* Handles what is complete of `data` while the state is OPEN; answers go to sink->reply. How many bytes it was.
+	 */
+	size_t (*take)(struct tr_sink_conn *conn, const char *data, size_t len);
+	/* Answers what was held back; the state to go on in. */
+	enum tr_sink_state (*slow_over)(struct tr_sink_conn *conn);
+	size_t (*want)(const struct tr_sink_conn *conn); /* bytes of one read behind what is in `in`; NULL: the usual */
+	bool (*failed)(const struct tr_sink_conn *conn); /* for memory */
+	void (*fini)(struct tr_sink_conn *conn);         /* its own part */
+	size_t idle_bytes; /* idle connections should be small: an empty `in` with more room goes */
+	bool deaf_at_end;  /* nothing is read any more when --until is reached */
+};
+
 struct tr_sink_listener {
 	struct ev_io io;
 	struct tr_sink *sink;
@@ -65,8 +101,7 @@ struct tr_sink {
 	struct tr_id_set ids;
 	struct tr_progress progress;
 	struct tr_timer tick, grace;
-	struct tr_http_conn *http_conns;
-	struct tr_smtp_conn *smtp_conns;
+	struct tr_sink_conn *conns;
 	bool ending; /* --until is reached: nothing more is accepted */
 	int exit_status;
 
@@ -106,11 +141,15 @@ const char *tr_sink_reason(int status);
  * connection is dead. */
 bool tr_sink_send(struct tr_sink *sink, int fd, struct tr_buf *out);
 
-/* sink_http.c, sink_smtp.c */
+/* sink_conn.c. Takes fd; NULL: no memory, which is counted. */
+struct tr_sink_conn *tr_sink_open(struct tr_sink *sink, const struct tr_sink_protocol *protocol, int fd);
+/* The end of every callback: answers leave, the state is acted upon. The connection may be gone after it. */
+void tr_sink_settle(struct tr_sink_conn *conn);
+void tr_sink_close_all(struct tr_sink *sink);
+
+/* sink_http.c, sink_smtp.c; they take fd */
 void tr_sink_http_open(struct tr_sink *sink, int fd);
-void tr_sink_http_close_all(struct tr_sink *sink);
 void tr_sink_smtp_open(struct tr_sink *sink, int fd);
-void tr_sink_smtp_close_all(struct tr_sink *sink);
 
 /* sink_packed.c: the body as it was before gzip or zstd, in sink->plain; another, or a broken one, as it is. */
 struct tr_str tr_sink_plain(

@@ -1,95 +1,22 @@
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#include "base/clock.h"
 #include "base/json.h"
 #include "cli/http_frame.h"
 #include "cli/json_split.h"
 #include "cli/sink.h"
 
-enum state {
-	STATE_OPEN,
-	STATE_SLOW,    /* an answer is held back by the timer; nothing is read */
-	STATE_HUNG,    /* what comes is thrown away */
-	STATE_CLOSING, /* close when `out` is sent */
-	STATE_RESET,   /* reset at the end of the callback */
-};
-
-struct tr_http_conn {
-	struct ev_io io;
-	struct tr_sink *sink;
-	struct tr_http_conn *next, **prev;
-	struct tr_timer timer;    /* STATE_SLOW: the answer; else the idle deadline */
-	struct tr_buf in;         /* a request that is not complete; empty most of the time */
-	struct tr_buf out;        /* answers that the socket did not take */
+struct http_conn {
+	struct tr_sink_conn base;
 	struct tr_buf body;       /* of chunks, decoded */
 	struct tr_http_head head; /* of the request at the start of what is not consumed ... */
 	bool have_head;           /* ... once it is complete */
 	size_t chunk_at;
-	int64_t active_ns; /* last read, for the idle deadline */
-	enum state state;
-	int slow_status; /* STATE_SLOW: what to answer */
+	int slow_status; /* SLOW: what to answer */
 	bool slow_keep_alive;
-	int fd;
 };
 
-static void on_io(struct ev_loop *ev, struct ev_io *io, int events);
-static void on_idle(struct tr_timer *timer);
-
-static void
-http_close(struct tr_http_conn *conn)
+static struct http_conn *
+of(struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
-
-	ev_io_stop(sink->ev, &conn->io);
-	tr_timer_stop(sink->wheel, &conn->timer);
-	tr_buf_clear(&sink->reply); /* shared: nothing of this connection may reach the next */
-	if (conn->state == STATE_RESET)
-		tr_cli_reset(conn->fd);
-	else
-		close(conn->fd);
-	*conn->prev = conn->next;
-	if (conn->next != NULL)
-		conn->next->prev = conn->prev;
-	tr_buf_free(&conn->in);
-	tr_buf_free(&conn->out);
-	tr_buf_free(&conn->body);
-	free(conn);
-}
-
-void
-tr_sink_http_close_all(struct tr_sink *sink)
-{
-	while (sink->http_conns != NULL)
-		http_close(sink->http_conns); /* NOLINT(clang-analyzer-unix.Malloc): it takes itself off the list */
-}
-
-void
-tr_sink_http_open(struct tr_sink *sink, int fd)
-{
-	struct tr_http_conn *conn = calloc(1, sizeof *conn);
-
-	if (conn == NULL) {
-		sink->accept_failures++;
-		close(fd);
-		return;
-	}
-	conn->sink = sink;
-	conn->fd = fd;
-	conn->state = sink->hang ? STATE_HUNG : STATE_OPEN;
-	conn->active_ns = tr_mono_ns();
-	conn->next = sink->http_conns;
-	conn->prev = &sink->http_conns;
-	if (conn->next != NULL)
-		conn->next->prev = &conn->next;
-	sink->http_conns = conn;
-	sink->http_connections++;
-	sink->hung += sink->hang;
-	ev_io_init(&conn->io, on_io, fd, EV_READ);
-	ev_io_start(sink->ev, &conn->io);
-	if (conn->state == STATE_OPEN)
-		tr_timer_start(sink->wheel, &conn->timer, TR_SINK_IDLE_NS, on_idle);
+	return tr_container_of(base, struct http_conn, base);
 }
 
 /* --- what a request is worth ----------------------------------------------------------------- */
@@ -201,9 +128,9 @@ add_answer(struct tr_sink *sink, int status, bool keep_alive)
 
 /* One whole request. Leaves the answer in sink->reply, or the connection in another state. */
 static void
-handle(struct tr_http_conn *conn, const char *data, struct tr_str body)
+handle(struct http_conn *conn, const char *data, struct tr_str body)
 {
-	struct tr_sink *sink = conn->sink;
+	struct tr_sink *sink = conn->base.sink;
 	const struct tr_http_head *head = &conn->head;
 	int status = tr_sink_choose(sink, &sink->status, 200);
 	bool reset = tr_sink_chance(sink, sink->reset_percent);
@@ -228,45 +155,46 @@ handle(struct tr_http_conn *conn, const char *data, struct tr_str body)
 		record_request(sink, data, head, body, visit.status);
 	if (reset) {
 		sink->resets++;
-		conn->state = STATE_RESET;
+		conn->base.state = TR_SINK_RESET;
 		return;
 	}
 	if (garbage) {
 		sink->garbage++;
 		tr_buf_addz(&sink->reply, "\x15\x03\x01 this is not HTTP \xff\xfe\r\n\r\n");
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 		return;
 	}
 	sink->status_count[status]++;
 	if (tr_sink_chance(sink, sink->slow_percent)) {
 		sink->slow++;
-		conn->state = STATE_SLOW;
+		conn->base.state = TR_SINK_SLOW;
 		conn->slow_status = status;
 		conn->slow_keep_alive = head->keep_alive;
 		return;
 	}
 	add_answer(sink, status, head->keep_alive);
 	if (!head->keep_alive)
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 }
 
 static void
-refuse(struct tr_http_conn *conn, int status)
+refuse(struct http_conn *conn, int status)
 {
-	conn->sink->http_bad++;
-	conn->sink->status_count[status]++;
-	add_answer(conn->sink, status, false);
-	conn->state = STATE_CLOSING;
+	conn->base.sink->http_bad++;
+	conn->base.sink->status_count[status]++;
+	add_answer(conn->base.sink, status, false);
+	conn->base.state = TR_SINK_CLOSING;
 }
 
 /* Handles the complete requests of data; returns how many bytes they were. */
 static size_t
-take(struct tr_http_conn *conn, const char *data, size_t len)
+take(struct tr_sink_conn *base, const char *data, size_t len)
 {
-	struct tr_sink *sink = conn->sink;
+	struct http_conn *conn = of(base);
+	struct tr_sink *sink = base->sink;
 	size_t used = 0;
 
-	while (used < len && conn->state == STATE_OPEN && !sink->ending) {
+	while (used < len && conn->base.state == TR_SINK_OPEN && !sink->ending) {
 		const char *start = data + used;
 		size_t have = len - used;
 		struct tr_http_head *head = &conn->head;
@@ -325,143 +253,56 @@ take(struct tr_http_conn *conn, const char *data, size_t len)
 	return used;
 }
 
-static void on_slow(struct tr_timer *timer);
-
-/* The end of every callback: answers leave, the state is acted upon. The connection may be gone after it. */
-static void
-settle(struct tr_http_conn *conn)
+static enum tr_sink_state
+slow_over(struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
+	struct http_conn *conn = of(base);
 
-	tr_sink_write_record(sink);
-	if (conn->state == STATE_RESET) {
-		tr_buf_clear(&sink->reply);
-		http_close(conn);
-		return;
-	}
-	if (sink->reply.len > 0 || conn->out.len > 0) {
-		if (!tr_sink_send(sink, conn->fd, &conn->out)) {
-			http_close(conn);
-			return;
-		}
-	}
-	if (conn->state == STATE_CLOSING && conn->out.len == 0) {
-		shutdown(conn->fd, SHUT_WR); /* what the peer still sends must not turn our answer into a reset */
-		http_close(conn);
-		return;
-	}
-	/* Back-pressure: while a peer does not read its answers, or waits for a slow one, nothing is read. */
-	int events = conn->out.len > 0 ? EV_WRITE : conn->state == STATE_SLOW || sink->ending ? 0 : EV_READ;
-	int now = ev_is_active(&conn->io) ? conn->io.events & (EV_READ | EV_WRITE) : 0;
-
-	if (events != now) {
-		ev_io_stop(sink->ev, &conn->io);
-		ev_io_set(&conn->io, conn->fd, events);
-		if (events != 0)
-			ev_io_start(sink->ev, &conn->io);
-	}
-	if (conn->state == STATE_SLOW && conn->timer.fn != on_slow)
-		tr_timer_start(sink->wheel, &conn->timer, sink->slow_ns, on_slow);
+	add_answer(base->sink, conn->slow_status, conn->slow_keep_alive);
+	return conn->slow_keep_alive ? TR_SINK_OPEN : TR_SINK_CLOSING;
 }
 
-static void
-take_kept(struct tr_http_conn *conn)
+/* The rest of a big body in few reads. */
+static size_t
+want(const struct tr_sink_conn *base)
 {
-	size_t used = take(conn, conn->in.data, conn->in.len);
+	const struct http_conn *conn = tr_container_of(base, const struct http_conn, base);
 
-	if (used > 0)
-		tr_buf_consume(&conn->in, used);
-}
+	if (conn->have_head && conn->head.content_length > 0) {
+		size_t total = conn->head.len + (size_t)conn->head.content_length;
 
-static void
-on_slow(struct tr_timer *timer)
-{
-	struct tr_http_conn *conn = tr_container_of(timer, struct tr_http_conn, timer);
-
-	conn->state = conn->slow_keep_alive ? STATE_OPEN : STATE_CLOSING;
-	add_answer(conn->sink, conn->slow_status, conn->slow_keep_alive);
-	conn->active_ns = tr_mono_ns();
-	tr_timer_start(conn->sink->wheel, &conn->timer, TR_SINK_IDLE_NS, on_idle);
-	take_kept(conn);
-	settle(conn);
-}
-
-static void
-on_idle(struct tr_timer *timer)
-{
-	struct tr_http_conn *conn = tr_container_of(timer, struct tr_http_conn, timer);
-	int64_t left_ns = conn->active_ns + TR_SINK_IDLE_NS - tr_mono_ns();
-
-	if (left_ns > 0) { /* reads only note the time; the timer is moved here */
-		tr_timer_start(conn->sink->wheel, timer, left_ns, on_idle);
-		return;
+		if (total > base->in.len + TR_SINK_READ_BYTES)
+			return (size_t)tr_min_i64((int64_t)(total - base->in.len), 4 << 20);
 	}
-	conn->sink->idle_closed++;
-	http_close(conn);
+	return TR_SINK_READ_BYTES;
 }
 
-/* false: the connection ended. */
 static bool
-read_some(struct tr_http_conn *conn)
+failed(const struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
-	bool kept = conn->in.len > 0;
-	size_t want = TR_SINK_READ_BYTES;
-	char *to = sink->scratch;
-
-	if (kept) { /* the rest of a request goes behind its start */
-		if (conn->have_head && conn->head.content_length > 0) {
-			size_t total = conn->head.len + (size_t)conn->head.content_length;
-
-			if (total > conn->in.len + want)
-				want = (size_t)tr_min_i64((int64_t)(total - conn->in.len), 4 << 20);
-		}
-		to = tr_buf_reserve(&conn->in, want);
-		if (to == NULL)
-			return false;
-	}
-	ssize_t got = read(conn->fd, to, want);
-
-	if (got < 0)
-		return errno == EAGAIN || errno == EINTR;
-	if (got == 0)
-		return false;
-	tr_sink_touch(sink);
-	conn->active_ns = sink->last_ns;
-	if (conn->state == STATE_HUNG)
-		return true;
-	if (kept) {
-		conn->in.len += (size_t)got;
-		take_kept(conn);
-	} else {
-		size_t used = take(conn, to, (size_t)got);
-
-		if (used < (size_t)got && (conn->state == STATE_OPEN || conn->state == STATE_SLOW))
-			tr_buf_add(&conn->in, to + used, (size_t)got - used);
-	}
-	if (conn->in.failed)
-		return false;
-	if (conn->in.len == 0 && conn->in.cap > TR_SINK_READ_BYTES)
-		tr_buf_free(&conn->in); /* big bodies must not stay with 10,000 idle connections */
-	return true;
+	return false; /* a body that found no memory is refused */
 }
 
 static void
-on_io(struct ev_loop *ev, struct ev_io *io, int events)
+fini(struct tr_sink_conn *base)
 {
-	struct tr_http_conn *conn = tr_container_of(io, struct tr_http_conn, io);
+	tr_buf_free(&of(base)->body);
+}
 
-	if ((events & EV_READ) && !read_some(conn)) {
-		http_close(conn);
-		return;
-	}
-	if ((events & EV_WRITE) && conn->state == STATE_OPEN && conn->in.len > 0) {
-		if (!tr_sink_send(conn->sink, conn->fd, &conn->out)) {
-			http_close(conn);
-			return;
-		}
-		if (conn->out.len == 0)
-			take_kept(conn);
-	}
-	settle(conn);
+void
+tr_sink_http_open(struct tr_sink *sink, int fd)
+{
+	static const struct tr_sink_protocol protocol = {
+		.size = sizeof(struct http_conn),
+		.take = take,
+		.slow_over = slow_over,
+		.want = want,
+		.failed = failed,
+		.fini = fini,
+		.idle_bytes = TR_SINK_READ_BYTES,
+		.deaf_at_end = true,
+	};
+
+	if (tr_sink_open(sink, &protocol, fd) != NULL)
+		sink->http_connections++;
 }

@@ -1,87 +1,39 @@
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-#include "base/clock.h"
 #include "base/json.h"
 #include "cli/dot_scan.h"
 #include "cli/sink.h"
 
 enum { MAX_LINE_BYTES = 4096, MAX_RCPTS = 100000 };
 
-enum state {
-	STATE_OPEN,
-	STATE_SLOW, /* the answer after the dot is held back; nothing is read */
-	STATE_HUNG,
-	STATE_CLOSING, /* close when `out` is sent */
-	STATE_RESET,
-};
-
-struct tr_smtp_conn {
-	struct ev_io io;
-	struct tr_sink *sink;
-	struct tr_smtp_conn *next, **prev;
-	struct tr_timer timer;     /* STATE_SLOW: the answer; else the idle deadline */
-	struct tr_buf in;          /* half a command */
-	struct tr_buf out;         /* answers that the socket did not take */
+struct smtp_conn {
+	struct tr_sink_conn base;
 	struct tr_buf from, rcpts; /* rcpts: each with a NUL */
 	struct tr_buf data;        /* only with --record-data */
 	struct tr_dot_scan scan;
 	uint64_t data_bytes; /* of the data so far, as it came */
 	uint64_t id;         /* of the message last accepted, for its answer */
-	int64_t active_ns;
-	enum state state;
 	bool in_mail, in_data;
 	int rcpt_count;
-	int fd;
 };
 
-static void on_io(struct ev_loop *ev, struct ev_io *io, int events);
-static void on_idle(struct tr_timer *timer);
-
-static void
-smtp_close(struct tr_smtp_conn *conn)
+static struct smtp_conn *
+of(struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
-
-	ev_io_stop(sink->ev, &conn->io);
-	tr_timer_stop(sink->wheel, &conn->timer);
-	tr_buf_clear(&sink->reply); /* shared: nothing of this connection may reach the next */
-	if (conn->state == STATE_RESET)
-		tr_cli_reset(conn->fd);
-	else
-		close(conn->fd);
-	*conn->prev = conn->next;
-	if (conn->next != NULL)
-		conn->next->prev = conn->prev;
-	tr_buf_free(&conn->in);
-	tr_buf_free(&conn->out);
-	tr_buf_free(&conn->from);
-	tr_buf_free(&conn->rcpts);
-	tr_buf_free(&conn->data);
-	free(conn);
-}
-
-void
-tr_sink_smtp_close_all(struct tr_sink *sink)
-{
-	while (sink->smtp_conns != NULL)
-		smtp_close(sink->smtp_conns); /* NOLINT(clang-analyzer-unix.Malloc): it takes itself off the list */
+	return tr_container_of(base, struct smtp_conn, base);
 }
 
 /* --- answers --------------------------------------------------------------------------------- */
 
 static void
-say(struct tr_smtp_conn *conn, const char *line)
+say(struct smtp_conn *conn, const char *line)
 {
-	tr_buf_addz(&conn->sink->reply, line);
+	tr_buf_addz(&conn->base.sink->reply, line);
 }
 
 /* The code that --smtp-code gives this stage, counted; answers it if it is not `usual`. */
 static int
-choose(struct tr_smtp_conn *conn, enum tr_sink_stage stage, int usual)
+choose(struct smtp_conn *conn, enum tr_sink_stage stage, int usual)
 {
-	struct tr_sink *sink = conn->sink;
+	struct tr_sink *sink = conn->base.sink;
 	int code = tr_sink_choose(sink, &sink->stage[stage], usual);
 
 	sink->stage_count[stage][code]++;
@@ -92,18 +44,18 @@ choose(struct tr_smtp_conn *conn, enum tr_sink_stage stage, int usual)
 		tr_buf_addf(&sink->reply, "%d.0.0 ", code / 100);
 	tr_buf_addf(&sink->reply, "tailrace sink answers %d to %s\r\n", code, tr_sink_stage_names[stage]);
 	if (code == 421 || stage == TR_STAGE_CONNECT)
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 	return code;
 }
 
 static bool
-refused(struct tr_smtp_conn *conn, enum tr_sink_stage stage, int usual)
+refused(struct smtp_conn *conn, enum tr_sink_stage stage, int usual)
 {
 	return choose(conn, stage, usual) != usual;
 }
 
 static void
-reset_transaction(struct tr_smtp_conn *conn)
+reset_transaction(struct smtp_conn *conn)
 {
 	conn->in_mail = false;
 	conn->rcpt_count = 0;
@@ -135,9 +87,9 @@ unstuff(struct tr_buf *data)
 }
 
 static void
-record_mail(struct tr_smtp_conn *conn, int64_t size, int code)
+record_mail(struct smtp_conn *conn, int64_t size, int code)
 {
-	struct tr_sink *sink = conn->sink;
+	struct tr_sink *sink = conn->base.sink;
 	struct tr_buf *lines = &sink->lines;
 
 	tr_buf_addz(lines, "{\"from\":");
@@ -160,9 +112,9 @@ record_mail(struct tr_smtp_conn *conn, int64_t size, int code)
 }
 
 static void
-answer_dot(struct tr_smtp_conn *conn)
+answer_dot(struct smtp_conn *conn)
 {
-	struct tr_sink *sink = conn->sink;
+	struct tr_sink *sink = conn->base.sink;
 
 	tr_buf_addz(&sink->reply, "250 OK ids=");
 	tr_buf_add_u64(&sink->reply, conn->id);
@@ -170,9 +122,9 @@ answer_dot(struct tr_smtp_conn *conn)
 }
 
 static void
-handle(struct tr_smtp_conn *conn)
+handle(struct smtp_conn *conn)
 {
-	struct tr_sink *sink = conn->sink;
+	struct tr_sink *sink = conn->base.sink;
 	/* the CR LF before the dot belongs to the message, ". CR LF" does not */
 	int64_t size = (int64_t)(conn->data_bytes - conn->scan.stuffed - 3);
 	bool reset = tr_sink_chance(sink, sink->reset_percent);
@@ -183,12 +135,12 @@ handle(struct tr_smtp_conn *conn)
 	sink->smtp_bytes += size;
 	if (reset) {
 		sink->resets++;
-		conn->state = STATE_RESET;
+		conn->base.state = TR_SINK_RESET;
 		code = 0;
 	} else if (garbage) {
 		sink->garbage++;
 		say(conn, "\x15\x03\x01 this is not SMTP \xff\xfe\r\n");
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 		code = 0;
 	} else {
 		code = choose(conn, TR_STAGE_DOT, 250);
@@ -213,7 +165,7 @@ handle(struct tr_smtp_conn *conn)
 	if (code == 250) {
 		if (tr_sink_chance(sink, sink->slow_percent)) {
 			sink->slow++;
-			conn->state = STATE_SLOW;
+			conn->base.state = TR_SINK_SLOW;
 		} else {
 			answer_dot(conn);
 		}
@@ -254,15 +206,15 @@ path(struct tr_str line, size_t skip, struct tr_str *out)
 }
 
 static void
-command_mail(struct tr_smtp_conn *conn, struct tr_str line)
+command_mail(struct smtp_conn *conn, struct tr_str line)
 {
 	struct tr_str address;
 
 	if (conn->in_mail) {
 		say(conn, "503 5.5.1 one transaction at a time\r\n");
-	} else if (conn->sink->ending) {
+	} else if (conn->base.sink->ending) {
 		say(conn, "421 4.3.2 the sink has what it waited for\r\n");
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 	} else if (!path(line, 10, &address)) {
 		say(conn, "501 5.5.4 MAIL FROM:<address> expected\r\n");
 	} else if (!refused(conn, TR_STAGE_MAIL, 250)) {
@@ -273,7 +225,7 @@ command_mail(struct tr_smtp_conn *conn, struct tr_str line)
 }
 
 static void
-command_rcpt(struct tr_smtp_conn *conn, struct tr_str line)
+command_rcpt(struct smtp_conn *conn, struct tr_str line)
 {
 	struct tr_str address;
 
@@ -292,7 +244,7 @@ command_rcpt(struct tr_smtp_conn *conn, struct tr_str line)
 }
 
 static void
-command_data(struct tr_smtp_conn *conn)
+command_data(struct smtp_conn *conn)
 {
 	if (!conn->in_mail) {
 		say(conn, "503 5.5.1 MAIL first\r\n");
@@ -307,7 +259,7 @@ command_data(struct tr_smtp_conn *conn)
 }
 
 static void
-command(struct tr_smtp_conn *conn, struct tr_str line)
+command(struct smtp_conn *conn, struct tr_str line)
 {
 	if (starts(line, "MAIL FROM:")) {
 		command_mail(conn, line);
@@ -331,7 +283,7 @@ command(struct tr_smtp_conn *conn, struct tr_str line)
 		say(conn, "252 2.5.2 send some mail, I will take it\r\n");
 	} else if (starts(line, "QUIT")) {
 		say(conn, "221 2.0.0 bye\r\n");
-		conn->state = STATE_CLOSING;
+		conn->base.state = TR_SINK_CLOSING;
 	} else {
 		say(conn, "500 5.5.2 unknown command\r\n");
 	}
@@ -341,11 +293,12 @@ command(struct tr_smtp_conn *conn, struct tr_str line)
 
 /* Handles the complete commands and data of `data`; returns how many bytes they were. */
 static size_t
-take(struct tr_smtp_conn *conn, const char *data, size_t len)
+take(struct tr_sink_conn *base, const char *data, size_t len)
 {
+	struct smtp_conn *conn = of(base);
 	size_t used = 0;
 
-	while (used < len && conn->state == STATE_OPEN) {
+	while (used < len && conn->base.state == TR_SINK_OPEN) {
 		const char *start = data + used;
 		size_t have = len - used;
 
@@ -354,7 +307,7 @@ take(struct tr_smtp_conn *conn, const char *data, size_t len)
 			size_t taken = end > 0 ? end : have;
 
 			conn->data_bytes += taken;
-			if (conn->sink->record_data && conn->sink->record_fd >= 0 &&
+			if (conn->base.sink->record_data && conn->base.sink->record_fd >= 0 &&
 				conn->data.len < TR_SINK_MAX_BODY_BYTES)
 				tr_buf_add(&conn->data, start, taken);
 			used += taken;
@@ -367,7 +320,7 @@ take(struct tr_smtp_conn *conn, const char *data, size_t len)
 		if (newline == NULL) {
 			if (have > MAX_LINE_BYTES) {
 				say(conn, "500 5.5.2 line too long\r\n");
-				conn->state = STATE_CLOSING;
+				conn->base.state = TR_SINK_CLOSING;
 			}
 			break;
 		}
@@ -381,159 +334,49 @@ take(struct tr_smtp_conn *conn, const char *data, size_t len)
 	return used;
 }
 
-static void on_slow(struct tr_timer *timer);
-
-/* The end of every callback: answers leave, the state is acted upon. The connection may be gone after it. */
-static void
-settle(struct tr_smtp_conn *conn)
+static enum tr_sink_state
+slow_over(struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
-
-	tr_sink_write_record(sink);
-	if (conn->state == STATE_RESET) {
-		smtp_close(conn);
-		return;
-	}
-	if ((sink->reply.len > 0 || conn->out.len > 0) && !tr_sink_send(sink, conn->fd, &conn->out)) {
-		smtp_close(conn);
-		return;
-	}
-	if (conn->state == STATE_CLOSING && conn->out.len == 0) {
-		shutdown(conn->fd, SHUT_WR);
-		smtp_close(conn);
-		return;
-	}
-	int events = conn->out.len > 0 ? EV_WRITE : conn->state == STATE_SLOW ? 0 : EV_READ;
-	int now = ev_is_active(&conn->io) ? conn->io.events & (EV_READ | EV_WRITE) : 0;
-
-	if (events != now) {
-		ev_io_stop(sink->ev, &conn->io);
-		ev_io_set(&conn->io, conn->fd, events);
-		if (events != 0)
-			ev_io_start(sink->ev, &conn->io);
-	}
-	if (conn->state == STATE_SLOW && conn->timer.fn != on_slow)
-		tr_timer_start(sink->wheel, &conn->timer, sink->slow_ns, on_slow);
+	answer_dot(of(base));
+	return TR_SINK_OPEN;
 }
 
-static void
-take_kept(struct tr_smtp_conn *conn)
-{
-	size_t used = take(conn, conn->in.data, conn->in.len);
-
-	if (used > 0)
-		tr_buf_consume(&conn->in, used);
-}
-
-static void
-on_slow(struct tr_timer *timer)
-{
-	struct tr_smtp_conn *conn = tr_container_of(timer, struct tr_smtp_conn, timer);
-
-	conn->state = STATE_OPEN;
-	answer_dot(conn);
-	conn->active_ns = tr_mono_ns();
-	tr_timer_start(conn->sink->wheel, &conn->timer, TR_SINK_IDLE_NS, on_idle);
-	take_kept(conn);
-	settle(conn);
-}
-
-static void
-on_idle(struct tr_timer *timer)
-{
-	struct tr_smtp_conn *conn = tr_container_of(timer, struct tr_smtp_conn, timer);
-	int64_t left_ns = conn->active_ns + TR_SINK_IDLE_NS - tr_mono_ns();
-
-	if (left_ns > 0) {
-		tr_timer_start(conn->sink->wheel, timer, left_ns, on_idle);
-		return;
-	}
-	conn->sink->idle_closed++;
-	smtp_close(conn);
-}
-
-/* false: the connection ended. */
 static bool
-read_some(struct tr_smtp_conn *conn)
+failed(const struct tr_sink_conn *base)
 {
-	struct tr_sink *sink = conn->sink;
-	bool kept = conn->in.len > 0;
-	char *to = kept ? tr_buf_reserve(&conn->in, TR_SINK_READ_BYTES) : sink->scratch;
+	const struct smtp_conn *conn = tr_container_of(base, const struct smtp_conn, base);
 
-	if (to == NULL)
-		return false;
-	ssize_t got = read(conn->fd, to, TR_SINK_READ_BYTES);
-
-	if (got < 0)
-		return errno == EAGAIN || errno == EINTR;
-	if (got == 0)
-		return false;
-	tr_sink_touch(sink);
-	conn->active_ns = sink->last_ns;
-	if (conn->state == STATE_HUNG)
-		return true;
-	if (kept) {
-		conn->in.len += (size_t)got;
-		take_kept(conn);
-	} else {
-		size_t used = take(conn, to, (size_t)got);
-
-		if (used < (size_t)got && (conn->state == STATE_OPEN || conn->state == STATE_SLOW))
-			tr_buf_add(&conn->in, to + used, (size_t)got - used);
-	}
-	if (conn->in.len == 0 && conn->in.cap > 0)
-		tr_buf_free(&conn->in); /* half commands are rare; idle connections should be small */
-	return !conn->in.failed && !conn->from.failed && !conn->rcpts.failed && !conn->data.failed;
+	return conn->from.failed || conn->rcpts.failed || conn->data.failed;
 }
 
 static void
-on_io(struct ev_loop *ev, struct ev_io *io, int events)
+fini(struct tr_sink_conn *base)
 {
-	struct tr_smtp_conn *conn = tr_container_of(io, struct tr_smtp_conn, io);
+	struct smtp_conn *conn = of(base);
 
-	if ((events & EV_READ) && !read_some(conn)) {
-		smtp_close(conn);
-		return;
-	}
-	if ((events & EV_WRITE) && conn->state == STATE_OPEN && conn->in.len > 0) {
-		if (!tr_sink_send(conn->sink, conn->fd, &conn->out)) {
-			smtp_close(conn);
-			return;
-		}
-		if (conn->out.len == 0)
-			take_kept(conn);
-	}
-	settle(conn);
+	tr_buf_free(&conn->from);
+	tr_buf_free(&conn->rcpts);
+	tr_buf_free(&conn->data);
 }
 
 void
 tr_sink_smtp_open(struct tr_sink *sink, int fd)
 {
-	struct tr_smtp_conn *conn = calloc(1, sizeof *conn);
+	static const struct tr_sink_protocol protocol = {
+		.size = sizeof(struct smtp_conn),
+		.take = take,
+		.slow_over = slow_over,
+		.failed = failed,
+		.fini = fini,
+	};
+	struct tr_sink_conn *base = tr_sink_open(sink, &protocol, fd);
 
-	if (conn == NULL) {
-		sink->accept_failures++;
-		close(fd);
+	if (base == NULL)
 		return;
-	}
-	conn->sink = sink;
-	conn->fd = fd;
-	conn->state = sink->hang ? STATE_HUNG : STATE_OPEN;
-	conn->active_ns = tr_mono_ns();
-	conn->next = sink->smtp_conns;
-	conn->prev = &sink->smtp_conns;
-	if (conn->next != NULL)
-		conn->next->prev = &conn->next;
-	sink->smtp_conns = conn;
 	sink->smtp_connections++;
-	ev_io_init(&conn->io, on_io, fd, EV_READ);
-	ev_io_start(sink->ev, &conn->io);
-	if (conn->state == STATE_HUNG) {
-		sink->hung++;
+	if (base->state == TR_SINK_HUNG)
 		return;
-	}
-	tr_timer_start(sink->wheel, &conn->timer, TR_SINK_IDLE_NS, on_idle);
-	if (!refused(conn, TR_STAGE_CONNECT, 220))
-		say(conn, "220 tailrace-sink ESMTP\r\n");
-	settle(conn);
+	if (!refused(of(base), TR_STAGE_CONNECT, 220))
+		say(of(base), "220 tailrace-sink ESMTP\r\n");
+	tr_sink_settle(base);
 }
