@@ -1,6 +1,7 @@
 /* Included by each test of the spool: the other rooms' tests do not link with it. */
 #include "bed.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,6 +26,8 @@ struct pending {
 	int64_t due_ms;
 	uint16_t attempts;
 };
+
+static void forget(struct bed *bed);
 
 static int
 run(const char *fmt, ...)
@@ -146,6 +149,7 @@ bed_fini(struct bed *bed)
 	for (uint32_t i = 0; i < bed->count; i++)
 		free(bed->messages[i].body);
 	free(bed->messages);
+	forget(bed);
 	run("rm -rf '%s'", bed->dir);
 }
 
@@ -415,15 +419,106 @@ bed_check(struct bed *bed)
 	tr_ledger_fini(&ledger);
 }
 
-void
-bed_save(struct bed *bed)
+/* --- copies ------------------------------------------------------------------------------------------------- */
+
+struct bed_file {
+	char path[160];
+	bool is_dir;
+	char *bytes; /* malloc'ed */
+	size_t len;
+};
+
+struct bed_names {
+	char name[256][64];
+	uint32_t count;
+};
+
+static int
+add_name(void *arg, const char *name)
 {
-	NEED(run("rm -rf '%s/saved' && mkdir '%s/saved' && cp -a '%s' '%s' '%s/saved/'", bed->dir, bed->dir, bed->meta,
-		     bed->data, bed->dir) == 0);
+	struct bed_names *names = arg;
+
+	NEED(names->count < TR_COUNT(names->name));
+	snprintf(names->name[names->count++], sizeof names->name[0], "%s", name);
+	return 0;
+}
+
+/* Calls `visit` for all that is below a directory, a directory before what it holds. */
+static void
+walk(struct bed *bed, const char *dir, void (*visit)(struct bed *bed, const char *path, bool is_dir))
+{
+	struct bed_names names = {.count = 0};
+
+	if (tr_file->list(dir, add_name, &names) < 0)
+		return; /* there is none */
+	for (uint32_t i = 0; i < names.count; i++) {
+		char path[160];
+		struct stat info;
+
+		if (strcmp(names.name[i], ".") == 0 || strcmp(names.name[i], "..") == 0)
+			continue;
+		NEED((size_t)snprintf(path, sizeof path, "%s/%s", dir, names.name[i]) < sizeof path);
+		NEED(tr_file->stat(path, &info) == 0);
+		visit(bed, path, S_ISDIR(info.st_mode));
+		if (S_ISDIR(info.st_mode))
+			walk(bed, path, visit);
+	}
+}
+
+static void
+save_one(struct bed *bed, const char *path, bool is_dir)
+{
+	struct bed_file *file;
+
+	bed->saved = realloc(bed->saved, (bed->saved_count + 1) * sizeof *bed->saved);
+	NEED(bed->saved != NULL);
+	file = &bed->saved[bed->saved_count++];
+	*file = (struct bed_file){.is_dir = is_dir};
+	memcpy(file->path, path, strlen(path) + 1);
+	if (!is_dir)
+		NEED(tr_file_slurp(path, &file->bytes, &file->len) == 0);
+}
+
+static void
+remove_one(struct bed *bed, const char *path, bool is_dir)
+{
+	NEED(is_dir || tr_file->unlink(path) == 0);
+}
+
+static void
+forget(struct bed *bed)
+{
+	for (uint32_t i = 0; i < bed->saved_count; i++)
+		free(bed->saved[i].bytes);
+	free(bed->saved);
+	bed->saved = NULL;
+	bed->saved_count = 0;
 }
 
 void
+bed_save(struct bed *bed)
+{
+	forget(bed);
+	walk(bed, bed->meta, save_one);
+	walk(bed, bed->data, save_one);
+}
+
+/* What has come since goes, but for empty directories. */
+void
 bed_restore(struct bed *bed)
 {
-	NEED(run("rm -rf '%s' '%s' && cp -a '%s/saved/.' '%s/'", bed->meta, bed->data, bed->dir, bed->dir) == 0);
+	walk(bed, bed->meta, remove_one);
+	walk(bed, bed->data, remove_one);
+	for (uint32_t i = 0; i < bed->saved_count; i++) {
+		const struct bed_file *file = &bed->saved[i];
+		int fd;
+
+		if (file->is_dir) {
+			NEED(tr_file_mkdirs(file->path, 0700) == 0);
+			continue;
+		}
+		fd = tr_file->open(file->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		NEED(fd >= 0 && tr_file_write_all(fd, file->bytes, file->len, 0) == 0);
+		tr_file->close(fd);
+	}
 }

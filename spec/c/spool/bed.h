@@ -30,8 +30,10 @@ struct bed {
 	int last_status;
 	uint32_t ok, refused;
 	uint64_t random;
-	bool crashing; /* the disk is dead: what is refused may be stored or not */
-	bool damaged;  /* the ledger may have a loss */
+	bool crashing;          /* the disk is dead: what is refused may be stored or not */
+	bool damaged;           /* the ledger may have a loss */
+	struct bed_file *saved; /* by bed_save() */
+	uint32_t saved_count;
 };
 
 /* Makes the directories; small segments. The caller may change bed->config before bed_open(). */
@@ -57,7 +59,7 @@ int bed_load(struct bed *bed, uint32_t slot, struct tr_message **out);
  * not; nothing else is; the ledger balances. */
 void bed_check(struct bed *bed);
 void bed_check_messages(struct bed *bed); /* without the ledger */
-/* Copies the spool's directory / brings the copy back. */
+/* Keeps a copy of the spool's directories in memory / brings it back. */
 void bed_save(struct bed *bed);
 void bed_restore(struct bed *bed);
 

@@ -12,6 +12,7 @@
 
 #include "base/diag.h"
 #include "bed.c"
+#include "disk.h"
 #include "spool/tool.h"
 
 static void
@@ -26,27 +27,46 @@ segment_path(const struct bed *bed, uint64_t number, char out[160])
 	snprintf(out, 160, "%s/log-%016llx.seg", bed->meta, (unsigned long long)number);
 }
 
+/* A bed in memory: what begins anew hundreds of times. */
+static void
+bed_begin(struct bed *bed, uint64_t segment_bytes)
+{
+	tr_log_sink(quiet, NULL);
+	bed_init(bed, segment_bytes);
+	disk_install(1);
+	strcpy(bed->meta, "/sim/meta");
+	strcpy(bed->data, "/sim/data");
+}
+
+static void
+bed_end(struct bed *bed)
+{
+	bed_fini(bed);
+	disk_uninstall();
+	tr_log_sink(NULL, NULL);
+}
+
 static void
 patch(const char *path, off_t at, const void *bytes, size_t len)
 {
-	int fd = open(path, O_RDWR);
+	int fd = tr_file->open(path, O_RDWR, 0);
 
 	assert_true(fd >= 0);
-	assert_int_equal(pwrite(fd, bytes, len, at), len);
-	close(fd);
+	assert_int_equal(tr_file_write_all(fd, bytes, len, at), 0);
+	tr_file->close(fd);
 }
 
 static void
 flip(const char *path, off_t at, int bit)
 {
-	int fd = open(path, O_RDWR);
+	int fd = tr_file->open(path, O_RDWR, 0);
 	char byte;
 
 	assert_true(fd >= 0);
-	assert_int_equal(pread(fd, &byte, 1, at), 1);
+	assert_int_equal(tr_file_read_all(fd, &byte, 1, at), 1);
 	byte ^= (char)(1 << bit);
-	assert_int_equal(pwrite(fd, &byte, 1, at), 1);
-	close(fd);
+	assert_int_equal(tr_file_write_all(fd, &byte, 1, at), 0);
+	tr_file->close(fd);
 }
 
 /* As a kill leaves it: closed without the closing group. Returns where the last group of the newest segment
@@ -54,22 +74,21 @@ flip(const char *path, off_t at, int bit)
 static void
 last_group(const struct bed *bed, uint64_t number, uint64_t *start, uint64_t *end)
 {
-	char path[160];
-	FILE *file;
-	unsigned char frame[32];
+	char path[160], *bytes;
+	const unsigned char *frame;
+	size_t len;
 	uint64_t at = 4096, group = 4096;
 	uint32_t generation = 0;
 
 	segment_path(bed, number, path);
-	file = fopen(path, "rb");
-	assert_non_null(file);
+	assert_int_equal(tr_file_slurp(path, &bytes, &len), 0);
 	*start = *end = 4096;
 	for (;;) {
 		uint32_t length, gen;
 
-		fseek(file, (long)at, SEEK_SET);
-		if (fread(frame, 1, sizeof frame, file) != sizeof frame)
+		if (at + 32 > len)
 			break;
+		frame = (const unsigned char *)bytes + at;
 		memcpy(&length, frame + 4, 4);
 		memcpy(&gen, frame + 8, 4);
 		if (generation == 0)
@@ -82,7 +101,7 @@ last_group(const struct bed *bed, uint64_t number, uint64_t *start, uint64_t *en
 			*end = group = at;
 		}
 	}
-	fclose(file);
+	free(bytes);
 }
 
 static void
@@ -91,11 +110,10 @@ torn_at_every_byte(void **state)
 	struct bed bed;
 	uint64_t start, end, last_byte;
 	uint32_t ended, first;
-	char path[160], byte;
-	int fd;
+	char path[160], *bytes;
+	size_t len;
 
-	tr_log_sink(quiet, NULL);
-	bed_init(&bed, 65536);
+	bed_begin(&bed, 65536);
 	bed_open(&bed);
 	for (int i = 0; i < 5; i++)
 		bed_put(&bed, 200, true, 1);
@@ -109,10 +127,10 @@ torn_at_every_byte(void **state)
 	last_group(&bed, 1, &start, &end);
 	assert_true(end > start + 200);
 	segment_path(&bed, 1, path);
-	fd = open(path, O_RDONLY);
-	for (last_byte = end; pread(fd, &byte, 1, (off_t)last_byte - 1) == 1 && byte == 0;)
+	assert_int_equal(tr_file_slurp(path, &bytes, &len), 0);
+	for (last_byte = end; bytes[last_byte - 1] == 0;)
 		last_byte--;
-	close(fd);
+	free(bytes);
 	for (uint64_t cut = start; cut < end; cut++) {
 		char zeros[4096] = {0};
 		bool whole;
@@ -135,15 +153,13 @@ torn_at_every_byte(void **state)
 		bed_check(&bed);
 		bed_close(&bed);
 	}
-	bed_fini(&bed);
-	tr_log_sink(NULL, NULL);
+	bed_end(&bed);
 }
 
 /* A log of several segments, closed. */
 static void
-fill(struct bed *bed, uint64_t segment_bytes, int messages)
+fill(struct bed *bed, int messages)
 {
-	bed_init(bed, segment_bytes);
 	bed_open(bed);
 	for (int i = 0; i < messages; i++) {
 		bed_put(bed, bed_random(bed, 800), true, 1);
@@ -177,8 +193,8 @@ flipped_bits_cost_no_more_than_their_frame(void **state)
 	struct bed bed;
 	uint32_t hits = 0;
 
-	tr_log_sink(quiet, NULL);
-	fill(&bed, 16384, 60);
+	bed_begin(&bed, 16384);
+	fill(&bed, 60);
 	for (int round = 0; round < 300; round++) {
 		uint64_t number = 1 + bed_random(&bed, 3), start, end;
 		uint32_t lost, back;
@@ -202,8 +218,7 @@ flipped_bits_cost_no_more_than_their_frame(void **state)
 		bed_restore(&bed);
 	}
 	assert_true(hits > 20);
-	bed_fini(&bed);
-	tr_log_sink(NULL, NULL);
+	bed_end(&bed);
 }
 
 static void
@@ -215,7 +230,8 @@ a_missing_segment_is_reported(void **state)
 		char path[160];
 
 		tr_log_sink(quiet, NULL);
-		fill(&bed, 16384, 120);
+		bed_init(&bed, 16384);
+		fill(&bed, 120);
 		segment_path(&bed, number, path);
 		assert_int_equal(unlink(path), 0);
 		bed.damaged = true;
@@ -296,7 +312,8 @@ another_version_is_refused_and_not_touched(void **state)
 	char header[128];
 	int fd;
 
-	fill(&bed, 16384, 10);
+	bed_init(&bed, 16384);
+	fill(&bed, 10);
 	segment_path(&bed, 1, path);
 	fd = open(path, O_RDWR);
 	assert_int_equal(pread(fd, header, sizeof header, 0), sizeof header);
@@ -342,7 +359,8 @@ repair_makes_a_sound_spool_of_it(void **state)
 	struct bed bed;
 
 	tr_log_sink(quiet, NULL);
-	fill(&bed, 16384, 60);
+	bed_init(&bed, 16384);
+	fill(&bed, 60);
 	assert_true(sound(&bed, bed.meta, bed.data));
 	for (int round = 0; round < 8; round++) {
 		char path[160], target[160], meta[80], *error = NULL;
