@@ -1,5 +1,6 @@
 --- One process of tailrace-campaign: cases [from, to) of a kind. A sample takes so many cases of all, spread evenly.
 local kind, from, to, sample, option = arg[1], tonumber(arg[2]), tonumber(arg[3]), tonumber(arg[4]), arg[5]
+local each = tonumber(arg[7]) -- of allocations from the same place, so many; 0: all
 local directory = arg[0]:match '^(.*)/'
 package.path = directory .. '/?.lua;' .. package.path
 
@@ -42,9 +43,12 @@ table.sort(OPS)
 local function count()
   disk.reset(1)
   campaign.catch_log()
+  local one = life.new(directory, kind == 'lua')
+  if each > 0 then
+    campaign.choose(each)
+  end
   campaign.arm('malloc', EVER, 0)
   campaign.arm('lua', EVER, 0)
-  local one = life.new(directory, kind == 'lua')
   one:run()
   local malloc, lua = campaign.disarm()
   local ops = disk.ops()
@@ -97,9 +101,11 @@ end
 
 local function allocations(what, total, windows)
   local cases = {}
-  for n = 0, total - 1 do
-    for _, times in ipairs(windows) do
-      cases[#cases + 1] = { memory = what, after = n, times = times,
+  local numbers = each > 0 and campaign.chosen(what) or {}
+  for i = 1, each > 0 and #numbers or total do
+    local n = numbers[i] or i - 1
+    for j, times in ipairs(windows) do
+      cases[#cases + 1] = { memory = what, after = n, times = times, number = n * #windows + j - 1,
         text = ('%s %d: %d times no memory'):format(what, n, times) } -- stylua: ignore
     end
   end
@@ -179,7 +185,7 @@ if from == 0 then
 end
 for index = from, math.min(to, total) - 1 do
   local case = cases[1 + math.floor(index * step)]
-  campaign.begin(index, ('case %d of --%s (%s)'):format(math.floor(index * step), kind, case.text), CASE_S)
+  campaign.begin(index, ('case %d of --%s (%s)'):format(case.number or math.floor(index * step), kind, case.text), CASE_S)
   local one = run(case)
   local _, text = campaign.log()
   if one.faults then

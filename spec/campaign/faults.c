@@ -11,6 +11,7 @@
 #include "base/base.h"
 #include "base/diag.h"
 #include "memory.h"
+#include "places.h"
 
 #define LOG_BYTES (64 << 10) /* of the log's last lines, for a report */
 
@@ -115,6 +116,33 @@ l_log(lua_State *L)
 	return 2;
 }
 
+/* choose(most): of the allocations until disarm(), those are noted that are called for from a place that fewer than
+ * `most` before were: the C functions, and the line of Lua. */
+static int
+l_choose(lua_State *L)
+{
+	places_begin((unsigned)luaL_checknumber(L, 1));
+	memory_on_each(places_note);
+	return 0;
+}
+
+/* chosen('malloc' | 'lua') -> their numbers, from 0; ends choose() */
+static int
+l_chosen(lua_State *L)
+{
+	size_t count;
+	const uint32_t *numbers =
+		places_chosen(strcmp(luaL_checkstring(L, 1), "lua") == 0 ? MEMORY_LUA : MEMORY_C, &count);
+
+	memory_on_each(NULL);
+	lua_createtable(L, (int)count, 0);
+	for (size_t i = 0; i < count; i++) {
+		lua_pushnumber(L, numbers[i]);
+		lua_rawseti(L, -2, (int)i + 1);
+	}
+	return 1;
+}
+
 /* total(count): how many cases the sweep has */
 static int
 l_total(lua_State *L)
@@ -179,6 +207,8 @@ luaopen_tr_campaign(lua_State *L)
 		{"arm", l_arm},
 		{"disarm", l_disarm},
 		{"calm", l_calm},
+		{"choose", l_choose},
+		{"chosen", l_chosen},
 		{"catch_log", l_catch_log},
 		{"log", l_log},
 		{"total", l_total},

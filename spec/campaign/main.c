@@ -26,7 +26,7 @@
 #define EXIT_LEAK 23      /* of the sanitizers */
 
 struct sweep {
-	const char *kind, *life, *sample, *option; /* as campaign.lua takes them */
+	const char *kind, *life, *sample, *option, *each; /* as campaign.lua takes them */
 	uint64_t from, to;
 	unsigned jobs;
 	bool source;
@@ -62,7 +62,7 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
 	struct script_config script = {.program = "tailrace-campaign", .modules = modules, .host = memory_script_host};
 	char *argv[] = {path, (char *)sweep->kind, first, last, (char *)sweep->sample, (char *)sweep->option,
-		(char *)sweep->life};
+		(char *)sweep->life, (char *)sweep->each};
 	int status;
 
 	snprintf(first, sizeof first, "%llu", (unsigned long long)from);
@@ -249,6 +249,7 @@ usage(FILE *out)
 	      "  --life NAME   mail (the default), or batch\n"
 	      "  --sample N    so many cases, spread over all (60)\n"
 	      "  --full        all cases\n"
+	      "  --places N    of allocations that the same functions and lines of Lua call for, N each\n"
 	      "  --case N      only this one of all\n"
 	      "  --from N      from this one on\n"
 	      "  --jobs N      processes side by side, at most 64 (1)\n"
@@ -288,6 +289,9 @@ read_options(int argc, char **argv, struct sweep *sweep)
 				sweep->sample = value;
 			} else if (strcmp(name, "--life") == 0) {
 				sweep->life = value;
+			} else if (strcmp(name, "--places") == 0) {
+				sweep->each = value;
+				sweep->sample = "0";
 			} else if (strcmp(name, "--from") == 0) {
 				sweep->from = strtoull(value, NULL, 10);
 			} else if (strcmp(name, "--jobs") == 0) {
@@ -314,7 +318,7 @@ read_options(int argc, char **argv, struct sweep *sweep)
 int
 main(int argc, char **argv)
 {
-	struct sweep sweep = {.life = "mail", .sample = "60", .option = "", .to = UINT64_MAX, .jobs = 1};
+	struct sweep sweep = {.life = "mail", .sample = "60", .option = "", .each = "0", .to = UINT64_MAX, .jobs = 1};
 	struct campaign_board *board;
 	int persona, status = read_options(argc, argv, &sweep);
 	bool well;

@@ -48,14 +48,22 @@ static bool watch_all;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* plans, if threads are watched */
 static _Thread_local bool watched; /* this thread's allocations count: the one that runs the loop */
 static _Thread_local int exempt;   /* > 0: what runs is the script, or asks on its behalf */
+static _Thread_local lua_State *running;
 static struct tr_host *script_host;
 static struct plan plans[2];
 static void (*on_failure)(void);
+static void (*on_each)(enum memory_kind kind, uint64_t n);
 
 void
 memory_on_failure(void (*fn)(void))
 {
 	on_failure = fn;
+}
+
+void
+memory_on_each(void (*fn)(enum memory_kind kind, uint64_t n))
+{
+	on_each = fn;
 }
 
 void
@@ -99,6 +107,12 @@ memory_armed(void)
 	       (plans[MEMORY_LUA].armed && plans[MEMORY_LUA].left > 0);
 }
 
+lua_State *
+memory_lua(void)
+{
+	return running;
+}
+
 int
 memory_exempt(int level)
 {
@@ -131,7 +145,11 @@ is_next(struct plan *plan)
 static bool
 fails(struct plan *plan)
 {
-	if (!plan->armed || !(watched || watch_all) || exempt > 0 || !is_next(plan))
+	if (!plan->armed || !(watched || watch_all) || exempt > 0)
+		return false;
+	if (on_each != NULL)
+		on_each((enum memory_kind)(plan - plans), plan->count);
+	if (!is_next(plan))
 		return false;
 	if (on_failure != NULL)
 		on_failure();
@@ -240,8 +258,12 @@ enter(const struct tr_host *host)
 int
 __wrap_lua_resume(lua_State *L, int nargs)
 {
-	int outer = enter(tr_host_of(L)), status = __real_lua_resume(L, nargs);
+	lua_State *outer_lua = running;
+	int outer = enter(tr_host_of(L)), status;
 
+	running = L;
+	status = __real_lua_resume(L, nargs);
+	running = outer_lua;
 	exempt = outer;
 	return status;
 }

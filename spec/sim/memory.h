@@ -24,6 +24,11 @@ uint64_t memory_disarm(enum memory_kind kind); /* allocations since memory_arm()
 void memory_calm(void);                        /* nothing fails any more, though it counts on */
 bool memory_armed(void);                       /* some will still fail */
 void memory_on_failure(void (*fn)(void));      /* called for each; it must not allocate */
+/* Called for each allocation that counts, the nth from 0; it must not be one of many threads, nor allocate. NULL: none.
+ */
+void memory_on_each(void (*fn)(enum memory_kind kind, uint64_t n));
+/* The state whose Lua runs in this thread, resumed by tr_task; NULL: none. */
+struct lua_State *memory_lua(void);
 /* 1: what follows is the script's, and does not fail; returns what it was, to be given back afterwards. */
 int memory_exempt(int level);
 
