@@ -59,7 +59,7 @@ release(struct tr_inject *inject)
 
 		inject->waiting = conn->next_waiting;
 		conn->is_waiting = false;
-		conn->start(conn);
+		conn->protocol->start(conn);
 	}
 }
 

@@ -76,12 +76,59 @@ struct tr_inject {
 	struct tr_latency latency;
 };
 
+enum tr_inject_state {
+	TR_INJECT_OVER,  /* ended for good */
+	TR_INJECT_PAUSE, /* waits to connect again */
+	TR_INJECT_CONNECTING,
+	TR_INJECT_UP,
+};
+
+/* A connection, whichever protocol it speaks (inject_conn.c); the first member of the protocol's own. */
 struct tr_inject_conn {
 	struct tr_inject *inject;
+	const struct tr_inject_protocol *protocol;
 	struct tr_inject_conn *next_waiting;
-	void (*start)(struct tr_inject_conn *conn); /* something may be sent now, or it is time to end */
-	bool is_waiting;
+	bool is_waiting; /* for the rate */
+	struct ev_io io;
+	struct tr_timer timer;             /* the pause, or the deadline of an answer */
+	struct tr_buf in;                  /* answers, perhaps half of one */
+	struct tr_buf out;                 /* to send */
+	size_t out_at;                     /* sent of it */
+	const struct tr_inject_body *body; /* sent behind `out` when body_left > 0 */
+	size_t body_left;
+	enum tr_inject_state state;
+	int fd;            /* -1: none */
+	int attempt;       /* to connect, since the last success: the protocol sets it to 0 */
+	int64_t sent_here; /* messages on this connection */
+	int64_t begun_ns;  /* of what is under way */
 };
+
+enum tr_inject_loss {
+	TR_INJECT_NOT_UP,
+	TR_INJECT_BROKEN,
+	TR_INJECT_IDLE,    /* nothing was asked: a server may end that */
+	TR_INJECT_GOODBYE, /* as it should be */
+};
+struct tr_inject_protocol {
+	void (*start)(struct tr_inject_conn *conn);               /* something may be sent now, or it is time to end */
+	void (*connected)(struct tr_inject_conn *conn);           /* the deadline of the connect goes on */
+	void (*received)(struct tr_inject_conn *conn);            /* there is more in `in` */
+	enum tr_inject_loss (*lost)(struct tr_inject_conn *conn); /* what was under way is counted, or given back */
+};
+
+void tr_inject_conn_init(
+	struct tr_inject_conn *conn, struct tr_inject *inject, const struct tr_inject_protocol *protocol);
+void tr_inject_conn_fini(struct tr_inject_conn *conn);
+/* Hangs up if need be and connects, or ends where the run is over. */
+void tr_inject_connect(struct tr_inject_conn *conn);
+/* The connection is of no more use; it is made again if the run goes on. */
+void tr_inject_lost(struct tr_inject_conn *conn, const char *why);
+/* Sends what is there to send. false: the connection is lost, and may be another one by now. */
+bool tr_inject_flush(struct tr_inject_conn *conn);
+/* Waits so long for an answer. */
+void tr_inject_arm(struct tr_inject_conn *conn, int64_t delay_ns);
+/* Ends it for good. */
+void tr_inject_end(struct tr_inject_conn *conn);
 
 /* Asks for messages (or `count` of one request). Returns how many may be sent now; 0: none now, start() is called
  * when there is, or the run is over: then tr_inject_over() is true. */

@@ -1,175 +1,59 @@
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/json.h"
 #include "cli/http_frame.h"
 #include "cli/inject.h"
 
-enum { READ_BYTES = 16 * 1024, MAX_ANSWER_BYTES = 16 * 1024 * 1024 };
-
-enum phase {
-	PHASE_OVER,  /* ended for good */
-	PHASE_PAUSE, /* waits to connect again */
-	PHASE_CONNECTING,
-	PHASE_IDLE,  /* may send, waits for the rate */
-	PHASE_ASKED, /* waits for the answer */
-};
+enum { MAX_ANSWER_BYTES = 16 * 1024 * 1024 };
 
 struct http_conn {
 	struct tr_inject_conn base;
-	struct ev_io io;
-	struct tr_timer timer; /* the pause, or the deadline of the answer */
-	struct tr_buf in, out;
-	size_t out_at;      /* sent of out */
 	struct tr_buf json; /* of the request being made */
-	enum phase phase;
-	int fd;            /* -1: none */
-	int attempt;       /* to connect, since the last success */
-	int64_t messages;  /* recipients of the request under way; 0: none */
-	int64_t size;      /* of the message it carries */
-	int64_t sent_here; /* messages on this connection */
-	int64_t begun_ns;
+	bool asked;         /* waits for the answer */
+	int64_t messages;   /* recipients of the request under way; 0: none */
+	int64_t size;       /* of the message it carries */
 };
 
 static struct http_conn *conns; /* all of them: the command runs once in a process */
 
-static void on_io(struct ev_loop *ev, struct ev_io *io, int events);
-static void on_timer(struct tr_timer *timer);
-static void next_request(struct tr_inject_conn *base);
-static void lost(struct http_conn *conn, const char *why);
-
-static struct tr_inject *
-inject_of(struct http_conn *conn)
+static struct http_conn *
+of(struct tr_inject_conn *base)
 {
-	return conn->base.inject;
+	return tr_container_of(base, struct http_conn, base);
 }
 
-static void
-watch(struct http_conn *conn, int events)
+static enum tr_inject_loss
+leave(struct tr_inject_conn *base)
 {
-	struct ev_loop *ev = inject_of(conn)->ev;
-
-	if (ev_is_active(&conn->io) && (conn->io.events & (EV_READ | EV_WRITE)) == events)
-		return;
-	ev_io_stop(ev, &conn->io);
-	ev_io_set(&conn->io, conn->fd, events);
-	ev_io_start(ev, &conn->io);
-}
-
-static void
-hang_up(struct http_conn *conn)
-{
-	struct tr_inject *inject = inject_of(conn);
-
-	if (conn->fd >= 0) {
-		ev_io_stop(inject->ev, &conn->io);
-		close(conn->fd);
-		conn->fd = -1;
-	}
-	tr_timer_stop(inject->wheel, &conn->timer);
-	tr_buf_clear(&conn->in);
-	tr_buf_clear(&conn->out);
-	conn->out_at = 0;
-}
-
-static void
-end(struct http_conn *conn)
-{
-	if (conn->phase == PHASE_OVER)
-		return;
-	hang_up(conn);
-	conn->phase = PHASE_OVER;
-	tr_inject_conn_over(&conn->base);
-}
-
-static void
-connect_again(struct http_conn *conn)
-{
-	struct tr_inject *inject = inject_of(conn);
-
-	if (tr_inject_over(inject)) {
-		end(conn);
-		return;
-	}
-	conn->sent_here = 0;
-	conn->phase = PHASE_CONNECTING;
-	conn->fd = tr_cli_connect(&inject->target);
-	if (conn->fd < 0) {
-		int err = conn->fd;
-
-		conn->fd = -1;
-		lost(conn, tr_err_text(err));
-		return;
-	}
-	ev_io_init(&conn->io, on_io, conn->fd, EV_WRITE);
-	ev_io_start(inject->ev, &conn->io);
-	tr_timer_start(inject->wheel, &conn->timer, inject->timeout_ns, on_timer);
-}
-
-static void
-lost(struct http_conn *conn, const char *why)
-{
-	struct tr_inject *inject = inject_of(conn);
-	enum phase phase = conn->phase;
+	struct http_conn *conn = of(base);
+	bool asked = conn->asked;
 
 	if (conn->messages > 0) {
 		/* Only when the last byte is not handed over can the server not have it. */
-		if (conn->out_at == conn->out.len)
-			inject->unknown += conn->messages;
+		if (base->out_at == base->out.len)
+			base->inject->unknown += conn->messages;
 		else
-			tr_inject_give_back(inject, conn->messages);
+			tr_inject_give_back(base->inject, conn->messages);
 		conn->messages = 0;
 	}
-	hang_up(conn);
-	if (phase == PHASE_CONNECTING)
-		inject->connect_failures++;
-	else
-		inject->lost_connections++;
-	conn->phase = PHASE_PAUSE;
-	if ((phase != PHASE_IDLE && !tr_inject_trouble(inject, "%s: %s", inject->target.text, why)) ||
-		tr_inject_over(inject)) {
-		end(conn);
-		return;
-	}
-	tr_timer_start(inject->wheel, &conn->timer, tr_inject_backoff_ns(conn->attempt++), on_timer);
-}
-
-static bool
-flush(struct http_conn *conn)
-{
-	while (conn->out_at < conn->out.len) {
-		ssize_t sent = write(conn->fd, conn->out.data + conn->out_at, conn->out.len - conn->out_at);
-
-		if (sent >= 0) {
-			conn->out_at += (size_t)sent;
-		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			watch(conn, EV_READ | EV_WRITE);
-			return true;
-		} else if (errno != EINTR) {
-			lost(conn, strerror(errno));
-			return false;
-		}
-	}
-	watch(conn, EV_READ);
-	return true;
+	conn->asked = false;
+	return base->state == TR_INJECT_CONNECTING ? TR_INJECT_NOT_UP : asked ? TR_INJECT_BROKEN : TR_INJECT_IDLE;
 }
 
 /* Sends the next request, waits for the rate, or ends. */
 static void
 next_request(struct tr_inject_conn *base)
 {
-	struct http_conn *conn = tr_container_of(base, struct http_conn, base);
-	struct tr_inject *inject = inject_of(conn);
+	struct http_conn *conn = of(base);
+	struct tr_inject *inject = base->inject;
 
-	if (conn->phase != PHASE_IDLE) /* lost while it waited for the rate */
+	if (base->state != TR_INJECT_UP || conn->asked) /* lost while it waited for the rate */
 		return;
-	if (inject->messages_per_connection > 0 && conn->sent_here >= inject->messages_per_connection) {
-		hang_up(conn);
-		connect_again(conn);
+	if (inject->messages_per_connection > 0 && conn->base.sent_here >= inject->messages_per_connection) {
+		tr_inject_connect(&conn->base);
 		return;
 	}
 	int64_t number = inject->started;
@@ -177,7 +61,7 @@ next_request(struct tr_inject_conn *base)
 	conn->messages = tr_inject_take(base, inject->batch);
 	if (conn->messages == 0) {
 		if (tr_inject_over(inject))
-			end(conn);
+			tr_inject_end(base);
 		return;
 	}
 	const struct tr_inject_body *body = tr_inject_body_of(inject, number);
@@ -207,25 +91,25 @@ next_request(struct tr_inject_conn *base)
 	tr_json_add_string(json, (struct tr_str){content.data, content.len});
 	tr_buf_addc(json, '}');
 	conn->size = (int64_t)content.len;
-	tr_buf_clear(&conn->out);
-	conn->out_at = 0;
-	tr_buf_addf(&conn->out,
+	tr_buf_clear(&conn->base.out);
+	conn->base.out_at = 0;
+	tr_buf_addf(&conn->base.out,
 		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
 		inject->path, inject->host, json->len);
-	tr_buf_add(&conn->out, json->data, json->len);
-	bool failed = first.failed || content.failed || json->failed || conn->out.failed;
+	tr_buf_add(&conn->base.out, json->data, json->len);
+	bool failed = first.failed || content.failed || json->failed || conn->base.out.failed;
 
 	tr_buf_free(&first);
 	tr_buf_free(&content);
 	if (failed) {
-		lost(conn, "out of memory");
+		tr_inject_lost(&conn->base, "out of memory");
 		return;
 	}
-	conn->sent_here += conn->messages;
-	conn->begun_ns = tr_mono_ns();
-	conn->phase = PHASE_ASKED;
-	tr_timer_start(inject->wheel, &conn->timer, inject->timeout_ns, on_timer);
-	flush(conn);
+	conn->base.sent_here += conn->messages;
+	conn->base.begun_ns = tr_mono_ns();
+	conn->asked = true;
+	tr_inject_arm(base, inject->timeout_ns);
+	tr_inject_flush(base);
 }
 
 static int64_t
@@ -239,7 +123,7 @@ number_of(struct tr_str object, const char *key)
 static void
 count_answer(struct http_conn *conn, int status, struct tr_str body)
 {
-	struct tr_inject *inject = inject_of(conn);
+	struct tr_inject *inject = conn->base.inject;
 	int64_t accepted = 0;
 	size_t error_at;
 
@@ -252,7 +136,7 @@ count_answer(struct http_conn *conn, int status, struct tr_str body)
 		}
 	}
 	inject->codes[status]++;
-	tr_latency_add(&inject->latency, tr_mono_ns() - conn->begun_ns);
+	tr_latency_add(&inject->latency, tr_mono_ns() - conn->base.begun_ns);
 	inject->accepted += accepted;
 	inject->recipients += accepted;
 	inject->refused += conn->messages - accepted;
@@ -267,12 +151,12 @@ take_answer(struct http_conn *conn)
 {
 	struct tr_http_head head;
 	struct tr_buf decoded = {0};
-	const char *data = conn->in.data;
-	int rc = tr_http_head(data, conn->in.len, true, &head);
+	const char *data = conn->base.in.data;
+	int rc = tr_http_head(data, conn->base.in.len, true, &head);
 
 	if (rc == TR_OK && head.status / 100 == 1) { /* an interim answer */
-		tr_buf_consume(&conn->in, head.len);
-		if (conn->in.len > 0)
+		tr_buf_consume(&conn->base.in, head.len);
+		if (conn->base.in.len > 0)
 			take_answer(conn);
 		return;
 	}
@@ -281,9 +165,9 @@ take_answer(struct http_conn *conn)
 	if (rc == TR_OK && head.chunked) {
 		size_t at = head.len;
 
-		rc = tr_http_chunks(data, conn->in.len, &at, &decoded, MAX_ANSWER_BYTES);
+		rc = tr_http_chunks(data, conn->base.in.len, &at, &decoded, MAX_ANSWER_BYTES);
 		body = (struct tr_str){decoded.data, decoded.len};
-	} else if (rc == TR_OK && conn->in.len < head.len + body.len) {
+	} else if (rc == TR_OK && conn->base.in.len < head.len + body.len) {
 		rc = body.len > MAX_ANSWER_BYTES ? TR_ETOOBIG : TR_EAGAIN;
 	}
 	if (rc == TR_EAGAIN) {
@@ -292,97 +176,53 @@ take_answer(struct http_conn *conn)
 	}
 	if (rc != TR_OK) {
 		tr_buf_free(&decoded);
-		lost(conn, "the answer is no HTTP");
+		tr_inject_lost(&conn->base, "the answer is no HTTP");
 		return;
 	}
 	count_answer(conn, head.status, body);
 	tr_buf_free(&decoded);
-	tr_buf_clear(&conn->in);
-	conn->phase = PHASE_IDLE;
-	tr_timer_stop(inject_of(conn)->wheel, &conn->timer);
+	tr_buf_clear(&conn->base.in);
+	conn->asked = false;
+	tr_timer_stop(conn->base.inject->wheel, &conn->base.timer);
 	if (!head.keep_alive) {
-		hang_up(conn);
-		connect_again(conn);
+		tr_inject_connect(&conn->base);
 		return;
 	}
 	next_request(&conn->base);
 }
 
 static void
-on_timer(struct tr_timer *timer)
+connected(struct tr_inject_conn *base)
 {
-	struct http_conn *conn = tr_container_of(timer, struct http_conn, timer);
-
-	if (conn->phase == PHASE_PAUSE)
-		connect_again(conn);
-	else
-		lost(conn, "no answer in time");
+	base->inject->connects++;
+	base->attempt = 0;
+	tr_timer_stop(base->inject->wheel, &base->timer);
+	next_request(base);
 }
 
 static void
-on_io(struct ev_loop *ev, struct ev_io *io, int events)
+received(struct tr_inject_conn *base)
 {
-	struct http_conn *conn = tr_container_of(io, struct http_conn, io);
-	struct tr_inject *inject = inject_of(conn);
-
-	if (conn->phase == PHASE_CONNECTING) {
-		int error = 0;
-		socklen_t len = sizeof error;
-
-		getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-		if (error != 0) {
-			lost(conn, strerror(error));
-			return;
-		}
-		inject->connects++;
-		conn->attempt = 0;
-		tr_timer_stop(inject->wheel, &conn->timer);
-		conn->phase = PHASE_IDLE;
-		watch(conn, EV_READ);
-		next_request(&conn->base);
-		return;
-	}
-	if ((events & EV_WRITE) && !flush(conn))
-		return;
-	if (!(events & EV_READ))
-		return;
-	char *to = tr_buf_reserve(&conn->in, READ_BYTES);
-
-	if (to == NULL) {
-		lost(conn, "out of memory");
-		return;
-	}
-	ssize_t got = read(conn->fd, to, READ_BYTES);
-
-	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (got <= 0) {
-		lost(conn, got == 0 ? "the server closed the connection" : strerror(errno));
-		return;
-	}
-	conn->in.len += (size_t)got;
-	if (conn->phase == PHASE_ASKED)
-		take_answer(conn);
+	if (of(base)->asked)
+		take_answer(of(base));
 	else
-		lost(conn, "an answer to nothing that was asked");
+		tr_inject_lost(base, "an answer to nothing that was asked");
 }
 
 bool
 tr_inject_http_start(struct tr_inject *inject)
 {
+	static const struct tr_inject_protocol protocol = {next_request, connected, received, leave};
+
 	inject->connections = tr_min_i64(inject->connections, (inject->count - 1) / inject->batch + 1);
 	inject->open = inject->connections;
 	conns = calloc((size_t)inject->connections, sizeof *conns);
 	if (conns == NULL)
 		return false;
-	for (int64_t i = 0; i < inject->connections; i++) {
-		conns[i].base.inject = inject;
-		conns[i].base.start = next_request;
-		conns[i].fd = -1;
-		conns[i].phase = PHASE_PAUSE;
-	}
 	for (int64_t i = 0; i < inject->connections; i++)
-		connect_again(&conns[i]);
+		tr_inject_conn_init(&conns[i].base, inject, &protocol);
+	for (int64_t i = 0; i < inject->connections; i++)
+		tr_inject_connect(&conns[i].base);
 	return true;
 }
 
@@ -390,9 +230,7 @@ void
 tr_inject_http_free(struct tr_inject *inject)
 {
 	for (int64_t i = 0; conns != NULL && i < inject->connections; i++) {
-		hang_up(&conns[i]);
-		tr_buf_free(&conns[i].in);
-		tr_buf_free(&conns[i].out);
+		tr_inject_conn_fini(&conns[i].base);
 		tr_buf_free(&conns[i].json);
 	}
 	free(conns);

@@ -1,19 +1,13 @@
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "cli/inject.h"
 
-enum { READ_BYTES = 16 * 1024, MAX_REPLY_BYTES = 64 * 1024 };
+enum { MAX_REPLY_BYTES = 64 * 1024 };
 
-enum phase {
-	PHASE_OVER,  /* ended for good */
-	PHASE_PAUSE, /* waits to connect again */
-	PHASE_CONNECTING,
+enum phase { /* while it is up */
 	PHASE_BANNER,
 	PHASE_EHLO,
 	PHASE_HELO, /* EHLO was refused */
@@ -26,23 +20,12 @@ enum phase {
 
 struct smtp_conn {
 	struct tr_inject_conn base;
-	struct ev_io io;
-	struct tr_timer timer;             /* the pause, or the deadline of an answer */
-	struct tr_buf in;                  /* answers, perhaps half of one */
-	struct tr_buf out;                 /* commands and generated headers */
-	size_t out_at;                     /* sent of it */
-	const struct tr_inject_body *body; /* sent behind `out` when body_left > 0 */
-	size_t body_left;
 	struct tr_buf rcpts; /* of the message, each with a NUL */
 	enum phase phase;
-	int fd;      /* -1: none */
-	int attempt; /* to connect, since the last success */
-	bool pipelining, eight_bit, sizes, enhanced;
+	bool pipelining, eight_bit, sizes;
 	bool has_message;
-	int64_t number; /* of the message */
-	int64_t size;   /* of it, with its headers */
-	int64_t begun_ns;
-	int64_t sent_here;   /* messages on this connection */
+	int64_t number;      /* of the message */
+	int64_t size;        /* of it, with its headers */
 	int asked, answered; /* commands of the message: MAIL is 0, RCPT from 1 on, then DATA */
 	int rcpts_ok;
 	int refusal; /* first code that said no; 0: none */
@@ -51,10 +34,13 @@ struct smtp_conn {
 
 static struct smtp_conn *conns; /* all of them: the command runs once in a process */
 
-static void on_io(struct ev_loop *ev, struct ev_io *io, int events);
-static void on_timer(struct tr_timer *timer);
 static void next_message(struct tr_inject_conn *base);
-static void lost(struct smtp_conn *conn, const char *why);
+
+static struct smtp_conn *
+of(struct tr_inject_conn *base)
+{
+	return tr_container_of(base, struct smtp_conn, base);
+}
 
 static struct tr_inject *
 inject_of(struct smtp_conn *conn)
@@ -65,159 +51,44 @@ inject_of(struct smtp_conn *conn)
 static void
 arm(struct smtp_conn *conn, int64_t delay_ns)
 {
-	tr_timer_start(inject_of(conn)->wheel, &conn->timer, delay_ns, on_timer);
+	tr_inject_arm(&conn->base, delay_ns);
 }
 
-static void
-watch(struct smtp_conn *conn, int events)
-{
-	struct ev_loop *ev = inject_of(conn)->ev;
-
-	if (ev_is_active(&conn->io) && (conn->io.events & (EV_READ | EV_WRITE)) == events)
-		return;
-	ev_io_stop(ev, &conn->io);
-	ev_io_set(&conn->io, conn->fd, events);
-	ev_io_start(ev, &conn->io);
-}
-
-static void
-hang_up(struct smtp_conn *conn)
-{
-	struct tr_inject *inject = inject_of(conn);
-
-	if (conn->fd >= 0) {
-		ev_io_stop(inject->ev, &conn->io);
-		close(conn->fd);
-		conn->fd = -1;
-	}
-	tr_timer_stop(inject->wheel, &conn->timer);
-	tr_buf_clear(&conn->in);
-	tr_buf_clear(&conn->out);
-	conn->out_at = 0;
-	conn->body_left = 0;
-}
-
-static void
-end(struct smtp_conn *conn)
-{
-	if (conn->phase == PHASE_OVER)
-		return;
-	hang_up(conn);
-	conn->phase = PHASE_OVER;
-	tr_inject_conn_over(&conn->base);
-}
-
-static void
-connect_again(struct smtp_conn *conn)
-{
-	struct tr_inject *inject = inject_of(conn);
-
-	if (tr_inject_over(inject)) {
-		end(conn);
-		return;
-	}
-	conn->sent_here = 0;
-	conn->fd = tr_cli_connect(&inject->target);
-	if (conn->fd < 0) {
-		int err = conn->fd;
-
-		conn->fd = -1;
-		conn->phase = PHASE_CONNECTING;
-		lost(conn, tr_err_text(err));
-		return;
-	}
-	conn->phase = PHASE_CONNECTING;
-	ev_io_init(&conn->io, on_io, conn->fd, EV_WRITE);
-	ev_io_start(inject->ev, &conn->io);
-	arm(conn, inject->timeout_ns);
-}
-
-/* The connection is of no more use. What becomes of its message depends on how far it got. */
 static void
 lost(struct smtp_conn *conn, const char *why)
 {
-	struct tr_inject *inject = inject_of(conn);
-	bool was_up = conn->phase > PHASE_EHLO;
+	tr_inject_lost(&conn->base, why);
+}
+
+/* What becomes of its message depends on how far it got. */
+static enum tr_inject_loss
+leave(struct tr_inject_conn *base)
+{
+	struct smtp_conn *conn = of(base);
 
 	if (conn->has_message) {
 		conn->has_message = false;
 		/* Only when the last byte is not handed over can the server not have it. */
-		if (conn->phase == PHASE_DOT && conn->body_left == 0 && conn->rcpts_ok > 0)
-			inject->unknown++;
+		if (conn->phase == PHASE_DOT && base->body_left == 0 && conn->rcpts_ok > 0)
+			base->inject->unknown++;
 		else
-			tr_inject_give_back(inject, 1);
+			tr_inject_give_back(base->inject, 1);
 	}
-	hang_up(conn);
-	if (conn->phase == PHASE_QUIT) { /* all is said and done */
-		if (tr_inject_over(inject))
-			end(conn);
-		else
-			connect_again(conn);
-		return;
-	}
-	if (was_up)
-		inject->lost_connections++;
-	else
-		inject->connect_failures++;
-	bool idle = conn->phase == PHASE_IDLE;
-
-	conn->phase = PHASE_PAUSE;
-	if (!idle && !tr_inject_trouble(inject, "%s: %s", inject->target.text, why)) {
-		end(conn);
-		return;
-	}
-	if (tr_inject_over(inject)) {
-		end(conn);
-		return;
-	}
-	arm(conn, tr_inject_backoff_ns(conn->attempt++));
-}
-
-/* Sends what is there to send. false: the connection is lost, and conn may have gone on to another phase. */
-static bool
-flush(struct smtp_conn *conn)
-{
-	while (conn->out_at < conn->out.len || conn->body_left > 0) {
-		struct iovec iov[2];
-		int count = 0;
-		size_t head = conn->out.len - conn->out_at;
-
-		if (head > 0)
-			iov[count++] = (struct iovec){conn->out.data + conn->out_at, head};
-		if (conn->body_left > 0)
-			iov[count++] = (struct iovec){
-				conn->body->bytes.data + conn->body->bytes.len - conn->body_left, conn->body_left};
-		ssize_t sent = writev(conn->fd, iov, count);
-
-		if (sent < 0) {
-			if (errno == EINTR)
-				continue;
-			if (errno == EAGAIN || errno == EWOULDBLOCK) {
-				watch(conn, EV_READ | EV_WRITE);
-				return true;
-			}
-			lost(conn, strerror(errno));
-			return false;
-		}
-		size_t of_head = (size_t)sent < head ? (size_t)sent : head;
-
-		conn->out_at += of_head;
-		conn->body_left -= (size_t)sent - of_head;
-	}
-	tr_buf_clear(&conn->out);
-	conn->out_at = 0;
-	watch(conn, EV_READ);
-	return true;
+	if (base->state == TR_INJECT_CONNECTING || conn->phase <= PHASE_EHLO)
+		return TR_INJECT_NOT_UP;
+	return conn->phase == PHASE_QUIT   ? TR_INJECT_GOODBYE
+	       : conn->phase == PHASE_IDLE ? TR_INJECT_IDLE
+					   : TR_INJECT_BROKEN;
 }
 
 static void
 ask(struct smtp_conn *conn, enum phase phase, const char *line)
 {
-	tr_buf_addz(&conn->out, line);
+	tr_buf_addz(&conn->base.out, line);
 	conn->phase = phase;
 	/* nothing hangs on the answer to QUIT */
 	arm(conn, tr_min_i64(inject_of(conn)->timeout_ns, phase == PHASE_QUIT ? 2 * TR_NS_PER_S : INT64_MAX));
-	flush(conn);
+	tr_inject_flush(&conn->base);
 }
 
 /* --- one message --------------------------------------------------------------------------------- */
@@ -232,7 +103,7 @@ static void
 add_command(struct smtp_conn *conn, int index, size_t *rcpt_at)
 {
 	struct tr_inject *inject = inject_of(conn);
-	struct tr_buf *out = &conn->out;
+	struct tr_buf *out = &conn->base.out;
 
 	if (index == 0) {
 		tr_buf_addz(out, "MAIL FROM:<");
@@ -240,9 +111,9 @@ add_command(struct smtp_conn *conn, int index, size_t *rcpt_at)
 		tr_buf_addc(out, '>');
 		if (conn->sizes) {
 			tr_buf_addz(out, " SIZE=");
-			tr_buf_add_i64(out, conn->body->header_bytes + conn->body->size);
+			tr_buf_add_i64(out, conn->base.body->header_bytes + conn->base.body->size);
 		}
-		if (conn->eight_bit && conn->body->has_8bit)
+		if (conn->eight_bit && conn->base.body->has_8bit)
 			tr_buf_addz(out, " BODY=8BITMIME");
 	} else if (index <= inject->rcpts_per_message) {
 		struct tr_str rcpt = tr_str(conn->rcpts.data + *rcpt_at);
@@ -268,18 +139,18 @@ ask_more(struct smtp_conn *conn)
 	do
 		add_command(conn, conn->asked++, &rcpt_at);
 	while (conn->pipelining && conn->asked < commands_of(conn));
-	flush(conn);
+	tr_inject_flush(&conn->base);
 }
 
 static void
 next_message(struct tr_inject_conn *base)
 {
-	struct smtp_conn *conn = tr_container_of(base, struct smtp_conn, base);
-	struct tr_inject *inject = inject_of(conn);
+	struct smtp_conn *conn = of(base);
+	struct tr_inject *inject = base->inject;
 
-	if (conn->phase != PHASE_IDLE) /* lost while it waited for the rate */
+	if (base->state != TR_INJECT_UP || conn->phase != PHASE_IDLE) /* lost while it waited for the rate */
 		return;
-	if (inject->messages_per_connection > 0 && conn->sent_here >= inject->messages_per_connection) {
+	if (inject->messages_per_connection > 0 && conn->base.sent_here >= inject->messages_per_connection) {
 		ask(conn, PHASE_QUIT, "QUIT\r\n");
 		return;
 	}
@@ -290,9 +161,9 @@ next_message(struct tr_inject_conn *base)
 	}
 	conn->has_message = true;
 	conn->number = inject->started - 1;
-	conn->body = tr_inject_body_of(inject, conn->number);
-	conn->begun_ns = tr_mono_ns();
-	conn->sent_here++;
+	conn->base.body = tr_inject_body_of(inject, conn->number);
+	conn->base.begun_ns = tr_mono_ns();
+	conn->base.sent_here++;
 	conn->asked = conn->answered = conn->rcpts_ok = conn->refusal = 0;
 	conn->mail_ok = false;
 	tr_buf_clear(&conn->rcpts);
@@ -317,7 +188,7 @@ count_outcome(struct smtp_conn *conn, int code)
 
 	conn->has_message = false;
 	inject->codes[code]++;
-	tr_latency_add(&inject->latency, now_ns - conn->begun_ns);
+	tr_latency_add(&inject->latency, now_ns - conn->base.begun_ns);
 	if (code / 100 == 2) {
 		inject->accepted++;
 		inject->recipients += conn->rcpts_ok;
@@ -335,6 +206,7 @@ go_on(struct smtp_conn *conn, bool in_transaction)
 		return;
 	}
 	conn->phase = PHASE_IDLE;
+	tr_timer_stop(inject_of(conn)->wheel, &conn->base.timer); /* who waits for the rate waits for no answer */
 	next_message(&conn->base);
 }
 
@@ -343,20 +215,21 @@ send_data(struct smtp_conn *conn)
 {
 	conn->phase = PHASE_DOT;
 	if (conn->rcpts_ok == 0) { /* the server said 354 all the same: end it with nothing in it */
-		tr_buf_addz(&conn->out, ".\r\n");
+		tr_buf_addz(&conn->base.out, ".\r\n");
 	} else {
-		size_t before = conn->out.len;
+		size_t before = conn->base.out.len;
 
-		tr_inject_add_headers(inject_of(conn), conn->body, conn->number, tr_str(conn->rcpts.data), &conn->out);
-		conn->size = (int64_t)(conn->out.len - before) + conn->body->size;
-		conn->body_left = conn->body->bytes.len;
+		tr_inject_add_headers(
+			inject_of(conn), conn->base.body, conn->number, tr_str(conn->rcpts.data), &conn->base.out);
+		conn->size = (int64_t)(conn->base.out.len - before) + conn->base.body->size;
+		conn->base.body_left = conn->base.body->bytes.len;
 	}
-	if (conn->out.failed) {
+	if (conn->base.out.failed) {
 		lost(conn, "out of memory");
 		return;
 	}
 	arm(conn, inject_of(conn)->timeout_ns);
-	flush(conn);
+	tr_inject_flush(&conn->base);
 }
 
 /* An answer to MAIL, RCPT or DATA. */
@@ -455,7 +328,7 @@ reply(struct smtp_conn *conn, int code, struct tr_str line)
 			break;
 		}
 		read_extension(conn, line);
-		conn->attempt = 0;
+		conn->base.attempt = 0;
 		go_on(conn, false);
 		break;
 	case PHASE_HELO:
@@ -464,7 +337,7 @@ reply(struct smtp_conn *conn, int code, struct tr_str line)
 			lost(conn, text);
 			break;
 		}
-		conn->attempt = 0;
+		conn->base.attempt = 0;
 		go_on(conn, false);
 		break;
 	case PHASE_MAIL:
@@ -485,15 +358,15 @@ reply(struct smtp_conn *conn, int code, struct tr_str line)
 	}
 }
 
-/* Handles the complete answers in conn->in. */
+/* Handles the complete answers in conn->base.in. */
 static void
 take_replies(struct smtp_conn *conn)
 {
 	size_t used = 0;
 
 	for (;;) {
-		const char *start = conn->in.data + used;
-		const char *newline = conn->in.len > used ? memchr(start, '\n', conn->in.len - used) : NULL;
+		const char *start = conn->base.in.data + used;
+		const char *newline = conn->base.in.len > used ? memchr(start, '\n', conn->base.in.len - used) : NULL;
 
 		if (newline == NULL)
 			break;
@@ -518,83 +391,42 @@ take_replies(struct smtp_conn *conn)
 		}
 		if (conn->phase == PHASE_EHLO && line.len <= 4)
 			line = TR_STR("250 -");
-		int fd = conn->fd;
+		int fd = conn->base.fd;
 
 		reply(conn, code, line);
-		if (conn->fd != fd || conn->in.len == 0) /* hung up: the buffer is another one's */
+		if (conn->base.fd != fd || conn->base.in.len == 0) /* hung up: the buffer is another one's */
 			return;
 	}
 	if (used > 0)
-		tr_buf_consume(&conn->in, used);
-	if (conn->in.len > MAX_REPLY_BYTES)
+		tr_buf_consume(&conn->base.in, used);
+	if (conn->base.in.len > MAX_REPLY_BYTES)
 		lost(conn, "an endless answer");
 }
 
 static void
-on_timer(struct tr_timer *timer)
+connected(struct tr_inject_conn *base)
 {
-	struct smtp_conn *conn = tr_container_of(timer, struct smtp_conn, timer);
-
-	if (conn->phase == PHASE_PAUSE)
-		connect_again(conn);
-	else if (conn->phase != PHASE_IDLE) /* who waits for the rate waits for no answer */
-		lost(conn, "no answer in time");
+	of(base)->phase = PHASE_BANNER;
 }
 
 static void
-on_io(struct ev_loop *ev, struct ev_io *io, int events)
+received(struct tr_inject_conn *base)
 {
-	struct smtp_conn *conn = tr_container_of(io, struct smtp_conn, io);
-
-	if (conn->phase == PHASE_CONNECTING) {
-		int error = 0;
-		socklen_t len = sizeof error;
-
-		getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-		if (error != 0) {
-			lost(conn, strerror(error));
-			return;
-		}
-		conn->phase = PHASE_BANNER;
-		watch(conn, EV_READ);
-		return;
-	}
-	if ((events & EV_WRITE) && !flush(conn))
-		return;
-	if (!(events & EV_READ))
-		return;
-	char *to = tr_buf_reserve(&conn->in, READ_BYTES);
-
-	if (to == NULL) {
-		lost(conn, "out of memory");
-		return;
-	}
-	ssize_t got = read(conn->fd, to, READ_BYTES);
-
-	if (got < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (got <= 0) {
-		lost(conn, got == 0 ? "the server closed the connection" : strerror(errno));
-		return;
-	}
-	conn->in.len += (size_t)got;
-	take_replies(conn);
+	take_replies(of(base));
 }
 
 bool
 tr_inject_smtp_start(struct tr_inject *inject)
 {
+	static const struct tr_inject_protocol protocol = {next_message, connected, received, leave};
+
 	conns = calloc((size_t)inject->connections, sizeof *conns);
 	if (conns == NULL)
 		return false;
-	for (int64_t i = 0; i < inject->connections; i++) {
-		conns[i].base.inject = inject;
-		conns[i].base.start = next_message;
-		conns[i].fd = -1;
-		conns[i].phase = PHASE_PAUSE;
-	}
 	for (int64_t i = 0; i < inject->connections; i++)
-		connect_again(&conns[i]);
+		tr_inject_conn_init(&conns[i].base, inject, &protocol);
+	for (int64_t i = 0; i < inject->connections; i++)
+		tr_inject_connect(&conns[i].base);
 	return true;
 }
 
@@ -602,9 +434,7 @@ void
 tr_inject_smtp_free(struct tr_inject *inject)
 {
 	for (int64_t i = 0; conns != NULL && i < inject->connections; i++) {
-		hang_up(&conns[i]);
-		tr_buf_free(&conns[i].in);
-		tr_buf_free(&conns[i].out);
+		tr_inject_conn_fini(&conns[i].base);
 		tr_buf_free(&conns[i].rcpts);
 	}
 	free(conns);
