@@ -51,6 +51,17 @@ arrived(int number)
 	ev_feed_signal(number);
 }
 
+/* SIGUSR1 before there is a loop: a long start (the policy, the log) is no reason to die of a question. */
+static void
+asked_while_starting(int number)
+{
+	static const char text[] = "tailrace run: still starting: the policy, or the reading of the spool\n";
+	ssize_t n = write(STDERR_FILENO, text, sizeof text - 1);
+
+	(void)number;
+	(void)n; /* nobody is left to be told */
+}
+
 static void
 watch(struct ev_loop *loop, ev_signal *watcher, int number, struct signals *signals)
 {
@@ -130,6 +141,7 @@ tr_cmd_run(int argc, char **argv)
 		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.",
 		NULL,
 	};
+	struct sigaction asked = {.sa_handler = asked_while_starting, .sa_flags = SA_RESTART};
 	struct signals signals = {0};
 	struct tr_buf ledger = {0};
 	char *error = NULL;
@@ -150,6 +162,7 @@ tr_cmd_run(int argc, char **argv)
 		return TR_EXIT_CONFIG;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGUSR1, &asked, NULL);
 	raise_file_limit();
 	tr_intake_set_limit(intake_mib << 20);
 	if (tr_watchdog_start() != TR_OK) {

@@ -243,6 +243,25 @@ describe('a handler that', function()
     end
   end)
 
+  it('takes long in the start does not make SIGUSR1 deadly', function()
+    local path = helper.write(helper.dir() .. '/policy.lua', [[
+      local kumo = require 'kumo'
+      kumo.on('init', function()
+        kumo.log_info 'init waits'
+        kumo.sleep(0.3)
+        for _, name in ipairs { 'meta', 'data' } do
+          kumo.define_spool { name = name, path = os.getenv 'DIR' .. '/' .. name }
+        end
+      end)
+    ]])
+    local run = helper.start(helper.quote(helper.TAILRACE) .. ' run --policy ' .. helper.quote(path), { DIR = helper.dir() })
+    run:line '(init waits)'
+    run:signal 'USR1'
+    run:line '(still starting)'
+    run:line '(initialization complete)'
+    assert.are.equal(0, run:stop('TERM', 20), run:log())
+  end)
+
   it('is one of many is counted where it is not named', function()
     local run = start('sleep', '--workers 1 --stop-timeout 0.2')
     helper.start(('%s inject --smtp %s --count 30 --connections 30 --to received@x.test --quiet'):format(
