@@ -16,6 +16,7 @@ local testing = {}
 
 ---@class (exact) tr.testing.SpoolSizes as in struct tr_spool_config
 ---@field segment_bytes? integer      default 1 MiB
+---@field change_bytes? integer
 ---@field group_bytes? integer
 ---@field pending_bytes? integer
 ---@field reserve_bytes? integer

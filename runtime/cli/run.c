@@ -127,7 +127,7 @@ tr_cmd_run(int argc, char **argv)
 		{"intake-memory", "MIB", TR_ARG_INT, &intake_mib, 1, INT32_MAX,
 			"bound for all that is being received: envelopes, texts, HTTP bodies; default 512"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
-		{"segment-size", "BYTES", TR_ARG_SIZE, &segment_bytes, 1 << 20, 64 << 20,
+		{"segment-size", "BYTES", TR_ARG_SIZE, &segment_bytes, 64 << 10, 64 << 20,
 			"of the spool's new segments, a power of two; default 64M. It takes nine of them at least"},
 		{"seed", "N", TR_ARG_INT, &seed, 0, 0, "seed of the jitter"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},

@@ -221,6 +221,7 @@ open_spool(struct tr_server *server, char **error)
 
 	if (sizes != NULL) {
 		config.segment_bytes = sizes->segment_bytes;
+		config.change_bytes = sizes->change_bytes;
 		config.group_bytes = sizes->group_bytes;
 		config.pending_bytes = sizes->pending_bytes;
 		config.reserve_bytes = sizes->reserve_bytes;

@@ -156,13 +156,15 @@ scramble(uint64_t seed)
 static void
 take_sizes(lua_State *L, struct tr_spool_config *sizes)
 {
-	static const struct tr_key keys[] = {{"segment_bytes", 'i', false}, {"group_bytes", 'i', false},
-		{"pending_bytes", 'i', false}, {"reserve_bytes", 'i', false}, {"floor_bytes", 'i', false},
-		{"body_file_bytes", 'i', false}, {"first_segment", 'i', false}, {"first_generation", 'i', false}};
+	static const struct tr_key keys[] = {{"segment_bytes", 'i', false}, {"change_bytes", 'i', false},
+		{"group_bytes", 'i', false}, {"pending_bytes", 'i', false}, {"reserve_bytes", 'i', false},
+		{"floor_bytes", 'i', false}, {"body_file_bytes", 'i', false}, {"first_segment", 'i', false},
+		{"first_generation", 'i', false}};
 	int idx = lua_gettop(L);
 
 	tr_check_options(L, idx, "testing.start: spool_sizes", keys, TR_COUNT(keys));
 	sizes->segment_bytes = (uint64_t)tr_opt_int(L, idx, "segment_bytes", SEGMENT_BYTES);
+	sizes->change_bytes = (uint64_t)tr_opt_int(L, idx, "change_bytes", 0);
 	sizes->group_bytes = (uint64_t)tr_opt_int(L, idx, "group_bytes", 0);
 	sizes->pending_bytes = (uint64_t)tr_opt_int(L, idx, "pending_bytes", 0);
 	sizes->reserve_bytes = (uint64_t)tr_opt_int(L, idx, "reserve_bytes", 0);

@@ -191,17 +191,9 @@ store(struct tr_receive *receive)
 	receive->outbox.change.intake = true;
 	for (uint32_t i = 0; i < receive->count && err == TR_OK; i++)
 		err = add(receive, &receive->items[i]);
-	if (err == TR_OK && receive->outbox.change.failed)
-		err = TR_ENOMEM;
-	if (err == TR_OK) {
-		tr_outbox_submit(&receive->outbox);
-		return;
-	}
-	tr_outbox_abandon(&receive->outbox);
-	forget_bodies(receive);
-	for (uint32_t i = 0; i < receive->count; i++)
-		receive->items[i].queued = receive->items[i].dropped = false;
-	finish(receive, err);
+	if (err != TR_OK)
+		tr_change_fail(&receive->outbox.change, err);
+	tr_outbox_submit(&receive->outbox); /* also what failed: whoever has put a part of it is told */
 }
 
 /* --- queues ------------------------------------------------------------------------------------------- */

@@ -134,14 +134,20 @@ put_new(struct tr_outbox *outbox, struct tr_message *record, struct tr_str queue
 }
 
 /* A record that cannot be part of the change: the change must not be stored without it. But one that is too large for
- * the log will be so for ever, and what happened must be stored nevertheless. */
+ * the log will be so for ever: what comes in with it is refused, and what happened must be stored nevertheless. */
 static void
 refuse(struct tr_outbox *outbox, struct tr_logger *hook, int err)
 {
-	if (err != TR_ETOOBIG)
-		outbox->change.failed = true;
-	tr_metric_add(hook->lost, 1);
-	tr_log(TR_LEVEL_ERROR, "record", "hook %s: a record cannot be stored: %s", hook->name, tr_err_text(err));
+	bool whole = err != TR_ETOOBIG || outbox->change.intake;
+
+	if (whole && outbox->change.failed)
+		return; /* told for another record of it */
+	if (whole)
+		tr_change_fail(&outbox->change, err);
+	else
+		tr_metric_add(hook->lost, 1);
+	tr_log(TR_LEVEL_ERROR, "record", "hook %s: a record cannot be stored: %s%s", hook->name, tr_err_text(err),
+		whole ? "; nor is what it tells of" : "; it is lost");
 }
 
 /* --- asking policy -------------------------------------------------------------------------------------------- */

@@ -37,25 +37,29 @@ add_op(struct tr_change *change, uint8_t type)
 	return &job->ops[job->count];
 }
 
-static uint64_t
-change_limit(const struct tr_change *change)
+void
+tr_change_fail(struct tr_change *change, int err)
 {
-	return change->spool->config.segment_bytes / 2;
+	if (!change->failed)
+		change->why = err;
+	change->failed = true;
 }
 
 uint64_t
 tr_change_room(const struct tr_change *change)
 {
-	return change_limit(change) - change->bytes;
+	uint64_t half = change->spool->config.segment_bytes / 2;
+
+	return change->bytes < half ? half - change->bytes : 0;
 }
 
 bool
 tr_change_is_long(const struct tr_change *change)
 {
-	return change->bytes > change_limit(change) / 4;
+	return change->bytes > change->spool->config.segment_bytes / 8;
 }
 
-/* Counts the op in, if the change stays within half a segment. */
+/* Counts the op in, if the change stays within its bounds: what ends or counts something always does. */
 static int
 keep_op(struct tr_change *change, struct op *op)
 {
@@ -66,7 +70,8 @@ keep_op(struct tr_change *change, struct op *op)
 		change->failed = true;
 		return TR_ENOMEM;
 	}
-	if (job->bytes + bytes > change_limit(change))
+	if (op->type == FRAME_PUT &&
+		(job->bytes + bytes > change->spool->config.change_bytes || job->count >= CHANGE_OPS))
 		return TR_ETOOBIG;
 	job->bytes += bytes;
 	job->copied += bytes - (op->body.len >= BODY_REF_BYTES ? op->body.len : 0);
@@ -210,12 +215,12 @@ tr_change_put(
 	struct tr_change *change, struct tr_message *message, struct tr_str queue, enum tr_column column, int64_t units)
 {
 	struct tr_spool *spool = change->spool;
-	uint64_t limit = spool->config.segment_bytes / 2, body_len = 0;
+	uint64_t body_len = 0;
 	struct op *op;
 	size_t mark;
 	int err;
 
-	if (message->body_file == 0 && message->body.len > limit)
+	if (message->body_file == 0 && message->body.len > spool->config.change_bytes)
 		return TR_ETOOBIG;
 	op = add_op(change, FRAME_PUT);
 	if (op == NULL)
@@ -356,7 +361,7 @@ tr_change_count(struct tr_change *change, uint16_t account, enum tr_column colum
 	struct op *op = job != NULL && job->count > 0 ? &job->ops[job->count - 1] : NULL;
 
 	if (op != NULL && op->type == FRAME_PUT && op->also == TR_COL_NONE && op->account == account &&
-		op->units == units && reason == TR_REASON_NONE && job->bytes + COUNT_BYTES <= change_limit(change)) {
+		op->units == units && reason == TR_REASON_NONE) {
 		op->also = (uint8_t)column;
 		job->bytes += COUNT_BYTES;
 		job->copied += COUNT_BYTES;
@@ -489,7 +494,7 @@ answer_now(struct tr_mail *mail)
 {
 	struct tr_change *change = tr_container_of(mail, struct tr_change, mail);
 
-	change->done(change, change->failed ? TR_ENOMEM : TR_OK);
+	change->done(change, !change->failed ? TR_OK : change->why != 0 ? change->why : TR_ENOMEM);
 }
 
 void

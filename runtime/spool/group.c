@@ -2,18 +2,19 @@
  * one sync, then the stubs, the segments' counts and the ledger follow. */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "spool/internal.h"
 
 #define IOV_AT_ONCE 512
 #define PAGE_BYTES 4096
+#define BUFFER_KEPT (UINT64_C(16) << 20) /* from one group to the next */
 
 struct layout {
 	struct tr_spool *spool;
 	struct segment *segment;
 	char *last; /* header in group_buf, unaligned after a body by reference; not sealed: its padding is not known */
 	uint64_t pos; /* offset in the segment */
+	uint64_t align;
 	uint32_t count, crc;
 	size_t run; /* start of the buffer's part that no iovec has yet */
 };
@@ -23,7 +24,8 @@ group_room(const struct tr_spool *spool)
 {
 	const struct segment *segment = spool->current;
 
-	if (segment == NULL || segment->failed || segment->bytes - segment->end < GROUP_ROOM)
+	if (segment == NULL || segment->failed || segment->bytes != spool->config.segment_bytes ||
+		segment->bytes - segment->end < GROUP_ROOM)
 		return 0;
 	return segment->bytes - segment->end - GROUP_ROOM;
 }
@@ -31,10 +33,10 @@ group_room(const struct tr_spool *spool)
 uint64_t
 group_room_fresh(struct tr_spool *spool)
 {
-	uint64_t bytes;
+	uint64_t ledger, half = spool->config.segment_bytes / 2;
 
-	ledger_bounds(spool, &bytes);
-	return spool->config.segment_bytes - GROUP_ROOM - bytes;
+	ledger_bounds(spool, &ledger);
+	return ledger + GROUP_ROOM < half ? 2 * half - GROUP_ROOM - ledger : half;
 }
 
 /* --- layout: the buffer is reserved beforehand, so pointers into it stay ------------------------------ */
@@ -98,7 +100,7 @@ add_frame(struct layout *lay, uint8_t type, uint64_t seq, struct tr_str first, s
 	};
 	uint64_t at;
 
-	seal_last(lay, type == FRAME_PUT ? PUT_ALIGN : 8);
+	seal_last(lay, type == FRAME_PUT ? lay->align : 8);
 	at = lay->pos;
 	lay->last = spool->group_buf + spool->group_len;
 	add_bytes(lay, &header, sizeof header);
@@ -160,120 +162,7 @@ fill_page(struct layout *lay)
 	lay->pos = pos;
 }
 
-/* --- segments --------------------------------------------------------------------------------------- */
-
-/* The current segment is never written again. One in which nothing was committed goes at once: while a disk fails,
- * every try takes a new one. Its number is not used again. */
-static void
-give_up(struct tr_spool *spool)
-{
-	struct segment *segment = spool->current;
-
-	segment->failed = true;
-	if (segment->end > 0)
-		return;
-	spool->current = NULL;
-	ring_remove_newest(spool);
-	spare_give(spool, segment);
-}
-
-/* The header alone, before the first group: a file with frames and without a header is damaged then, and never what a
- * power cut has left of a group. */
-static int
-write_header(struct tr_spool *spool, struct segment *segment)
-{
-	char page[SEG_HEADER] = {0};
-	struct seg_header header;
-	int err;
-
-	segment_header(segment, &header);
-	memcpy(page, &header, sizeof header);
-	err = tr_file_write_all(segment->fd, page, sizeof page, 0);
-	if (err < 0)
-		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
-	if (err < 0 || spool->config.no_flush)
-		return err;
-	err = tr_file->fdatasync(segment->fd);
-	if (err < 0)
-		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
-	return err;
-}
-
-static int
-not_begun(const struct tr_spool *spool, int err)
-{
-	if (!atomic_load(&spool->failing)) /* else it was told */
-		tr_log(TR_LEVEL_WARN, "spool", "%s: the next segment cannot be begun: %s", spool->meta,
-			tr_err_text(err));
-	return err;
-}
-
-/* Starts the next segment. That there is no file for it is TR_ENOSPC without a word: who looks after space tells. */
-static int
-roll(struct tr_spool *spool, bool outcome)
-{
-	struct segment *segment, *last = spool->current;
-	char name[40], *from, *to;
-	int err = spare_take(spool, outcome, &segment);
-
-	if (err != TR_OK)
-		return err;
-	segment_log_name(spool->next_number, name);
-	from = spool_path(spool->meta, segment->name);
-	to = spool_path(spool->meta, name);
-	err = from == NULL || to == NULL ? TR_ENOMEM : TR_OK;
-	if (err == TR_OK && strcmp(from, to) != 0)
-		err = tr_file->rename(from, to) < 0 ? TR_EIO : TR_OK;
-	free(from);
-	free(to);
-	if (err != TR_OK) {
-		segment->failed = err == TR_EIO;
-		spare_give(spool, segment);
-		return not_begun(spool, err);
-	}
-	memcpy(segment->name, name, sizeof name);
-	segment->number = spool->next_number;
-	segment->prev = spool->last_number;
-	segment->prev_end = spool->last_end;
-	segment->log = spool->log;
-	segment->end = 0;
-	segment->puts = segment->live = 0;
-	segment->generation = segment->generation == 0 ? spool->config.first_generation : segment->generation + 1;
-	if (segment->generation == 0)
-		segment->generation = 1;
-	if (spool->config.inline_io) /* one run is like another */
-		segment->salt = (uint32_t)(segment->number * UINT64_C(0x9e3779b97f4a7c15) >> 32);
-	else if (getrandom(&segment->salt, sizeof segment->salt, 0) != sizeof segment->salt)
-		segment->salt = (uint32_t)(tr_wall_ns() ^ tr_mono_ns()); /* only has to differ */
-	err = ring_add(spool, segment);
-	if (err != TR_OK) {
-		spare_give(spool, segment);
-		return err;
-	}
-	segment->oldest = spool->told; /* the header is on disk before the group with the ledger is */
-	spool->next_number++;
-
-	if (last != NULL && last->puts > 0 && last->cap > last->puts) { /* it gets no more */
-		uint32_t *slots = realloc(last->slots, last->puts * sizeof *slots);
-
-		if (slots != NULL) {
-			atomic_fetch_sub_explicit(
-				&spool->n.slot_bytes, (last->cap - last->puts) * sizeof *slots, memory_order_relaxed);
-			last->slots = slots;
-			last->cap = last->puts;
-		}
-	}
-	spool->current = segment;
-	err = tr_file->sync_dir(spool->meta);
-	if (err < 0)
-		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
-	else
-		err = write_header(spool, segment);
-	if (err >= 0)
-		return TR_OK;
-	give_up(spool);
-	return not_begun(spool, err == -ENOSPC ? TR_ENOSPC : TR_EIO);
-}
+/* --- writing ------------------------------------------------------------------------------------------ */
 
 static int
 reserve(struct tr_spool *spool, uint64_t bytes, uint64_t iovs)
@@ -297,6 +186,22 @@ reserve(struct tr_spool *spool, uint64_t bytes, uint64_t iovs)
 		spool->iov_cap = (uint32_t)(iovs * 2);
 	}
 	return TR_OK;
+}
+
+/* What one large group needed is not kept for ever. */
+static void
+trim_buffers(struct tr_spool *spool)
+{
+	if (spool->group_cap > BUFFER_KEPT) {
+		free(spool->group_buf);
+		spool->group_buf = NULL;
+		spool->group_cap = 0;
+	}
+	if (spool->iov_cap * sizeof *spool->iov > BUFFER_KEPT) {
+		free(spool->iov);
+		spool->iov = NULL;
+		spool->iov_cap = 0;
+	}
 }
 
 static int
@@ -374,8 +279,7 @@ apply_op(struct tr_spool *spool, struct segment *segment, const struct tr_job *j
 		loc = atomic_load_explicit(&stub->loc, memory_order_relaxed);
 		if (!op->fresh)
 			segment_died(spool, loc, frame_bytes(op->old_length));
-		loc = loc_make(
-			segment->number, op->offset, segment_born(segment, op->slot, frame_bytes(op->total), spool));
+		loc = loc_make(segment, op->offset, segment_born(segment, op->slot, frame_bytes(op->total), spool));
 		atomic_store_explicit(&stub->loc, loc, memory_order_release);
 		if (spool->config.no_flush && !op->fresh)
 			atomic_fetch_add(&spool->replaced_done, 1); /* after its new place is known */
@@ -420,7 +324,7 @@ apply_moved(struct tr_spool *spool, struct segment *segment, const struct moved 
 	segment_died(spool, moved->from, bytes);
 	spool->compact_credit -= tr_min_i64((int64_t)spool->compact_credit, (int64_t)(3 * bytes)); /* died gave 2 */
 	atomic_store_explicit(&stub->loc,
-		loc_make(segment->number, moved->offset, segment_born(segment, moved->slot, bytes, spool)),
+		loc_make(segment, moved->offset, segment_born(segment, moved->slot, bytes, spool)),
 		memory_order_release);
 	atomic_fetch_add_explicit(&spool->n.copied_bytes, bytes, memory_order_relaxed);
 }
@@ -458,7 +362,7 @@ apply(struct tr_spool *spool, struct segment *segment, const struct job_list *jo
 
 struct need {
 	uint64_t bytes, copied, iovs;
-	uint32_t puts;
+	uint32_t puts; /* at most */
 };
 
 static struct need
@@ -479,6 +383,22 @@ measure(const struct job_list *jobs, const struct moved *moved, uint32_t moved_c
 	need.iovs += 2 * (uint64_t)moved_count;
 	need.puts += moved_count;
 	return need;
+}
+
+/* Room in the segment that is begun for a group: that of all, or as much as the group needs. Where places are told in
+ * larger steps, each PUT may begin one later. */
+static uint64_t
+fresh_bytes(const struct tr_spool *spool, const struct need *need, uint64_t ledger)
+{
+	uint64_t bytes = need->bytes + ledger + GROUP_ROOM, all = bytes, align = PUT_ALIGN;
+
+	if (bytes <= spool->config.segment_bytes)
+		return spool->config.segment_bytes;
+	while (all > align << 20) {
+		align *= 2;
+		all = bytes + need->puts * align;
+	}
+	return align_up(all, PAGE_BYTES);
 }
 
 /* What the ops of a group count is added up: a frame for each account and column instead of one for each record. */
@@ -587,11 +507,12 @@ group_write(
 	/* in the first two groups of a segment: one page that is lost must not take the names of all hooks */
 	again = spool->ledger_again && names <= spool->config.segment_bytes / 8;
 	if (group_room(spool) <= need.bytes + (bare || again || spool->accounts_logged < known ? names : 0)) {
-		err = roll(spool, outcome);
+		err = current_begin(spool, fresh_bytes(spool, &need, names), outcome);
 		if (err != TR_OK)
 			return err;
 	}
 	lay.segment = spool->current;
+	lay.align = segment_align(lay.segment->bytes);
 	fresh = lay.segment->end == 0;
 	start = lay.pos = lay.segment->end;
 	err = reserve(spool, need.copied + (uint64_t)(known + 16) * 400, need.iovs);
@@ -623,7 +544,7 @@ group_write(
 				spool->meta, lay.segment->name, tr_err_text(err));
 		if (!outcome) /* an outcome is kept and stored again, so let it count */
 			revoke(spool, end_at);
-		give_up(spool);
+		current_give_up(spool);
 		return err;
 	}
 	lay.segment->end = spool->last_end = lay.pos;
@@ -636,5 +557,6 @@ group_write(
 	spool->last_group_bytes = lay.pos - start;
 	spool->compact_credit += list->first != NULL ? lay.pos - start : 0;
 	apply(spool, lay.segment, list, moved, moved_count);
+	trim_buffers(spool);
 	return TR_OK;
 }

@@ -19,9 +19,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored integers are l
 
 #define SEG_VERSION 2                /* as written */
 #define SEG_VERSION_OLDEST 1         /* as read: it has no MOVE frames */
-#define SEG_MAX (UINT64_C(64) << 20) /* room for frames at most */
-#define SEG_HEADER 4096              /* bytes before the first frame; offsets of frames count from there */
-#define GROUP_ROOM 256               /* bytes that an end frame and its padding need at most, rounded up */
+#define SEG_MAX (UINT64_C(64) << 20) /* room for frames at most, but for one group that needs more */
+#define SEG_LARGEST (UINT64_C(1) << 30)
+#define CHANGE_MAX (UINT64_C(512) << 20) /* bytes of a change at most, whatever is configured; with its ledger and */
+#define CHANGE_OPS (UINT32_C(1) << 18)   /* the gaps between so many PUTs it stays within SEG_LARGEST */
+#define SEG_HEADER 4096                  /* bytes before the first frame; offsets of frames count from there */
+#define GROUP_ROOM 256                   /* bytes that an end frame and its padding need at most, rounded up */
 #define FRAME_HEADER 32
 #define PUT_ALIGN 64
 #define SLOT_CHUNK 4096
@@ -154,15 +157,25 @@ int segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file
 void segment_header(const struct segment *segment, struct seg_header *out);
 void segment_log_name(uint64_t number, char out[40]);
 char *spool_path(const char *dir, const char *name); /* malloc'ed, NULL: no memory */
+/* Where PUT frames begin: at multiples of this, so that 20 bits tell the place in a segment of any size. */
 static inline uint64_t
-loc_make(uint64_t number, uint64_t offset, uint32_t ordinal)
+segment_align(uint64_t bytes)
 {
-	return (number & 0xffffff) << 40 | (offset / PUT_ALIGN) << 20 | ordinal;
+	uint64_t align = PUT_ALIGN;
+
+	while (bytes > align << 20)
+		align *= 2;
+	return align;
 }
 static inline uint64_t
-loc_offset(uint64_t loc)
+loc_make(const struct segment *segment, uint64_t offset, uint32_t ordinal)
 {
-	return ((loc >> 20) & 0xfffff) * PUT_ALIGN;
+	return (segment->number & 0xffffff) << 40 | (offset / segment_align(segment->bytes)) << 20 | ordinal;
+}
+static inline uint64_t
+loc_offset(uint64_t loc, uint64_t align)
+{
+	return ((loc >> 20) & 0xfffff) * align;
 }
 static inline uint32_t
 loc_ordinal(uint64_t loc)
@@ -238,7 +251,7 @@ struct op {
 	uint64_t seq;
 	uint32_t at, len; /* payload's first part in the job's buffer; a COUNT has none */
 	uint32_t total;   /* length of the payload */
-	uint32_t offset;  /* commit thread: of a PUT in its segment, which has at most 64 MiB */
+	uint32_t offset;  /* commit thread: of a PUT in its segment */
 	int64_t units;
 	int64_t old_units;   /* PUT again, DONE: what was waiting before */
 	uint64_t old_length; /* payload that dies with it */
@@ -383,9 +396,9 @@ struct tr_spool {
 	struct segment *retired;          /* commit thread's: dead, waiting for the group that says so */
 	uint32_t spare_count, reserve;    /* reserve: how many of them are kept for outcomes */
 	uint64_t spare_serial;
-	bool keeper_stop, keeper_runs;
-	int spare_error;         /* why the last new spare could not be made */
-	_Atomic bool full;       /* intake found no segment but the reserve */
+	bool keeper_stop, keeper_runs, keeper_rests; /* rests: an outcome takes the place of spares */
+	int spare_error;                             /* why the last new spare could not be made */
+	_Atomic bool full;                           /* intake found no segment but the reserve */
 	_Atomic bool gone;       /* a directory is not where it was: what is written now, a restart would not find */
 	_Atomic bool no_space;   /* below min_free_space or min_free_inodes */
 	struct watched *watched; /* other directories that count for no_space; fixed after the start */
@@ -459,6 +472,10 @@ int spares_start(struct tr_spool *spool);
 void spares_stop(struct tr_spool *spool);
 /* A file to write next; the last `reserve` only with `outcome`. TR_OK, or why there is none. */
 int spare_take(struct tr_spool *spool, bool outcome, struct segment **out);
+/* A file with room for `bytes`, for one group that no spare can hold; made here and now. Without `outcome` it takes
+ * neither the place of the reserve nor the space that is to be left free; with it spares make way. TR_OK, TR_ENOSPC,
+ * TR_EIO, TR_ENOMEM. */
+int spare_make_large(struct tr_spool *spool, uint64_t bytes, bool outcome, struct segment **out);
 /* A dead segment's file: kept as a spare or unlinked. Takes the reference. */
 void spare_give(struct tr_spool *spool, struct segment *segment);
 void spare_keep(struct tr_spool *spool, struct segment *segment); /* at a start: or it is unlinked, for its name */
@@ -466,6 +483,10 @@ void space_check(struct tr_spool *spool);
 /* In place of the keeper, for inline_io: makes what is missing; only if the last try went well. */
 void spares_make(struct tr_spool *spool);
 void spares_make_if_well(struct tr_spool *spool);
+
+/* --- current.c --------------------------------------------------------------------------------------- */
+int current_begin(struct tr_spool *spool, uint64_t bytes, bool outcome); /* with room for so many; as spare_take() */
+void current_give_up(struct tr_spool *spool);
 
 /* --- inline.c ---------------------------------------------------------------------------------------- */
 void inline_start(struct tr_spool *spool);
@@ -484,9 +505,9 @@ void ledger_count(struct tr_spool *spool, uint16_t account, uint8_t column, uint
 void ledger_wait(struct tr_spool *spool, uint16_t account, int64_t units);
 
 /* --- group.c: one group on disk ------------------------------------------------------------------------ */
-/* Bytes left in the current segment for frames of jobs; 0 without one. */
+/* Bytes left in the current segment for frames of jobs; 0 without one, and in one that was made for one group. */
 uint64_t group_room(const struct tr_spool *spool);
-/* What a job may use in a fresh segment. */
+/* What a group of several jobs may use in a fresh segment. */
 uint64_t group_room_fresh(struct tr_spool *spool);
 /* A frame that is copied forward. */
 struct moved {
@@ -498,8 +519,8 @@ struct moved {
 	uint64_t offset; /* where it is now */
 };
 /* Writes and syncs one group of the jobs' frames and of `moved`, in the current segment or (when it does not fit
- * or none is good) a fresh one; moves stubs and counts. With neither, the group holds the ledger alone. On an error
- * nothing of it counts and the segment is given up. */
+ * or none is good) a fresh one, which is as large as it needs; moves stubs and counts. With neither, the group holds
+ * the ledger alone. On an error nothing of it counts and the segment is given up. */
 int group_write(
 	struct tr_spool *spool, const struct job_list *jobs, struct moved *moved, uint32_t moved_count, bool outcome);
 /* Without flush: syncs all groups that were not. Before a segment is given up, as copies of what it held and the ends

@@ -125,14 +125,11 @@ tr_ledger_fini(struct tr_ledger *ledger)
 
 /* --- in the spool ------------------------------------------------------------------------------------- */
 
-/* What an account takes in a ledger frame; with small segments numbers above 2^28 would take more, which
- * only matters where many accounts share a segment of a few KiB. */
+/* What an account takes in a ledger frame at most. */
 static uint64_t
-stored_bytes(const struct tr_spool *spool, size_t name_len)
+stored_bytes(size_t name_len)
 {
-	size_t number = spool->config.segment_bytes >= 1 << 20 ? 11 : 6;
-
-	return 2 + name_len + 3 + number * (TR_COLUMNS + 2 * TR_REASONS);
+	return 2 + name_len + 3 + UINT64_C(11) * (TR_COLUMNS + 2 * TR_REASONS);
 }
 
 /* Under ledger_mu. Grows the array to `count` accounts. */
@@ -161,7 +158,7 @@ set_name(struct tr_spool *spool, uint32_t index, struct tr_str name)
 		return TR_ENOMEM;
 	account = &spool->accounts[index];
 	if (account->name[0] == '\0')
-		spool->account_bytes += stored_bytes(spool, name.len);
+		spool->account_bytes += stored_bytes(name.len);
 	memset(account->name, 0, sizeof account->name);
 	memcpy(account->name, name.data, name.len);
 	return TR_OK;
@@ -179,13 +176,7 @@ tr_spool_account(struct tr_spool *spool, const char *name, uint16_t *out)
 		if (tr_str_eq(tr_str(spool->accounts[i].name), cut))
 			break;
 	if (i == spool->account_count) {
-		/* the ledger and the largest change must fit one segment */
-		if (i >= TR_ACCOUNTS_MAX ||
-			(i > 0 && spool->account_bytes + stored_bytes(spool, cut.len) + 2 * GROUP_ROOM >
-					  spool->config.segment_bytes / 2))
-			err = TR_EAGAIN;
-		else
-			err = set_name(spool, i, cut);
+		err = i >= TR_ACCOUNTS_MAX ? TR_EAGAIN : set_name(spool, i, cut);
 	}
 	*out = (uint16_t)i;
 	pthread_mutex_unlock(&spool->ledger_mu);

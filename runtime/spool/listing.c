@@ -96,8 +96,8 @@ identify(struct segment *segment, uint64_t file_bytes)
 
 	if (number == 0 || len == 0)
 		return NOTHING;
-	if (len > SEG_MAX)
-		len = SEG_MAX;
+	if (len > SEG_LARGEST)
+		len = SEG_LARGEST;
 	bytes = calloc(1, len);
 	if (bytes == NULL)
 		return NO_MEMORY;
@@ -163,7 +163,7 @@ drop_file(struct tr_spool *spool, struct segment *segment)
 }
 
 /* A later segment must not find its name taken, for one of the two files would be lost: a spare with a log's name,
- * which a crash in the middle of roll() leaves, is kept only if that is past. */
+ * which a crash in the middle of current_begin() leaves, is kept only if that is past. */
 void
 spare_keep(struct tr_spool *spool, struct segment *segment)
 {
@@ -256,7 +256,7 @@ list_one(void *arg, const char *name)
 		segment_unref(spool, segment);
 		return 0;
 	}
-	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > SEG_MAX))
+	if (err == TR_OK && (segment->bytes < 4096 || segment->bytes > SEG_LARGEST))
 		err = TR_EVERSION; /* whole, and not as we write it */
 	if (err == TR_ECORRUPT) {
 		enum identity identity = identify(segment, file_bytes);

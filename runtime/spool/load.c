@@ -20,7 +20,7 @@ struct load_task {
 
 struct span { /* one read */
 	char *data;
-	uint64_t number, at, len, cap;
+	uint64_t number, at, len, cap, align;
 	uint32_t generation, salt;
 };
 
@@ -45,21 +45,36 @@ segment_at(struct tr_spool *spool, uint64_t loc, struct span *span)
 		span->generation = segment->generation;
 		span->salt = segment->salt;
 		span->number = segment->number;
+		span->align = segment_align(segment->bytes);
 	}
 	pthread_mutex_unlock(&spool->segs_mu);
 	return segment;
+}
+
+static uint64_t
+align_at(struct tr_spool *spool, uint64_t loc)
+{
+	const struct segment *segment;
+	uint64_t align;
+
+	pthread_mutex_lock(&spool->segs_mu);
+	segment = ring_get(spool, loc);
+	align = segment != NULL ? segment_align(segment->bytes) : PUT_ALIGN;
+	pthread_mutex_unlock(&spool->segs_mu);
+	return align;
 }
 
 static int
 read_span(struct tr_spool *spool, struct span *span, uint64_t loc, uint64_t len)
 {
 	struct segment *segment = segment_at(spool, loc, span);
-	uint64_t at = loc_offset(loc);
+	uint64_t at;
 	ssize_t n;
 
 	span->len = 0;
 	if (segment == NULL)
 		return TR_ECORRUPT;
+	at = loc_offset(loc, span->align);
 	if (at >= segment->bytes || len > segment->bytes - at)
 		len = at >= segment->bytes ? 0 : segment->bytes - at;
 	if (len > span->cap) {
@@ -80,7 +95,7 @@ read_span(struct tr_spool *spool, struct span *span, uint64_t loc, uint64_t len)
 static int
 check(const struct span *span, uint64_t loc, uint64_t seq, struct tr_str *payload, uint64_t *need)
 {
-	uint64_t at = loc_offset(loc), left;
+	uint64_t at = loc_offset(loc, span->align), left;
 	struct frame_header header;
 
 	*need = FRAME_HEADER;
@@ -206,10 +221,10 @@ build(struct tr_spool *spool, uint32_t slot, struct tr_str payload, bool envelop
 static uint64_t
 span_bytes(struct tr_spool *spool, const struct tr_load *load, const struct place *places, uint32_t i)
 {
-	uint64_t start = loc_offset(places[i].loc), end = 0;
+	uint64_t align = align_at(spool, places[i].loc), start = loc_offset(places[i].loc, align), end = 0;
 
 	for (uint32_t k = i; k < load->count && places[k].loc >> 40 == places[i].loc >> 40; k++) {
-		uint64_t at = loc_offset(places[k].loc);
+		uint64_t at = loc_offset(places[k].loc, align);
 		uint64_t to = at + slot_length(spool, load->slots[places[k].index]) + GUESS_MORE;
 
 		if (k > i && (at > end + 65536 || to - start > WINDOW))
@@ -256,7 +271,7 @@ load_run(struct tr_spool *spool, struct task *task)
 	for (uint32_t i = 0; places != NULL && i < load->count; i++) {
 		uint32_t slot = load->slots[places[i].index];
 		int *status = &load->status[places[i].index];
-		uint64_t at = loc_offset(places[i].loc);
+		uint64_t at = loc_offset(places[i].loc, span.align); /* if the span is of its segment */
 		struct tr_str payload;
 
 		if (err == TR_OK && places[i].loc < LOC_LOST &&

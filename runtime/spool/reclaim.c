@@ -85,7 +85,7 @@ fetch(struct tr_spool *spool, struct window *window, struct segment *segment, ui
 
 	moved->slot = slot;
 	moved->from = atomic_load_explicit(&stub->loc, memory_order_relaxed);
-	at = loc_offset(moved->from);
+	at = loc_offset(moved->from, segment_align(segment->bytes));
 	err = ensure(window, segment, at, FRAME_HEADER);
 	if (err != TR_OK)
 		return err;
@@ -124,12 +124,13 @@ lose(struct tr_spool *spool, struct segment *segment, uint32_t slot)
 {
 	struct tr_stub *stub = tr_spool_stub(spool, slot);
 	uint64_t loc = atomic_exchange(&stub->loc, LOC_LOST);
+	uint64_t offset = loc_offset(loc, segment_align(segment->bytes));
 
 	tr_log(TR_LEVEL_ERROR, "spool",
 		"%s: the frame of message %" PRIu64 " at offset %" PRIu64 " is damaged; the message is lost",
-		segment->name, stub->seq, loc_offset(loc));
+		segment->name, stub->seq, offset);
 	atomic_fetch_add_explicit(&spool->n.damaged_frames, 1, memory_order_relaxed);
-	damage_keep(spool, segment, loc_offset(loc), PUT_ALIGN, NULL);
+	damage_keep(spool, segment, offset, PUT_ALIGN, NULL);
 	segment_died(spool, loc, 0);
 }
 

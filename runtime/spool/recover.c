@@ -182,8 +182,7 @@ put(struct recovery *rec, const struct scan_frame *frame)
 	stub->account = prefix.account;
 	stub->queue = name;
 	stub->order = prefix.order;
-	atomic_store_explicit(
-		&stub->loc, loc_make(frame->segment->number, frame->offset, ordinal), memory_order_relaxed);
+	atomic_store_explicit(&stub->loc, loc_make(frame->segment, frame->offset, ordinal), memory_order_relaxed);
 	atomic_store_explicit(&stub->tries, (uint64_t)prefix.created_ms << 16, memory_order_relaxed);
 	tr_stub_set(stub, prefix.due_ms, prefix.flags, prefix.attempts);
 	if (frame->header.seq > rec->max_seq)

@@ -12,12 +12,6 @@
 #define STEP_BYTES (UINT64_C(4) << 20) /* so that a stop is seen while a file is filled */
 #define SPARES_MORE 3                  /* kept beyond the reserve; others are unlinked */
 
-static uint64_t
-file_size(const struct tr_spool *spool)
-{
-	return SEG_HEADER + spool->config.segment_bytes;
-}
-
 static bool
 stopping(struct tr_spool *spool)
 {
@@ -32,31 +26,35 @@ stopping(struct tr_spool *spool)
 static int
 fill(struct tr_spool *spool, struct segment *segment)
 {
-	uint64_t size = 0;
+	uint64_t size = 0, full = SEG_HEADER + segment->bytes;
 	int err = 0;
 
-	while (size < file_size(spool) && err == 0) {
+	while (size < full && err == 0) {
 		if (stopping(spool))
 			return -ECANCELED;
 		size += STEP_BYTES;
-		if (size > file_size(spool))
-			size = file_size(spool);
+		if (size > full)
+			size = full;
 		err = tr_file->allocate(segment->fd, (off_t)size);
 	}
 	return err < 0 ? err : tr_file->fdatasync(segment->fd);
 }
 
-/* Makes one file; the result is a tr_err. */
+/* Makes one file with room for `bytes`; the result is a tr_err. */
 static int
-make(struct tr_spool *spool, struct segment **out)
+make(struct tr_spool *spool, uint64_t bytes, struct segment **out)
 {
 	char name[40];
 	struct segment *segment;
+	uint64_t serial;
 	char *path;
 	int err;
 
 	*out = NULL;
-	snprintf(name, sizeof name, "spare-%016" PRIx64 ".seg", spool->spare_serial++);
+	pthread_mutex_lock(&spool->spare_mu);
+	serial = spool->spare_serial++;
+	pthread_mutex_unlock(&spool->spare_mu);
+	snprintf(name, sizeof name, "spare-%016" PRIx64 ".seg", serial);
 	segment = segment_new(name);
 	path = spool_path(spool->meta, name);
 	if (segment == NULL || path == NULL) {
@@ -64,6 +62,7 @@ make(struct tr_spool *spool, struct segment **out)
 		free(path);
 		return TR_ENOMEM;
 	}
+	segment->bytes = bytes;
 	err = segment->fd = tr_file->open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (err >= 0)
 		err = fill(spool, segment);
@@ -77,7 +76,6 @@ make(struct tr_spool *spool, struct segment **out)
 		return err == -ENOSPC ? TR_ENOSPC : err == -ECANCELED ? TR_ECANCELED : TR_EIO;
 	}
 	free(path);
-	segment->bytes = spool->config.segment_bytes;
 	*out = segment;
 	return TR_OK;
 }
@@ -205,7 +203,7 @@ make_one(struct tr_spool *spool)
 	int err;
 
 	pthread_mutex_unlock(&spool->spare_mu);
-	err = make(spool, &segment);
+	err = make(spool, spool->config.segment_bytes, &segment);
 	pthread_mutex_lock(&spool->spare_mu);
 	if (err != TR_OK && err != TR_ECANCELED && spool->spare_error == TR_OK)
 		tr_log(TR_LEVEL_WARN, "spool", "%s: no segment can be made ahead: %s", spool->meta, tr_err_text(err));
@@ -255,7 +253,7 @@ keeper_main(void *arg)
 		struct timespec until;
 
 		unlink_dropped(spool);
-		if (spool->spare_count <= spool->reserve && !spool->keeper_stop) {
+		if (spool->spare_count <= spool->reserve && !spool->keeper_stop && !spool->keeper_rests) {
 			make_one(spool);
 			if (spool->spare_error == TR_OK)
 				continue;
@@ -307,26 +305,28 @@ spares_stop(struct tr_spool *spool)
 	}
 }
 
-int
-spare_take(struct tr_spool *spool, bool outcome, struct segment **out)
+/* How many spares must stay; with spare_mu held. */
+static uint32_t
+to_keep(const struct tr_spool *spool, bool outcome)
 {
-	struct segment *segment;
-	uint64_t tries;
-	uint32_t keep;
+	/* the first segment after a start may use what the keeper is still filling up */
+	return outcome || spool->current == NULL ? 0 : spool->reserve;
+}
+
+/* Until there are `count` spares, with spare_mu held. TR_OK, or why there are not. */
+static int
+wait_for(struct tr_spool *spool, uint32_t count, bool outcome)
+{
+	uint64_t tries = spool->spare_tries;
 	int err = TR_OK;
 
-	*out = NULL;
-	pthread_mutex_lock(&spool->spare_mu);
-	/* the first segment after a start may use what the keeper is still filling up */
-	keep = outcome || spool->current == NULL ? 0 : spool->reserve;
-	tries = spool->spare_tries;
-	if (spool->config.inline_io && spool->spare_count <= keep && (keep == 0 || !atomic_load(&spool->full))) {
+	if (spool->config.inline_io && spool->spare_count < count && (outcome || !atomic_load(&spool->full))) {
 		make_missing(spool);
 		tries = 0;
 	}
-	while (spool->spare_count <= keep) {
+	while (spool->spare_count < count) {
 		/* a full disk is tried once a second by the keeper, not once a group */
-		if (spool->spare_tries > tries || (atomic_load(&spool->full) && keep > 0)) {
+		if (spool->spare_tries > tries || (atomic_load(&spool->full) && !outcome)) {
 			err = spool->spare_error != TR_OK ? spool->spare_error : TR_ENOSPC;
 			if (spool->spare_error != TR_OK || atomic_load(&spool->full) || spool->config.inline_io)
 				break;
@@ -335,23 +335,112 @@ spare_take(struct tr_spool *spool, bool outcome, struct segment **out)
 		pthread_cond_broadcast(&spool->spare_wake);
 		pthread_cond_wait(&spool->spare_wake, &spool->spare_mu);
 	}
-	if (spool->spare_count > keep)
-		err = TR_OK;
-	if (err != TR_OK) {
-		if (!outcome)
-			atomic_store(&spool->full, true);
-		pthread_mutex_unlock(&spool->spare_mu);
-		return err;
-	}
-	segment = spool->spares;
+	if (spool->spare_count >= count)
+		return TR_OK;
+	if (!outcome)
+		atomic_store(&spool->full, true);
+	return err;
+}
+
+/* With spare_mu held, and one there. */
+static struct segment *
+pop(struct tr_spool *spool)
+{
+	struct segment *segment = spool->spares;
+
 	spool->spares = segment->next;
 	segment->next = NULL;
 	spool->spare_count--;
 	atomic_store_explicit(&spool->n.free_segments, spool->spare_count, memory_order_relaxed);
+	return segment;
+}
+
+int
+spare_take(struct tr_spool *spool, bool outcome, struct segment **out)
+{
+	int err;
+
+	*out = NULL;
+	pthread_mutex_lock(&spool->spare_mu);
+	err = wait_for(spool, to_keep(spool, outcome) + 1, outcome);
+	if (err == TR_OK) {
+		*out = pop(spool);
+		pthread_cond_broadcast(&spool->spare_wake);
+	}
+	pthread_mutex_unlock(&spool->spare_mu);
+	return err;
+}
+
+/* Is there space for so many bytes more, and for what is to be left free? */
+static bool
+leaves_space(const struct tr_spool *spool, uint64_t bytes)
+{
+	const struct tr_space_limit *limit = &spool->config.min_free_space;
+	struct tr_file_space space;
+
+	if (tr_file->space(spool->meta, &space) < 0)
+		return true; /* a write will tell */
+	return space.free_bytes >= bytes && tr_space_ok(limit, space.free_bytes - bytes, space.total_bytes);
+}
+
+/* A spare goes if there will be space for so many bytes when all have gone. */
+static bool
+make_way(struct tr_spool *spool, uint64_t bytes)
+{
+	struct tr_file_space space;
+	struct segment *segment = NULL;
+
+	if (tr_file->space(spool->meta, &space) < 0)
+		return false;
+	pthread_mutex_lock(&spool->spare_mu);
+	if (spool->spare_count > 0 &&
+		space.free_bytes + spool->spare_count * (SEG_HEADER + spool->config.segment_bytes) >= bytes)
+		segment = pop(spool);
+	if (segment != NULL) {
+		segment->next = spool->dropped;
+		spool->dropped = segment;
+		unlink_dropped(spool);
+	}
+	pthread_mutex_unlock(&spool->spare_mu);
+	return segment != NULL;
+}
+
+static void
+rest_keeper(struct tr_spool *spool, bool rests)
+{
+	pthread_mutex_lock(&spool->spare_mu);
+	spool->keeper_rests = rests;
 	pthread_cond_broadcast(&spool->spare_wake);
 	pthread_mutex_unlock(&spool->spare_mu);
-	*out = segment;
-	return TR_OK;
+}
+
+int
+spare_make_large(struct tr_spool *spool, uint64_t bytes, bool outcome, struct segment **out)
+{
+	uint64_t size = SEG_HEADER + bytes;
+	int err;
+
+	*out = NULL;
+	pthread_mutex_lock(&spool->spare_mu);
+	err = wait_for(spool, to_keep(spool, outcome), outcome);
+	pthread_mutex_unlock(&spool->spare_mu);
+	if (err == TR_OK && !outcome && !leaves_space(spool, size))
+		err = TR_ENOSPC;
+	if (err == TR_OK && outcome)
+		rest_keeper(spool, true); /* it would take what spares leave */
+	while (err == TR_OK) {
+		err = make(spool, bytes, out);
+		if (err == TR_ENOSPC && outcome && make_way(spool, size))
+			err = TR_OK;
+		else
+			break;
+	}
+	if (outcome)
+		rest_keeper(spool, false);
+	if (err != TR_OK && !atomic_load(&spool->failing)) /* else it was told */
+		tr_log(TR_LEVEL_WARN, "spool", "%s: no segment of %" PRIu64 " bytes can be made for one change: %s",
+			spool->meta, bytes, tr_err_text(err));
+	return err;
 }
 
 void

@@ -19,6 +19,7 @@ static bool
 config_init(struct tr_spool_config *config)
 {
 	set_default(&config->segment_bytes, UINT64_C(64) << 20);
+	set_default(&config->change_bytes, UINT64_C(256) << 20);
 	set_default(&config->group_bytes, UINT64_C(4) << 20);
 	set_default(&config->pending_bytes, UINT64_C(64) << 20);
 	set_default(&config->reserve_bytes, 2 * config->segment_bytes);
@@ -38,8 +39,9 @@ config_init(struct tr_spool_config *config)
 		config->min_free_space.percent = 10;
 	if (config->min_free_inodes.percent == 0 && config->min_free_inodes.bytes == 0)
 		config->min_free_inodes.percent = 10;
-	return config->segment_bytes >= 4096 && config->segment_bytes <= UINT64_C(64) << 20 &&
-	       (config->segment_bytes & (config->segment_bytes - 1)) == 0 && config->loaders <= 64;
+	return config->segment_bytes >= 4096 && config->segment_bytes <= SEG_MAX &&
+	       (config->segment_bytes & (config->segment_bytes - 1)) == 0 && config->change_bytes <= CHANGE_MAX &&
+	       config->loaders <= 64;
 }
 
 static int
@@ -224,7 +226,9 @@ spool_open(const struct tr_spool_config *config, bool read_only, struct tr_spool
 	spool->config.data_path = spool->data;
 	if (!config_init(&spool->config)) {
 		err = complain(&text, TR_EINVAL, spool->meta,
-			"segment_bytes must be a power of two from 4 KiB to 64 MiB, loaders at most 64");
+			"segment_bytes must be a power of two from 4 KiB to 64 MiB, change_bytes at most 512 MiB, "
+			"loaders at "
+			"most 64");
 		goto fail;
 	}
 	spool->reserve = (uint32_t)((spool->config.reserve_bytes + spool->config.segment_bytes - 1) /

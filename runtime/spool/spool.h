@@ -19,7 +19,8 @@ struct tr_spool_config {
 	const char *meta_path;  /* directory of the log; created */
 	const char *data_path;  /* directory of body files; created; may be the same */
 	uint64_t segment_bytes; /* 0: 64 MiB; at least 4 KiB; a power of two up to 64 MiB */
-	uint64_t group_bytes;   /* 0: 4 MiB; one change is at most segment_bytes / 2 */
+	uint64_t change_bytes;  /* 0: 256 MiB; the most that one change may have; at most 512 MiB */
+	uint64_t group_bytes;   /* 0: 4 MiB */
 	uint64_t pending_bytes; /* 0: 64 MiB; above it tr_spool_pressure() is true */
 	uint64_t reserve_bytes; /* 0: two segments; kept for outcomes when the disk fills */
 	uint64_t floor_bytes;   /* 0: four segments; the log may be this large whatever lives */
@@ -38,7 +39,7 @@ struct tr_spool_config {
  * `tries` are the owner's, read racily (but never torn) by the commit thread. */
 struct tr_stub {
 	uint64_t seq;
-	_Atomic uint64_t loc;   /* segment:24 offset/64:20 ordinal:20 */
+	_Atomic uint64_t loc;   /* segment:24 offset:20 (in steps of 64, of more in segments over 64 MiB) ordinal:20 */
 	_Atomic uint64_t when;  /* due, wall ms << 16 | TR_STUB_OWNERS | flags */
 	_Atomic uint64_t tries; /* created, wall ms << 16 | attempts */
 	uint32_t next, prev;    /* slots: list of the owner (line or wheel); TR_NO_SLOT ends */
@@ -101,19 +102,22 @@ struct tr_change {
 	uint32_t count; /* ops in it */
 	size_t bytes;
 	struct tr_job *job; /* spool's: the frames */
-	bool failed;        /* an allocation failed while it was built */
+	bool failed;        /* it could not be built whole: done() is told so */
+	int why;            /* the status then; 0: TR_ENOMEM */
 };
 
 /* For `loop` see tr_spool_submit(); `done` may free or reuse the change. A refused change has taken the slots of its
  * new messages back: set their message->slot to TR_NO_SLOT and seq to 0 before they are put again. */
 void tr_change_init(struct tr_change *change, struct tr_spool *spool, struct tr_loop *loop,
 	void (*done)(struct tr_change *change, int status), void *owner);
+/* Nothing of it may be stored: done() is told `err` (< 0) when it is submitted. The first one counts. */
+void tr_change_fail(struct tr_change *change, int err);
 /* Drops a change that was not submitted, and gives back the slots of its new messages. */
 void tr_change_abandon(struct tr_change *change);
 
 /* Stores a message (new: gets slot and seq here, column TR_COL_ACCEPTED or TR_COL_MOVED_IN is counted; already
  * stored: replaced under its seq, column TR_COL_NONE). `queue` may be empty (undecided). The body is referenced,
- * not copied. The caller keeps the message. TR_OK, TR_ENOMEM, TR_ETOOBIG. */
+ * not copied. The caller keeps the message. TR_OK, TR_ENOMEM, TR_ETOOBIG (as the following). */
 int tr_change_put(struct tr_change *change, struct tr_message *message, struct tr_str queue, enum tr_column column,
 	int64_t units);
 /* New due time and attempt count of a stored message. flags as enum tr_message_flag. */
@@ -131,10 +135,11 @@ int tr_change_done(
 int tr_change_count(
 	struct tr_change *change, uint16_t account, enum tr_column column, enum tr_reason reason, int64_t units);
 
-/* Payload bytes that it can still take: more is TR_ETOOBIG. */
-uint64_t tr_change_room(const struct tr_change *change);
-/* More than a quarter of what a change can take: who makes one of many messages goes on with another. */
-bool tr_change_is_long(const struct tr_change *change);
+/* A change can be as large as it must be, up to change_bytes or 262,144 parts: more is TR_ETOOBIG. But one that needs
+ * more than a segment makes the commit thread prepare one for it, and is in memory until it is stored: who can part
+ * his work keeps within these two. */
+uint64_t tr_change_room(const struct tr_change *change); /* payload bytes that still fit into half a segment */
+bool tr_change_is_long(const struct tr_change *change);  /* an eighth of a segment: time to go on with another */
 
 /* Hands over; own thread of change->loop. Handed to the commit thread at the end of the loop's turn, together with
  * the others of that turn. done() runs on the loop: TR_OK committed; TR_ENOSPC / TR_EIO refused (intake only), then

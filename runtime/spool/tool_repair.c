@@ -166,21 +166,30 @@ visit(struct repair *repair)
 	return repair->err;
 }
 
-/* Of the new log as of the old one. A segment without a header is as large as its file, which may have been cut. */
+/* Of the new log as of the old one: the size that most of its segments have, or the next that may be configured. Some
+ * may have been made for one group; one without a header is as large as its file, which may have been cut. */
 static uint64_t
 segment_bytes(const struct tr_spool *from)
 {
-	uint64_t bytes = 4096, most = 0;
+	uint64_t best = 0, most = 0;
 
-	for (uint64_t number = from->oldest; number <= from->newest; number++) {
-		const struct segment *segment = from->ring[number & (from->ring_cap - 1)];
+	for (uint64_t bytes = 4096; bytes <= SEG_MAX; bytes *= 2) {
+		uint64_t count = 0;
 
-		if (segment != NULL && segment->bytes > most)
-			most = segment->bytes;
+		for (uint64_t number = from->oldest; number <= from->newest; number++) {
+			const struct segment *segment = from->ring[number & (from->ring_cap - 1)];
+
+			if (segment == NULL || (segment->bytes <= bytes / 2 && bytes > 4096) ||
+				(segment->bytes > bytes && bytes < SEG_MAX))
+				continue;
+			count += segment->bytes == bytes ? 1000 : 1;
+		}
+		if (count > most) {
+			most = count;
+			best = bytes;
+		}
 	}
-	while (bytes < most)
-		bytes *= 2;
-	return most > 0 ? bytes : 0;
+	return best;
 }
 
 static int

@@ -19,8 +19,8 @@
 struct pending {
 	struct tr_change change;
 	struct bed *bed;
-	struct tr_message *message[8];
-	uint32_t put[8], puts;
+	struct tr_message *message[80];
+	uint32_t put[80], puts;
 	uint32_t end; /* UINT32_MAX: none */
 	uint32_t state;
 	int64_t due_ms;
@@ -177,6 +177,8 @@ answered(struct tr_change *change, int status)
 		message->doubtful = status != TR_OK && bed->crashing; /* else refused means: not stored */
 		if (status != TR_OK)
 			message->slot = TR_NO_SLOT;
+		else
+			message->with = pending->put[i]; /* from now on for itself */
 		tr_message_free(pending->message[i]);
 	}
 	if (pending->end != UINT32_MAX) {
@@ -223,7 +225,7 @@ add_put(struct pending *pending, size_t body_bytes, int64_t units)
 	char *body = malloc(body_bytes + 1);
 	uint32_t index = bed->count;
 
-	NEED(message != NULL && body != NULL);
+	NEED(message != NULL && body != NULL && pending->puts < TR_COUNT(pending->put));
 	if (bed->count == bed->cap) {
 		bed->cap = bed->cap * 2 + 64;
 		bed->messages = realloc(bed->messages, bed->cap * sizeof *bed->messages);
@@ -237,6 +239,7 @@ add_put(struct pending *pending, size_t body_bytes, int64_t units)
 	model->body = body;
 	model->units = units;
 	model->outbox_of = pending->end;
+	model->with = pending->puts > 0 ? pending->put[0] : index;
 	model->due_ms = 1700000000000 + (int64_t)bed_random(bed, 1000000);
 	model->attempts = (uint16_t)bed_random(bed, 20);
 	snprintf(model->queue, sizeof model->queue, "queue-%u", (unsigned)bed_random(bed, 5));
@@ -291,19 +294,28 @@ bed_state(struct bed *bed, uint32_t index, int64_t due_ms, uint16_t attempts)
 }
 
 uint32_t
-bed_outbox(struct bed *bed, uint32_t index, uint32_t records)
+bed_many(struct bed *bed, uint32_t index, uint32_t records, size_t body_bytes)
 {
 	struct pending *pending = open_change(bed);
 	uint32_t first = bed->count;
 
 	pending->end = index;
-	bed->messages[index].doubtful = true;
-	NEED(tr_change_done(&pending->change, bed->messages[index].slot, TR_COL_DELIVERED, TR_REASON_NONE,
-		     bed->messages[index].units) == TR_OK);
+	if (index != UINT32_MAX) {
+		bed->messages[index].doubtful = true;
+		NEED(tr_change_done(&pending->change, bed->messages[index].slot, TR_COL_DELIVERED, TR_REASON_NONE,
+			     bed->messages[index].units) == TR_OK);
+	}
+	pending->change.intake = pending->change.urgent = index == UINT32_MAX;
 	for (uint32_t i = 0; i < records; i++)
-		add_put(pending, 50 + i, 1);
+		add_put(pending, body_bytes + i, 1);
 	submit(pending);
 	return first;
+}
+
+uint32_t
+bed_outbox(struct bed *bed, uint32_t index, uint32_t records)
+{
+	return bed_many(bed, index, records, 50);
 }
 
 uint32_t
@@ -387,6 +399,11 @@ bed_check_messages(struct bed *bed)
 					bed->messages[model->outbox_of].slot == TR_NO_SLOT ? "absent" : "there");
 				abort();
 			}
+		if (model->doubtful && (model->slot == TR_NO_SLOT) != (bed->messages[model->with].slot == TR_NO_SLOT)) {
+			fprintf(stderr, "message %u is %s, message %u of the same change is not\n", i,
+				model->slot == TR_NO_SLOT ? "absent" : "there", model->with);
+			abort();
+		}
 		if (model->slot == TR_NO_SLOT)
 			continue;
 		NEED(bed_load(bed, model->slot, &message) == TR_OK);

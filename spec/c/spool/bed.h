@@ -16,6 +16,7 @@ struct bed_message {
 	bool doubtful; /* its last change was not answered with TR_OK: either state is right */
 	uint64_t body_file;
 	uint32_t outbox_of; /* message that was ended in the same change, UINT32_MAX: none */
+	uint32_t with;      /* until it is stored the first message that was put in the same change, then itself */
 };
 
 struct bed {
@@ -50,6 +51,8 @@ void bed_done(struct bed *bed, uint32_t index, enum tr_column column);
 void bed_state(struct bed *bed, uint32_t index, int64_t due_ms, uint16_t attempts);
 /* Ends one message and puts `records` new ones, in one change. Returns the index of the first new one. */
 uint32_t bed_outbox(struct bed *bed, uint32_t index, uint32_t records);
+/* The same with bodies of that size and more (UINT32_MAX for index: intake, nothing ends); at most 80 records. */
+uint32_t bed_many(struct bed *bed, uint32_t index, uint32_t records, size_t body_bytes);
 void bed_wait(struct bed *bed); /* until everything is answered, or (crashing) outcomes are stuck */
 uint32_t bed_live(const struct bed *bed);
 uint32_t bed_pick(struct bed *bed); /* a random live, not doubtful message; UINT32_MAX: none */

@@ -23,7 +23,7 @@ struct maker {
 struct making {
 	struct tr_change change;
 	struct maker *maker;
-	struct tr_message *messages[4];
+	struct tr_message *messages[40];
 	uint32_t count, made; /* made: of them new */
 };
 
@@ -117,6 +117,20 @@ records(struct making *making)
 	}
 }
 
+/* A mail to many, with the records of all: larger than a segment. */
+static void
+put_many(struct maker *maker)
+{
+	struct making *making = begin(maker);
+	uint64_t count = 4 + rec_random(&maker->random, 8);
+
+	for (uint64_t i = 0; i < count; i++) {
+		put(making, 0, TR_COL_ACCEPTED, 0, false);
+		records(making);
+	}
+	end(making);
+}
+
 static void
 body_done(void *arg, int status, uint64_t id)
 {
@@ -182,7 +196,9 @@ step(struct maker *maker)
 {
 	uint64_t dice = rec_random(&maker->random, 100);
 
-	if (maker->count == 0 || dice < 25) {
+	if (dice == 99) {
+		put_many(maker);
+	} else if (maker->count == 0 || dice < 25) {
 		uint64_t body = rec_random(&maker->random, 8) == 0 ? write_a_body(maker) : 0;
 		struct making *making = begin(maker);
 
@@ -255,7 +271,7 @@ rec_make(const char *path, uint64_t seed)
 	bool killed = rec_random(&maker.random, 3) == 0;
 
 	NEED(rec != NULL);
-	rec->segment_bytes = UINT64_C(8192) << rec_random(&maker.random, 3);
+	rec->segment_bytes = UINT64_C(4096) << rec_random(&maker.random, 3);
 	snprintf(meta, sizeof meta, "%.100s/meta", path);
 	snprintf(data, sizeof data, "%.100s/data", path);
 	maker.config = (struct tr_spool_config){.meta_path = meta,

@@ -198,6 +198,7 @@ what_is_too_big_or_dropped_leaves_nothing(void **state)
 	memset(big, 'x', 39999);
 	message = message_new(big);
 	bed_init(&bed, 65536);
+	bed.config.change_bytes = 32768;
 	bed_open(&bed);
 	one_init(&bed, &one);
 	assert_int_equal(tr_change_put(&one.change, message, TR_STR("q"), TR_COL_ACCEPTED, 1), TR_ETOOBIG);
