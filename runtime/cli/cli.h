@@ -36,10 +36,6 @@ int tr_cmd_why(int argc, char **argv);
 int tr_cmd_repl(int argc, char **argv);
 int tr_cmd_lua(int argc, char **argv);
 int tr_cmd_test(int argc, char **argv);
-/* Runs a Lua script (argv[0], its arguments behind it) on a loop of its own; limit_ns between two waits, if the
- * watchdog runs; if it is under an hour, Ctrl-C says what waited. `command` is for messages. Returns the exit status.
- */
-int tr_run_script(const char *command, int argc, char **argv, int64_t limit_ns);
 int tr_cmd_spool(int argc, char **argv);
 
 #endif

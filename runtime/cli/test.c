@@ -6,8 +6,8 @@
 
 #include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/script.h"
 #include "cli/server.h"
-#include "policy/policy.h"
 
 #define LIMIT_S 10 /* of a test between two waits: an endless loop is interrupted */
 
@@ -30,7 +30,8 @@ usage(FILE *out)
 int
 tr_cmd_test(int argc, char **argv)
 {
-	int64_t limit_ns = LIMIT_S * TR_NS_PER_S;
+	struct tr_script_config config = {
+		.program = "tailrace test", .limit_ns = LIMIT_S * TR_NS_PER_S, .signals = true, .reports = true};
 	char **args = calloc((size_t)argc + 2, sizeof *args), *runner = NULL;
 	int count = 1, status = TR_EXIT_OSERR;
 
@@ -65,13 +66,13 @@ tr_cmd_test(int argc, char **argv)
 			status = TR_EXIT_USAGE;
 			goto done;
 		}
-		limit_ns = (int64_t)(seconds * TR_NS_PER_S);
+		config.limit_ns = (int64_t)(seconds * TR_NS_PER_S);
 	}
 	if (tr_watchdog_start() != TR_OK) {
 		fputs("tailrace test: the watchdog's thread cannot be started\n", stderr);
 		goto done;
 	}
-	status = tr_run_script("test", count, args, limit_ns);
+	status = tr_script_run(&config, count, args);
 	tr_watchdog_stop();
 done:
 	free(args);

@@ -16,11 +16,11 @@
 
 #include "chunks.h"
 #include "cli/cli.h"
+#include "cli/script.h"
 #include "disk.h"
 #include "faults.h"
 #include "memory.h"
 #include "policy/policy.h"
-#include "script.h"
 
 #define CASES_A_CHILD 100 /* a leak is told at the end of a child */
 #define EXIT_LEAK 23      /* of the sanitizers */
@@ -60,7 +60,10 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 	static char path[] = TR_SOURCE_DIR "/spec/campaign/campaign.lua", first[24], last[24];
 	static const struct tr_module modules[] = {
 		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
-	struct script_config script = {.program = "tailrace-campaign", .modules = modules, .host = memory_script_host};
+	struct tr_script_config script = {.program = "tailrace-campaign",
+		.modules = modules,
+		.limit_ns = TR_SCRIPT_LIMIT_NS,
+		.host = memory_script_host};
 	char *argv[] = {path, (char *)sweep->kind, first, last, (char *)sweep->sample, (char *)sweep->option,
 		(char *)sweep->life, (char *)sweep->each};
 	int status;
@@ -70,7 +73,7 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 	signal(SIGPIPE, SIG_IGN);
 	chunks_from_source(sweep->source);
 	disk_install(1);
-	status = script_run(&script, (int)(sizeof argv / sizeof *argv), argv);
+	status = tr_script_run(&script, (int)(sizeof argv / sizeof *argv), argv);
 	disk_uninstall();
 	return status;
 }

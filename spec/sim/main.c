@@ -12,11 +12,11 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "cli/cli.h"
+#include "cli/script.h"
 #include "disk.h"
 #include "memory_lua.h"
 #include "policy/policy.h"
 #include "runs.h"
-#include "script.h"
 
 #define START_S 1785000000 /* of the virtual clock: 2026-07-25 17:20 UTC */
 
@@ -95,8 +95,12 @@ one_run(void *arg, uint64_t seed, double days, bool trace)
 	char *args[] = {path, seed_text, days_text, policy, trace ? trace_text : NULL};
 	static const struct tr_module modules[] = {{"tr.sim", luaopen_tr_sim}, {"tr.sim_disk", luaopen_tr_sim_disk},
 		{"tr.sim_memory", luaopen_tr_sim_memory}, {NULL, NULL}};
-	struct script_config script = {
-		.program = "tailrace-sim", .modules = modules, .jit = true, .orderly = true, .host = sim_memory_host};
+	struct tr_script_config script = {.program = "tailrace-sim",
+		.modules = modules,
+		.limit_ns = TR_SCRIPT_LIMIT_NS,
+		.jit = true,
+		.orderly = true,
+		.host = sim_memory_host};
 	int status;
 
 	snprintf(seed_text, sizeof seed_text, "%llu", (unsigned long long)seed);
@@ -105,7 +109,7 @@ one_run(void *arg, uint64_t seed, double days, bool trace)
 	signal(SIGPIPE, SIG_IGN);
 	disk_install(1);
 	tr_clock_virtual(START_S * TR_NS_PER_S);
-	status = script_run(&script, trace ? 5 : 4, args);
+	status = tr_script_run(&script, trace ? 5 : 4, args);
 	disk_uninstall();
 	return status;
 }
