@@ -68,7 +68,8 @@ void
 tr_streami_update_hold(struct tr_stream *stream)
 {
 	bool want = !stream->dead && !stream->scripted &&
-		    (stream->closing || stream->backlog > 0 || (!stream->paused && !stream->ended && stream->end == 0));
+		    (stream->closing || stream->backlog > 0 ||
+			    (!stream->paused && !stream->rests && !stream->ended && stream->end == 0));
 
 	if (want == stream->held)
 		return;
@@ -351,6 +352,14 @@ tr_stream_resume(struct tr_stream *stream)
 	if (stream->fresh || stream->end != 0)
 		tr_loop_defer(stream->flusher->loop, &stream->again, tr_streami_deliver_later);
 	update_reading(stream);
+}
+
+void
+tr_stream_rest(struct tr_stream *stream, bool yes)
+{
+	stream->rests = yes;
+	if (!stream->closing)
+		tr_streami_update_hold(stream);
 }
 
 static void

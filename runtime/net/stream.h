@@ -24,7 +24,7 @@ struct tr_stream_handlers {
 };
 
 /* Takes the descriptor (made non-blocking). NULL: no memory (fd closed). Holds the virtual clock while bytes may come
- * or go: not while it is paused with nothing to send. */
+ * or go: not while it is paused or rests with nothing to send. */
 struct tr_stream *tr_stream_new(struct tr_loop *loop, int fd, const struct tr_stream_handlers *handlers, void *arg);
 void tr_stream_set_handlers(struct tr_stream *stream, const struct tr_stream_handlers *handlers, void *arg);
 /* Connects, from `source` if not NULL; then(arg, stream, err): stream NULL with TR_EREFUSED, TR_ETIMEDOUT, TR_EIO ...
@@ -47,6 +47,9 @@ void tr_stream_set_input_limit(struct tr_stream *stream, size_t bytes);
 void tr_stream_pause(
 	struct tr_stream *stream); /* stop reading (back-pressure); the peer's close is seen after resume */
 void tr_stream_resume(struct tr_stream *stream); /* calls data() again later in this turn if bytes are buffered */
+/* Yes: nothing is expected of the peer, which may speak all the same: bytes are read, and the virtual clock is not held
+ * for them. */
+void tr_stream_rest(struct tr_stream *stream, bool yes);
 /* closed(TR_ETIMEDOUT) at now + ns unless set again or cleared (0). Reading does not renew it: the owner does, so that
  * a slow trickle cannot hold a command for ever. */
 void tr_stream_deadline(struct tr_stream *stream, int64_t ns);

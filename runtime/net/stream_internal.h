@@ -42,6 +42,7 @@ struct tr_stream {
 	int end;    /* 0, or the error to be given to closed() once the input was offered */
 	bool fresh; /* bytes in `in` that data() has not been called for */
 	bool paused;
+	bool rests;   /* what comes is not waited for */
 	bool full;    /* reading stopped at in_limit */
 	bool ended;   /* closed() was called */
 	bool closing; /* tr_stream_close() was called: no callbacks, only the backlog is left */

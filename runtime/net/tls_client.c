@@ -28,18 +28,45 @@ expect_host(struct tr_tls *tls, const char *host)
 	return SSL_set_tlsext_host_name(tls->ssl, host) == 1 && (!tls->verify || SSL_set1_host(tls->ssl, host) == 1);
 }
 
+/* NULL: fine. */
+static const char *
+load_files(SSL_CTX *context, const struct tr_tls_files *files)
+{
+	if (files->ca != NULL ? SSL_CTX_load_verify_locations(context, files->ca, NULL) != 1
+			      : SSL_CTX_set_default_verify_paths(context) != 1)
+		return "the certificates to check it by cannot be read";
+	if (files->cert != NULL && SSL_CTX_use_certificate_chain_file(context, files->cert) != 1)
+		return "our certificate cannot be read";
+	if (files->key != NULL && SSL_CTX_use_PrivateKey_file(context, files->key, SSL_FILETYPE_PEM) != 1)
+		return "the key of our certificate cannot be read";
+	return NULL;
+}
+
 struct tr_tls *
 tr_tls_new(const char *host, bool verify)
 {
+	static const struct tr_tls_files none;
+	const char *why;
+
+	return tr_tls_new_with(host, verify, &none, &why);
+}
+
+struct tr_tls *
+tr_tls_new_with(const char *host, bool verify, const struct tr_tls_files *files, const char **why)
+{
 	struct tr_tls *tls = calloc(1, sizeof *tls);
 
+	*why = "out of memory";
 	if (tls == NULL)
 		return NULL;
 	tls->verify = verify;
 	tls->context = SSL_CTX_new(TLS_client_method());
-	if (tls->context == NULL || SSL_CTX_set_min_proto_version(tls->context, TLS1_2_VERSION) != 1 ||
-		SSL_CTX_set_default_verify_paths(tls->context) != 1)
+	if (tls->context == NULL || SSL_CTX_set_min_proto_version(tls->context, TLS1_2_VERSION) != 1)
 		goto fail;
+	*why = load_files(tls->context, files);
+	if (*why != NULL)
+		goto fail;
+	*why = "out of memory";
 	tls->ssl = SSL_new(tls->context);
 	tls->in = BIO_new(BIO_s_mem());
 	tls->out = BIO_new(BIO_s_mem());

@@ -503,6 +503,16 @@ reading_holds_the_virtual_clock(void **state)
 	assert_false(tr_timer_running(&timer));
 	tr_stream_resume(end.stream);
 	assert_int_equal(tr_hold_count(), 1);
+	tr_stream_rest(end.stream, true);
+	assert_int_equal(tr_hold_count(), 0);
+	assert_int_equal(send(peer, "a", 1, 0), 1);
+	assert_true(tr_loop_run_until(loop, has_data, &end, LIMIT_NS)); /* and yet it is read */
+	tr_stream_write(end.stream, "b", 1);
+	assert_int_equal(tr_hold_count(), 1); /* until the kernel has it */
+	tr_loop_turn(loop);
+	assert_int_equal(tr_hold_count(), 0);
+	tr_stream_rest(end.stream, false);
+	assert_int_equal(tr_hold_count(), 1);
 	close(peer);
 	assert_true(tr_loop_run_until(loop, is_closed, &end, LIMIT_NS));
 	assert_int_equal(tr_hold_count(), 0);
