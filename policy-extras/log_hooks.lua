@@ -551,23 +551,12 @@ function log_hooks:new_nats(options) -- luacheck: ignore self
   local checked = check(new_nats_options, options)
   local config = check_broker('nats', checked)
   local delivered = kumo.delivered('acknowledged for ' .. checked.subject)
-  local function message(msg, common)
-    local headers = { ['Nats-Msg-Id'] = msg:event_id(), attempt = tostring(msg:num_attempts() + 1) }
-    return {
-      subject = checked.subject,
-      payload = msg,
-      headers = common and utils.merge_into(common, headers) or headers,
-    }
-  end
   register(checked, function()
     local client = kumo.nats.connect(config)
     local connection = {}
     function connection.send_batch(_, messages)
-      local list, common = {}, headers_of(checked)
-      for i, msg in ipairs(messages) do
-        list[i] = message(msg, common)
-      end
-      return each_outcome(#messages, client:publish_batch(list), delivered)
+      local failed = client:publish_messages(checked.subject, messages, headers_of(checked))
+      return failed and each_outcome(#messages, failed, delivered) or delivered
     end
     function connection:send(msg)
       local result = self:send_batch { msg }

@@ -7,7 +7,7 @@ local secrets = require('kumo.secrets').secrets
 ---@class kumo.nats
 local nats = {}
 
-local KEY_SOURCES = { 'username', 'password', 'token' } -- credentials is a file that libnats reads itself
+local KEY_SOURCES = { 'username', 'password', 'token' } -- credentials is a file that is read at each connect
 
 local function copy(from)
   local to = {}
@@ -114,6 +114,18 @@ function nats.check(config, subject)
       error('kumo.nats.check: subject: ' .. wrong, 2)
     end
   end
+end
+
+--- What client:publish_messages publishes, as a list for publish_batch: for the doubles of tests.
+---@return kumo.nats.Message[]
+function nats._list(subject, messages, headers)
+  local list = {}
+  for i, msg in ipairs(messages) do
+    local all = copy(headers or {})
+    all['Nats-Msg-Id'], all.attempt = msg:event_id(), tostring(msg:num_attempts() + 1)
+    list[i] = { subject = subject, payload = msg, headers = all }
+  end
+  return list
 end
 
 return nats

@@ -165,6 +165,11 @@ local function nats_double(flow, config)
     return failed
   end
 
+  function client:publish_messages(subject, messages, headers)
+    local failed = self:publish_batch(require('kumo.nats')._list(subject, messages, headers))
+    return failed[1] and failed or nil
+  end
+
   function client.close() end
 
   return client

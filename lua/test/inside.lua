@@ -151,6 +151,11 @@ local function nats_open(config)
     return failed
   end
 
+  function nats.publish_messages(_, subject, messages, headers)
+    local failed = nats:publish_batch(require('kumo.nats')._list(subject, messages, headers))
+    return failed[1] and failed or nil
+  end
+
   function nats.close() end
 
   return nats

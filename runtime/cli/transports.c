@@ -20,7 +20,7 @@ tr_transports_init(
 	if (err == TR_OK)
 		err = tr_kafka_new(loop, &transports->kafka);
 	if (err == TR_OK)
-		err = tr_nats_new(loop, &transports->nats);
+		err = tr_nats_new(loop, transports->dns, &transports->nats);
 	if (err != TR_OK)
 		return err;
 	tr_host_set_service(host, TR_SERVICE_HTTP, transports->http);
@@ -35,9 +35,9 @@ void
 tr_transports_fini(struct tr_transports *transports)
 {
 	tr_http_free(transports->http);
+	tr_nats_free(transports->nats); /* before the resolver that it asks */
 	tr_dns_free(transports->dns);
 	tr_amqp_free(transports->amqp);
 	tr_kafka_free(transports->kafka);
-	tr_nats_free(transports->nats);
 	*transports = (struct tr_transports){0};
 }

@@ -1,22 +1,22 @@
-/* Publishing to NATS, with and without JetStream, by libnats. No Lua. Own thread only, but for what nats_connection.c
- * does in threads of its own and of libnats. See docs/transports.md.
+/* Publishing to NATS, with and without JetStream. A client of our own: plain TCP or TLS, user and password, token, JWT
+ * with its key; servers of a cluster. No Lua, one loop, own thread only. See docs/transports.md.
  *
- * Connections are shared by their settings, a worker for itself. Each has a thread that connects and hands messages to
- * libnats, which may block in its socket; libnats has threads that read. A message is published when the stream has
- * acknowledged it, and not when it was handed over. Acknowledgements come to an inbox of the connection; what is done
- * reaches the loop over one event descriptor, many a wake. */
+ * Connections are shared by their settings, a worker for itself. A message is published when the stream has
+ * acknowledged it, and not when it was written. Acknowledgements come to an inbox of the connection. */
 #ifndef TR_NATS_H
 #define TR_NATS_H
 
 #include "base/loop.h"
 #include "message/message.h"
 
+struct tr_dns;
 struct tr_nats;            /* one a worker */
 struct tr_nats_connection; /* counted */
 
-int tr_nats_new(struct tr_loop *loop, struct tr_nats **out); /* TR_OK, TR_ENOMEM, TR_EIO */
-/* Gives up what is under way without calling done(), closes the connections and waits at most 5 s for their threads.
- * NULL is fine. Counters and gauges of the process are in the metrics: nats_messages, nats_in_flight, nats_connects. */
+/* dns is borrowed; NULL: one of its own. TR_OK, TR_ENOMEM. */
+int tr_nats_new(struct tr_loop *loop, struct tr_dns *dns, struct tr_nats **out);
+/* Gives up what is under way without calling done(), and closes the connections. NULL is fine. Counters and gauges of
+ * the process are in the metrics: nats_messages, nats_in_flight, nats_connections. */
 void tr_nats_free(struct tr_nats *nats);
 
 #define TR_NATS_SERVERS_MAX 32
@@ -38,8 +38,7 @@ struct tr_nats_settings {
 	int64_t ping_interval_ns;
 	int64_t request_timeout_ns; /* of a call, from its start to its last acknowledgement */
 };
-/* The connection of these settings; a new one connects with its first call. TR_OK, TR_ENOMEM, TR_ECLOSED
- * (tr_nats_free ran), TR_EAGAIN (no thread). */
+/* The connection of these settings; a new one connects with its first call. TR_OK, TR_ENOMEM. */
 int tr_nats_open(struct tr_nats *nats, const struct tr_nats_settings *settings, struct tr_nats_connection **out);
 /* Without references it is kept for a minute for the next who asks. NULL is fine. */
 void tr_nats_unref(struct tr_nats_connection *connection);
@@ -47,7 +46,7 @@ void tr_nats_unref(struct tr_nats_connection *connection);
 /* --- publishing --------------------------------------------------------------------------------------------- */
 
 struct tr_nats_result {
-	int err; /* TR_OK: acknowledged, or handed over where no acknowledgement is awaited. TR_ECLOSED, TR_ETIMEDOUT:
+	int err; /* TR_OK: acknowledged, or written where no acknowledgement is awaited. TR_ECLOSED, TR_ETIMEDOUT:
 		  * it may have arrived all the same. TR_EREFUSED: no server. TR_ENOENT: no stream takes the subject.
 		  * TR_ETOOBIG. TR_EPROTO: the server or the stream said no */
 	bool permanent;     /* this very message is refused, and would be again */
@@ -61,6 +60,7 @@ struct tr_nats_call {
 	void (*done)(struct tr_nats_call *call); /* once, from the loop, when each message has its result */
 	void *owner;
 	uint32_t count;
+	bool brief; /* of those that are acknowledged only that is told: no stream, no sequence */
 };
 struct tr_nats_message {
 	struct tr_str subject; /* valid, see tr_nats_check_subject() */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "transport/nats.h"
+#include "transport/nats_internal.h"
 
 const char *
 tr_nats_check_subject(struct tr_str subject)
@@ -80,6 +80,29 @@ str_of(const struct tr_buf *memory, struct piece piece)
 	if (memory->failed || piece.len == 0)
 		return TR_STR("");
 	return (struct tr_str){memory->data + piece.at, piece.len};
+}
+
+bool
+tr_nats_plain_ack(struct tr_str body)
+{
+	static const char front[] = "{\"stream\":\"", middle[] = "seq\":";
+	const char *at = body.data, *end = at + body.len, *name;
+
+	if (body.len < sizeof front || memcmp(at, front, sizeof front - 1) != 0)
+		return false;
+	at = name = at + sizeof front - 1;
+	while (at < end && *at != '"' && *at != '\\' && (unsigned char)*at >= ' ')
+		at++;
+	if (at == name || end - at < 3 || at[0] != '"' || at[1] != ',')
+		return false;
+	at += at[2] == ' ' ? 3 : 2;
+	if (at == end || *at++ != '"' || (size_t)(end - at) < sizeof middle ||
+		memcmp(at, middle, sizeof middle - 1) != 0)
+		return false;
+	at += sizeof middle - 1;
+	for (name = at; at < end && *at >= '0' && *at <= '9';)
+		at++;
+	return at > name && end - at == 1 && *at == '}';
 }
 
 /* err_code of JetStream: the message, or what it expects of the stream, is refused for good. */

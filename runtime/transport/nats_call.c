@@ -8,9 +8,9 @@
 #include "base/clock.h"
 #include "transport/nats_internal.h"
 
-#define GRACE_NS TR_NS_PER_S /* for the thread to see its own deadline of a connect */
+#define GRACE_NS TR_NS_PER_S /* for a connect to see its own deadline */
 
-/* --- results; the lock is held ------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------------------------- */
 
 void
 tr_nats_leave_line(struct tr_nats_batch *batch)
@@ -30,20 +30,16 @@ tr_nats_leave_line(struct tr_nats_batch *batch)
 	batch->stage = TR_NATS_SENT;
 }
 
-void
-tr_nats_give_back(struct tr_nats *nats, struct tr_nats_batch *batch)
+static void
+give_back(struct tr_nats *nats, struct tr_nats_batch *batch)
 {
-	bool first = nats->done == NULL;
-
 	batch->stage = TR_NATS_DONE;
 	batch->line_next = NULL;
 	*nats->done_end = batch;
 	nats->done_end = &batch->line_next;
-	if (first)
-		tr_nats_wake(nats);
+	tr_loop_defer(nats->loop, &nats->later, tr_nats_done);
 }
 
-/* Its acknowledgement is not awaited any more. */
 void
 tr_nats_release(struct tr_nats_connection *connection, struct tr_nats_slot *slot)
 {
@@ -57,8 +53,7 @@ tr_nats_release(struct tr_nats_connection *connection, struct tr_nats_slot *slot
 	entry->next_free = connection->free_entry;
 	connection->free_entry = slot->entry;
 	slot->entry = TR_NATS_NO_ENTRY;
-	if (connection->in_flight-- == connection->settings.pending_max)
-		pthread_cond_signal(&connection->work); /* there is room again */
+	connection->in_flight--;
 	tr_metric_add(connection->nats->in_flight, -1);
 }
 
@@ -77,7 +72,7 @@ tr_nats_tell(struct tr_nats_batch *batch, uint32_t index, const struct tr_nats_r
 		tr_metric_add(result->err == TR_OK ? nats->acked : nats->failed, 1);
 	if (--batch->pending == 0) {
 		tr_nats_leave_line(batch);
-		tr_nats_give_back(nats, batch);
+		give_back(nats, batch);
 	}
 }
 
@@ -99,15 +94,17 @@ tr_nats_tell_error(struct tr_nats_batch *batch, uint32_t index, int err, bool pe
 }
 
 void
-tr_nats_fail_sent(struct tr_nats_connection *connection, const char *subject, int err, const char *text)
+tr_nats_fail_sent(struct tr_nats_connection *connection, struct tr_str subject, int err, const char *text)
 {
 	for (uint32_t i = 0; i < connection->settings.pending_max && connection->in_flight > 0; i++) {
 		struct tr_nats_entry *entry = &connection->entries[i];
-		const struct tr_nats_batch *batch = entry->batch;
+		const struct tr_nats_slot *slot;
 
-		if (batch == NULL ||
-			(subject != NULL &&
-				strcasecmp(batch->text.data + batch->slots[entry->index].subject_at, subject) != 0))
+		if (entry->batch == NULL)
+			continue;
+		slot = &entry->batch->slots[entry->index];
+		if (subject.data != NULL &&
+			!tr_str_ieq(subject, (struct tr_str){entry->batch->text.data + slot->at, slot->subject_len}))
 			continue;
 		tr_nats_tell_error(entry->batch, entry->index, err, false, "%s", text);
 	}
@@ -160,34 +157,27 @@ tr_nats_call_new(struct tr_nats_connection *connection, uint32_t count)
 	return &batch->pub;
 }
 
-static size_t
-add_text(struct tr_buf *buf, struct tr_str text)
-{
-	size_t at = buf->len;
-
-	tr_buf_add_str(buf, text);
-	tr_buf_addc(buf, '\0');
-	return at;
-}
-
 int
 tr_nats_call_add(struct tr_nats_call *call, const struct tr_nats_message *message)
 {
 	struct tr_nats_batch *batch = batch_of(call);
 	struct tr_nats_slot *slot = &batch->slots[batch->added];
+	struct tr_buf *text = &batch->text;
 
-	slot->subject_at = add_text(&batch->text, message->subject);
-	slot->headers_at = batch->text.len;
-	slot->header_count = message->header_count;
+	slot->at = text->len;
+	slot->subject_len = (uint32_t)message->subject.len;
+	tr_buf_add_str(text, message->subject);
+	if (message->header_count > 0)
+		tr_buf_addz(text, "NATS/1.0\r\n");
 	for (uint32_t i = 0; i < message->header_count; i++) {
-		const struct tr_str *header = &message->headers[2 * i];
-
-		add_text(&batch->text, header[0]);
-		add_text(&batch->text, header[1]);
-		slot->header_bytes += (uint32_t)(header[0].len + header[1].len + sizeof ": \r\n" - 1);
+		tr_buf_add_str(text, message->headers[2 * i]);
+		tr_buf_add(text, ": ", 2);
+		tr_buf_add_str(text, message->headers[2 * i + 1]);
+		tr_buf_add(text, "\r\n", 2);
 	}
 	if (message->header_count > 0)
-		slot->header_bytes += sizeof "NATS/1.0\r\n\r\n" - 1;
+		tr_buf_add(text, "\r\n", 2);
+	slot->header_len = (uint32_t)(text->len - slot->at) - slot->subject_len;
 	slot->await_ack = message->await_ack;
 	if (message->bytes != NULL) {
 		tr_bytes_share(&slot->payload, message->bytes);
@@ -199,7 +189,7 @@ tr_nats_call_add(struct tr_nats_call *call, const struct tr_nats_message *messag
 		tr_bytes_set(&slot->payload, blob);
 	}
 	batch->added++; /* what it holds is freed with the call */
-	return batch->text.failed ? TR_ENOMEM : TR_OK;
+	return text->failed ? TR_ENOMEM : TR_OK;
 }
 
 void
@@ -208,7 +198,6 @@ tr_nats_call_result(const struct tr_nats_call *call, uint32_t index, struct tr_n
 	*out = ((const struct tr_nats_batch *)call)->slots[index].result;
 }
 
-/* The thread does not use it. */
 void
 tr_nats_batch_free(struct tr_nats_batch *batch)
 {
@@ -232,9 +221,6 @@ tr_nats_batch_unlink(struct tr_nats_batch *batch)
 	if (batch->next != NULL)
 		batch->next->prev = batch->prev;
 	batch->prev = NULL;
-	if (batch->held)
-		tr_hold_drop();
-	batch->held = false;
 	if (batch->connection != NULL)
 		tr_timer_stop(tr_loop_wheel(batch->connection->nats->loop), &batch->timer);
 }
@@ -242,39 +228,23 @@ tr_nats_batch_unlink(struct tr_nats_batch *batch)
 void
 tr_nats_call_free(struct tr_nats_call *call)
 {
-	struct tr_nats_batch *batch = batch_of(call);
-	struct tr_nats *nats = batch->connection != NULL ? batch->connection->nats : NULL;
-
-	if (nats != NULL) {
-		bool busy;
-
-		pthread_mutex_lock(&nats->lock);
-		busy = batch->busy;
-		batch->cancelled = busy; /* it comes back once more */
-		pthread_mutex_unlock(&nats->lock);
-		if (busy)
-			return;
-	}
-	tr_nats_batch_free(batch);
+	tr_nats_batch_free(batch_of(call));
 }
 
 void
 tr_nats_call_cancel(struct tr_nats_call *call)
 {
 	struct tr_nats_batch *batch = batch_of(call);
-	struct tr_nats *nats = batch->connection != NULL ? batch->connection->nats : NULL;
 
-	if (nats == NULL) { /* tr_nats_free() has given it up */
+	if (batch->connection == NULL) { /* tr_nats_free() has given it up */
 		tr_nats_batch_free(batch);
 		return;
 	}
-	pthread_mutex_lock(&nats->lock);
 	batch->cancelled = true;
+	if (batch->stage == TR_NATS_DONE)
+		return;                                            /* it is freed with the others that are done */
 	fail_rest(batch, TR_ECANCELED, tr_err_text(TR_ECANCELED)); /* with the last it is among the done */
-	pthread_mutex_unlock(&nats->lock);
-	if (batch->held)
-		tr_hold_drop();
-	batch->held = false;
+	tr_nats_wire_pump(batch->connection);
 }
 
 static void
@@ -282,10 +252,8 @@ waited_too_long(struct tr_timer *timer)
 {
 	struct tr_nats_batch *batch = tr_container_of(timer, struct tr_nats_batch, timer);
 	struct tr_nats_connection *connection = batch->connection;
-	struct tr_nats *nats = connection->nats;
 	double limit_s = (double)batch->limit_ns / (double)TR_NS_PER_S;
 
-	pthread_mutex_lock(&nats->lock);
 	for (uint32_t i = 0, count = batch->pub.count; i < count; i++) {
 		const struct tr_nats_slot *slot = &batch->slots[i];
 
@@ -294,7 +262,7 @@ waited_too_long(struct tr_timer *timer)
 		if (slot->entry != TR_NATS_NO_ENTRY)
 			tr_nats_tell_error(batch, i, TR_ETIMEDOUT, false,
 				"deadline has elapsed: no acknowledgement within %g s", limit_s);
-		else if (!connection->connected)
+		else if (connection->state != TR_NATS_UP)
 			tr_nats_tell_error(batch, i, TR_ETIMEDOUT, false,
 				"deadline has elapsed: not connected within %g s: %s", limit_s,
 				connection->why[0] != '\0' ? connection->why : "the server does not answer");
@@ -303,7 +271,7 @@ waited_too_long(struct tr_timer *timer)
 				"deadline has elapsed: not sent within %g s: %u messages are on their way", limit_s,
 				connection->in_flight);
 	}
-	pthread_mutex_unlock(&nats->lock);
+	tr_nats_wire_pump(connection); /* there may be room for others */
 }
 
 void
@@ -318,22 +286,20 @@ tr_nats_call_start(struct tr_nats_call *call)
 	if (nats->calls != NULL)
 		nats->calls->prev = &batch->next;
 	nats->calls = batch;
-	batch->held = true;
-	tr_hold_take(); /* servers live in real time */
 	batch->limit_ns =
 		batch->added > 0
 			? connection->settings.request_timeout_ns
 			: connection->settings.connect_timeout_ns * connection->settings.server_count + GRACE_NS;
 	tr_timer_start(tr_loop_wheel(nats->loop), &batch->timer, batch->limit_ns, waited_too_long);
-	pthread_mutex_lock(&nats->lock);
 	batch->pending = call->count;
 	batch->stage = TR_NATS_LINE;
 	batch->line_next = NULL;
 	*connection->line_end = batch;
 	connection->line_end = &batch->line_next;
-	if (connection->dead)
+	if (connection->state == TR_NATS_DEAD)
 		tr_nats_fail_line(connection, connection->why_err, connection->why);
-	else if (connection->line == batch)
-		pthread_cond_signal(&connection->work);
-	pthread_mutex_unlock(&nats->lock);
+	else if (connection->state == TR_NATS_UP)
+		tr_nats_wire_pump(connection);
+	else
+		tr_nats_link_want(connection);
 }

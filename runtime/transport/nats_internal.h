@@ -1,24 +1,24 @@
-/* Shared by nats.c and nats_call.c (the loop's side), nats_connection.c (the thread of a connection) and nats_client.c
- * (what libnats is asked and says). */
+/* Shared by nats.c and nats_call.c (calls, connections), nats_link.c (connecting), nats_read.c and
+ * nats_wire.c (the protocol), nats_login.c (who we are). All on one loop. Sources: the NATS client protocol, ADR-4
+ * (headers), ADR-40 (what a client does), the nkeys encoding. */
 #ifndef TR_NATS_INTERNAL_H
 #define TR_NATS_INTERNAL_H
 
-#include <ev.h>
-#include <nats/nats.h>
-#include <pthread.h>
-
 #include "base/metrics.h"
+#include "net/dns.h"
+#include "net/stream.h"
+#include "net/tls_client.h"
 #include "transport/nats.h"
 
 #define TR_NATS_NO_ENTRY UINT32_MAX
+#define TR_NATS_PORT 4222
+#define TR_NATS_VERSION "1.0.0" /* of this client; servers show it */
 
-struct tr_nats_slot {                  /* one message of a call */
-	size_t subject_at, headers_at; /* in the call's text, NUL behind each */
-	uint32_t header_count;
-	uint32_t header_bytes; /* on the wire; 0: none */
+struct tr_nats_slot {                     /* one message of a call */
+	size_t at;                        /* in the call's text: the subject, then the headers as on the wire */
+	uint32_t subject_len, header_len; /* header_len 0: no headers */
 	struct tr_bytes payload;
 	bool await_ack;
-	/* lock */
 	bool told;
 	uint32_t entry; /* of the connection's table while its acknowledgement is awaited */
 	struct tr_nats_result result;
@@ -29,19 +29,16 @@ enum tr_nats_stage { TR_NATS_BUILDING, TR_NATS_LINE, TR_NATS_SENT, TR_NATS_DONE 
 struct tr_nats_batch {           /* a call with its messages */
 	struct tr_nats_call pub; /* first */
 	struct tr_nats_connection *connection;
-	struct tr_nats_batch *next, **prev; /* loop: all that were started */
-	bool held;                          /* loop */
+	struct tr_nats_batch *next, **prev; /* all that were started */
 	struct tr_timer timer;
 	int64_t limit_ns; /* of the timer */
 	uint32_t added;
 	struct tr_buf text;
-	/* lock */
 	enum tr_nats_stage stage;
 	struct tr_nats_batch *line_next; /* in line, or done */
-	uint32_t sent;                   /* the first so many were handed to libnats, or told before */
+	uint32_t sent;                   /* the first so many were written, or told before */
 	uint32_t pending;                /* not told */
-	bool busy;                       /* the thread reads a slot without the lock */
-	bool cancelled;                  /* freed when it comes back */
+	bool cancelled;                  /* freed when it is done */
 	struct tr_nats_slot slots[];
 };
 
@@ -53,94 +50,145 @@ struct tr_nats_entry {
 	uint32_t next_free;
 };
 
+struct tr_nats_server { /* texts in one block behind it */
+	struct tr_nats_server *next;
+	const char *host, *user, *password; /* of the URL; user without password: a token; NULL: none */
+	const char *shown;                  /* nats://host:port */
+	uint16_t port;
+	bool found; /* told by a server, not by the settings */
+};
+
+enum tr_nats_state {
+	TR_NATS_DOWN,      /* connects when it is asked for */
+	TR_NATS_RESOLVING, /* timer: all of it, up to the server's PONG */
+	TR_NATS_CONNECTING,
+	TR_NATS_INFO, /* the server's first line */
+	TR_NATS_SECURING,
+	TR_NATS_GREETING, /* PONG, or why not */
+	TR_NATS_UP,       /* timer: the next PING */
+	TR_NATS_PAUSING,  /* timer: the next round */
+	TR_NATS_DEAD,     /* max_reconnects have failed: nothing is sent any more */
+};
+
 struct tr_nats_connection {
 	struct tr_nats *nats;
-	struct tr_nats_connection *next, **prev; /* loop */
-	uint32_t refs;                           /* loop: of clients and calls */
+	struct tr_nats_connection *next, **prev;
+	uint32_t refs; /* of clients and calls */
 	struct tr_timer idle;
-	uint64_t number; /* what callbacks of libnats know it by */
-	char *id;        /* the settings, canonical */
+	char *id; /* the settings, canonical */
 	struct tr_nats_settings settings;
 	char *texts;
-	/* lock */
-	pthread_cond_t work; /* something changed for the thread */
+	/* calls */
 	struct tr_nats_batch *line, **line_end;
 	struct tr_nats_entry *entries;
 	uint32_t free_entry, in_flight;
-	bool connected, closed; /* closed: libnats has given up */
-	bool dead;              /* max_reconnects have failed: nothing is sent any more */
-	bool ending;
-	int why_err; /* of the last trouble */
-	char why[300];
-	struct tr_nats_connection *ended_next;
-	pthread_t thread; /* loop: joined when it has ended */
-	/* the thread's */
-	natsConnection *nc;
-	natsSubscription *inbox;
-	char inbox_name[256];
+	/* connecting */
+	enum tr_nats_state state;
+	struct tr_nats_server *servers, *server; /* server: that which is tried, or is used */
+	struct tr_sockaddr addrs[8];
+	size_t addr_count, addr_at;
+	struct tr_dns_query *query;
+	struct tr_connect *connecting;
+	struct tr_timer timer;
 	bool was_connected;
-	bool stalled;      /* the last publish failed: no flush at the end */
-	uint32_t failures; /* connects in a row */
-	struct tr_buf header;
+	int64_t up_at_ns;
+	uint32_t failures; /* rounds in a row */
+	uint32_t pauses;   /* in a row, for the length of the next */
+	int why_err;       /* of the last trouble */
+	char why[300];
+	char said[200]; /* the server's last -ERR */
+	/* the wire */
+	struct tr_stream *stream;
+	struct tr_tls *tls; /* NULL: plain */
+	struct tr_buf plain, out;
+	char inbox[256]; /* what acknowledgements are sent to, without .ENTRY-GENERATION */
+	size_t inbox_len;
+	int64_t max_payload;
+	uint32_t pings; /* not answered */
+	struct tr_timer stall;
+	uint64_t written, taken; /* bytes of this stream; taken: by the kernel, when stall looked */
 };
 
 struct tr_nats {
 	struct tr_loop *loop;
+	struct tr_dns *dns;
+	bool own_dns;
 	struct tr_nats_connection *connections;
 	struct tr_nats_batch *calls;
 	bool ending;
-	int fd;           /* an eventfd: something is done */
-	int64_t write_ms; /* a server that takes no byte for so long is given up; before any connection */
-	ev_io readable;
-	struct tr_metric *acked, *failed, *in_flight, *connects;
-	pthread_mutex_t lock;
-	/* lock */
-	pthread_cond_t ended; /* a thread has */
-	uint32_t threads;
-	struct tr_nats_connection *ended_connections; /* to be freed */
+	int64_t write_ns; /* a server that takes no byte for so long is given up */
+	struct tr_defer later;
 	struct tr_nats_batch *done, **done_end;
+	struct tr_metric *acked, *failed, *in_flight, *connects;
 };
 
-/* --- nats_call.c; the lock is held -------------------------------------------------------------------------------- */
+/* nats.c: tells owners what is done. */
+void tr_nats_done(struct tr_defer *later);
+
+/* --- nats_call.c -------------------------------------------------------------------------------------------------- */
 
 /* The result of a slot that is not told; takes its memory. With the last one the batch is done. */
 void tr_nats_tell(
 	struct tr_nats_batch *batch, uint32_t index, const struct tr_nats_result *result, struct tr_buf *memory);
 void tr_nats_tell_error(struct tr_nats_batch *batch, uint32_t index, int err, bool permanent, const char *fmt, ...)
 	TR_PRINTF(5, 6);
-/* All that were sent and are not acknowledged. subject not NULL: those of it only. */
-void tr_nats_fail_sent(struct tr_nats_connection *connection, const char *subject, int err, const char *text);
+/* All that were sent and are not acknowledged. subject.data not NULL: those of it only. */
+void tr_nats_fail_sent(struct tr_nats_connection *connection, struct tr_str subject, int err, const char *text);
 void tr_nats_fail_line(struct tr_nats_connection *connection, int err, const char *text);
-/* The batch comes back to the loop. */
-void tr_nats_give_back(struct tr_nats *nats, struct tr_nats_batch *batch);
 /* Its messages are all sent, or told. */
 void tr_nats_leave_line(struct tr_nats_batch *batch);
 /* Its acknowledgement, if any, is not awaited any more. */
 void tr_nats_release(struct tr_nats_connection *connection, struct tr_nats_slot *slot);
-/* Loop, no lock: it is under way no longer; it goes, and neither the thread nor its owner uses it. */
+/* It is under way no longer. */
 void tr_nats_batch_unlink(struct tr_nats_batch *batch);
 void tr_nats_batch_free(struct tr_nats_batch *batch);
 
-/* nats.c: the loop looks at what is done. */
-void tr_nats_wake(struct tr_nats *nats);
+/* --- nats_link.c -------------------------------------------------------------------------------------------------- */
 
-/* --- nats_connection.c ---------------------------------------------------------------------------------------- */
+/* Reads the servers of the settings. TR_OK, TR_ENOMEM. */
+int tr_nats_link_init(struct tr_nats_connection *connection);
+void tr_nats_link_fini(struct tr_nats_connection *connection);
+/* Connects if it is down and nothing is tried. */
+void tr_nats_link_want(struct tr_nats_connection *connection);
+/* Nobody refers to it: it is not connected again until somebody does. */
+void tr_nats_link_forget(struct tr_nats_connection *connection);
+/* This server will not do: the next one, or a pause. */
+void tr_nats_link_failed(struct tr_nats_connection *connection, int err, const char *fmt, ...) TR_PRINTF(3, 4);
+/* The connection is up. */
+void tr_nats_link_up(struct tr_nats_connection *connection);
+/* It was up and is not any more. */
+void tr_nats_link_lost(struct tr_nats_connection *connection, int err, const char *fmt, ...) TR_PRINTF(3, 4);
+/* A server of the cluster that was told, "host:port". */
+void tr_nats_link_found(struct tr_nats_connection *connection, struct tr_str address);
 
-int tr_nats_thread_start(struct tr_nats_connection *connection); /* TR_OK or an error */
-/* lock held */
-void tr_nats_why(struct tr_nats_connection *connection, int err, const char *fmt, ...) TR_PRINTF(3, 4);
+/* --- nats_read.c -------------------------------------------------------------------------------------------------- */
 
-/* --- nats_client.c: the thread only --------------------------------------------------------------------------- */
+/* Takes the stream, on which the server speaks first. */
+void tr_nats_read_start(struct tr_nats_connection *connection, struct tr_stream *stream);
+void tr_nats_read_end(struct tr_nats_connection *connection, int64_t linger_ns); /* no stream is fine */
 
-/* Callbacks of libnats find a connection by its number, because it may be gone by then. */
-void tr_nats_register(struct tr_nats_connection *connection);
-void tr_nats_unregister(struct tr_nats_connection *connection); /* after it no callback uses the connection */
-/* Blocks. False: it has said why. */
-bool tr_nats_client_connect(struct tr_nats_connection *connection);
-void tr_nats_client_close(struct tr_nats_connection *connection, bool flush); /* NULL nc is fine */
-/* Hands a message over with the entry as its reply subject (TR_NATS_NO_ENTRY: none). */
-natsStatus tr_nats_client_publish(struct tr_nats_connection *connection, const struct tr_nats_batch *batch,
-	const struct tr_nats_slot *slot, uint32_t entry, uint32_t generation);
-int tr_nats_err(natsStatus status);
+/* --- nats_wire.c -------------------------------------------------------------------------------------------------- */
+
+/* Writes what may be written of the line. */
+void tr_nats_wire_pump(struct tr_nats_connection *connection);
+/* Hands on what was put together in connection->out. It may find the connection lost. */
+void tr_nats_wire_flush(struct tr_nats_connection *connection);
+void tr_nats_wire_say(struct tr_nats_connection *connection, const char *text);
+void tr_nats_wire_ping(struct tr_nats_connection *connection);
+/* Virtual time does not stand still while nothing is under way. */
+void tr_nats_wire_rest(struct tr_nats_connection *connection);
+
+/* --- nats_login.c ------------------------------------------------------------------------------------------------- */
+
+/* Adds the line CONNECT {...} for this server and what it said of itself. TR_OK, TR_ENOMEM, or TR_EINVAL with the
+ * reason in why: the credentials file. */
+int tr_nats_login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, struct tr_str info,
+	struct tr_buf *out, char why[256]);
+
+/* --- nats_ack.c --------------------------------------------------------------------------------------------------- */
+
+/* True of what a stream says when all is well and it has nothing else to tell, {"stream":"S","seq":1}; false: read it.
+ */
+bool tr_nats_plain_ack(struct tr_str body);
 
 #endif

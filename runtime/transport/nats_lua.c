@@ -147,7 +147,7 @@ read_settings(lua_State *L, struct tr_nats_settings *out)
 		(tr_nats_check_subject(settings.inbox_prefix) != NULL || settings.inbox_prefix.len > 200))
 		luaL_error(L, CONNECT ": inbox_prefix: a subject of at most 200 bytes expected");
 	if (tr_opt_bool(L, 1, "tls_first", false))
-		luaL_error(L, CONNECT ": tls_first: libnats of this system cannot start with TLS");
+		luaL_error(L, CONNECT ": tls_first: TLS from the first byte on is not supported");
 	settings.tls = tr_opt_bool(L, 1, "tls_required", false);
 	settings.ca_file = opt_text(L, 1, "certificate");
 	settings.cert_file = opt_text(L, 1, "client_cert");
@@ -255,34 +255,32 @@ push_call(lua_State *L, const struct box *client, uint32_t count)
 	return box;
 }
 
-/* The strings stay in the table. Raises. */
+/* Of the table at idx, which keeps the strings; nil: none. Raises. */
 static uint32_t
 read_headers(lua_State *L, int idx, struct tr_str headers[2 * HEADERS_MAX])
 {
 	uint32_t count = 0;
 
-	lua_getfield(L, idx, "headers");
-	if (!lua_isnil(L, -1)) {
-		lua_pushnil(L);
-		while (lua_next(L, -2) != 0) {
-			struct tr_str *header = &headers[2 * count];
-			const char *wrong;
+	if (lua_isnil(L, idx))
+		return 0;
+	lua_pushnil(L);
+	while (lua_next(L, idx) != 0) {
+		struct tr_str *header = &headers[2 * count];
+		const char *wrong;
 
-			if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
-				luaL_error(L, PUBLISH ": headers: strings by name expected, got %s by %s",
-					luaL_typename(L, -1), luaL_typename(L, -2));
-			if (count == HEADERS_MAX)
-				luaL_error(L, PUBLISH ": headers: at most %d", HEADERS_MAX);
-			header[0].data = lua_tolstring(L, -2, &header[0].len);
-			header[1].data = lua_tolstring(L, -1, &header[1].len);
-			wrong = tr_nats_check_header(header[0], header[1]);
-			if (wrong != NULL)
-				luaL_error(L, PUBLISH ": headers: '%s': %s", header[0].data, wrong);
-			count++;
-			lua_pop(L, 1);
-		}
+		if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+			luaL_error(L, PUBLISH ": headers: strings by name expected, got %s by %s", luaL_typename(L, -1),
+				luaL_typename(L, -2));
+		if (count == HEADERS_MAX)
+			luaL_error(L, PUBLISH ": headers: at most %d", HEADERS_MAX);
+		header[0].data = lua_tolstring(L, -2, &header[0].len);
+		header[1].data = lua_tolstring(L, -1, &header[1].len);
+		wrong = tr_nats_check_header(header[0], header[1]);
+		if (wrong != NULL)
+			luaL_error(L, PUBLISH ": headers: '%s': %s", header[0].data, wrong);
+		count++;
+		lua_pop(L, 1);
 	}
-	lua_pop(L, 1);
 	return count;
 }
 
@@ -303,7 +301,9 @@ read_message(lua_State *L, int idx, struct tr_nats_call *call)
 		luaL_error(L, PUBLISH ": subject: %s", wrong);
 	message.await_ack = tr_opt_bool(L, idx, "await_ack", true);
 	message.headers = headers;
-	message.header_count = read_headers(L, idx, headers);
+	lua_getfield(L, idx, "headers");
+	message.header_count = read_headers(L, lua_gettop(L), headers);
+	lua_pop(L, 1);
 	lua_getfield(L, idx, "payload");
 	if (lua_isuserdata(L, -1)) {
 		if (tr_message_data(tr_message_check(L, lua_gettop(L), PUBLISH ": payload"), &bytes) != TR_OK)
@@ -490,14 +490,111 @@ l_publish_batch(lua_State *L)
 		read_message(L, lua_gettop(L), box->call);
 		lua_pop(L, 1);
 	}
+	box->call->brief = true;
 	return start(L, task, box, push_failures, false);
+}
+
+/* --- messages of a queue ----------------------------------------------------------------------------------------- */
+
+static int
+push_messages_sent(lua_State *L, void *arg)
+{
+	const struct tr_nats_call *call = arg;
+
+	for (uint32_t i = 0; i < call->count; i++) {
+		struct tr_nats_result result;
+
+		tr_nats_call_result(call, i, &result);
+		if (result.err != TR_OK)
+			return push_failures(L, arg);
+	}
+	return 0;
+}
+
+/* In decimal, at the end of the five places; not by snprintf(), which costs as much as the rest of the headers. */
+static struct tr_str
+digits(char text[5], uint32_t number)
+{
+	char *end = text + 5, *at = end;
+
+	do
+		*--at = (char)('0' + number % 10);
+	while ((number /= 10) > 0 && at > text);
+	return (struct tr_str){at, (size_t)(end - at)};
+}
+
+/* Adds the message with its event_id and attempt behind the headers that all have: what `publish` holds. Raises. */
+static void
+add_message(lua_State *L, const struct tr_message *message, struct tr_nats_message *publish, struct tr_str *headers,
+	uint32_t common, char attempt[5], struct tr_nats_call *call)
+{
+	struct tr_str event_id = tr_message_event_id(message), *header = &headers[2 * (size_t)common];
+	struct tr_bytes bytes = {0};
+	int err;
+
+	publish->header_count = common;
+	if (event_id.data != NULL && tr_nats_check_header(TR_STR("Nats-Msg-Id"), event_id) == NULL) {
+		*header++ = TR_STR("Nats-Msg-Id");
+		*header++ = event_id;
+		publish->header_count++;
+	}
+	*header++ = TR_STR("attempt");
+	*header = digits(attempt, message->attempts + 1u);
+	publish->header_count++;
+	publish->bytes = &bytes;
+	err = tr_message_data(message, &bytes);
+	if (err == TR_OK)
+		err = tr_nats_call_add(call, publish);
+	tr_bytes_fini(&bytes);
+	if (err != TR_OK)
+		luaL_error(L, PUBLISH "_messages: out of memory");
+}
+
+/* publish_messages(client, subject, messages, headers) -> nothing, or a list of what failed as publish_batch */
+static int
+l_publish_messages(lua_State *L)
+{
+	struct box *client = luaL_checkudata(L, 1, CLIENT_TYPE);
+	struct tr_task *task = tr_task_check(L);
+	struct tr_nats_message publish = {.await_ack = true};
+	struct tr_str headers[2 * HEADERS_MAX];
+	char attempt[5]; /* 65,536 at most */
+	struct call_box *box;
+	const char *wrong;
+	uint32_t common;
+	size_t count;
+
+	publish.subject.data = luaL_checklstring(L, 2, &publish.subject.len);
+	luaL_checktype(L, 3, LUA_TTABLE);
+	lua_settop(L, 4);
+	if (!lua_isnil(L, 4))
+		luaL_checktype(L, 4, LUA_TTABLE);
+	wrong = tr_nats_check_subject(publish.subject);
+	if (wrong != NULL)
+		return luaL_error(L, PUBLISH "_messages: subject: %s", wrong);
+	common = read_headers(L, 4, headers);
+	if (common > HEADERS_MAX - 2)
+		return luaL_error(L, PUBLISH "_messages: headers: at most %d", HEADERS_MAX - 2);
+	publish.headers = headers;
+	count = lua_objlen(L, 3);
+	box = push_call(L, client, count > 0 ? (uint32_t)count : 1);
+	if (count == 0)
+		return 0;
+	for (size_t i = 1; i <= count; i++) { /* what raises does so before anything is on its way */
+		lua_rawgeti(L, 3, (int)i);
+		add_message(
+			L, tr_message_check(L, -1, PUBLISH "_messages"), &publish, headers, common, attempt, box->call);
+		lua_pop(L, 1);
+	}
+	box->call->brief = true;
+	return start(L, task, box, push_messages_sent, false);
 }
 
 int
 luaopen_tr_nats(lua_State *L)
 {
-	static const luaL_Reg methods[] = {
-		{"publish", l_publish}, {"publish_batch", l_publish_batch}, {"close", l_close}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {{"publish", l_publish}, {"publish_batch", l_publish_batch},
+		{"publish_messages", l_publish_messages}, {"close", l_close}, {NULL, NULL}};
 	static const luaL_Reg functions[] = {{"open", l_open}, {"check", l_check}, {"subject_error", l_subject_error},
 		{"connect", l_connect}, {NULL, NULL}};
 

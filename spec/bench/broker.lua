@@ -5,7 +5,9 @@ local helper = require 'helper'
 
 local kind, queue = arg[1], arg[2]
 local broker = require(kind).start(kind == 'rabbitmq' and 'disk_free_limit.absolute = 50MB' or nil)
-if queue then
+if kind == 'nats' then
+  broker:declare('TAILRACE_BENCH', 'tailrace.bench', { max_msgs = 100000 })
+elseif queue then
   broker:declare(queue)
 end
 print('port ' .. broker.port)

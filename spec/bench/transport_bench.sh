@@ -90,11 +90,11 @@ bench_nats() {
 	port=$(wait_line "$dir/peer.out" 's/^port //p' 'nats-server')
 	for _ in $(seq "$rounds"); do
 		"$build/nats_bench" "nats://127.0.0.1:$port" $count 100 >"$dir/nats.out"
-		for who in raw ours; do
-			result "$who" "$(sed -n "s/^$who .* \([0-9]*\)\/s\$/\1/p" "$dir/nats.out")" \
-				"$(sed -n "s/^$who .* failed: \([0-9.]*\) us.*/\1/p" "$dir/nats.out")"
-		done
-		BENCH_PORT=$port BENCH_BATCH=100 run_transport 'tailrace, new_nats, batches of 100' nats $count --window 12000
+		sed -n 's/^\(plain\|ours\) .* failed: \([0-9.]*\) us CPU each, \([0-9]*\)\/s$/\1 \2 \3/p' "$dir/nats.out" |
+			while read -r who cpu rate; do
+				result "$([ "$who" = plain ] && echo 'libnats alone' || echo 'our client alone')" "$rate" "$cpu"
+			done
+		BENCH_PORT=$port BENCH_BATCH=100 run_transport 'tailrace, new_nats, batches of 100' nats $count
 	done
 	end_peer
 	table 'NATS JetStream: 900 bytes, acknowledged, batches of 100' record

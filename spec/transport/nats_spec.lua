@@ -156,7 +156,7 @@ describe('kumo.nats', function()
       ['must be UTF%-8'] = { auth = { token = { key_data = '\255' } } },
       ['both of client_cert and client_key or neither'] = { client_cert = '/x' },
       ['client_capacity: 1 to 1000000 expected'] = { client_capacity = 0 },
-      ['tls_first: libnats'] = { tls_first = true },
+      ['tls_first: TLS from the first byte on is not supported'] = { tls_first = true },
       ['inbox_prefix: a subject'] = { inbox_prefix = 'a b' },
     } do
       assert.matches(expected, raised(connect, more))

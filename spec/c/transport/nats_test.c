@@ -35,7 +35,7 @@ setup(void **state)
 	tr_log_sink(quiet, NULL);
 	assert_int_equal(tr_loop_new(&loop), TR_OK);
 	tr_loop_enter(loop);
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 	return 0;
 }
 
@@ -371,7 +371,7 @@ test_acknowledged(void **state)
 	tr_nats_unref(connection);
 	tr_nats_free(nats);
 	server_end();
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 }
 
 static void
@@ -432,7 +432,7 @@ test_silence(void **state)
 	tr_nats_free(nats);
 	server_end();
 	assert_false(never);
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 	tr_nats_call_cancel(call); /* it belonged to the one that is gone */
 }
 
@@ -445,7 +445,7 @@ test_deaf(void **state)
 	int64_t started_ns;
 	bool done, never;
 
-	nats->write_ms = 1500; /* the calls wait less than that, the end waits more */
+	nats->write_ns = 1500 * TR_NS_PER_MS; /* the calls wait less than that, the end waits more */
 	server_start(DEAF);
 	connection = connection_to(server.port, 10000, 300 * TR_NS_PER_MS);
 	cancelled = start(connection, 5000, &never); /* 20 MB: more than sockets hold */
@@ -465,7 +465,7 @@ test_deaf(void **state)
 	assert_false(never);
 	server.mode = ACK;
 	server_end();
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 }
 
 static void
@@ -494,7 +494,7 @@ test_hung_up(void **state)
 	tr_nats_unref(connection);
 	tr_nats_free(nats);
 	server_end();
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 }
 
 /* Idle for longer than the pings' interval, and the server is gone: by a reset, or without a word. The connection knows
@@ -583,7 +583,7 @@ test_nonsense(void **state)
 	tr_nats_unref(connection);
 	tr_nats_free(nats);
 	server_end();
-	assert_int_equal(tr_nats_new(loop, &nats), TR_OK);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
 }
 
 static void

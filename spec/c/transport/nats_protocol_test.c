@@ -1,0 +1,579 @@
+/* NATS: what is said to a server and what is made of its words, against peers that say what a test gives them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "transport/nats_internal.h"
+
+#define LIMIT_NS (30 * TR_NS_PER_S)
+#define INFO "INFO {\"server_id\":\"T\",\"headers\":true,\"max_payload\":4096}\r\n"
+#define ACK "{\"stream\":\"T\",\"seq\":7}"
+
+static struct tr_loop *loop;
+static struct tr_nats *nats;
+
+static void
+quiet(void *arg, enum tr_level level, const char *target, const char *text)
+{
+}
+
+static int
+setup(void **state)
+{
+	tr_log_sink(quiet, NULL);
+	assert_int_equal(tr_loop_new(&loop), TR_OK);
+	tr_loop_enter(loop);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
+	return 0;
+}
+
+static int
+teardown(void **state)
+{
+	tr_nats_free(nats);
+	assert_int_equal(tr_hold_count(), 0);
+	tr_loop_free(loop);
+	tr_log_sink(NULL, NULL);
+	return 0;
+}
+
+/* --- pure --------------------------------------------------------------------------------------------------------- */
+
+static void
+test_plain_acks(void **state)
+{
+	static const char *const plain[] = {"{\"stream\":\"S\",\"seq\":1}",
+		"{\"stream\":\"S\", \"seq\":18446744073709551615}", "{\"stream\":\"E-x y\xc3\xa4\",\"seq\":0}"};
+	static const char *const others[] = {"", "{", "{\"stream\":\"S\",\"seq\":}", "{\"stream\":\"S\",\"seq\":1",
+		"{\"stream\":\"\",\"seq\":1}", "{\"stream\":\"S\",\"seq\":1,\"duplicate\":true}",
+		"{\"stream\":\"S\",\"seq\":1}x", "{\"stream\":\"S\\u00e4\",\"seq\":1}", "{\"stream\":\"S\",\"seq\":-1}",
+		"{\"stream\":\"S\",", "{\"stream\":\"S\",\"seq", "{\"stream\":\"S", "{\"error\":{\"err_code\":1}}",
+		"{\"stream\":\"S\nx\",\"seq\":1}"};
+
+	for (size_t i = 0; i < TR_COUNT(plain); i++) {
+		struct tr_nats_result result;
+		struct tr_buf memory = {0};
+
+		assert_true(tr_nats_plain_ack(tr_str(plain[i])));
+		tr_nats_parse_ack(tr_str(plain[i]), &result, &memory); /* the slow way says the same */
+		assert_int_equal(result.err, TR_OK);
+		assert_false(result.duplicate);
+		tr_buf_free(&memory);
+	}
+	for (size_t i = 0; i < TR_COUNT(others); i++) {
+		size_t len = strlen(others[i]);
+		char *exact = malloc(len + 1); /* so that a sanitizer sees what is read behind its end */
+
+		memcpy(exact, others[i], len);
+		exact = realloc(exact, len > 0 ? len : 1);
+		assert_false(tr_nats_plain_ack((struct tr_str){exact, len}));
+		free(exact);
+	}
+}
+
+static void
+test_servers(void **state)
+{
+	static const struct {
+		const char *url, *shown, *host, *user, *password;
+		uint16_t port;
+	} cases[] = {
+		{"nats://h", "nats://h:4222", "h", NULL, NULL, 4222},
+		{"h:1", "nats://h:1", "h", NULL, NULL, 1},
+		{"nats://u:p@h:65535/", "nats://h:65535", "h", "u", "p", 65535},
+		{"nats://t%20k%40@h", "nats://h:4222", "h", "t k@", NULL, 4222},
+		{"nats://u:p%zz%4@h", "nats://h:4222", "h", "u", "p%zz%4", 4222},
+		{"nats://[::1]:7", "nats://[::1]:7", "::1", NULL, NULL, 7},
+		{"nats://[::1]", "nats://[::1]:4222", "::1", NULL, NULL, 4222},
+		{"nats://::1", "nats://[::1]:4222", "::1", NULL, NULL, 4222},
+		{"nats://h:65536", "nats://h:0", "h", NULL, NULL, 0}, /* cannot be connected to */
+		{"nats://h:x", "nats://h:0", "h", NULL, NULL, 0},
+	};
+	struct tr_nats_connection connection = {.nats = nats, .settings = {.retain_order = true}};
+	const struct tr_nats_server *server;
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++)
+		connection.settings.servers[connection.settings.server_count++] = tr_str(cases[i].url);
+	assert_int_equal(tr_nats_link_init(&connection), TR_OK);
+	server = connection.servers;
+	for (size_t i = 0; i < TR_COUNT(cases); i++, server = server->next) {
+		assert_string_equal(server->shown, cases[i].shown);
+		assert_string_equal(server->host, cases[i].host);
+		assert_int_equal(server->port, cases[i].port);
+		assert_true((server->user == NULL) == (cases[i].user == NULL));
+		assert_true((server->password == NULL) == (cases[i].password == NULL));
+		if (cases[i].user != NULL)
+			assert_string_equal(server->user, cases[i].user);
+		if (cases[i].password != NULL)
+			assert_string_equal(server->password, cases[i].password);
+	}
+	assert_null(server);
+	for (int i = 0; i < 200; i++) { /* of what servers tell there is an end */
+		char address[32];
+
+		snprintf(address, sizeof address, "10.0.0.%d:4222", i % 150);
+		tr_nats_link_found(&connection, tr_str(address));
+	}
+	size_t count = 0;
+	for (server = connection.servers; server != NULL; server = server->next)
+		count++;
+	assert_int_equal(count, TR_COUNT(cases) + 64);
+	assert_int_equal(strlen(connection.inbox), connection.inbox_len);
+	tr_nats_link_fini(&connection);
+}
+
+/* The servers in a random order, unless it is to be kept: over many connections each is the first one. */
+static void
+test_order(void **state)
+{
+	bool first[4] = {false};
+
+	for (int i = 0; i < 400; i++) {
+		struct tr_nats_connection connection = {.nats = nats,
+			.settings = {.server_count = 4,
+				.servers = {TR_STR("nats://0"), TR_STR("nats://1"), TR_STR("nats://2"),
+					TR_STR("nats://3")}}};
+
+		assert_int_equal(tr_nats_link_init(&connection), TR_OK);
+		first[connection.servers->host[0] - '0'] = true;
+		tr_nats_link_fini(&connection);
+	}
+	assert_true(first[0] && first[1] && first[2] && first[3]);
+}
+
+static char *
+login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, int expected)
+{
+	static char text[2048];
+	struct tr_buf out = {0};
+	char why[256];
+
+	why[0] = '\0';
+	assert_int_equal(tr_nats_login(settings, server, TR_STR("{\"nonce\":\"abc\"}"), &out, why), expected);
+	snprintf(text, sizeof text, "%.*s", expected == TR_OK ? (int)out.len : 256, expected == TR_OK ? out.data : why);
+	tr_buf_free(&out);
+	return text;
+}
+
+static void
+test_login(void **state)
+{
+	static const char jwt[] = "-----BEGIN NATS USER JWT-----\nabc.def\n------END NATS USER JWT------\n",
+			  seed[] = "-----BEGIN USER NKEY SEED-----\nSUAAAA\n------END USER NKEY SEED------\n";
+	struct tr_nats_settings settings = {.name = TR_STR("a\"b")};
+	struct tr_nats_server none = {.host = "h"}, user = {.host = "h", .user = "u", .password = "p"},
+			      token = {.host = "h", .user = "t"};
+	char path[] = "/tmp/nats_test.XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_non_null(strstr(login(&settings, &none, TR_OK), ",\"echo\":true,\"name\":\"a\\\"b\"}\r\n"));
+	assert_non_null(strstr(login(&settings, &user, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}"));
+	assert_non_null(strstr(login(&settings, &token, TR_OK), "\"auth_token\":\"t\"}"));
+	settings.username = TR_STR("x");
+	settings.password = TR_STR("y");
+	settings.no_echo = true;
+	assert_non_null(strstr(login(&settings, &none, TR_OK), "\"echo\":false"));
+	assert_non_null(strstr(login(&settings, &none, TR_OK), "\"user\":\"x\",\"pass\":\"y\"}"));
+	assert_non_null(strstr(login(&settings, &user, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}")); /* the URL's */
+	settings.credentials = tr_str(path);
+	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "no user JWT"));
+	assert_int_equal(write(fd, jwt, sizeof jwt - 1), sizeof jwt - 1);
+	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "no seed"));
+	assert_int_equal(write(fd, seed, sizeof seed - 1), sizeof seed - 1);
+	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "damaged"));
+	close(fd);
+	unlink(path);
+	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "No such file"));
+}
+
+/* --- a peer ------------------------------------------------------------------------------------------------------- */
+
+struct peer {
+	const char *greeting;  /* at once */
+	const char *after;     /* once it has answered the first PING */
+	bool in_pieces;        /* byte by byte */
+	bool mute;             /* answers only the first PING of a connection */
+	_Atomic bool hangs_up; /* at the first message */
+	int listener;
+	uint16_t port;
+	pthread_t thread;
+	_Atomic uint32_t connections, pings, messages;
+	_Atomic bool stop;
+	pthread_mutex_t lock;
+	char heard[65536]; /* lock: what the client said, of all connections */
+	size_t heard_len;
+};
+
+static void
+say(const struct peer *peer, int fd, const char *text)
+{
+	size_t len = strlen(text), step = peer->in_pieces ? 1 : len;
+
+	for (size_t at = 0; at < len; at += step) {
+		if (send(fd, text + at, step, MSG_NOSIGNAL) < 0)
+			return; /* it is gone, and the next read says so */
+	}
+}
+
+static void
+keep(struct peer *peer, const char *text, size_t len)
+{
+	pthread_mutex_lock(&peer->lock);
+	if (len < sizeof peer->heard - peer->heard_len) {
+		memcpy(peer->heard + peer->heard_len, text, len);
+		peer->heard_len += len;
+	}
+	pthread_mutex_unlock(&peer->lock);
+}
+
+static bool
+heard(struct peer *peer, const char *text)
+{
+	bool found;
+
+	pthread_mutex_lock(&peer->lock);
+	found = memmem(peer->heard, peer->heard_len, text, strlen(text)) != NULL;
+	pthread_mutex_unlock(&peer->lock);
+	return found;
+}
+
+static void
+serve(struct peer *peer, int fd)
+{
+	char line[4096], payload[8192], answer[1024];
+	FILE *in = fdopen(fd, "r");
+	bool greeted = false;
+
+	say(peer, fd, peer->greeting);
+	while (fgets(line, sizeof line, in) != NULL) {
+		char subject[200], reply[300];
+
+		keep(peer, line, strlen(line));
+		if (strncmp(line, "PING", 4) == 0) {
+			peer->pings++;
+			if (!greeted || !peer->mute)
+				say(peer, fd, "PONG\r\n");
+			if (!greeted && peer->after != NULL)
+				say(peer, fd, peer->after);
+			greeted = true;
+		} else if (sscanf(line, "PUB %199s %299s", subject, reply) == 2 ||
+			   sscanf(line, "HPUB %199s %299s", subject, reply) == 2) {
+			size_t len = strtoul(strrchr(line, ' ') + 1, NULL, 10) + 2;
+
+			if (len > sizeof payload || fread(payload, 1, len, in) != len || peer->hangs_up)
+				break;
+			keep(peer, payload, len);
+			peer->messages++;
+			snprintf(answer, sizeof answer, "MSG %s 1 %zu\r\n%s\r\n", reply, sizeof ACK - 1, ACK);
+			say(peer, fd, answer);
+		}
+	}
+	fclose(in);
+}
+
+static void *
+peer_main(void *arg)
+{
+	struct peer *peer = arg;
+
+	for (;;) {
+		int fd = accept(peer->listener, NULL, NULL);
+
+		if (peer->stop || fd < 0) {
+			if (fd >= 0)
+				close(fd);
+			return NULL;
+		}
+		peer->connections++;
+		serve(peer, fd);
+	}
+}
+
+static void
+peer_start(struct peer *peer)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof address;
+
+	pthread_mutex_init(&peer->lock, NULL);
+	peer->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(peer->listener, (struct sockaddr *)&address, sizeof address), 0);
+	assert_int_equal(listen(peer->listener, 16), 0);
+	assert_int_equal(getsockname(peer->listener, (struct sockaddr *)&address, &len), 0);
+	peer->port = ntohs(address.sin_port);
+	assert_int_equal(pthread_create(&peer->thread, NULL, peer_main, peer), 0);
+}
+
+/* With all clients gone. */
+static void
+peer_end(struct peer *peer)
+{
+	tr_nats_free(nats);
+	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
+	peer->stop = true;
+	shutdown(peer->listener, SHUT_RDWR);
+	pthread_join(peer->thread, NULL);
+	close(peer->listener);
+	pthread_mutex_destroy(&peer->lock);
+}
+
+static struct tr_nats_connection *
+connection_to(uint16_t port, int64_t ping_interval_ns)
+{
+	struct tr_nats_settings settings = {.server_count = 1,
+		.pending_max = 100,
+		.connect_timeout_ns = 5 * TR_NS_PER_S,
+		.ping_interval_ns = ping_interval_ns,
+		.request_timeout_ns = LIMIT_NS};
+	struct tr_nats_connection *connection;
+	char url[64];
+
+	snprintf(url, sizeof url, "nats://127.0.0.1:%u", port);
+	settings.servers[0] = tr_str(url);
+	assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
+	return connection;
+}
+
+static void
+called(struct tr_nats_call *call)
+{
+	*(bool *)call->owner = true;
+}
+
+static bool
+is_done(void *arg)
+{
+	return *(bool *)arg;
+}
+
+/* `count` messages with a header, of so many bytes. */
+static struct tr_nats_call *
+publish(struct tr_nats_connection *connection, uint32_t count, size_t bytes)
+{
+	static char body[8192];
+	const struct tr_str headers[] = {TR_STR("x"), TR_STR("y z")};
+	struct tr_nats_message message = {.subject = TR_STR("a.b"),
+		.payload = {body, bytes},
+		.headers = headers,
+		.header_count = 1,
+		.await_ack = true};
+	struct tr_nats_call *call = tr_nats_call_new(connection, count);
+	bool done = false;
+
+	memset(body, 'p', sizeof body);
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(tr_nats_call_add(call, &message), TR_OK);
+	call->done = called;
+	call->owner = &done;
+	tr_nats_call_start(call);
+	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
+	return call;
+}
+
+/* The first message's; frees the call. */
+static int
+err_of(struct tr_nats_call *call, const char *text)
+{
+	struct tr_nats_result result;
+
+	tr_nats_call_result(call, 0, &result);
+	if (text != NULL && memmem(result.text.data, result.text.len, text, strlen(text)) == NULL)
+		fail_msg("'%s' is not in '%.*s'", text, (int)result.text.len, result.text.data);
+	tr_nats_call_free(call);
+	return result.err;
+}
+
+/* Words of a server in place of its greeting, or behind it. */
+static void
+test_words(void **state)
+{
+	char *endless = malloc(400000);
+	memset(endless, 'x', 399999);
+	memcpy(endless, "INFO ", 5);
+	endless[399999] = '\0';
+	const struct {
+		const char *greeting, *text;
+	} cases[] = {
+		{"220 mx.example.com ESMTP\r\n", "does not speak as a NATS server"},
+		{"-ERR 'Authorization Violation'\r\n", "Authorization Violation"},
+		{"INFO [1]\r\n", "INFO is no JSON object"},
+		{"INFO {\r\n", "INFO is no JSON object"},
+		{endless, "a line without an end"},
+		{"INFO {\"tls_required\":true}\r\n", "the server wants TLS"},
+		{INFO "HELLO\r\n", "makes no sense"},
+		{INFO "MSG\r\n", "makes no sense"},
+		{INFO "MSG a 1 99999999999999999999\r\n", "makes no sense"},
+		{INFO "HMSG a 1 9 8\r\n12345678\r\n", "makes no sense"},
+		{INFO "MSG a b c d e f g\r\n", "makes no sense"},
+		{INFO "-ERR 'maximum connections exceeded'\r\n", "maximum connections exceeded"},
+	};
+
+	for (size_t i = 0; i < TR_COUNT(cases); i++) {
+		struct peer peer = {.greeting = cases[i].greeting};
+		struct tr_nats_connection *connection;
+
+		peer_start(&peer);
+		connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+		assert_int_equal(err_of(publish(connection, 1, 10), cases[i].text), TR_EPROTO);
+		tr_nats_unref(connection);
+		peer_end(&peer);
+	}
+	free(endless);
+}
+
+/* All that a server says comes in single bytes; what it asks for is answered. */
+static void
+test_pieces(void **state)
+{
+	struct peer peer = {.greeting = "info  {\"headers\":true,\"max_payload\":4096}\r\n",
+		.in_pieces = true,
+		.after = "+OK\r\nPING\r\nMSG a.b 1 3\r\nabc\r\nHMSG a.b 1 12 14\r\nNATS/1.0\r\n\r\nab\r\nINFO {}\r\n"};
+	struct tr_nats_connection *connection;
+	struct tr_nats_call *call;
+
+	peer_start(&peer);
+	connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+	call = publish(connection, 30, 10);
+	for (uint32_t i = 0; i < 30; i++) {
+		struct tr_nats_result result;
+
+		tr_nats_call_result(call, i, &result);
+		assert_int_equal(result.err, TR_OK);
+		assert_int_equal(result.sequence, 7);
+		assert_int_equal(result.stream.len, 1);
+	}
+	tr_nats_call_free(call);
+	assert_true(heard(&peer, "PONG\r\n"));
+	assert_true(heard(&peer, "NATS/1.0\r\nx: y z\r\n\r\npppppppppp\r\n"));
+	assert_true(heard(&peer, " 20 30\r\n")); /* bytes of the headers, and of all */
+	assert_int_equal(peer.connections, 1);
+	tr_nats_unref(connection);
+	peer_end(&peer);
+}
+
+static void
+test_too_large(void **state)
+{
+	struct peer peer = {.greeting = INFO};
+	struct tr_nats_connection *connection;
+	struct tr_nats_result result;
+	struct tr_nats_call *call;
+
+	peer_start(&peer);
+	connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+	call = publish(connection, 1, 4096 - 20 + 1); /* its headers count */
+	tr_nats_call_result(call, 0, &result);
+	assert_true(result.permanent);
+	assert_int_equal(err_of(call, "larger than the server's max_payload"), TR_ETOOBIG);
+	assert_int_equal(err_of(publish(connection, 1, 4096 - 20), NULL), TR_OK);
+	assert_int_equal(peer.connections, 1);
+	tr_nats_unref(connection);
+	peer_end(&peer);
+}
+
+static bool
+was_pinged(void *arg)
+{
+	return ((struct peer *)arg)->pings >= 8;
+}
+
+static bool
+is_back(void *arg)
+{
+	return ((struct peer *)arg)->connections >= 2;
+}
+
+/* A server that answers PINGs is kept; one that does not is left, though nothing is published. */
+static void
+test_pings(void **state)
+{
+	struct peer peer = {.greeting = INFO};
+	struct tr_nats_connection *connection;
+
+	peer_start(&peer);
+	connection = connection_to(peer.port, 2 * TR_NS_PER_MS);
+	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+	assert_true(tr_loop_run_until(loop, was_pinged, &peer, LIMIT_NS));
+	assert_int_equal(peer.connections, 1);
+	tr_nats_unref(connection);
+	peer_end(&peer);
+
+	peer = (struct peer){.greeting = INFO, .mute = true};
+	peer_start(&peer);
+	connection = connection_to(peer.port, 5 * TR_NS_PER_MS);
+	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+	assert_true(tr_loop_run_until(loop, is_back, &peer, LIMIT_NS));
+	tr_nats_unref(connection);
+	peer_end(&peer);
+}
+
+/* The other servers of a cluster are those that one tells. */
+static void
+test_found(void **state)
+{
+	struct peer other = {.greeting = INFO}, peer = {.hangs_up = true};
+	struct tr_nats_connection *connection;
+	char greeting[200];
+
+	peer_start(&other);
+	snprintf(greeting, sizeof greeting,
+		"INFO {\"headers\":true,\"max_payload\":4096,\"connect_urls\":[\"127.0.0.1:%u\",7]}\r\n", other.port);
+	peer.greeting = greeting;
+	peer_start(&peer);
+	connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+	assert_int_equal(err_of(publish(connection, 1, 10), "may have arrived"), TR_ECLOSED);
+	shutdown(peer.listener, SHUT_RDWR); /* and it does not come back */
+	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+	assert_int_equal(other.connections, 1);
+	tr_nats_unref(connection);
+	peer_end(&peer);
+	peer_end(&other);
+}
+
+/* What may not be published to another subject is no end. */
+static void
+test_not_permitted(void **state)
+{
+	struct peer peer = {.greeting = INFO, .after = "-ERR 'Permissions Violation for Publish to \"other\"'\r\n"};
+	struct tr_nats_connection *connection;
+
+	peer_start(&peer);
+	connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+	assert_int_equal(peer.connections, 1);
+	tr_nats_unref(connection);
+	peer_end(&peer);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_plain_acks),
+		cmocka_unit_test_setup_teardown(test_servers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_order, setup, teardown),
+		cmocka_unit_test(test_login),
+		cmocka_unit_test_setup_teardown(test_words, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pieces, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pings, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_found, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_not_permitted, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
