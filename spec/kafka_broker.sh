@@ -44,7 +44,7 @@ fetch() {
 run() {
 	dir=$1 port=$2 control=$3
 	fetch
-	mkdir -p "$dir/data"
+	mkdir -p "$dir"
 	cat >"$dir/server.properties" <<-CONF
 	process.roles=broker,controller
 	node.id=1
@@ -66,8 +66,11 @@ run() {
 	CONF
 	[ ! -e "$dir/more.properties" ] || cat "$dir/more.properties" >>"$dir/server.properties"
 	# What its StorageTool writes, without another start of a JVM.
-	[ -e "$dir/data/meta.properties" ] ||
-		printf 'version=1\ncluster.id=MkU3OEVBNTcwNTJENDM2Qg\nnode.id=1\n' >"$dir/data/meta.properties"
+	for data in $(sed -n 's/^log\.dirs=//p' "$dir/server.properties" | tail -n 1 | tr , ' '); do
+		mkdir -p "$data"
+		[ -e "$data/meta.properties" ] ||
+			printf 'version=1\ncluster.id=MkU3OEVBNTcwNTJENDM2Qg\nnode.id=1\n' >"$data/meta.properties"
+	done
 	exec java -Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto \
 		-Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$jars/*" kafka.Kafka "$dir/server.properties"
 }

@@ -1,4 +1,5 @@
--- Kafka hooks and producers against Apache's broker: killed under load, refusing what is too large, asking for a password.
+-- Kafka hooks and producers against Apache's broker: killed under load, without its topic, without a disk, refusing what is
+-- too large, asking for a password.
 -- The errors of brokers one by one are in spec/c/transport/kafka_test.c, on librdkafka's mock cluster.
 local helper = require 'helper'
 local kafka = require 'kafka'
@@ -11,10 +12,10 @@ log_hooks:new_kafka {
   name = 'k',
   brokers = '%s',
   topic = '%s',
-  key = function(msg) return 'one partition' end,
+  key = %s,
   batch_size = 100,
   queue_config = { retry_interval = '1s', max_retry_interval = '2s' },
-  config = { ['message.timeout.ms'] = 3000, ['reconnect.backoff.max.ms'] = 500 },
+  config = { ['message.timeout.ms'] = 3000, ['batch.num.messages'] = 10, ['reconnect.backoff.max.ms'] = 500 },
   log_parameters = { headers = { 'X-Large' } },
 }
 kumo.on('init', function()
@@ -31,6 +32,9 @@ kumo.on('get_egress_path_config', function()
 end)
 kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
 ]]
+
+local ONE_PARTITION = [[function(msg) return 'one partition' end]]
+local ALL_PARTITIONS = [[function(msg) return msg:id() end]]
 
 local why = kafka.missing()
 
@@ -65,9 +69,10 @@ describe('on a real Kafka broker', function()
     helper.cleanup()
   end)
 
-  local function start(topic)
+  --- A run whose hook sends to that topic. key: an expression.
+  local function start(topic, key)
     local dir = helper.dir()
-    helper.write(dir .. '/policy.lua', POLICY:format(broker.brokers, topic, dir, dir))
+    helper.write(dir .. '/policy.lua', POLICY:format(broker.brokers, topic, key or ONE_PARTITION, dir, dir))
     run = helper.run(dir .. '/policy.lua')
   end
 
@@ -120,6 +125,51 @@ describe('on a real Kafka broker', function()
     await('dead', 2)
     assert.are.equal(0, run:stop())
     assert.are.same({ 40, 40 }, { broker:event_ids 'large' })
+  end)
+
+  it('no event is lost when its topic is deleted under load, and comes into being again', function()
+    broker:be_there()
+    broker:create_topic('passing', 3)
+    start('passing', ALL_PARTITIONS)
+    inject(200)
+    await('delivered', 400)
+    local injecting = helper.start(('%s inject --quiet --smtp %s --count 300'):format(helper.quote(helper.TAILRACE), run.smtp))
+    broker:delete_topic 'passing'
+    assert.are.equal(0, injecting:wait())
+    await('delivered', 1000)
+    assert.are.equal(0, ledger().dead)
+    assert.are.equal(0, run:stop())
+    local _, different = broker:event_ids 'passing' -- in the files of the one and of the other
+    assert.are.equal(1000, different)
+  end)
+
+  it('what is for a partition that has failed waits for it, and no other is tried twice', function()
+    broker:be_there()
+    broker:create_topic('parts', 6, { ['segment.bytes'] = '12000' })
+    start('parts', ALL_PARTITIONS)
+    inject(50)
+    await('delivered', 100)
+    os.rename(broker.dir .. '/data2', broker.dir .. '/gone') -- the next segment there finds no place
+    inject(150)
+    local before = { delivered = 0 }
+    helper.wait_for('nothing but failures', function()
+      local now = ledger()
+      now.failed = tonumber(helper.sh(('curl -s http://%s/metrics'):format(run.http)):match 'kafka_records{result="failed"} (%d+)')
+      if now.delivered ~= before.delivered then
+        before = now
+      end
+      return now.waiting > 0 and now.failed - before.failed > now.waiting
+    end, 120)
+    assert.are.equal(400, before.delivered + before.waiting)
+    broker:kill()
+    local tries = helper.sh(([[cat %s/data/parts-*/*.log | grep -aoP 'attempt[\x00-\x20][0-9]+' | sort | uniq -c]]):format(broker.dir))
+    assert.matches('^%s*%d+ attempt.1\n$', tries)
+    assert.is_true(os.rename(broker.dir .. '/gone', broker.dir .. '/data2'))
+    broker:restart()
+    await('delivered', 400)
+    assert.are.equal(0, run:stop())
+    local _, different = broker:event_ids 'parts'
+    assert.are.equal(400, different)
   end)
 
   describe('a producer', function()
