@@ -1,6 +1,7 @@
 --- What may happen in a step: each act takes the run (scenario.lua), draws from its chance, and says so in its trace.
 local disk = require 'tr.sim_disk'
 local memory = require 'tr.sim_memory'
+local plan = require 'plan'
 local world = require 'world'
 
 local acts = {}
@@ -8,6 +9,19 @@ local acts = {}
 function acts.mail(run)
   for _ = 1, run.random:log(1, run.plan.busy * 4) do
     run:send_mail()
+  end
+end
+
+--- So many at once that as many connections are wanted as there may be, to peers that take their time.
+function acts.burst(run)
+  local domain = run:any_domain()
+  for _, place in ipairs(run.world.list) do
+    if place.hook and run.random:chance(0.3) or place.domain == run.plan.domains[domain] then
+      run.world:set_weather(place, 'sluggish')
+    end
+  end
+  for _ = 1, run.random:int(30, 100) do
+    run:send_mail(domain)
   end
 end
 
@@ -90,7 +104,7 @@ function acts.starve(run)
     return
   end
   local kind, after, times = run.random:of { 'malloc', 'lua' }, run.random:log(1, 5000), run.random:of { 1, 3, 30, 200 }
-  run.model.starved = true
+  run.model.starved, run.model.has_starved = true, true
   run.trace('starve %s after %d, %d times', kind, after, times)
   memory.fail(kind, after, times)
 end
@@ -118,7 +132,7 @@ end
 local function ask(run, text, ...)
   local code = text:format(...)
   local ok, value = pcall(run.rt.eval, run.rt, code)
-  run.trace('ask %s: %s', code, ok and 'done' or tostring(value):match '^[^\n]*')
+  run.trace('ask %s: %s', code, ok and 'done ' .. plan.text(value) or tostring(value):match '^[^\n]*')
   if not ok and not disk.is_ghost() and not run.hurt and not run.model.starved then
     run:wrong('%s: %s', code, tostring(value))
   end
@@ -150,14 +164,31 @@ function acts.rebind(run)
   ask(run, 'sim.rebind(%q, %q, %s)', from, to, tostring(flush))
 end
 
+--- A new configuration epoch: the same answers, or other ones for a domain or a hook.
 function acts.epoch(run)
-  ask(run, 'sim.epoch()')
+  local name = run:any_domain()
+  local of = run.plan.domains[name]
+  if run.random:chance(0.4) then
+    of = run.random:of(run.plan.hooks)
+    name = of.name
+  end
+  if run.random:chance(0.3) or of.former then
+    ask(run, 'sim.epoch()')
+    return
+  end
+  local values = plan.retune(of, run.random, run:now())
+  if not ask(run, 'sim.retune(%q, %s)', name, plan.text(values)) then
+    of.former.at = math.huge -- who knows
+  end
 end
 
 function acts.replay(run)
   local name = run.random:of(run.plan.hooks).name
   run.model:replay(name)
   ask(run, 'return sim.replay(%q, %d)', name, run.random:log(1, 50))
+  if run.random:chance(0.3) then
+    acts.kill(run)
+  end
 end
 
 function acts.purge(run)
@@ -167,7 +198,7 @@ end
 
 --- { weight, name }; `mend` is worth something while a disk is hurt only
 acts.WEIGHTS = {
-  { 60, 'mail' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
+  { 60, 'mail' }, { 3, 'burst' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
   { 2, 'full' }, { 6, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
   { 2, 'replay' }, { 1, 'purge' },
 } -- stylua: ignore

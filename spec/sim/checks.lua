@@ -5,6 +5,19 @@ local checks = {}
 local SLACK_S = 0.1
 local SETTLING_S = 120 -- what is under way when a queue is suspended
 
+local GRACE_S = 700 -- so long what was begun under the former configuration may go on: an attempt that hangs
+
+--- The most, and the least, that a value of a domain or hook may have been when it was looked at.
+function checks.most(of, key, now)
+  local former = of.former
+  return former and now < former.at + GRACE_S and math.max(of[key], former[key] or of[key]) or of[key]
+end
+
+function checks.least(of, key, now)
+  local former = of.former
+  return former and now < former.at + GRACE_S and math.min(of[key], former[key] or of[key]) or of[key]
+end
+
 function checks.key_of(hook, number)
   return number % hook.keys
 end
@@ -12,7 +25,8 @@ end
 --- It must have been there for max_age, but for the time until the attempt that would come too late.
 function checks.expired(self, account, item, at)
   local config, age = item.config, at - item.born
-  local least = config.max_age - config.max_retry * 1.03 - 3 - (self.steps - item.steps)
+  local now = self.now()
+  local least = checks.least(config, 'max_age', now) - checks.most(config, 'max_retry', now) * 1.03 - 3 - (self.steps - item.steps)
   if age < least and not account.rebound and not item.again then
     self:wrong('%s: %s has expired after %.1f s, max_age is %d s', account.name, item.key, age, config.max_age)
   end
@@ -57,10 +71,10 @@ function checks.due(self, account, item)
 end
 
 function checks.age(self, account, item)
-  local age, max_age = self.now() - item.born, item.config.max_age
+  local age, max_age = self.now() - item.born, checks.most(item.config, 'max_age', self.now())
   if account.rebound then -- it may be in another queue
     for _, of in pairs(self.plan.domains) do
-      max_age = math.max(max_age, of.max_age)
+      max_age = math.max(max_age, checks.most(of, 'max_age', self.now()))
     end
   end
   -- a session that waits for its rate, up to its idle_timeout, has what it will send in hand
@@ -123,7 +137,7 @@ function checks.limits(self, account, attempt)
     end
   end
   account.active[attempt] = true
-  if count + 1 > hook.limit then
+  if count + 1 > checks.most(hook, 'limit', now) then
     self:wrong('%s: %d requests at once, the limit is %d', account.name, count + 1, hook.limit)
   end
   if hook.rate_n then

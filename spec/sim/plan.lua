@@ -11,7 +11,7 @@ local function domain(random, i)
     max_retry = math.max(retry, random:of { 300, 1200, 7200 }),
     max_age = random:of { 600, 7200, 43200, 172800 },
     limit = random:of { 1, 2, 5 },
-    max_ready = random:of { 1, 3, 10, 100 },
+    max_ready = random:of { 1, 3, 100, 1000, 1000 },
     per_connection = random:of { 1, 3, 100 },
   }
 end
@@ -27,7 +27,7 @@ local function hook(random, i)
     max_age = random:of { 1800, 14400, 86400, 604800 },
     limit = random:of { 1, 2, 4 },
     per_connection = random:of { 1, 5, 1000 },
-    max_ready = random:of { 1, 3, 10, 100 },
+    max_ready = random:of { 1, 3, 100, 1000, 1000 },
     gate_failures = random:of { 0, 2, 5 },
     timeout = random:of { 2, 10, 30 },
     back_pressure = random:of { 1, 4, 100 },
@@ -83,6 +83,7 @@ function plan.new(random, extra)
     first_generation = random:of { 1, 2 ^ 32 - 20, 2 ^ 32 - 2, random:int(1, 2 ^ 32 - 1) },
     group_bytes = random:of { 4096, segment / 2, segment * 4 },
     body_file_bytes = random:of { 1500, 4096, 262144 },
+    floor_bytes = segment * extra:of { 1, 1, 2, 4 }, -- beyond it what lives is copied forward
   }
   self.busy = random:of { 1, 2, 4 } -- mails at once
   self.recipients = segment < 65536 and 1 or random:of { 1, 3 }
@@ -103,6 +104,18 @@ function plan.change(self, random)
   if self.sizes.body_file_bytes > 100000 and random:chance(0.2) then
     self.flush = not self.flush
   end
+end
+
+--- Other limits of a path, and delays of a domain, for a new configuration epoch. The former ones may be in use for a while.
+function plan.retune(of, random, now)
+  local new = of.ip and domain(random, 0) or hook(random, 1)
+  local values, former = {}, { at = now }
+  local keys = { 'limit', 'max_ready', 'per_connection', of.ip and 'retry', of.ip and 'max_retry', of.ip and 'max_age' }
+  for _, key in ipairs(keys) do
+    values[key], former[key], of[key] = new[key], of[key], new[key]
+  end
+  of.former = former
+  return values
 end
 
 --- As the text of a Lua table.

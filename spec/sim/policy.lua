@@ -178,6 +178,18 @@ function sim.epoch()
   kumo.bump_config_epoch()
 end
 
+--- Other values for a domain or a hook, from the next epoch on.
+function sim.retune(name, values)
+  local of = PLAN.domains[name]
+  for _, hook in ipairs(PLAN.hooks) do
+    of = hook.name == name and hook or of
+  end
+  for key, value in pairs(values) do
+    of[key] = value
+  end
+  kumo.bump_config_epoch()
+end
+
 function sim.replay(hook, limit)
   return kumo.api.admin.dead_letters.replay { hook = hook, limit = limit }
 end

@@ -131,9 +131,9 @@ local HARMLESS = {
   'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
   'more lines like this', 'the endpoint refuses everything', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
 } -- stylua: ignore
-local OF_MEMORY = { 'memory', 'the policy cannot', 'raised', 'failed', 'cannot' } -- while allocations fail
+local OF_MEMORY = { 'memory' } -- once allocations have failed; what could not be configured is remembered for a while
 local OF_DAMAGE = { -- after a power cut without flush
-  'damaged', 'damage has hit', 'should be waiting', 'makes no sense', 'segments of the log are missing', 'offered is set right',
+  'damaged', 'damage has hit', 'lost its header', 'should be waiting', 'makes no sense', 'segments of the log are missing', 'offered is set right',
 } -- stylua: ignore
 local OF_DISKS = { 'cannot be read', 'cannot be stored', 'could not be stored', 'no space', 'No space' } -- while one fails, or has
 
@@ -149,7 +149,7 @@ function scenario:check_log(rt, ghost)
       fine = fine or (self.hurt or self.was_hurt) and line:find(pattern) ~= nil
     end
     for _, pattern in ipairs(OF_MEMORY) do
-      fine = fine or self.model.starved and line:find(pattern) ~= nil
+      fine = fine or self.model.has_starved and line:find(pattern) ~= nil
     end
     for _, pattern in ipairs(OF_DAMAGE) do
       fine = fine or (self.model.damaged or disk.is_ghost()) and line:find(pattern) ~= nil
@@ -210,9 +210,11 @@ function scenario:any_domain()
   return self.random:of(names)
 end
 
-function scenario:send_mail()
+---@param domain string?
+function scenario:send_mail(domain)
   local chance, model_ = self.random, self.model
-  local addresses, domain = {}, self:any_domain()
+  local addresses = {}
+  domain = domain or self:any_domain()
   for i = 1, chance:int(1, self.plan.recipients) do
     self.counts.mails = self.counts.mails + 1
     addresses[i] = ('r%d@%s'):format(self.counts.mails, domain)

@@ -23,6 +23,7 @@ local HTTP_WEATHER = {
   },
   lossy = { { 10, 'ok' }, { 5, 'lost_reset' }, { 5, 'lost_hang' }, { 5, 'late' }, { 5, 'partial' } },
   busy = { { 1, '503' } },
+  sluggish = { { 1, 'slow' } },
   limited = { { 3, '429' }, { 1, 'ok' } },
   hung = { { 1, 'hang' } },
   resetting = { { 1, 'reset' } },
@@ -34,10 +35,11 @@ local SMTP_WEATHER = {
   fair = { { 60, 'ok' }, { 10, 'slow' }, { 4, '450' }, { 1, 'reset' }, { 1, '550' } },
   mixed = {
     { 30, 'ok' }, { 10, 'slow' }, { 10, '450' }, { 8, '550' }, { 4, '421' }, { 4, 'reset' }, { 4, 'lost_reset' },
-    { 2, 'lost_hang' }, { 2, 'hang' }, { 4, 'close' },
+    { 2, 'lost_hang' }, { 2, 'hang' }, { 4, 'close' }, { 2, 'late' }, { 3, 'twice' }, { 2, 'garbage' },
   },
-  lossy = { { 10, 'ok' }, { 8, 'lost_reset' }, { 2, 'lost_hang' } },
+  lossy = { { 10, 'ok' }, { 8, 'lost_reset' }, { 2, 'lost_hang' }, { 2, 'late' } },
   busy = { { 1, '450' } },
+  sluggish = { { 1, 'slow' } },
   limited = { { 3, '421' }, { 1, 'ok' } },
   hung = { { 1, 'hang' } },
   resetting = { { 1, 'reset' } },
@@ -45,7 +47,7 @@ local SMTP_WEATHER = {
   silent = { { 1, 'ok' } },
 } -- stylua: ignore
 world.WEATHERS = {
-  { 20, 'fine' }, { 30, 'fair' }, { 30, 'mixed' }, { 8, 'lossy' }, { 8, 'busy' }, { 4, 'limited' }, { 3, 'hung' },
+  { 20, 'fine' }, { 30, 'fair' }, { 30, 'mixed' }, { 8, 'lossy' }, { 8, 'busy' }, { 6, 'sluggish' }, { 4, 'limited' }, { 3, 'hung' },
   { 3, 'resetting' }, { 4, 'refused' }, { 2, 'silent' },
 } -- stylua: ignore
 
@@ -340,6 +342,14 @@ function world.serve_smtp(self, place, wired, number)
           verdict, answer = 'lost', { reset = true }
         elseif deed == 'lost_hang' then
           verdict, answer = 'lost', { hang = true }
+        elseif deed == 'late' then
+          verdict, answer = 'lost', { code = 250, delay = ('%ds'):format(random:int(301, 600)) }
+          over() -- the client has gone by then
+        elseif deed == 'twice' then
+          wired:write '250 2.0.0 once\r\n'
+        elseif deed == 'garbage' then
+          verdict, answer = 'no', { hang = true }
+          wired:write(random:of { 'HTTP/1.1 200 OK\r\n', '\0\255\r\n', '25O OK\r\n', '\r\n' })
         elseif deed == 'close' then
           answer = { code = 250, close = true }
         end
