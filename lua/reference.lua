@@ -239,7 +239,8 @@ end
 local function extra_files()
   local out = {}
   for _, name in ipairs(tool.list(c.share_dir .. '/policy-extras') or {}) do
-    if name:find '%.lua$' and not name:find '^log_hook_' then -- those are parts of log_hooks
+    local is_part = name:find '^log_hook_' or name == 'data_files.lua' -- of log_hooks, of listener_domains and sources
+    if name:find '%.lua$' and not is_part then
       out[#out + 1] = 'policy-extras/' .. name
     end
   end

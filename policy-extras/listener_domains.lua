@@ -13,14 +13,12 @@
 --- The section for the session's listener and the domain counts, else the one without listener, else `["*"]`. An exact name
 --- comes before `*.` and its domain, the longest of these before `*`. One section alone counts. See docs/smtp.md.
 local kumo = require 'kumo'
+local data_files = require 'policy-extras.data_files'
 
 ---@class listener_domains
 local listener_domains = {}
 
-local CACHE_TTL = '5 minutes'
-
 local set_up = false -- in this Lua state
-local last_good, told
 
 -- --- reading --------------------------------------------------------------------------------------------
 
@@ -53,24 +51,14 @@ local function read_section(domains, at, name, options, errors)
   end
   local ok, err = pcall(kumo.make_listener_domain, section.options)
   if not ok then
-    local text = tostring(err):match '^(.-), while processing ' or tostring(err)
-    errors[#errors + 1] = ('%s: [%q]: %s'):format(at, name, (text:gsub('^.-kumo%.make_listener_domain: ', '')))
+    errors[#errors + 1] = ('%s: [%q]: %s'):format(at, name, data_files.reason(err, 'make_listener_domain'))
   end
 end
 
 local function read_file(data, file, number, errors)
-  local name, content, places = file, file, {}
-  if type(file) == 'string' then
-    local ok
-    ok, content, places = pcall(kumo.serde.load_with_places, file)
-    if not ok then
-      errors[#errors + 1] = tostring(content)
-      return
-    end
-  elseif type(file) == 'table' then
-    name = ('table %d of setup'):format(number)
-  else
-    errors[#errors + 1] = ('entry %d of setup: a path or a table is expected, got %s'):format(number, type(file))
+  local content, name, places = data_files.read(file, number)
+  if not content then
+    errors[#errors + 1] = name
     return
   end
   for domain, options in pairs(content) do
@@ -132,24 +120,12 @@ local function find_all(data, name, listener)
   return own and (find(own, name) or own['*']) or find(data.domains, name) or data.domains['*']
 end
 
--- What comes from the cache is read-only and no table.
-local function plain(value)
-  if type(value) ~= 'table' and type(value) ~= 'userdata' then
-    return value
-  end
-  local copy = {}
-  for key, member in pairs(value) do
-    copy[key] = plain(member)
-  end
-  return copy
-end
-
 local function answer(data, domain, listener, conn_meta)
   local section = find_all(data, domain:lower(), listener)
   if not section then
     return nil
   end
-  local options = plain(section.options)
+  local options = data_files.plain(section.options)
   local id = section.authz and conn_meta:get_meta 'authz_id'
   if id and section.authz[id] then
     local peer = conn_meta:get_meta 'received_from'
@@ -177,16 +153,8 @@ function listener_domains:setup(files)
   if #errors > 0 then
     error('listener_domains:setup: ' .. table.concat(errors, '\n'), 2)
   end
-  set_up, last_good = true, data
-
-  local cache_key = kumo.serde.json_encode(files) -- the cache is shared by all states of the process
-  local get_data = kumo.memoize(function()
-    local fresh, wrong = load(files)
-    if #wrong > 0 then
-      error(table.concat(wrong, '\n'), 0)
-    end
-    return fresh
-  end, { name = 'tailrace.listener_domains', ttl = CACHE_TTL, capacity = 4, invalidate_with_epoch = true })
+  set_up = true
+  local current = data_files.live('listener_domains', files, data, load)
 
   kumo.on('validate_config', function()
     for _, text in ipairs(listener_domains.check(files)) do
@@ -196,14 +164,7 @@ function listener_domains:setup(files)
   end)
 
   return function(domain, listener, conn_meta)
-    local ok, fresh = pcall(get_data, cache_key)
-    if ok then
-      last_good, told = fresh, nil
-    elseif told ~= tostring(fresh) then
-      told = tostring(fresh)
-      kumo.log_error('listener_domains: the files cannot be used, the last good ones stay: ' .. told)
-    end
-    return answer(last_good, domain, listener, conn_meta)
+    return answer(current(), domain, listener, conn_meta)
   end
 end
 

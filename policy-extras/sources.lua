@@ -10,15 +10,12 @@
 ---
 --- Answers get_egress_source and get_egress_pool. See docs/shaping.md.
 local kumo = require 'kumo'
+local data_files = require 'policy-extras.data_files'
 
 ---@class sources
 local sources = {}
 
-local CACHE_TTL = '5 minutes'
-
 local set_up = false -- in this Lua state
-local last_good -- what was answered from, if a file cannot be used later
-local told -- what the log says of them
 
 -- --- findings -------------------------------------------------------------------------------------------
 
@@ -41,12 +38,6 @@ local function line_of(places, ...)
     places = places[(select(i, ...))]
   end
   return type(places) == 'table' and places[0] or places or line
-end
-
---- What is wrong, of an error of kumo.make_*.
-local function reason(err)
-  local text = tostring(err):match '^(.-), while processing ' or tostring(err)
-  return (text:gsub('^.-kumo%.make_egress_source: ', ''))
 end
 
 -- --- reading --------------------------------------------------------------------------------------------
@@ -107,18 +98,9 @@ local function read_pool(data, name, entries, file, places, found)
 end
 
 local function read_file(data, file, number, found)
-  local name, content, places = file, file, {}
-  if type(file) == 'string' then
-    local ok
-    ok, content, places = pcall(kumo.serde.load_with_places, file)
-    if not ok then
-      found.errors[#found.errors + 1] = tostring(content)
-      return
-    end
-  elseif type(file) == 'table' then
-    name = ('table %d of setup'):format(number)
-  else
-    found.errors[#found.errors + 1] = ('entry %d of setup: a path or a table is expected, got %s'):format(number, type(file))
+  local content, name, places = data_files.read(file, number)
+  if not content then
+    found.errors[#found.errors + 1] = name
     return
   end
   for section, members in pairs(content) do
@@ -151,7 +133,8 @@ local function load(files)
   for name, options in pairs(data.source) do
     local ok, err = pcall(kumo.make_egress_source, options)
     if not ok then
-      add(found.errors, data.where[name].file, data.where[name].line, ('[source.%q]'):format(name), reason(err))
+      local where, text = data.where[name], data_files.reason(err, 'make_egress_source')
+      add(found.errors, where.file, where.line, ('[source.%q]'):format(name), text)
     end
   end
   for name, entries in pairs(data.pool) do
@@ -178,31 +161,7 @@ end
 
 -- --- setup -------------------------------------------------------------------------------------------------
 
-local get_data, cache_key
-
---- What comes from the cache is read-only and no table.
-local function plain(value)
-  if type(value) ~= 'table' and type(value) ~= 'userdata' then
-    return value
-  end
-  local copy = {}
-  for key, member in pairs(value) do
-    copy[key] = plain(member)
-  end
-  return copy
-end
-
---- The data of the moment; the last good ones if the files cannot be used now.
-local function current()
-  local ok, data = pcall(get_data, cache_key)
-  if ok then
-    last_good, told = data, nil
-  elseif told ~= tostring(data) then
-    told = tostring(data)
-    kumo.log_error('sources: the files cannot be used, the last good ones stay: ' .. told)
-  end
-  return last_good
-end
+local current -- the data of the moment
 
 --- Answers get_egress_source and get_egress_pool from files. Raises with all that is wrong in them.
 ---@param files (string|table)[]  paths of TOML or JSON, or tables of the same shape; later ones add
@@ -228,23 +187,18 @@ function sources:setup(files)
   if #found.errors > 0 then
     error('sources:setup: ' .. table.concat(found.errors, '\n'), 2)
   end
-  set_up, last_good = true, data
-
-  cache_key = kumo.serde.json_encode(files) -- the cache is shared by all states of the process
-  get_data = kumo.memoize(function()
-    local fresh, seen = load(files)
-    if #seen.errors > 0 then
-      error(table.concat(seen.errors, '\n'), 0)
-    end
-    return fresh
-  end, { name = 'tailrace.sources', ttl = CACHE_TTL, capacity = 4, invalidate_with_epoch = true })
+  set_up = true
+  current = data_files.live('sources', files, data, function(list)
+    local fresh, seen = load(list)
+    return fresh, seen.errors
+  end)
 
   kumo.on('get_egress_source', function(name)
     local options = current().source[name]
     if not options then
       error(("there is no [source.%q] in the files of sources:setup"):format(name), 0)
     end
-    return kumo.make_egress_source(plain(options))
+    return kumo.make_egress_source(data_files.plain(options))
   end)
 
   kumo.on('get_egress_pool', function(name)
