@@ -103,8 +103,8 @@ function acts.starve(run)
   if not run.plan.memory then
     return
   end
-  local kind, after, times = run.random:of { 'malloc', 'lua' }, run.random:log(1, 5000), run.random:of { 1, 3, 30, 200 }
-  run.model.starved, run.model.has_starved = true, true
+  local kind, after, times = run.random:of { 'malloc', 'lua' }, run.random:log(1, 5000), run.random:of { 1, 1, 3, 10, 30 }
+  run.model.starved, run.model.has_starved, run.model.ever_starved = true, true, true
   run.trace('starve %s after %d, %d times', kind, after, times)
   memory.fail(kind, after, times)
 end

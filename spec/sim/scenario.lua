@@ -93,7 +93,7 @@ function scenario:start()
     })
     if ok then
       self.rt = rt
-      self.model:life_begins(not self.plan.flush)
+      self.model:life_begins(not self.plan.flush, disk.is_ghost())
       self.written_at = self:now()
       self.started = self:now()
       self.trace('start')
@@ -102,6 +102,7 @@ function scenario:start()
     self.trace('no start: %s', tostring(rt):match '^[^\n]*')
     failures = failures + 1
     memory.calm()
+    self.model.unheard = memory.failures()
     if disk.is_ghost() then
       self:revive()
     elseif failures >= PATIENCE then
@@ -131,7 +132,7 @@ local HARMLESS = {
   'cannot write to', 'can be written again', 'the filter of the simulation raises', 'the constructor of the simulation raises',
   'more lines like this', 'the endpoint refuses everything', 'closed with %d+ changes', 'asked again', 'still busy', 'task:',
 } -- stylua: ignore
-local OF_MEMORY = { 'memory' } -- once allocations have failed; what could not be configured is remembered for a while
+local OF_MEMORY = { 'memory', 'its line cannot be made' } -- once allocations have failed; what could not be configured is remembered for a while
 local OF_DAMAGE = { -- after a power cut without flush
   'damaged', 'damage has hit', 'lost its header', 'should be waiting', 'makes no sense', 'segments of the log are missing', 'offered is set right',
 } -- stylua: ignore
@@ -164,10 +165,10 @@ end
 --- Ends the engine in order, or as a ghost, of which nothing counts.
 function scenario:stop(deadline_s)
   local rt = self.rt
+  local balances, text = rt:stop(deadline_s)
   if self.hurt then
     self.model:disk_troubled()
   end
-  local balances, text = rt:stop(deadline_s)
   local ghost = disk.is_ghost()
   local died_at, cut = disk.death()
   self:check_log(rt, ghost)
@@ -289,6 +290,7 @@ function scenario:compare()
     self.trace('pending %d', figures.pending_bytes)
     return
   end
+  self.model.unheard = memory.failures()
   self.model:rest()
   if self.model.starved and not memory.will_fail() then
     self.model.starved = false
