@@ -402,6 +402,7 @@ struct tr_worker {
 	_Atomic uint32_t undecided_count; /* in all of them */
 	uint32_t undecided_account;       /* whose turn it is */
 	bool undecided_loading;
+	struct message_list nulls; /* of the null queue, whose drop was refused; IN_PARKED */
 	struct tr_mail decide_mail;
 	_Atomic bool decide_posted;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
@@ -424,7 +425,8 @@ void worker_start(struct tr_worker *worker);
 int worker_init(
 	struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *loop, uint32_t index, uint64_t seed);
 void worker_fini(struct tr_worker *worker);
-void worker_decide(struct tr_worker *worker); /* undecided ones */
+void worker_decide(struct tr_worker *worker);     /* undecided ones */
+void worker_drop_nulls(struct tr_worker *worker); /* tries again */
 void worker_undecided_add(struct tr_worker *worker, uint32_t slot);
 struct tr_worker *worker_here(struct tr_engine *engine); /* whose loop runs in this thread; NULL: none */
 void worker_stop(struct tr_worker *worker);

@@ -36,125 +36,6 @@ op_event_init(struct tr_event *event, enum tr_event_type type, const struct tr_m
 	event->num_attempts = -1;
 }
 
-/* --- after the commit --------------------------------------------------------------------------------------- */
-
-/* Messages of one queue mostly come in runs: one subtraction each. */
-struct run {
-	struct tr_sched *sched;
-	int64_t count;
-};
-
-static void
-run_add(struct run *run, struct tr_sched *sched)
-{
-	if (run->sched != sched) {
-		if (run->sched != NULL)
-			sched_count(run->sched, -run->count);
-		run->sched = sched;
-		run->count = 0;
-	}
-	run->count++; /* without a queue there is nothing to count down */
-}
-
-static void
-run_end(struct run *run)
-{
-	if (run->sched != NULL)
-		sched_count(run->sched, -run->count);
-	run->sched = NULL;
-}
-
-static void
-settle_committed(struct outcome_op *op)
-{
-	struct tr_worker *worker = op->worker;
-	struct tr_engine *engine = worker->engine;
-	struct slot_list local = SLOT_LIST_EMPTY;
-	struct run run = {NULL, 0};
-	struct tr_message *message;
-
-	count_add(engine, IN_FLIGHT, -(int64_t)(op->ended.count + op->dead.count + op->lost.count + op->moved.count));
-	while ((message = list_pop(&op->dead)) != NULL) {
-		run_add(&run, message->owner_data);
-		tr_dead_add(engine->dead, message->slot, tr_str(message->queue != NULL ? message->queue : ""));
-		tr_message_free(message);
-	}
-	while ((message = list_pop(&op->ended)) != NULL) {
-		run_add(&run, sched_of(engine, message));
-		tr_message_free(message);
-	}
-	while (op->lost.count > 0) {
-		uint32_t slot = slots_pop(engine->spool, &op->lost);
-
-		run_add(&run, sched_at(engine, tr_spool_stub(engine->spool, slot)->queue));
-	}
-	count_move(engine, IN_FLIGHT, IN_PARKED, op->parked.count);
-	while ((message = list_pop(&op->parked)) != NULL) {
-		run_add(&run, sched_of(engine, message));
-		tr_dead_add(engine->dead, message->slot, tr_str(message->queue != NULL ? message->queue : ""));
-		tr_message_free(message);
-	}
-	while ((message = list_pop(&op->kept)) != NULL) {
-		struct tr_sched *sched = sched_of(engine, message);
-		uint32_t slot = message->slot;
-
-		tr_message_free(message);
-		if (sched->home == worker)
-			slots_add(engine->spool, &local, slot);
-		else
-			worker_post_slot(worker, sched->home, slot, false);
-	}
-	while ((message = list_pop(&op->moved)) != NULL) {
-		run_add(&run, sched_of(engine, message));
-		tr_queue_insert(
-			worker, message, op->spec.reasons[0] != NULL ? op->spec.reasons[0] : "LoggedTransientFailure");
-	}
-	run_end(&run);
-	leavers_go(op->leavers, worker);
-	op->leavers = NULL;
-	if (local.count > 0)
-		sched_return(worker, &local, false);
-}
-
-/* Nothing of it is stored: all wait again as they did. */
-static void
-settle_refused(struct outcome_op *op, int status)
-{
-	struct tr_engine *engine = op->worker->engine;
-	struct message_list *lists[] = {&op->ended, &op->kept, &op->moved, &op->parked};
-
-	tr_log(TR_LEVEL_ERROR, "queue", "outcomes of %u messages could not be stored (%s): they are tried again",
-		op->count, tr_err_text(status));
-	for (size_t i = 0; i < TR_COUNT(lists); i++) {
-		struct message_list back = {NULL, NULL, 0};
-		struct tr_message *message;
-
-		while ((message = list_pop(lists[i])) != NULL) {
-			struct tr_stub *stub = tr_spool_stub(engine->spool, message->slot);
-
-			message->flags &= ~TR_MSG_DIRTY; /* the stored form is what there is */
-			if (lists[i] == &op->parked)     /* op_park() marked it: it is judged again */
-				tr_stub_set(stub, message->due_ms,
-					(uint16_t)(tr_stub_flags(stub) & ~TR_MSG_POLICY_ERROR), message->attempts);
-			if (stub->queue != NO_SCHED) {
-				list_add(&back, message);
-				continue;
-			}
-			tr_message_free(message); /* for the null queue: it has no line to wait in */
-			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
-		}
-		ready_return_to_lines(op->worker, &back, true);
-	}
-	while (op->dead.head != NULL) { /* their new slots are taken back, the old ones wait for a restart */
-		tr_message_free(list_pop(&op->dead));
-		count_move(engine, IN_FLIGHT, IN_PARKED, 1);
-	}
-	while (op->lost.count > 0) { /* unreadable and unrecorded: seen again after a restart */
-		slots_pop(engine->spool, &op->lost);
-		count_move(engine, IN_FLIGHT, IN_PARKED, 1);
-	}
-}
-
 static void
 op_done(struct tr_outbox *outbox, int status)
 {
@@ -168,9 +49,9 @@ op_done(struct tr_outbox *outbox, int status)
 		message = NULL;
 	}
 	if (status == TR_OK)
-		settle_committed(op);
+		op_settle(op);
 	else
-		settle_refused(op, status);
+		op_set_back(op, status);
 	leavers_drop(op->leavers, worker->engine->spool); /* they stay */
 	worker->unsettled -= op->count;
 	sessions_settled(worker);
@@ -194,7 +75,7 @@ op_new(struct tr_worker *worker)
 	if (op == NULL)
 		return NULL;
 	op->worker = worker;
-	op->lost = SLOT_LIST_EMPTY;
+	op->lost = op->died = SLOT_LIST_EMPTY;
 	tr_outbox_init(&op->outbox, worker, op_done, op);
 	busy_add(worker->engine);
 	return op;
@@ -290,6 +171,7 @@ op_die(struct outcome_op *op, struct tr_message *message, enum tr_column column,
 	op_leaves(op, sched, slot);
 	message->owner_data = sched;
 	list_add(&op->dead, message);
+	slots_add(engine->spool, &op->died, slot);
 }
 
 void

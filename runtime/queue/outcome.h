@@ -38,6 +38,7 @@ struct outcome_op {
 	struct retry_spec spec;
 	struct tr_buf line;                 /* response for the hook */
 	struct slot_list lost;              /* damaged stubs */
+	struct slot_list died;              /* those that the letters in `dead` take the place of */
 	struct tr_message *telling_message; /* of tr_session_tell_rcpts(); NULL: none */
 	struct tr_telling *telling;         /* NULL: nobody waits for it any more */
 	struct leavers *leavers;            /* what ends by it and holds a key */
@@ -45,6 +46,9 @@ struct outcome_op {
 /* Own, in endpoint.c: what the outcome says of the endpoint; before the messages are let go. */
 void endpoint_outcome(struct session *session, const struct tr_outcome *outcome);
 struct outcome_op *op_new(struct tr_worker *worker); /* NULL: no memory */
+/* Own, in settle.c: after the commit; after a refusal. */
+void op_settle(struct outcome_op *op);
+void op_set_back(struct outcome_op *op, int status);
 void op_end(struct outcome_op *op, struct tr_message *message, enum tr_column column, enum tr_reason reason);
 /* Ends a message that was refused for good or has expired: a log record becomes a dead letter if its hook keeps them,
  * else the message goes to `column`. */

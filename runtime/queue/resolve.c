@@ -276,9 +276,8 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 		tr_stub_set_queue(tr_spool_stub(engine->spool, message->slot), NO_SCHED);
 		count_add(engine, IN_FLIGHT, 1);
 		if (op == NULL) {
-			tr_log(TR_LEVEL_ERROR, "queue", "no memory: a message for the null queue waits for a restart");
+			list_add(&worker->nulls, message); /* the housekeeping tries again */
 			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
-			tr_message_free(message);
 			return;
 		}
 		op_end(op, message, TR_COL_DROPPED, TR_REASON_NULL_QUEUE);

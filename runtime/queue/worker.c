@@ -210,6 +210,7 @@ housekeeping(struct tr_timer *timer)
 		tr_dead_trim(worker->engine->dead, worker->loop);
 	}
 	worker_decide(worker);
+	worker_drop_nulls(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
 }
 
@@ -277,6 +278,8 @@ worker_fini(struct tr_worker *worker)
 
 	if (worker->posts == NULL)
 		return; /* never initialised */
+	while (worker->nulls.head != NULL)
+		tr_message_free(list_pop(&worker->nulls));
 	releases_free(worker);
 	for (size_t i = 0; i < TR_COUNT(timers); i++)
 		tr_timer_stop(tr_loop_wheel(worker->loop), timers[i]);

@@ -103,9 +103,9 @@ keep_message(struct tr_outbox *outbox, int status)
 	*(int *)outbox->owner = status;
 }
 
-/* The drop of a message for the null queue is refused: it has no queue to go back to. */
+/* The drop of a message for the null queue is refused: it has no queue to go back to, and is tried again. */
 static void
-refused_null_drop_waits_for_a_restart(void **state)
+refused_null_drop_is_tried_again(void **state)
 {
 	struct rig rig;
 	struct tr_message *message = rig_message("null", 1);
@@ -132,11 +132,94 @@ refused_null_drop_waits_for_a_restart(void **state)
 	rig_run(&rig, TR_NS_PER_S);
 	assert_int_equal(rig_figures(&rig).parked, 1);
 	assert_int_equal(rig_check(&rig), 1);
-	rig_close(&rig);
-	rig_open(&rig);
-	rig_run(&rig, TR_NS_PER_S);
+	rig_run(&rig, 11 * TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).parked, 0);
 	assert_int_equal(rig_check(&rig), 0);
 	assert_int_equal(rig_column(&rig, TR_COL_DROPPED), 1);
+	rig_fini(&rig);
+}
+
+static uint32_t refusals; /* of changes to come that tell of something */
+
+static void
+emit_in_vain(void *arg, struct tr_outbox *outbox, const struct tr_event *event)
+{
+	if (refusals > 0) {
+		refusals--;
+		tr_change_fail(&outbox->change, TR_ENOMEM);
+	}
+	rig_emit(arg, outbox, event);
+}
+
+static int64_t
+refuse(struct rig *rig, struct rig_session *session, struct tr_outcome *outcome)
+{
+	rig_fail(outcome, 550);
+	return 0;
+}
+
+/* A record dies, and the change with its letter is refused: it waits as it did, is tried again, and becomes a letter.
+ */
+static void
+refused_letter_is_tried_again(void **state)
+{
+	struct tr_message *record = rig_message("h.log_hook", 1);
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.send = refuse;
+	rig_open(&rig);
+	rig.engine->ops.emit = emit_in_vain;
+	assert_int_equal(tr_spool_account(rig.spool, "h", &record->account), TR_OK);
+	record->flags |= TR_MSG_LOG_RECORD;
+	refusals = 2;
+	rig_put_message(&rig, tr_engine_worker(rig.engine, 0), record);
+	rig_run(&rig, 10 * TR_NS_PER_S);
+	assert_int_equal(refusals, 0);
+	assert_int_equal(rig.calls, 3);
+	assert_int_equal(rig_figures(&rig).parked, 0);
+	assert_int_equal(tr_dead_count(tr_engine_dead(rig.engine)), 1);
+	assert_int_equal(rig_check(&rig), 1);
+	rig_fini(&rig);
+}
+
+/* The end of one that is damaged in the spool is refused: it is read again, found damaged again, and counted. */
+static void
+refused_loss_is_tried_again(void **state)
+{
+	struct tr_message *message = rig_message("one.example", 1);
+	struct outcome_op *op;
+	struct tr_sched *sched;
+	struct rig rig;
+	uint32_t slot;
+
+	rig_init(&rig);
+	rig.send = up_or_down;
+	down = true;
+	rig_open(&rig);
+	rig_put_message(&rig, tr_engine_worker(rig.engine, 0), message);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(rig_figures(&rig).timers, 1);
+	sched = rig.engine->workers[0].homes;
+	for (slot = 0;
+		tr_spool_stub(rig.spool, slot)->queue != sched->index || tr_spool_stub(rig.spool, slot)->seq == 0;)
+		slot++;
+	slot_wheel_remove(&sched->home->wheel, slot); /* as a load that finds it damaged, without memory for its end */
+	count_move(rig.engine, IN_TIMERS, IN_FLIGHT, 1);
+	atomic_fetch_sub(&sched->waiting, 1);
+	segment_died(rig.spool, atomic_exchange(&tr_spool_stub(rig.spool, slot)->loc, LOC_LOST), 0);
+	op = op_new(tr_engine_worker(rig.engine, 0));
+	op_lost(op, slot);
+	tr_change_fail(&op->outbox.change, TR_ENOMEM);
+	op_submit(op);
+	rig_run(&rig, TR_NS_PER_S / 2);
+	assert_int_equal(rig_figures(&rig).in_flight, 0);
+	assert_int_equal(rig_figures(&rig).timers, 1);
+	down = false;
+	rig_run(&rig, HOUR_NS);
+	assert_int_equal(rig.sent, 0);
+	assert_int_equal(rig_column(&rig, TR_COL_DROPPED), 1);
+	assert_int_equal(rig_figures(&rig).line + rig_figures(&rig).timers + rig_figures(&rig).parked, 0);
 	rig_fini(&rig);
 }
 
@@ -270,7 +353,9 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(probe_under_pressure_is_repeated),
 		cmocka_unit_test(waits_no_longer_than_the_pressure),
-		cmocka_unit_test(refused_null_drop_waits_for_a_restart),
+		cmocka_unit_test(refused_null_drop_is_tried_again),
+		cmocka_unit_test(refused_letter_is_tried_again),
+		cmocka_unit_test(refused_loss_is_tried_again),
 		cmocka_unit_test(resolve_during_the_stop_is_answered),
 		cmocka_unit_test(forsaken_ready_queue_gives_back),
 		cmocka_unit_test(throttle_handler_cancelled_by_the_stop),
