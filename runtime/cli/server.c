@@ -588,9 +588,3 @@ tr_server_spool(struct tr_server *server)
 {
 	return server->spool;
 }
-
-struct tr_recorder *
-tr_server_recorder(struct tr_server *server)
-{
-	return server->recorder;
-}

@@ -60,7 +60,6 @@ struct tr_loop *tr_server_loop(struct tr_server *server); /* worker 0's */
 struct tr_host *tr_server_host(struct tr_server *server); /* worker 0's */
 struct tr_engine *tr_server_engine(struct tr_server *server);
 struct tr_spool *tr_server_spool(struct tr_server *server);
-struct tr_recorder *tr_server_recorder(struct tr_server *server);
 
 /* Directory with lua/ and policy-extras/: $TAILRACE_SHARE, else ../share/tailrace beside the program, else the source
  * tree that it was built from. Static. */

@@ -15,12 +15,6 @@ tr_intake_set_limit(int64_t bytes)
 	limit = bytes;
 }
 
-int64_t
-tr_intake_limit(void)
-{
-	return limit;
-}
-
 bool
 tr_intake_take(enum tr_intake_kind kind, int64_t bytes)
 {

@@ -18,7 +18,6 @@ enum tr_intake_kind {
 
 /* Before anything is received; bytes > 0. */
 void tr_intake_set_limit(int64_t bytes);
-int64_t tr_intake_limit(void);
 /* Counts `bytes`; false: they do not fit and are not counted. */
 bool tr_intake_take(enum tr_intake_kind kind, int64_t bytes);
 void tr_intake_give(enum tr_intake_kind kind, int64_t bytes);

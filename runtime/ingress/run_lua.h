@@ -6,8 +6,6 @@
 
 /* The service, or an error naming the function when called outside pre_init and init. */
 struct tr_run *tr_run_check(lua_State *L, const char *function);
-/* "10%", a number of bytes or inodes, or their digits: the key of an option table; def stays if it is absent. */
-void tr_opt_space_limit(lua_State *L, int idx, const char *function, const char *key, struct tr_space_limit *out);
 
 /* `require 'tr.run'`: kumo.define_spool. */
 int luaopen_tr_run(lua_State *L);

@@ -38,12 +38,6 @@ tr_lua_scratch(lua_State *L)
 	return buf;
 }
 
-const struct tr_addr *
-tr_addr_test(lua_State *L, int idx)
-{
-	return luaL_testudata(L, idx, ADDRESS);
-}
-
 struct tr_str
 tr_addr_text(lua_State *L, int idx)
 {
@@ -52,7 +46,7 @@ tr_addr_text(lua_State *L, int idx)
 
 	if (lua_type(L, idx) == LUA_TSTRING) {
 		text.data = lua_tolstring(L, idx, &text.len);
-	} else if ((addr = tr_addr_test(L, idx)) != NULL) {
+	} else if ((addr = luaL_testudata(L, idx, ADDRESS)) != NULL) {
 		text = tr_addr_str(addr);
 		if (text.data == NULL)
 			text.data = "";

@@ -129,8 +129,7 @@ void tr_queue_name_parse(struct tr_str name, struct tr_queue_name *out);
 
 /* Version-1 UUIDs: unique in the process over threads and clock steps; node and clock sequence random
  * per process. `hex` is 32 lower-case digits and a NUL. */
-void tr_uuid1(uint8_t out[16]);
-void tr_uuid1_at(int64_t wall_ns, uint8_t out[16]); /* the same for who has read the clock a moment ago */
+void tr_uuid1_at(int64_t wall_ns, uint8_t out[16]); /* wall_ns: now */
 void tr_uuid4(uint8_t out[16]);
 /* For tests: from now on this thread's ids follow from the seed and the clock. 0: random again. */
 void tr_uuid_repeatable(uint64_t seed);

@@ -18,8 +18,6 @@ struct tr_message *tr_message_take(lua_State *L, int idx, const char *function);
 
 /* Pushes an EnvelopeAddress, a copy. Raises when memory is short. */
 void tr_addr_push(lua_State *L, const struct tr_addr *addr);
-/* The EnvelopeAddress at idx, NULL if it is none. Borrowed from the Lua value. */
-const struct tr_addr *tr_addr_test(lua_State *L, int idx);
 /* A string or an EnvelopeAddress as text, borrowed from the value; .data NULL for anything else. Never raises. */
 struct tr_str tr_addr_text(lua_State *L, int idx);
 

@@ -117,12 +117,6 @@ put(uint8_t out[16], uint64_t steps, uint16_t sequence, const uint8_t node[6])
 }
 
 void
-tr_uuid1(uint8_t out[16])
-{
-	tr_uuid1_at(tr_wall_ns(), out);
-}
-
-void
 tr_uuid1_at(int64_t wall_ns, uint8_t out[16])
 {
 	struct uuid_state *self = &state;

@@ -23,7 +23,7 @@ struct tr_listener {
 	struct tr_sockaddr local;
 	void (*accepted)(void *arg, int fd, const struct tr_sockaddr *peer);
 	void *arg;
-	bool paused, complained;
+	bool complained;
 	struct tr_scripted_listener *scripted; /* NULL: a real socket */
 };
 
@@ -32,7 +32,7 @@ update(struct tr_listener *listener)
 {
 	if (listener->scripted != NULL)
 		return; /* a script's clients are not held back */
-	if (!listener->paused && !tr_timer_running(&listener->rest))
+	if (!tr_timer_running(&listener->rest))
 		ev_io_start(tr_loop_ev(listener->loop), &listener->readable);
 	else
 		ev_io_stop(tr_loop_ev(listener->loop), &listener->readable);
@@ -142,13 +142,6 @@ const struct tr_sockaddr *
 tr_listener_local(struct tr_listener *listener)
 {
 	return &listener->local;
-}
-
-void
-tr_listener_pause(struct tr_listener *listener, bool paused)
-{
-	listener->paused = paused;
-	update(listener);
 }
 
 void

@@ -71,7 +71,6 @@ int tr_listener_new(struct tr_loop *loop, const struct tr_sockaddr *at,
 	int *errnum);
 const struct tr_sockaddr *tr_listener_local(
 	struct tr_listener *listener); /* with the port that was chosen for port 0 */
-void tr_listener_pause(struct tr_listener *listener, bool paused);
 void tr_listener_free(struct tr_listener *listener);
 
 #endif

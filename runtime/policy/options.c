@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -282,4 +283,42 @@ tr_opt_duration_ns(lua_State *L, int idx, const char *function, const char *key,
 	int64_t ns = lua_isnil(L, -1) ? def : tr_check_duration_ns(L, -1, function, key);
 	lua_pop(L, 1);
 	return ns;
+}
+
+#define SPACE_MAX 9e18 /* of bytes or inodes: what an int64_t holds */
+
+/* 0 is a limit, too: any free space is enough. Only what is not given takes the default. */
+static struct tr_space_limit
+space_limit(double number, bool percent)
+{
+	if (number == 0)
+		return (struct tr_space_limit){-1, 0};
+	return percent ? (struct tr_space_limit){number, 0} : (struct tr_space_limit){0, (uint64_t)number};
+}
+
+void
+tr_opt_space_limit(lua_State *L, int idx, const char *function, const char *key, struct tr_space_limit *out)
+{
+	lua_getfield(L, idx, key);
+	if (lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) >= 0 && lua_tonumber(L, -1) <= SPACE_MAX) {
+		*out = space_limit(lua_tonumber(L, -1), false);
+	} else if (lua_type(L, -1) == LUA_TSTRING) {
+		const char *text = lua_tostring(L, -1);
+		char *end;
+		double value = strtod(text, &end);
+		if (end != text && value >= 0 && strcmp(end, "%") == 0 && value <= 100)
+			*out = space_limit(value, true);
+		else if (end != text && value >= 0 && value <= SPACE_MAX && *end == '\0')
+			*out = space_limit(value, false);
+		else
+			luaL_error(L, "%s: %s = '%s': a share such as \"10%%\" or a number is expected", function, key,
+				text);
+	} else if (lua_type(L, -1) == LUA_TNUMBER) {
+		luaL_error(L, "%s: %s: a number from 0 to %f is expected, got %f", function, key, SPACE_MAX,
+			lua_tonumber(L, -1));
+	} else if (!lua_isnil(L, -1)) {
+		luaL_error(L, "%s: %s: a share such as \"10%%\" or a number is expected, got %s", function, key,
+			luaL_typename(L, -1));
+	}
+	lua_pop(L, 1);
 }

@@ -17,6 +17,7 @@ int lua_error(lua_State *L) __attribute__((noreturn));
 #include <lualib.h>
 
 #include "base/buf.h"
+#include "base/file.h"
 #include "base/loop.h"
 
 struct tr_host;
@@ -209,6 +210,8 @@ bool tr_opt_bool(lua_State *L, int idx, const char *key, bool def);
 int64_t tr_opt_int(lua_State *L, int idx, const char *key, int64_t def);
 /* Duration key: number of seconds >= 0 or a text; ns. Raises with the function and key for a bad one. */
 int64_t tr_opt_duration_ns(lua_State *L, int idx, const char *function, const char *key, int64_t def);
+/* "10%", a number of bytes or inodes, or their digits; *out stays if the key is absent. */
+void tr_opt_space_limit(lua_State *L, int idx, const char *function, const char *key, struct tr_space_limit *out);
 /* A duration value at idx. */
 int64_t tr_check_duration_ns(lua_State *L, int idx, const char *function, const char *what);
 

@@ -190,12 +190,6 @@ tr_engine_dead(struct tr_engine *engine)
 	return engine->dead;
 }
 
-struct tr_shaping *
-tr_engine_shaping(struct tr_engine *engine)
-{
-	return engine->shaping;
-}
-
 void
 tr_worker_set_data(struct tr_worker *worker, void *data)
 {

@@ -93,8 +93,7 @@ struct tr_loop *tr_worker_loop(struct tr_worker *worker);
 uint32_t tr_worker_index(const struct tr_worker *worker);
 struct tr_spool *tr_engine_spool(struct tr_engine *engine);
 struct tr_dead_store *tr_engine_dead(struct tr_engine *engine); /* queue/dead.h */
-struct tr_shaping *tr_engine_shaping(struct tr_engine *engine);
-void tr_worker_set_data(struct tr_worker *worker, void *data); /* the host, for ops */
+void tr_worker_set_data(struct tr_worker *worker, void *data);  /* the host, for ops */
 void *tr_worker_data(const struct tr_worker *worker);
 double tr_worker_random(struct tr_worker *worker); /* [0,1), seeded */
 
@@ -160,7 +159,6 @@ struct tr_str tr_ready_name(const struct tr_ready *ready);
 struct tr_str tr_ready_site(const struct tr_ready *ready);
 struct tr_str tr_ready_source(const struct tr_ready *ready);
 struct tr_str tr_ready_routing_domain(const struct tr_ready *ready);
-const struct tr_queue_config *tr_ready_queue_config(const struct tr_ready *ready); /* of the queue that made it */
 bool tr_ready_is_hook(
 	const struct tr_ready *ready); /* TR_PROTO_LUA whose domain ends with .log_hook, or fed by log records */
 void tr_ready_configured(struct tr_ready *ready, struct tr_path_config *config, const char *error);

@@ -366,12 +366,6 @@ tr_ready_routing_domain(const struct tr_ready *ready)
 	return tr_str(ready->routing_domain);
 }
 
-const struct tr_queue_config *
-tr_ready_queue_config(const struct tr_ready *ready)
-{
-	return ready->queue;
-}
-
 bool
 tr_ready_is_hook(const struct tr_ready *ready)
 {

@@ -369,16 +369,17 @@ l_pool_gc(lua_State *L)
 	return 0;
 }
 
-struct tr_source_config *
-tr_source_config_at(lua_State *L, int idx)
+/* The definition behind the object at idx (borrowed), or NULL if it is something else. */
+static struct tr_source_config *
+source_at(lua_State *L, int idx)
 {
 	struct config_box *box = luaL_testudata(L, idx, SOURCE_TYPE);
 
 	return box != NULL ? box->config : NULL;
 }
 
-struct tr_pool_config *
-tr_pool_config_at(lua_State *L, int idx)
+static struct tr_pool_config *
+pool_at(lua_State *L, int idx)
 {
 	struct config_box *box = luaL_testudata(L, idx, POOL_TYPE);
 
@@ -426,7 +427,7 @@ source_ended(void *arg, const struct tr_task_result *result)
 		return;
 	}
 	if (result->count > 0)
-		config = tr_source_config_at(result->L, -result->count);
+		config = source_at(result->L, -result->count);
 	tr_source_configured(
 		arg, tr_source_config_ref(config), wrong(result, "get_egress_source", "kumo.make_egress_source", text));
 }
@@ -442,7 +443,7 @@ pool_ended(void *arg, const struct tr_task_result *result)
 		return;
 	}
 	if (result->count > 0)
-		config = tr_pool_config_at(result->L, -result->count);
+		config = pool_at(result->L, -result->count);
 	tr_pool_configured(
 		arg, tr_pool_config_ref(config), wrong(result, "get_egress_pool", "kumo.make_egress_pool", text));
 }
@@ -560,7 +561,7 @@ static int
 l_cache_source(lua_State *L)
 {
 	struct tr_str name = name_at(L);
-	struct tr_source_config *config = tr_source_config_at(L, 2);
+	struct tr_source_config *config = source_at(L, 2);
 	const char *error = config == NULL ? luaL_checkstring(L, 3) : NULL;
 
 	if (engine_of(L) != NULL)
@@ -576,7 +577,7 @@ static int
 l_cache_pool(lua_State *L)
 {
 	struct tr_str name = name_at(L);
-	struct tr_pool_config *config = tr_pool_config_at(L, 2);
+	struct tr_pool_config *config = pool_at(L, 2);
 	const char *error = config == NULL ? luaL_checkstring(L, 3) : NULL;
 
 	if (engine_of(L) != NULL)

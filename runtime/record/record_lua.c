@@ -141,39 +141,6 @@ opt_back_pressure(lua_State *L, int idx, const char *function)
 	return (uint32_t)value;
 }
 
-static struct tr_space_limit
-opt_space(lua_State *L, int idx, const char *function, const char *key)
-{
-	struct tr_space_limit limit = {10.0, 0};
-	const char *text;
-	char *end;
-
-	lua_getfield(L, idx, key);
-	if (!lua_isnil(L, -1)) {
-		bool ok = lua_type(L, -1) == LUA_TNUMBER || lua_type(L, -1) == LUA_TSTRING;
-
-		lua_pushvalue(L, -1); /* tolstring changes what it reads */
-		text = ok ? lua_tostring(L, -1) : NULL;
-		if (text != NULL && text[0] >= '0' && text[0] <= '9') {
-			double value = strtod(text, &end);
-
-			if (strcmp(end, "%") == 0 && value > 0 && value <= 100)
-				limit = (struct tr_space_limit){value, 0};
-			else if (*end == '\0' && value < 9e18)
-				limit = (struct tr_space_limit){0, (uint64_t)value};
-			else
-				text = NULL;
-		} else {
-			text = NULL;
-		}
-		if (text == NULL)
-			luaL_error(L, "%s: field '%s': '10%%' or a number expected", function, key);
-		lua_pop(L, 1);
-	}
-	lua_pop(L, 1);
-	return limit;
-}
-
 /* --- configuring
  * ------------------------------------------------------------------------------------------------------ */
 
@@ -342,7 +309,8 @@ l_configure_local_logs(lua_State *L)
 		{"max_segment_duration", 'd', false}, {"compression_level", 'i', false}, {"back_pressure", 'i', false},
 		{"meta", 't', false}, {"headers", 't', false}, {"per_record", 't', false}, {"filter_event", 's', false},
 		{"min_free_space", '*', false}, {"min_free_inodes", '*', false}};
-	struct tr_logger_config config = {.kind = TR_LOGGER_FILE};
+	struct tr_logger_config config = {
+		.kind = TR_LOGGER_FILE, .min_free_space = {10.0, 0}, .min_free_inodes = {10.0, 0}};
 
 	lua_settop(L, 1);
 	tr_check_options(L, 1, FN_LOCAL, keys, TR_COUNT(keys));
@@ -360,8 +328,8 @@ l_configure_local_logs(lua_State *L)
 	config.meta = opt_list(L, 1, FN_LOCAL, "meta");
 	config.headers = opt_list(L, 1, FN_LOCAL, "headers");
 	config.filter_event = tr_opt_string(L, 1, "filter_event", NULL, NULL);
-	config.min_free_space = opt_space(L, 1, FN_LOCAL, "min_free_space");
-	config.min_free_inodes = opt_space(L, 1, FN_LOCAL, "min_free_inodes");
+	tr_opt_space_limit(L, 1, FN_LOCAL, "min_free_space", &config.min_free_space);
+	tr_opt_space_limit(L, 1, FN_LOCAL, "min_free_inodes", &config.min_free_inodes);
 	read_per_record(L, 1, FN_LOCAL, config.per_record);
 	add_logger(L, FN_LOCAL, &config);
 	return 0;

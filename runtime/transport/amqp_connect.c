@@ -26,8 +26,8 @@ tr_amqp_real_ns(void)
 	return (int64_t)now.tv_sec * TR_NS_PER_S + now.tv_nsec;
 }
 
-struct timeval
-tr_amqp_timeval(int64_t ns)
+static struct timeval
+timeval_of(int64_t ns)
 {
 	ns = tr_max_i64(ns, 0);
 	return (struct timeval){ns / TR_NS_PER_S, ns % TR_NS_PER_S / 1000};
@@ -248,7 +248,7 @@ static bool
 connect_host(struct tr_amqp_connection *connection, const struct tr_amqp_host *host)
 {
 	const struct tr_amqp_settings *settings = &connection->pool->settings;
-	struct timeval limit = tr_amqp_timeval(settings->connect_timeout_ns);
+	struct timeval limit = timeval_of(settings->connect_timeout_ns);
 	amqp_socket_t *tcp;
 	int status;
 

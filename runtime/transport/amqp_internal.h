@@ -152,7 +152,6 @@ void tr_amqp_connection_interrupt(struct tr_amqp_connection *connection);
 
 /* Real time, ns, monotonic: these threads wait for real sockets, and a hold is out meanwhile. */
 int64_t tr_amqp_real_ns(void);
-struct timeval tr_amqp_timeval(int64_t ns); /* 0 for what is negative */
 /* What failed, for those whose messages it hits. */
 void tr_amqp_why(struct tr_amqp_connection *connection, int err, uint16_t code, const char *fmt, ...) TR_PRINTF(4, 5);
 void tr_amqp_why_status(struct tr_amqp_connection *connection, const char *what, int status); /* of rabbitmq-c */

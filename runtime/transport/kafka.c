@@ -133,8 +133,9 @@ bound_idle(struct tr_kafka *kafka)
 		producer_retire(oldest);
 }
 
-void
-tr_kafka_producer_rest(struct tr_kafka_producer *producer)
+/* Its last reference or call may have gone. */
+static void
+rest(struct tr_kafka_producer *producer)
 {
 	if (producer->refs > 0 || producer->calls > 0)
 		return;
@@ -378,7 +379,7 @@ tr_kafka_unref(struct tr_kafka_producer *producer)
 	if (producer == NULL)
 		return;
 	producer->refs--;
-	tr_kafka_producer_rest(producer);
+	rest(producer);
 }
 
 bool

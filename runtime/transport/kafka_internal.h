@@ -78,8 +78,6 @@ rd_kafka_conf_t *tr_kafka_conf_solo(rd_kafka_t *rk);
 /* The producer for records of this one that are to be alone in their request; NULL: there can be none now. Brokers
  * accept or refuse a batch as a whole: a refusal says which record is to blame only where it was alone. */
 struct tr_kafka_producer *tr_kafka_solo(struct tr_kafka_producer *producer);
-/* Its last reference or call may have gone. */
-void tr_kafka_producer_rest(struct tr_kafka_producer *producer);
 /* Offers what waits for room. */
 void tr_kafka_line_pump(struct tr_kafka_producer *producer);
 /* Frees the lists of headers that are kept. */

@@ -49,7 +49,7 @@ const char *const tr_redis_throttle_script =
 
 /* KEYS: name. ARGV: limit, lease, duration in seconds. Answer: "OK", or the seconds until the earliest lease expires. A
  * lease that is there already (its answer was lost) is taken again. */
-const char *const tr_redis_acquire_script =
+static const char *const acquire_script =
 	"if redis.replicate_commands then redis.replicate_commands() end\n"
 	"local time = redis.call('TIME')\n"
 	"local now = tonumber(time[1]) + tonumber(time[2]) / 1000000\n"
@@ -121,9 +121,7 @@ struct flight {
 static const char *
 script_text(enum script script)
 {
-	return script == THROTTLE  ? tr_redis_throttle_script
-	       : script == ACQUIRE ? tr_redis_acquire_script
-				   : extend_script;
+	return script == THROTTLE ? tr_redis_throttle_script : script == ACQUIRE ? acquire_script : extend_script;
 }
 
 static const char *

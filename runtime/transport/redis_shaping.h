@@ -19,7 +19,7 @@ const struct tr_shaping_backend *tr_redis_shaping_backend(struct tr_redis_shapin
 /* Asks the server whether it is there: call->then() as of tr_redis_start(). On the thread of `loop`. */
 int tr_redis_shaping_ping(struct tr_redis_shaping *shaping, struct tr_loop *loop, struct tr_redis_call *call);
 
-/* The scripts, for tests. */
-extern const char *const tr_redis_throttle_script, *const tr_redis_acquire_script;
+/* For tests. */
+extern const char *const tr_redis_throttle_script;
 
 #endif

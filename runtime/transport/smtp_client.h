@@ -86,7 +86,4 @@ enum tr_dial_trouble tr_smtpc_trouble(const struct tr_smtpc *smtp);
 /* What it waits for, for reports: "smtp: the reply to RCPT TO of mx.test". Owned by smtp, until the next call. */
 const char *tr_smtpc_waits_for(struct tr_smtpc *smtp);
 
-/* True for "[192.0.2.1]" or "[IPv6:2001:db8::1]"; *out gets the bare address. */
-bool tr_smtpc_domain_literal(struct tr_str domain, char out[64]);
-
 #endif

@@ -209,23 +209,3 @@ tr_smtpc_connect_reply(struct tr_smtpc *smtp, const struct tr_smtpc_reply *reply
 	tr_stream_write(smtp->stream, smtp->out.data, smtp->out.len);
 	tr_stream_deadline(smtp->stream, smtp->config.ehlo_timeout_ns);
 }
-
-bool
-tr_smtpc_domain_literal(struct tr_str domain, char out[64])
-{
-	unsigned char addr[16];
-	size_t skip = 1;
-	int family = AF_INET;
-
-	if (domain.len < 3 || domain.data[0] != '[' || domain.data[domain.len - 1] != ']')
-		return false;
-	if (domain.len > 7 && tr_str_ieq((struct tr_str){domain.data + 1, 5}, TR_STR("IPv6:"))) {
-		skip = 6;
-		family = AF_INET6;
-	}
-	if (domain.len - skip - 1 >= 64)
-		return false;
-	memcpy(out, domain.data + skip, domain.len - skip - 1);
-	out[domain.len - skip - 1] = '\0';
-	return inet_pton(family, out, addr) == 1;
-}

@@ -117,7 +117,7 @@ make_ids(void *arg)
 	uint8_t(*to)[16] = arg;
 
 	for (int i = 0; i < PER_THREAD; i++)
-		tr_uuid1(to[i]);
+		tr_uuid1_at(tr_wall_ns(), to[i]);
 	return NULL;
 }
 
@@ -146,7 +146,7 @@ ids_differ_over_clock_steps(void **state)
 {
 	tr_clock_virtual(INT64_C(1800000000) * TR_NS_PER_S);
 	for (int i = 0; i < PER_THREAD; i++) {
-		tr_uuid1(ids[i]);
+		tr_uuid1_at(tr_wall_ns(), ids[i]);
 		if (i % 1000 == 0)
 			tr_clock_step(i % 2000 == 0 ? -3600 * TR_NS_PER_S : 3600 * TR_NS_PER_S);
 		if (i % 1000 == 500)
@@ -166,7 +166,7 @@ ids_hold_the_time(void **state)
 	char hex[33], text[37];
 
 	tr_clock_virtual(moment + 7200 * TR_NS_PER_S); /* later than any other test */
-	tr_uuid1(id);
+	tr_uuid1_at(tr_wall_ns(), id);
 	assert_true(tr_uuid1_wall_ns(id) == moment + 7200 * TR_NS_PER_S);
 	tr_clock_real();
 	tr_uuid_hex(id, hex);

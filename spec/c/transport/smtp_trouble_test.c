@@ -436,31 +436,6 @@ cancelling_leaves_nothing_behind(void **state)
 	}
 }
 
-static void
-domain_literals_are_addresses(void **state)
-{
-	static const struct {
-		const char *domain, *addr;
-	} cases[] = {
-		{"[192.0.2.1]", "192.0.2.1"},
-		{"[IPv6:2001:db8::1]", "2001:db8::1"},
-		{"[ipv6:::1]", "::1"},
-		{"192.0.2.1", NULL},
-		{"[2001:db8::1]", NULL},
-		{"[IPv6:192.0.2.1]", NULL},
-		{"[]", NULL},
-		{"[x.test]", NULL},
-		{"", NULL},
-	};
-	char out[64];
-
-	for (size_t i = 0; i < TR_COUNT(cases); i++) {
-		assert_int_equal(tr_smtpc_domain_literal(tr_str(cases[i].domain), out), cases[i].addr != NULL);
-		if (cases[i].addr != NULL)
-			assert_string_equal(out, cases[i].addr);
-	}
-}
-
 int
 main(void)
 {
@@ -480,7 +455,6 @@ main(void)
 		cmocka_unit_test(an_end_after_a_word_counts),
 		cmocka_unit_test(virtual_time_passes_while_a_connection_is_idle),
 		cmocka_unit_test(cancelling_leaves_nothing_behind),
-		cmocka_unit_test(domain_literals_are_addresses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
