@@ -9,7 +9,7 @@
 
 struct outcome {
 	char id[33];
-	bool queued, dropped;
+	bool queued, dropped, refused;
 	char *error; /* malloc'ed; NULL: none */
 };
 
@@ -61,8 +61,8 @@ push_outcomes(lua_State *L, void *arg)
 		lua_setfield(L, -2, "queued");
 		lua_pushboolean(L, outcome->dropped);
 		lua_setfield(L, -2, "dropped");
-		if (outcome->error != NULL) {
-			lua_pushstring(L, outcome->error);
+		if (outcome->error != NULL || outcome->refused) { /* there may be no memory for its text */
+			lua_pushstring(L, outcome->error != NULL ? outcome->error : "out of memory");
 			lua_setfield(L, -2, "error");
 		}
 		lua_rawseti(L, -2, (int)i + 1);
@@ -94,6 +94,7 @@ received(struct tr_receive *receive, int status)
 		memcpy(outcome->id, item->id, sizeof outcome->id);
 		outcome->queued = item->queued;
 		outcome->dropped = item->dropped;
+		outcome->refused = item->refused;
 		outcome->error = item->error;
 		item->error = NULL;
 	}
