@@ -64,7 +64,7 @@ stalled(struct tr_timer *timer)
 	if (backlog == 0)
 		return;
 	if (taken == connection->taken) {
-		tr_nats_link_lost(connection, TR_ETIMEDOUT, "the connection was closed: the server takes no bytes");
+		tr_nats_link_lost(connection, TR_ECLOSED, "the connection was closed: the server takes no bytes");
 		return;
 	}
 	connection->taken = taken;
@@ -229,7 +229,7 @@ void
 tr_nats_wire_ping(struct tr_nats_connection *connection)
 {
 	if (connection->pings >= PINGS_MAX) {
-		tr_nats_link_lost(connection, TR_ETIMEDOUT, "the connection was lost: the server does not answer");
+		tr_nats_link_lost(connection, TR_ECLOSED, "the connection was lost: the server does not answer");
 		return;
 	}
 	if (tr_clock_is_virtual() && connection->in_flight == 0 && connection->line == NULL)

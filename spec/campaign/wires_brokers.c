@@ -113,7 +113,7 @@ run_nats(struct tr_loop *loop)
 	snprintf(url, sizeof url, "nats://127.0.0.1:%u", peer.port);
 	settings.servers[0] = tr_str(url);
 	wire_begin();
-	WIRE_MAKE(tr_nats_new(loop, &nats));
+	WIRE_MAKE(tr_nats_new(loop, NULL, &nats));
 	WIRE_MAKE(tr_nats_open(nats, &settings, &connection));
 	(void)publish_nats(loop, connection);
 	wire_calm();

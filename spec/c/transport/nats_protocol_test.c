@@ -44,6 +44,7 @@ static int
 teardown(void **state)
 {
 	tr_nats_free(nats);
+	tr_loop_turn(loop); /* streams that were closed go at its end */
 	assert_int_equal(tr_hold_count(), 0);
 	tr_loop_free(loop);
 	tr_log_sink(NULL, NULL);
