@@ -550,7 +550,7 @@ test_published_to_one_that_is_gone(void **state)
 	call = start(connection, 4, &done);
 	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
 	assert_int_equal(count_of(call, TR_OK), 1);
-	assert_int_equal(count_of(call, TR_ETIMEDOUT), 3);
+	assert_int_equal(count_of(call, TR_ECLOSED), 3);
 	tr_nats_call_result(call, 3, &result);
 	assert_non_null(strstr(result.text.data, "does not answer; it may have arrived"));
 	assert_false(result.permanent);
