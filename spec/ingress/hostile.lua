@@ -71,10 +71,12 @@ function hostile.numbers(self)
   return tonumber(open), tonumber(closed)
 end
 
---- The rate of an honest client, all of whose messages are taken. target: '--smtp ADDR' or '--http URL'
-function hostile.rate(target, what)
+--- The rate of an honest client; nil and how many were taken if those are not all. target: '--smtp ADDR' or '--http URL'
+function hostile.rate(target)
   local sent = helper.inject(target .. ' --count 150 --connections 4')
-  assert(sent.accepted == 150, ('%s: %s of 150 accepted'):format(what or target, sent.accepted))
+  if sent.accepted ~= 150 then
+    return nil, ('%s: %s of 150 accepted'):format(target, sent.accepted)
+  end
   return sent.messages_per_second
 end
 

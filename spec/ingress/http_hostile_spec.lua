@@ -159,7 +159,7 @@ describe('the HTTP listener', function()
 
   it('serves those whom it knows beside thousands who say nothing, bring bodies without end, and headers', function()
     local target = '--http http://' .. run.http
-    local before = hostile.rate(target)
+    local before = assert(hostile.rate(target))
     local first = hostile.kb(run)
     local body = ('POST /api/inject/v1 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic eDp5\r\nContent-Length: 2000000\r\n\r\n')
       .. (' '):rep(1000000)
@@ -167,7 +167,7 @@ describe('the HTTP listener', function()
     hostile.attack(run.http, 300, 'send=' .. hostile.file('body', body))
     hostile.attack(run.http, 300, 'drip=200 send=' .. hostile.file('head', 'GET /metrics HTTP/1.1\r\nHost: x\r\nX-Y: z'))
     hostile.attack(run.http, 100, 'repeat=' .. hostile.file('get', ('GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n'):rep(100)))
-    local during = hostile.rate(target)
+    local during = assert(hostile.rate(target))
     local grown = hostile.kb(run) - first
     print(('\n10,700 strangers over HTTP: %d/s instead of %d/s, %.1f MB more'):format(during, before, grown / 1024))
     helper.assert_memory(grown, 1100 * 33 + 16 * 1024 + 8 * 1024)

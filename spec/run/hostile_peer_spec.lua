@@ -97,7 +97,13 @@ describe('hostile endpoints', function()
       return ledger.honest and ledger.honest.delivered == MAILS
     end, 60)
     assert.is_true(kumo.time.now().unix_timestamp - from <= 30) -- seconds, where a session that waits for a hostile one takes minutes
-    kumo.sleep(1.2) -- each of the others has had its time, some more than once
+    for name, peer in pairs(peers) do -- each of the others has had its time
+      helper.wait_for('a failure of ' .. name, function()
+        local text = helper.sh(('curl -sS -m 20 http://%s/metrics'):format(run.http))
+        local failed = text:match('total_messages_transfail{service="[^"]*%->' .. name .. '%.log_hook@[^"]*"} (%d+)')
+        return peer.says_200 or (tonumber(failed) or 0) > 0
+      end, 20)
+    end
     ledger = account_of_all()
     names[#names + 1] = 'amqps'
     for _, name in ipairs(names) do
