@@ -75,8 +75,11 @@ function plan.new(random, extra)
   for i = 1, random:of { 1, 1, 2, 3 } do
     self.hooks[i] = hook(random, i)
   end
-  -- a change takes half a segment at most: a mail, and the records of all its recipients
+  -- a mail and the records of all its recipients, or what ends at once, are often more than a segment
   local segment = #self.hooks == 1 and random:of { 16384, 32768, 65536 } or random:of { 65536, 131072 }
+  if extra:chance(0.4) then
+    segment = extra:of { 4096, 4096, 8192, 16384 }
+  end
   self.sizes = {
     segment_bytes = segment,
     first_segment = random:of { 1, 2 ^ 24 - 40, 2 ^ 24 - 3, 2 ^ 24 - 1, random:int(1, 2 ^ 24 - 1) },
