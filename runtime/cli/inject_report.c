@@ -1,18 +1,7 @@
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "base/json.h"
 #include "cli/inject.h"
-
-static double
-cpu_s(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
 
 static double
 seconds(const struct tr_inject *inject)
@@ -53,7 +42,7 @@ report_json(struct tr_inject *inject)
 	for (size_t i = 0; i < TR_COUNT(counts); i++)
 		tr_buf_addf(&out, "\"%s\":%lld,", counts[i].key, (long long)counts[i].value);
 	tr_buf_addf(&out, "\"seconds\":%.3f,\"cpu_seconds\":%.3f,\"messages_per_second\":%.1f,", seconds(inject),
-		cpu_s(), rate(inject));
+		tr_cpu_s(), rate(inject));
 	tr_buf_addf(&out, "\"latency_ms\":{\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f},\"codes\":{",
 		tr_latency_ms(&inject->latency, 50), tr_latency_ms(&inject->latency, 90),
 		tr_latency_ms(&inject->latency, 99), (double)inject->latency.max_ns / 1e6);
@@ -87,7 +76,7 @@ report_text(const struct tr_inject *inject)
 			tr_latency_ms(&inject->latency, 50), tr_latency_ms(&inject->latency, 99),
 			(double)inject->latency.max_ns / 1e6);
 	printf("%s connections, %s failed, %s lost; %.2f s of CPU\n", tr_grouped(inject->connects),
-		tr_grouped(inject->connect_failures), tr_grouped(inject->lost_connections), cpu_s());
+		tr_grouped(inject->connect_failures), tr_grouped(inject->lost_connections), tr_cpu_s());
 }
 
 void

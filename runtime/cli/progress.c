@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { BAR_COLUMNS = 24 };
@@ -135,4 +136,14 @@ tr_progress_finish(struct tr_progress *progress, int64_t now_ns, int64_t done, c
 		fflush(stderr);
 	}
 	progress->enabled = false;
+}
+
+double
+tr_cpu_s(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }

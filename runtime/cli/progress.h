@@ -28,5 +28,7 @@ void tr_progress_finish(struct tr_progress *progress, int64_t now_ns, int64_t do
 int tr_terminal_columns(int fd);
 /* 1234567 -> "1,234,567" in one of eight static buffers, for printing. */
 const char *tr_grouped(int64_t value);
+/* Seconds of CPU that this process has taken. */
+double tr_cpu_s(void);
 
 #endif

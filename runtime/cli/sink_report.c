@@ -1,5 +1,4 @@
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -41,16 +40,6 @@ tr_sink_reason(int status)
 		if (reasons[i].status == status)
 			return reasons[i].reason;
 	return "Status";
-}
-
-static double
-cpu_s(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-	       (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
 /* From the first to the last thing that came: waiting before and after does not thin the rate. */
@@ -107,7 +96,7 @@ report_json(struct tr_sink *sink)
 	if (tr_buf_reserve(out, 4096) == NULL)
 		return;
 	tr_buf_addf(out, "{\"seconds\":%.3f,\"active_seconds\":%.3f,\"cpu_seconds\":%.3f",
-		(double)(tr_mono_ns() - sink->started_ns) / 1e9, active_s(sink), cpu_s());
+		(double)(tr_mono_ns() - sink->started_ns) / 1e9, active_s(sink), tr_cpu_s());
 	json_int(out, "resets", sink->resets);
 	json_int(out, "garbage", sink->garbage);
 	json_int(out, "slow", sink->slow);
@@ -193,7 +182,7 @@ report_text(struct tr_sink *sink)
 	if (sink->accept_failures + sink->record_failures > 0)
 		printf("trouble met: %s failed accepts, %s failed writes of the record file\n",
 			tr_grouped(sink->accept_failures), tr_grouped(sink->record_failures));
-	printf("%.1f s, %.2f s of CPU\n", (double)(tr_mono_ns() - sink->started_ns) / 1e9, cpu_s());
+	printf("%.1f s, %.2f s of CPU\n", (double)(tr_mono_ns() - sink->started_ns) / 1e9, tr_cpu_s());
 }
 
 void
