@@ -94,7 +94,9 @@ local function pump(co, ok, first, ...)
     if rawequal(first, CANCELLED) then
       error(CANCELLED, 0)
     end
-    host.inner_error, host.inner_trace = first, debug.traceback(co)
+    -- Where its stack could not grow, LuaJIT leaves a frame behind that cannot be read: it crashes.
+    local trace = first == 'not enough memory' and '(no memory for a traceback)' or debug.traceback(co)
+    host.inner_error, host.inner_trace = first, trace
     c.remember(first, host.inner_trace)
   end
   return ok, first, ...

@@ -164,6 +164,9 @@ error_text(lua_State *L)
 		text = lua_tolstring(L, -1, &len);
 		tr_buf_add(call->out, text ? text : "(error)", text ? len : 7);
 	}
+	/* Where its stack could not grow, LuaJIT leaves a frame behind that cannot be read: it crashes. */
+	if (lua_status(call->from) == LUA_ERRMEM)
+		return 0;
 	luaL_traceback(L, call->from, NULL, 0);
 	text = lua_tolstring(L, -1, &len);
 	tr_buf_addc(call->out, '\n');
