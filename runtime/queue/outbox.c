@@ -44,6 +44,7 @@ tr_outbox_init(struct tr_outbox *outbox, struct tr_worker *worker, void (*done)(
 	outbox->submitted = false;
 	outbox->done = done;
 	outbox->owner = owner;
+	outbox->abandoned = NULL;
 }
 
 void
@@ -120,6 +121,8 @@ tr_outbox_submit(struct tr_outbox *outbox)
 void
 tr_outbox_abandon(struct tr_outbox *outbox)
 {
+	if (outbox->abandoned != NULL)
+		outbox->abandoned(outbox);
 	while (outbox->records != NULL) {
 		struct tr_message *record = outbox->records;
 

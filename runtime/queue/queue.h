@@ -114,6 +114,7 @@ struct tr_outbox {
 	bool submitted;
 	void (*done)(struct tr_outbox *outbox, int status); /* after commit (records are inserted already) or refusal */
 	void *owner;
+	void (*abandoned)(struct tr_outbox *outbox); /* in place of done(), for who has come in between; NULL: nobody */
 };
 void tr_outbox_init(struct tr_outbox *outbox, struct tr_worker *worker,
 	void (*done)(struct tr_outbox *outbox, int status), void *owner);

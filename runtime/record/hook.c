@@ -66,14 +66,16 @@ waiting_new(struct tr_recorder *recorder, struct tr_logger *hook, struct tr_work
 
 /* --- the change of the cause ------------------------------------------------------------------------------ */
 
+/* What was stored with it goes on, or ends with it; the change is its owner's alone again. */
 static void
-watched_done(struct tr_outbox *outbox, int status)
+unwatch(struct tr_outbox *outbox, int status)
 {
 	struct watch *watch = outbox->owner;
 	struct tr_waiting *waiting = watch->first;
 
 	outbox->owner = watch->owner;
 	outbox->done = watch->done;
+	outbox->abandoned = NULL;
 	free(watch);
 	while (waiting != NULL) {
 		struct tr_waiting *next = waiting->in_change;
@@ -97,8 +99,20 @@ watched_done(struct tr_outbox *outbox, int status)
 		}
 		waiting = next;
 	}
+}
+
+static void
+watched_done(struct tr_outbox *outbox, int status)
+{
+	unwatch(outbox, status);
 	if (outbox->done != NULL)
 		outbox->done(outbox, status); /* may free the outbox */
+}
+
+static void
+watched_abandoned(struct tr_outbox *outbox)
+{
+	unwatch(outbox, TR_ECANCELED);
 }
 
 static bool
@@ -114,6 +128,7 @@ watch_change(struct tr_outbox *outbox, struct tr_waiting *waiting)
 		watch->owner = outbox->owner;
 		outbox->owner = watch;
 		outbox->done = watched_done;
+		outbox->abandoned = watched_abandoned;
 	}
 	if (watch->last != NULL)
 		watch->last->in_change = waiting;
