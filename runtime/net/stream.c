@@ -459,6 +459,8 @@ void
 tr_streami_scripted(struct tr_stream *stream, const struct tr_sockaddr *peer, const struct tr_sockaddr *local)
 {
 	stream->scripted = true;
+	free(stream->peer); /* of a descriptor that had this number before */
+	free(stream->local);
 	stream->peer = copy_addr(peer);
 	stream->local = copy_addr(local);
 	tr_streami_update_hold(stream);
