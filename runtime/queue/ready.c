@@ -46,13 +46,15 @@ struct tr_sched *
 ready_grant_locked(struct tr_ready *ready)
 {
 	struct tr_sched *chain = NULL, **end = &chain;
-	bool answered = atomic_load(&ready->state) != READY_OK && atomic_load(&ready->state) != READY_RESOLVING;
+	int state = atomic_load(&ready->state);
+	/* Whoever waits for a suspension's end is not told of an error of the path before: it would only wait again. */
+	bool answered = state == READY_REPLACED || (state == READY_ERROR && !atomic_load(&ready->suspended));
 	uint32_t room = room_locked(ready), share, most;
 
 	if (ready->waiting == NULL)
 		return NULL;
 	if (!answered) {
-		most = atomic_load(&ready->state) == READY_OK ? ready->path->max_ready : 0;
+		most = state == READY_OK ? ready->path->max_ready : 0;
 		if (room == 0 || (ready->messages.count > 0 && room < most / 2))
 			return NULL;
 	}

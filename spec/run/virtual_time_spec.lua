@@ -52,6 +52,29 @@ describe('under the virtual clock', function()
     helper.cleanup()
   end)
 
+  -- one told the other that there was nothing to wait for: the worker never left its turn
+  it('waits in a ready queue that is suspended while its path has an error', function()
+    start [[
+      broken = true
+      kumo.on('get_egress_path_config', function() if broken then error 'no path' end return kumo.make_egress_path {} end)
+      function suspend()
+        kumo.api.admin.suspend_ready_q.suspend {
+          name = 'unspecified->h.log_hook@lua:make.h.log_hook', reason = 'x', duration = '100s',
+        }
+      end
+    ]]
+    rt:receive { to = 'a@example.org' }
+    rt:advance(1) -- the error is known
+    rt:eval 'suspend()'
+    rt:receive { to = 'b@example.org' }
+    rt:advance(90) -- the path has been asked for again
+    assert.are.equal(0, rt:eval 'return #sent')
+    rt:eval 'broken = false'
+    rt:advance(600)
+    assert.are.equal(2, rt:eval 'return #sent')
+    assert.are.equal(0, rt:ledger().h.waiting)
+  end)
+
   it('delivers an event at once', function()
     start()
     assert.is_string(rt:receive { to = 'a@example.org' })
