@@ -82,41 +82,43 @@ crc_moved(uint64_t crc, size_t words)
 		_mm_cvtsi64_si128((long long)crc), _mm_cvtsi64_si128((long long)crc_over[words]), 0));
 }
 
+#define CRC_STEP(to, from, word) __builtin_memcpy(&word, from, 8), to = __builtin_ia32_crc32di(to, word)
+
 /* Of three streams of so many words. */
 __attribute__((target("sse4.2,pclmul"))) static inline uint64_t
 crc_three(uint64_t crc, const unsigned char *at, size_t words)
 {
-	uint64_t second = 0, third = 0, a, b, c;
+	const unsigned char *second_at = at + 8 * words, *third_at = at + 16 * words;
+	uint64_t second = 0, third = 0, word;
 
-	for (size_t left = words; left > 0; left--, at += 8) {
-		memcpy(&a, at, 8);
-		memcpy(&b, at + 8 * words, 8);
-		memcpy(&c, at + 16 * words, 8);
-		crc = __builtin_ia32_crc32di(crc, a);
-		second = __builtin_ia32_crc32di(second, b);
-		third = __builtin_ia32_crc32di(third, c);
+	if (words % 2 != 0) {
+		CRC_STEP(crc, at, word);
+		CRC_STEP(second, second_at, word);
+		CRC_STEP(third, third_at, word);
+		at += 8;
+		second_at += 8;
+		third_at += 8;
+	}
+	for (size_t left = words / 2; left > 0; left--, at += 16, second_at += 16, third_at += 16) {
+		CRC_STEP(crc, at, word);
+		CRC_STEP(second, second_at, word);
+		CRC_STEP(third, third_at, word);
+		CRC_STEP(crc, at + 8, word);
+		CRC_STEP(second, second_at + 8, word);
+		CRC_STEP(third, third_at + 8, word);
 	}
 	return __builtin_ia32_crc32di(0, crc_moved(crc, 2 * words) ^ crc_moved(second, words)) ^ third;
 }
 
-__attribute__((target("sse4.2,pclmul"))) static uint32_t
-crc_fast(uint32_t crc, const void *data, size_t len)
+/* The rest of a sum, or a short one; in both functions that follow. */
+__attribute__((target("sse4.2,pclmul"))) static inline uint32_t
+crc_short(uint64_t wide, const unsigned char *at, size_t len)
 {
-	const unsigned char *at = data;
-	uint64_t wide = (uint32_t)~crc, word;
-	uint32_t half;
+	uint64_t word;
+	uint32_t crc, half;
 
-	while (len >= 3 * 8 * STREAM_MIN) {
-		size_t words = len / (3 * 8) < STREAM ? len / (3 * 8) : STREAM;
-
-		wide = crc_three(wide, at, words);
-		at += 24 * words;
-		len -= 24 * words;
-	}
-	for (; len >= 8; at += 8, len -= 8) {
-		memcpy(&word, at, 8);
-		wide = __builtin_ia32_crc32di(wide, word);
-	}
+	for (; len >= 8; at += 8, len -= 8)
+		CRC_STEP(wide, at, word);
 	crc = (uint32_t)wide;
 	if (len >= 4) {
 		memcpy(&half, at, 4);
@@ -127,6 +129,26 @@ crc_fast(uint32_t crc, const void *data, size_t len)
 	for (; len > 0; at++, len--)
 		crc = __builtin_ia32_crc32qi(crc, *at);
 	return ~crc;
+}
+
+__attribute__((target("sse4.2,pclmul"), noinline)) static uint32_t
+crc_long(uint64_t wide, const unsigned char *at, size_t len)
+{
+	while (len >= 24 * STREAM_MIN) {
+		size_t words = len / 24 < STREAM ? len / 24 : STREAM;
+
+		wide = crc_three(wide, at, words);
+		at += 24 * words;
+		len -= 24 * words;
+	}
+	return crc_short(wide, at, len);
+}
+
+/* Most sums are of the headers and words of frames: they do not save the registers that long ones take. */
+__attribute__((target("sse4.2,pclmul"))) static uint32_t
+crc_fast(uint32_t crc, const void *data, size_t len)
+{
+	return len >= 24 * STREAM_MIN ? crc_long((uint32_t)~crc, data, len) : crc_short((uint32_t)~crc, data, len);
 }
 #endif
 

@@ -1,11 +1,14 @@
 /* Log records through the whole runtime: events made in this process, a hook's queue, an HTTP endpoint.
  *
  *   hook_bench run   --policy FILE --count N   events at full speed, never more than --window records waiting
+ *   hook_bench run   --slices ...              the events again for each byte of standard input: two builds in turn
  *   hook_bench fill  --policy FILE --count N   a backlog: events until all are stored, then an orderly stop
  *   hook_bench drain --policy FILE             recovers the backlog, tells, and ends when it is delivered
  *   hook_bench dump  --count N [--array]       the same records as lines, or as one JSON array, on standard output
  *
  * The result is one line of key=value on standard output; spec/bench/run.sh makes tables of them. */
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -49,7 +52,7 @@ struct generator { /* one a worker, used in its thread */
 static struct {
 	const char *mode, *policy;
 	int64_t count, workers, window, per_change, bytes;
-	bool array, fill, drain, jit;
+	bool array, fill, drain, jit, slices;
 } options = {.count = 100000, .workers = 1, .window = 8000, .per_change = 1, .bytes = 900};
 
 static struct tr_server *server;
@@ -60,6 +63,8 @@ static struct tr_timer watch;
 static int64_t progress_at_ns;
 static uint64_t progress_mark;
 static bool failed;
+static int64_t wanted; /* records, of all slices that were asked for */
+static bool resting;   /* between two slices */
 
 /* what is printed at the end */
 static int64_t began_ns, ended_ns;
@@ -263,7 +268,6 @@ make_generators(void)
 		generator->worker = tr_engine_worker(tr_server_engine(server), (uint32_t)i);
 		generator->loop = tr_worker_loop(generator->worker);
 		generator->message = sample();
-		generator->left = options.count / options.workers + (i < options.count % options.workers);
 		generator->counter = (uint64_t)i + 1;
 		generator->counter_step = (uint64_t)options.workers;
 		generator->slots = calloc(IN_FLIGHT, sizeof *generator->slots);
@@ -274,10 +278,22 @@ make_generators(void)
 			generator->slots[slot].next = generator->free;
 			generator->free = &generator->slots[slot];
 		}
+	}
+	return true;
+}
+
+/* `options.count` more records. */
+static void
+start_generators(void)
+{
+	wanted += options.count;
+	for (int64_t i = 0; i < options.workers; i++) {
+		struct generator *generator = &generators[i];
+
+		generator->left = options.count / options.workers + (i < options.count % options.workers);
 		generator->start.fn = start_generator;
 		tr_loop_post(generator->loop, &generator->start);
 	}
-	return true;
 }
 
 /* --- the run ------------------------------------------------------------------------------------------------- */
@@ -328,7 +344,37 @@ is_over(const struct tr_spool_figures *figures)
 
 	if (options.drain)
 		return figures->live_messages == 0;
-	return done >= options.count && (options.fill || figures->live_messages == 0);
+	return done >= wanted && (options.fill || figures->live_messages == 0);
+}
+
+/* Between two slices: a byte asks for the next one, the end of the input for the end, which is false. */
+static bool
+next_slice(void)
+{
+	char byte;
+	ssize_t n = read(STDIN_FILENO, &byte, 1);
+
+	progress_at_ns = tr_mono_ns();
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+		tr_server_stop(server, STOP_NS);
+		return false;
+	}
+	if (n > 0) {
+		resting = false;
+		begin_measure();
+		start_generators();
+	}
+	return true;
+}
+
+static void
+end_slice(void)
+{
+	end_measure();
+	printf("cpu_us=%.4f rate=%.0f\n", (ended_cpu - began_cpu) / (double)options.count,
+		(double)options.count * 1e9 / (double)(ended_ns - began_ns));
+	fflush(stdout);
+	resting = true;
 }
 
 static void
@@ -347,7 +393,12 @@ look(struct tr_timer *timer)
 	if (failed)
 		fprintf(stderr, "hook_bench: nothing moved for %d s, %llu records wait\n",
 			(int)(STALL_NS / TR_NS_PER_S), (unsigned long long)figures.live_messages);
-	if (failed || is_over(&figures)) {
+	if (options.slices && !failed) {
+		if (!resting && is_over(&figures))
+			end_slice();
+		else if (resting && !next_slice())
+			return;
+	} else if (failed || is_over(&figures)) {
 		end_measure();
 		tr_server_stop(server, STOP_NS);
 		return;
@@ -419,13 +470,20 @@ run(void)
 		fflush(stdout);
 	} else if (!make_generators()) {
 		return 1;
+	} else if (options.slices) {
+		resting = fcntl(STDIN_FILENO, F_SETFL, O_NONBLOCK) == 0;
+		printf("ready\n");
+		fflush(stdout);
+	} else {
+		start_generators();
 	}
 	progress_at_ns = tr_mono_ns();
 	tr_timer_start(tr_loop_wheel(tr_server_loop(server)), &watch, LOOK_NS, look);
 	tr_server_run(server);
 	status = tr_server_free(server, &ledger);
 	tr_watchdog_stop();
-	print_result(records);
+	if (!options.slices)
+		print_result(records);
 	if (status != TR_OK || failed || atomic_load(&refused) > 0) {
 		fprintf(stderr, "hook_bench: %s; %lld records refused\n%.*s",
 			status == TR_OK ? "failed" : "the ledger does not balance", (long long)atomic_load(&refused),
@@ -451,6 +509,8 @@ main(int argc, char **argv)
 		{"window", "N", TR_ARG_INT, &options.window, 1, 1e9, "run: records that may wait (8000)"},
 		{"per-change", "N", TR_ARG_INT, &options.per_change, 1, 1000, "events of one state change (1)"},
 		{"bytes", "N", TR_ARG_INT, &options.bytes, 1, 4096, "of a record, its newline included (900)"},
+		{"slices", NULL, TR_ARG_FLAG, &options.slices, 0, 0,
+			"run: the records again for each byte of standard input"},
 		{"jit", NULL, TR_ARG_FLAG, &options.jit, 0, 0, "compile policy code, as tailrace run --jit"},
 		{"array", NULL, TR_ARG_FLAG, &options.array, 0, 0, "dump: one JSON array"},
 		{NULL, NULL, 0, NULL, 0, 0, NULL},
