@@ -8,6 +8,7 @@
 #include <zstd.h>
 
 #define IN_BYTES (128U * 1024)
+#define BLOCK_HEADER 3             /* bytes, which zstd would like to have together with the block before */
 #define LINE_MAX_BYTES (64U << 20) /* a longer line is damage */
 #define CHUNK_BYTES (4U << 20)     /* lines of one read */
 
@@ -16,6 +17,7 @@ struct tr_segment_reader {
 	ZSTD_DCtx *zstd;
 	char *in; /* IN_BYTES */
 	ZSTD_inBuffer rest;
+	size_t wanted; /* bytes to the end of what zstd decodes next and of the header after it; 0: a frame begins */
 	struct tr_buf line; /* decoded, its end is not there yet */
 };
 
@@ -94,18 +96,22 @@ damaged(struct tr_segment_lines *out, const char *what)
 	return false;
 }
 
+/* One block at most: an error gives back nothing of what was decoded in the same call. */
 static bool
 decode(struct tr_segment_reader *reader, struct tr_segment_lines *out)
 {
 	char *at = tr_buf_reserve(&reader->line, IN_BYTES);
 	ZSTD_outBuffer decoded = {at, IN_BYTES, 0};
-	size_t result;
+	ZSTD_inBuffer block = reader->rest;
+	size_t wanted = reader->wanted > BLOCK_HEADER ? reader->wanted - BLOCK_HEADER : BLOCK_HEADER;
 
 	if (at == NULL)
 		return fail(out, ENOMEM);
-	result = ZSTD_decompressStream(reader->zstd, &decoded, &reader->rest);
-	if (ZSTD_isError(result))
-		return damaged(out, ZSTD_getErrorName(result));
+	block.size = block.pos + (wanted < block.size - block.pos ? wanted : block.size - block.pos);
+	reader->wanted = ZSTD_decompressStream(reader->zstd, &decoded, &block);
+	if (ZSTD_isError(reader->wanted))
+		return damaged(out, ZSTD_getErrorName(reader->wanted));
+	reader->rest.pos = block.pos;
 	reader->line.len += decoded.pos;
 	if (reader->line.len > LINE_MAX_BYTES && memchr(reader->line.data, '\n', reader->line.len) == NULL)
 		return damaged(out, "a line of more than 64 MiB");

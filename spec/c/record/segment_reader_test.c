@@ -96,12 +96,27 @@ test_damage(void **state)
 	bed_fini(&bed);
 }
 
+/* What zstd has decoded before the damage, though both came with one read. */
+static void
+test_damage_right_after(void **state)
+{
+	struct bed bed;
+
+	bed_init(&bed);
+	write_text(&bed, "one\n");
+	write_text(&bed, "two\nthr");
+	assert_int_equal(write(bed.fd, "no zstd at all, but long enough", 31), 31);
+	check_read(&bed, 9, "one\ntwo\n", 2, TR_SEGMENT_DAMAGED);
+	bed_fini(&bed);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_grows),
 		cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_damage_right_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
