@@ -150,7 +150,7 @@ describe('a spool whose disk', function()
         wait_open(env, dir)
         load:wait(60)
         local accepted, got = finish(run, dir)
-        assert.is_true(accepted > 50)
+        assert.is_true(accepted > 20) -- those from before the fault; how many a slow machine takes after it is open
         if not killed then
           assert.are.equal(0, got.duplicates)
         end
