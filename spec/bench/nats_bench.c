@@ -1,7 +1,7 @@
 /* CPU time of one JetStream publish with acknowledgement: `nats_bench URL [COUNT [BATCH [CALLS]]]` against a
- * nats-server with a stream of tailrace.bench. Prints a line for libnats' own asynchronous publishing (the yardstick, where
- * it is installed) and one for ours: CALLS calls of BATCH messages under way, as many in flight for both. A message has 900
- * bytes and a Nats-Msg-Id. */
+ * nats-server with a stream of tailrace.bench. Prints a line for libnats' own asynchronous publishing (the yardstick,
+ * where it is installed) and one for ours: CALLS calls of BATCH messages under way, as many in flight for both. A
+ * message has 900 bytes and a Nats-Msg-Id. */
 #ifdef WITH_NATS
 #include <nats/nats.h>
 #endif
