@@ -365,6 +365,8 @@ tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr
 		if (segment != NULL && !spool->config.no_flush && tr_file->fdatasync(segment->fd) < 0)
 			return TR_EIO;
 	}
+	if (spool->config.no_flush && spool->oldest <= spool->newest)
+		spool->unsynced = spool->oldest; /* a former process may have synced nothing */
 	spool->compact_credit = 2 * atomic_load(&spool->n.log_bytes);
 	space_check(spool);
 	err = spares_start(spool);
