@@ -273,6 +273,20 @@ usage(FILE *out)
 		out);
 }
 
+/* The value of an option; the program ends if it is no number: a typing error must not look like a sound case. */
+static uint64_t
+number(const char *name, const char *text)
+{
+	char *end;
+	uint64_t value = strtoull(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end != '\0') {
+		fprintf(stderr, "tailrace-campaign: %s: a number expected, not \"%s\"\n", name, text);
+		exit(TR_EXIT_USAGE);
+	}
+	return value;
+}
+
 /* Reads the options; returns an exit status, or -1 to go on. */
 static int
 read_options(int argc, char **argv, struct sweep *sweep)
@@ -298,18 +312,20 @@ read_options(int argc, char **argv, struct sweep *sweep)
 		} else {
 			has_value = true;
 			if (strcmp(name, "--sample") == 0) {
+				number(name, value);
 				sweep->sample = value;
 			} else if (strcmp(name, "--life") == 0) {
 				sweep->life = value;
 			} else if (strcmp(name, "--places") == 0) {
+				number(name, value);
 				sweep->each = value;
 				sweep->sample = "0";
 			} else if (strcmp(name, "--from") == 0) {
-				sweep->from = strtoull(value, NULL, 10);
+				sweep->from = number(name, value);
 			} else if (strcmp(name, "--jobs") == 0) {
-				sweep->jobs = (unsigned)strtoul(value, NULL, 10);
+				sweep->jobs = (unsigned)number(name, value);
 			} else if (strcmp(name, "--case") == 0) {
-				sweep->from = strtoull(value, NULL, 10);
+				sweep->from = number(name, value);
 				sweep->to = sweep->from + 1;
 				sweep->sample = "0";
 			} else {
@@ -349,6 +365,11 @@ main(int argc, char **argv)
 	atomic_store(&board->total, UINT64_MAX);
 	atomic_store(&board->taken, sweep.from);
 	well = run_jobs(&sweep);
+	if (well && atomic_load(&board->cases) == 0 && atomic_load(&board->wrong) == 0) {
+		fprintf(stderr, "tailrace-campaign: no case %llu: --%s has %llu\n", (unsigned long long)sweep.from,
+			sweep.kind, (unsigned long long)atomic_load(&board->total));
+		return TR_EXIT_USAGE;
+	}
 	printf("%s: %llu cases, %llu faults, %llu wrong\n", sweep.kind, (unsigned long long)atomic_load(&board->cases),
 		(unsigned long long)atomic_load(&board->faults), (unsigned long long)atomic_load(&board->wrong));
 	return well && atomic_load(&board->wrong) == 0 ? TR_EXIT_OK : TR_EXIT_FAILED;
