@@ -216,7 +216,7 @@ describe('kumo.configure_', function()
     { 'local_logs', {}, "missing field 'log_dir'" },
     { 'local_logs', { log_dir = '/x', max_segment_duration = 'long' }, 'max_segment_duration' },
     { 'local_logs', { log_dir = '/x', compression_level = 99 }, 'compression_level' },
-    { 'local_logs', { log_dir = '/x', min_free_space = 'much' }, "field 'min_free_space'" },
+    { 'local_logs', { log_dir = '/x', min_free_space = 'much' }, "min_free_space = 'much': a share" },
     { 'local_logs', { log_dir = '/x', per_record = { Bounce = { suffix = 'a/b' } } }, 'per_record.Bounce.suffix' },
   }
   for _, case in ipairs(cases) do
