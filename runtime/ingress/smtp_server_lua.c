@@ -152,7 +152,7 @@ push_conn_meta(lua_State *L, struct tr_smtp_session *session)
 	struct conn_meta *self;
 
 	if (binding->ref != LUA_NOREF) {
-		lua_rawgeti(L, LUA_REGISTRYINDEX, binding->ref);
+		tr_ref_push(L, binding->ref);
 		return;
 	}
 	self = lua_newuserdata(L, sizeof *self);
@@ -160,7 +160,7 @@ push_conn_meta(lua_State *L, struct tr_smtp_session *session)
 	luaL_getmetatable(L, CONN_META);
 	lua_setmetatable(L, -2);
 	lua_pushvalue(L, -1);
-	binding->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	binding->ref = tr_ref(L);
 	binding->conn_meta = self;
 	self->session = session;
 }
@@ -509,7 +509,7 @@ gone(void *arg, struct tr_smtp_session *session)
 		return;
 	if (binding->conn_meta != NULL)
 		binding->conn_meta->session = NULL;
-	luaL_unref(tr_host_state(host_of(session)), LUA_REGISTRYINDEX, binding->ref);
+	tr_unref(tr_host_state(host_of(session)), binding->ref);
 	free(binding);
 }
 

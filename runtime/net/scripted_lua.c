@@ -242,7 +242,7 @@ push_serving(lua_State *L, void *arg)
 	struct peer *peer = arg, **box;
 	char text[64];
 
-	lua_rawgeti(L, LUA_REGISTRYINDEX, peer->network->serve_ref);
+	tr_ref_push(L, peer->network->serve_ref);
 	box = lua_newuserdata(L, sizeof(struct peer *));
 	*box = peer;
 	peer->refs++;
@@ -308,7 +308,7 @@ l_new(lua_State *L)
 	if (err != TR_OK)
 		return luaL_error(L, "out of memory");
 	lua_pushvalue(L, 1);
-	network->serve_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	network->serve_ref = tr_ref(L);
 	return 1;
 }
 
@@ -488,7 +488,7 @@ l_network_close(lua_State *L)
 	struct network *network = luaL_checkudata(L, 1, NETWORK_TYPE);
 
 	close_network(network);
-	luaL_unref(L, LUA_REGISTRYINDEX, network->serve_ref);
+	tr_unref(L, network->serve_ref);
 	network->serve_ref = LUA_NOREF;
 	return 0;
 }

@@ -17,7 +17,7 @@ make_anchor(lua_State *L)
 	struct making *making = lua_touserdata(L, 1);
 
 	lua_pushstring(L, making->text);
-	making->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	making->ref = tr_ref(L);
 	return 0;
 }
 
@@ -27,10 +27,7 @@ tr_anchor_init(lua_State *L)
 	struct tr_host *host = tr_host_of(L);
 
 	lua_pushcfunction(L, make_anchor);
-	host->anchor_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	/* from now on to give back a reference needs no memory either */
-	lua_pushboolean(L, 1);
-	luaL_unref(L, LUA_REGISTRYINDEX, luaL_ref(L, LUA_REGISTRYINDEX));
+	host->anchor_ref = tr_ref(L);
 }
 
 /* NULL: no memory. */
@@ -49,7 +46,7 @@ add(struct tr_host *host, const char *text)
 		free(copy);
 		return NULL;
 	}
-	lua_rawgeti(host->L, LUA_REGISTRYINDEX, host->anchor_ref);
+	tr_ref_push(host->L, host->anchor_ref);
 	lua_pushlightuserdata(host->L, &making);
 	if (lua_pcall(host->L, 1, 0, 0) != 0) {
 		lua_pop(host->L, 1);
@@ -59,7 +56,7 @@ add(struct tr_host *host, const char *text)
 	anchor = &host->anchors[host->anchor_next];
 	host->anchor_next = (host->anchor_next + 1) % ANCHORS_MAX;
 	if (anchor->text != NULL)
-		luaL_unref(host->L, LUA_REGISTRYINDEX, anchor->ref);
+		tr_unref(host->L, anchor->ref);
 	free(anchor->text);
 	*anchor = (struct tr_anchor){copy, making.ref};
 	return anchor;
@@ -80,7 +77,7 @@ tr_anchor_push(struct tr_host *host, lua_State *L, const char *text)
 		anchor = add(host, text);
 	if (anchor == NULL)
 		return false;
-	lua_rawgeti(L, LUA_REGISTRYINDEX, anchor->ref);
+	tr_ref_push(L, anchor->ref);
 	return true;
 }
 

@@ -191,8 +191,8 @@ push_spawned(lua_State *L, void *arg)
 {
 	int ref = *(int *)arg;
 
-	lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
-	luaL_unref(L, LUA_REGISTRYINDEX, ref);
+	tr_ref_push(L, ref);
+	tr_unref(L, ref);
 	return 1;
 }
 
@@ -206,11 +206,11 @@ l_spawn(lua_State *L)
 
 	luaL_checktype(L, 1, LUA_TFUNCTION);
 	lua_pushvalue(L, 1);
-	ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	ref = tr_ref(L);
 	call.push_arg = &ref;
 	int err = tr_task_start(tr_host_of(L), &call, NULL);
 	if (err != TR_OK) {
-		luaL_unref(L, LUA_REGISTRYINDEX, ref);
+		tr_unref(L, ref);
 		return luaL_error(L, "a task cannot be started: %s", tr_err_text(err));
 	}
 	return 0;

@@ -124,7 +124,7 @@ tr_rejection_init(lua_State *L)
 	luaL_register(L, NULL, methods);
 	lua_pop(L, 1);
 	lua_pushcfunction(L, error_text);
-	tr_host_of(L)->text_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	tr_host_of(L)->text_ref = tr_ref(L);
 }
 
 struct text_call {
@@ -196,7 +196,7 @@ tr_error_text(struct tr_task *task, struct tr_buf *out)
 	struct text_call call = {task->L, out};
 	char full[TR_IDS_BYTES];
 
-	lua_rawgeti(L, LUA_REGISTRYINDEX, task->host->text_ref); /* pushing a C function would need memory */
+	tr_ref_push(L, task->host->text_ref); /* pushing a C function would need memory */
 	lua_pushlightuserdata(L, &call);
 	lua_pushvalue(task->L, -1);
 	lua_xmove(task->L, L, 1);

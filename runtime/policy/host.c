@@ -100,7 +100,7 @@ static int
 take_ref(lua_State *L, const char *name)
 {
 	lua_getfield(L, -1, name);
-	return luaL_ref(L, LUA_REGISTRYINDEX);
+	return tr_ref(L);
 }
 
 static int
@@ -133,9 +133,9 @@ set_up(lua_State *L)
 	}
 	lua_settop(L, 0);
 	lua_pushboolean(L, 0);
-	host->raise_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	host->raise_ref = tr_ref(L);
 	lua_pushcfunction(L, tr_l_push_protected);
-	host->push_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+	host->push_ref = tr_ref(L);
 
 	lua_pushfstring(L, "%s/lua/host.lua", host->share_dir);
 	if (luaL_loadfile(L, lua_tostring(L, -1)) != 0)

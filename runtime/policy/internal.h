@@ -13,7 +13,7 @@ enum task_state { TASK_IDLE, TASK_RUNNING, TASK_WAITING, TASK_DONE };
 struct tr_task {
 	struct tr_host *host;
 	lua_State *L; /* the pooled coroutine; NULL after an error took it */
-	int ref;      /* registry anchor of L */
+	int ref;      /* keeps L */
 	enum task_state state;
 	uint32_t generation;          /* counts waits begun and ended */
 	struct tr_task *next, **prev; /* idle or bare: next only; waiting: list of the host */
@@ -63,6 +63,8 @@ struct tr_host {
 	size_t all_count, all_cap, live;
 	int depth; /* nested resumes */
 
+	int ref_free;                          /* ref.c: first of the free slots; 0: none */
+	int ref_last;                          /* the highest that was ever made */
 	int body_ref, entry_ref, dispatch_ref; /* from host.lua */
 	int raise_ref;                         /* slot of the value that a wake raises */
 	int push_ref;                          /* tr_l_push_protected */

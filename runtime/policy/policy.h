@@ -80,6 +80,20 @@ tr_service(lua_State *L, enum tr_service_id id)
 	return tr_host_service(tr_host_of(L), id);
 }
 
+/* --- references ------------------------------------------------------------------------------ */
+
+/* Pops a value and keeps it until tr_unref(); > 0, or LUA_REFNIL for nil. Raises without memory; the references that
+ * were taken before stay as they are, which luaL_ref() does not promise. L: any coroutine of the host. */
+int tr_ref(lua_State *L);
+/* Needs no memory. LUA_NOREF and LUA_REFNIL are fine. */
+void tr_unref(lua_State *L, int ref);
+/* Needs no memory, but a free slot of the stack. LUA_NOREF and LUA_REFNIL: nil. */
+static inline void
+tr_ref_push(lua_State *L, int ref)
+{
+	lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+}
+
 /* --- tasks --------------------------------------------------------------------------------- */
 
 /* How a task ended. status TR_OK: `count` results lie on top of L's stack. Otherwise the error: `L` has the error value

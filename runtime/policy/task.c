@@ -22,8 +22,8 @@ make_coroutine(lua_State *L)
 	struct tr_task *task = lua_touserdata(L, 1);
 	lua_State *co = lua_newthread(L);
 
-	task->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-	lua_rawgeti(co, LUA_REGISTRYINDEX, task->host->body_ref);
+	task->ref = tr_ref(L);
+	tr_ref_push(co, task->host->body_ref);
 	task->L = co;
 	return 0;
 }
@@ -178,7 +178,7 @@ finish(struct tr_task *task, int status)
 	} else {
 		free(host->cut_at);
 		host->cut_at = NULL;
-		luaL_unref(host->L, LUA_REGISTRYINDEX, task->ref);
+		tr_unref(host->L, task->ref);
 		task->ref = LUA_NOREF;
 		task->L = NULL;
 	}
@@ -265,7 +265,7 @@ tr_event_start(struct tr_host *host, const struct tr_task_call *call, const char
 	task->what[0] = '\0';
 	task->what_now = NULL;
 	task->generation++;
-	lua_rawgeti(task->L, LUA_REGISTRYINDEX, name != NULL ? host->dispatch_ref : host->entry_ref);
+	tr_ref_push(task->L, name != NULL ? host->dispatch_ref : host->entry_ref);
 	if (!tr_anchor_push(host, task->L, name != NULL ? name : call->entry)) {
 		lua_pop(task->L, 1);
 		give_back(task);
@@ -392,8 +392,7 @@ tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg
 		struct push_call call = {push, arg};
 		int base = lua_gettop(L);
 
-		lua_rawgeti(
-			L, LUA_REGISTRYINDEX, task->host->push_ref); /* pushing a C function would make a new closure */
+		tr_ref_push(L, task->host->push_ref); /* pushing a C function would make a new closure */
 		lua_pushlightuserdata(L, &call);
 		if (lua_pcall(L, 1, LUA_MULTRET, 0) != 0)
 			raise = true;

@@ -41,7 +41,7 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 		host->raise_in = NULL;
 		if (!atomic_load(&host->interrupt))
 			lua_sethook(L, NULL, 0, 0);
-		lua_rawgeti(L, LUA_REGISTRYINDEX, host->raise_ref);
+		tr_ref_push(L, host->raise_ref);
 		if (lua_type(L, -1) == LUA_TSTRING) {
 			luaL_where(L, 0);
 			lua_insert(L, -2);

@@ -151,7 +151,7 @@ l_client(lua_State *L)
 static void
 op_free(struct perform_op *op)
 {
-	luaL_unref(op->main, LUA_REGISTRYINDEX, op->anchor);
+	tr_unref(op->main, op->anchor);
 	tr_http_client_unref(op->call.client);
 	tr_http_call_fini(&op->call);
 	tr_bytes_fini(&op->bytes);
@@ -279,7 +279,7 @@ l_perform(lua_State *L)
 	op->call.done = perform_done;
 	op->main = tr_host_state(tr_host_of(L));
 	lua_pushvalue(L, 2);
-	op->anchor = luaL_ref(L, LUA_REGISTRYINDEX);
+	op->anchor = tr_ref(L);
 	rest = tr_http_url_shown(url, &front);
 	err = tr_http_start(http, &op->call);
 	if (err != TR_OK) {

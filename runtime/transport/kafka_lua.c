@@ -37,7 +37,7 @@ l_gc(lua_State *L)
 
 	tr_kafka_unref(box->producer);
 	box->producer = NULL;
-	luaL_unref(L, LUA_REGISTRYINDEX, box->config);
+	tr_unref(L, box->config);
 	box->config = LUA_NOREF;
 	return 0;
 }
@@ -90,7 +90,7 @@ l_open(lua_State *L)
 	lua_setmetatable(L, -2);
 	box->producer = open_list(L, 1);
 	lua_pushvalue(L, 1);
-	box->config = luaL_ref(L, LUA_REGISTRYINDEX);
+	box->config = tr_ref(L);
 	return 1;
 }
 
@@ -122,7 +122,7 @@ check_producer(lua_State *L, struct box *box)
 	if (tr_kafka_is_fatal(box->producer)) {
 		struct tr_kafka_producer *fresh;
 
-		lua_rawgeti(L, LUA_REGISTRYINDEX, box->config);
+		tr_ref_push(L, box->config);
 		fresh = open_list(L, lua_gettop(L));
 		lua_pop(L, 1);
 		tr_kafka_unref(box->producer);
