@@ -1,7 +1,6 @@
 /* What the server of a NATS connection says, and the stream that it comes by. */
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -13,7 +12,7 @@
 enum {
 	LINE_MAX_BYTES = 256 * 1024, /* INFO tells all servers of a cluster */
 	ACK_MAX_BYTES = 1024 * 1024,
-	INPUT_BYTES = LINE_MAX_BYTES + ACK_MAX_BYTES,
+	INPUT_BYTES = LINE_MAX_BYTES + ACK_MAX_BYTES + 4, /* the largest message with its line ends fits */
 	TOKENS_MAX = 6,
 };
 
@@ -131,19 +130,32 @@ greet(struct tr_nats_connection *connection, struct tr_str info)
 	tr_nats_wire_flush(connection);
 }
 
+/* Nonsense leaves what there is: no message is refused for good by a limit that nobody has set. */
+static void
+limit_payload(struct tr_nats_connection *connection, struct tr_str number)
+{
+	int64_t limit = 0;
+
+	for (size_t i = 0; i < number.len; i++) {
+		if (number.data[i] < '0' || number.data[i] > '9' || limit > INT64_MAX / 10 - 1)
+			return;
+		limit = limit * 10 + (number.data[i] - '0');
+	}
+	if (limit > 0)
+		connection->max_payload = limit;
+}
+
 static void
 on_info(struct tr_nats_connection *connection, struct tr_str info)
 {
-	struct tr_str number, urls, key, url;
+	struct tr_str urls, key, url;
 	size_t at = 0;
 
 	if (tr_json_check(info, &at) != TR_OK || tr_json_type(info) != TR_JSON_OBJECT) {
 		failed(connection, TR_EPROTO, "its INFO is no JSON object");
 		return;
 	}
-	number = tr_json_get(info, "max_payload");
-	if (number.data != NULL)
-		connection->max_payload = strtoll(number.data, NULL, 10); /* the line's end ends it */
+	limit_payload(connection, tr_json_get(info, "max_payload"));
 	urls = tr_json_get(info, "connect_urls");
 	at = 0;
 	if (urls.data != NULL && tr_json_type(urls) == TR_JSON_ARRAY && !connection->settings.ignore_discovered) {
@@ -259,6 +271,10 @@ take_message(struct tr_nats_connection *connection, struct tr_str line, const ch
 	}
 	if (rest_len < total + 2)
 		return -1;
+	if (memcmp(rest + total, "\r\n", 2) != 0) {
+		failed(connection, TR_EPROTO, "a message that is not as long as it says");
+		return 0;
+	}
 	on_message(connection, tokens[1], (struct tr_str){rest, header_len},
 		(struct tr_str){rest + header_len, total - header_len});
 	return (ssize_t)total + 2;
@@ -280,11 +296,12 @@ take_line(struct tr_nats_connection *connection, const char *data, size_t len)
 	struct tr_str line = {data, 0};
 	size_t used;
 
-	if (end == NULL) {
-		if (len > LINE_MAX_BYTES)
-			failed(connection, TR_EPROTO, "a line without an end");
+	if ((end != NULL ? (size_t)(end - data) : len) >= LINE_MAX_BYTES) { /* the same however it comes */
+		failed(connection, TR_EPROTO, "a line that is too long");
 		return 0;
 	}
+	if (end == NULL)
+		return 0;
 	used = (size_t)(end - data) + 1;
 	line.len = used - 1;
 	if (line.len > 0 && data[line.len - 1] == '\r')

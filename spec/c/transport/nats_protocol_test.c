@@ -406,6 +406,9 @@ test_words(void **state)
 	memset(endless, 'x', 399999);
 	memcpy(endless, "INFO ", 5);
 	endless[399999] = '\0';
+	char *ended = strdup(endless);
+	assert_non_null(ended);
+	memcpy(ended + 399997, "\r\n", 2);
 	const struct {
 		const char *greeting, *text;
 	} cases[] = {
@@ -413,13 +416,15 @@ test_words(void **state)
 		{"-ERR 'Authorization Violation'\r\n", "Authorization Violation"},
 		{"INFO [1]\r\n", "INFO is no JSON object"},
 		{"INFO {\r\n", "INFO is no JSON object"},
-		{endless, "a line without an end"},
+		{endless, "a line that is too long"},
+		{ended, "a line that is too long"},
 		{"INFO {\"tls_required\":true}\r\n", "the server wants TLS"},
 		{INFO "HELLO\r\n", "makes no sense"},
 		{INFO "MSG\r\n", "makes no sense"},
 		{INFO "MSG a 1 99999999999999999999\r\n", "makes no sense"},
 		{INFO "HMSG a 1 9 8\r\n12345678\r\n", "makes no sense"},
 		{INFO "MSG a b c d e f g\r\n", "makes no sense"},
+		{INFO "MSG a 1 2\r\n12x\r\n", "not as long as it says"},
 		{INFO "-ERR 'maximum connections exceeded'\r\n", "maximum connections exceeded"},
 	};
 
@@ -434,6 +439,7 @@ test_words(void **state)
 		peer_end(&peer);
 	}
 	free(endless);
+	free(ended);
 }
 
 /* All that a server says comes in single bytes; what it asks for is answered. */
@@ -484,6 +490,26 @@ test_too_large(void **state)
 	assert_int_equal(peer.connections, 1);
 	tr_nats_unref(connection);
 	peer_end(&peer);
+}
+
+/* A limit that is none refuses nothing. */
+static void
+test_no_limit(void **state)
+{
+	static const char *const limits[] = {"0", "-1", "\"1\"", "1e3", "null", "99999999999999999999"};
+
+	for (size_t i = 0; i < TR_COUNT(limits); i++) {
+		struct tr_nats_connection *connection;
+		char greeting[100];
+		struct peer peer = {.greeting = greeting};
+
+		snprintf(greeting, sizeof greeting, "INFO {\"max_payload\":%s}\r\n", limits[i]);
+		peer_start(&peer);
+		connection = connection_to(peer.port, 60 * TR_NS_PER_S);
+		assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+		tr_nats_unref(connection);
+		peer_end(&peer);
+	}
 }
 
 static bool
@@ -571,6 +597,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_words, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_limit, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pings, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_found, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_permitted, setup, teardown),
