@@ -145,6 +145,8 @@ wire_peer_start(struct wire_peer *peer, void (*serve)(struct wire_conn *conn), b
 	pthread_t thread;
 
 	*peer = (struct wire_peer){.serve = serve, .tls = tls};
+	/* Peers' threads run until the process ends: what OpenSSL keeps for them must not look like a leak of ours. */
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
 	if (tls && context == NULL)
 		make_context();
 	peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
