@@ -189,17 +189,20 @@ function require(name) -- luacheck: ignore
     if other.task == c.current() then
       error(("loop or previous error loading module '%s'"):format(name), 2)
     end
+    other.latch = other.latch or c.latch()
     other.latch:wait()
   end
   local tried = {}
   for _, searcher in ipairs(package.loaders) do
     local loader, extra = searcher(name)
     if type(loader) == 'function' then
-      local mine = { task = c.current(), latch = c.latch() }
+      local mine = { task = c.current() } -- latch: made by the first who waits for it
       loading[name] = mine
       local ok, value = host.try(loader, name, extra)
       loading[name] = nil
-      mine.latch:open()
+      if mine.latch then
+        mine.latch:open()
+      end
       if not ok then
         error(value, 0)
       end

@@ -159,6 +159,33 @@ waits_pass_through_whatever_stands_around_them(void **state)
 	}
 }
 
+static bool
+two_have_ended(void *arg)
+{
+	const struct fixture *f = arg;
+
+	return f->ended == 2;
+}
+
+static void
+a_module_that_waits_is_loaded_once_for_two(void **state)
+{
+	struct fixture *f = with("local loads = 0\n"
+				 "package.preload.waits = function() loads = loads + 1 return {v = t.park()} end\n"
+				 "kumo.on('e', function() return require('waits').v, loads end)");
+
+	fixture_fire(f, "e", NULL, 0, NULL);
+	struct tr_ticket loader = f->ticket;
+	fixture_fire(f, "e", NULL, 0, NULL);
+	assert_int_equal(f->ended, 0);
+	f->ticket = loader;
+	assert_true(fixture_wake(f, "v", false));
+	assert_true(tr_loop_run_until(tr_host_loop(f->host), two_have_ended, f, TR_NS_PER_S));
+	assert_int_equal(f->status, TR_OK);
+	assert_string_equal(f->result, "v|1");
+	fixture_free(f);
+}
+
 static void
 a_wait_that_cannot_be_suspended_is_an_error_that_names_the_event(void **state)
 {
@@ -306,6 +333,7 @@ main(void)
 		cmocka_unit_test(a_wake_can_raise_inside_pcall),
 		cmocka_unit_test(an_uncaught_raise_ends_the_task_with_a_traceback),
 		cmocka_unit_test(waits_pass_through_whatever_stands_around_them),
+		cmocka_unit_test(a_module_that_waits_is_loaded_once_for_two),
 		cmocka_unit_test(a_wait_that_cannot_be_suspended_is_an_error_that_names_the_event),
 		cmocka_unit_test(a_task_starts_others_and_keeps_its_event),
 		cmocka_unit_test(cancel_runs_the_hook_and_cannot_be_caught),
