@@ -133,13 +133,11 @@ guard_gc(lua_State *L)
 static struct tr_smtp_params *
 push_guard(lua_State *L, const char *function, const struct tr_smtp_params *base)
 {
+	static const luaL_Reg meta[] = {{"__gc", guard_gc}, {NULL, NULL}};
 	struct tr_smtp_params **guard = lua_newuserdata(L, sizeof *guard);
 
 	*guard = NULL;
-	if (luaL_newmetatable(L, GUARD)) {
-		lua_pushcfunction(L, guard_gc);
-		lua_setfield(L, -2, "__gc");
-	}
+	tr_metatable(L, GUARD, meta, NULL);
 	lua_setmetatable(L, -2);
 	*guard = base != NULL ? tr_smtp_params_copy(base) : tr_smtp_params_new();
 	if (*guard == NULL)
@@ -461,6 +459,7 @@ tr_l_make_listener_domain(lua_State *L)
 		{"log_arf", '*', false},
 		{"ttl", 'd', false},
 	};
+	static const luaL_Reg meta[] = {{"__gc", domain_gc}, {"__index", domain_index}, {NULL, NULL}};
 	struct tr_smtp_domain *domain;
 
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -470,12 +469,7 @@ tr_l_make_listener_domain(lua_State *L)
 	check_report_mode(L, function, "log_arf");
 	domain = lua_newuserdata(L, sizeof *domain);
 	memset(domain, 0, sizeof *domain);
-	if (luaL_newmetatable(L, DOMAIN_TYPE)) {
-		lua_pushcfunction(L, domain_gc);
-		lua_setfield(L, -2, "__gc");
-		lua_pushcfunction(L, domain_index);
-		lua_setfield(L, -2, "__index");
-	}
+	tr_metatable(L, DOMAIN_TYPE, meta, NULL);
 	lua_setmetatable(L, -2);
 	domain->relay_to = tr_opt_bool(L, 1, "relay_to", false);
 	read_cidrs(L, 1, function, "relay_from", &domain->relay_from);

@@ -133,14 +133,11 @@ l_auth_info(lua_State *L)
 static void
 make_conn_meta_type(lua_State *L)
 {
+	static const luaL_Reg none[] = {{NULL, NULL}};
 	static const luaL_Reg methods[] = {
 		{"get_meta", l_get_meta}, {"set_meta", l_set_meta}, {"auth_info", l_auth_info}, {NULL, NULL}};
 
-	if (luaL_newmetatable(L, CONN_META)) {
-		lua_newtable(L);
-		luaL_setfuncs(L, methods, 0);
-		lua_setfield(L, -2, "__index");
-	}
+	tr_metatable(L, CONN_META, none, methods);
 	lua_pop(L, 1);
 }
 

@@ -1,5 +1,6 @@
 /* EnvelopeAddress: user, domain, email, tostring. Contract/message.md section 5. */
 #include "message/message_lua.h"
+#include "policy/policy.h"
 
 #define ADDRESS "tr.address"
 
@@ -102,8 +103,7 @@ tr_addr_push(lua_State *L, const struct tr_addr *addr)
 	struct tr_addr *copy = lua_newuserdata(L, sizeof *copy);
 
 	*copy = (struct tr_addr){0};
-	if (luaL_newmetatable(L, ADDRESS))
-		luaL_setfuncs(L, meta, 0);
+	tr_metatable(L, ADDRESS, meta, NULL);
 	lua_setmetatable(L, -2);
 	if (tr_addr_copy(addr, copy) != TR_OK)
 		luaL_error(L, "EnvelopeAddress: out of memory");

@@ -522,9 +522,6 @@ make_metatable(lua_State *L)
 		return;
 	lua_pop(L, 1);
 	luaL_newmetatable(L, MESSAGE);
-	lua_pushlightuserdata(L, &meta_key);
-	lua_pushvalue(L, -2);
-	lua_rawset(L, LUA_REGISTRYINDEX);
 	pthread_once(&names_once, fill_names);
 	luaL_setfuncs(L, meta, 0);
 	lua_createtable(L, 0, 32);
@@ -542,6 +539,9 @@ make_metatable(lua_State *L)
 	lua_pushliteral(L, "v");
 	lua_setfield(L, -2, "__mode");
 	lua_setmetatable(L, -2);
+	lua_rawset(L, LUA_REGISTRYINDEX);
+	lua_pushlightuserdata(L, &meta_key); /* last: what has failed before is made anew by the next call */
+	lua_pushvalue(L, -2);
 	lua_rawset(L, LUA_REGISTRYINDEX);
 }
 

@@ -27,6 +27,24 @@ tr_type(lua_State *L, const char *name, lua_CFunction gc, const luaL_Reg *method
 	lua_pop(L, 1);
 }
 
+void
+tr_metatable(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods)
+{
+	luaL_getmetatable(L, name);
+	if (!lua_isnil(L, -1))
+		return;
+	lua_pop(L, 1);
+	lua_newtable(L);
+	luaL_setfuncs(L, meta, 0);
+	if (methods != NULL) {
+		lua_newtable(L);
+		luaL_setfuncs(L, methods, 0);
+		lua_setfield(L, -2, "__index");
+	}
+	lua_pushvalue(L, -1);
+	lua_setfield(L, LUA_REGISTRYINDEX, name); /* last: it is there as a whole, or not at all */
+}
+
 int
 tr_push_error(lua_State *L, int err, const char *fmt, ...)
 {

@@ -197,6 +197,10 @@ bool tr_watch_cancel(void);
 /* --- helpers for bindings ------------------------------------------------------------------------ */
 /* Makes the metatable of a userdata type known to luaL_checkudata(). `methods` NULL: it has none. */
 void tr_type(lua_State *L, const char *name, lua_CFunction gc, const luaL_Reg *methods);
+/* Pushes the metatable of objects, made at the first call in a state, not when its module is opened. methods: of its
+ * __index, or NULL. Raises without memory, and then the next call makes it: one that was left half made would stay so.
+ */
+void tr_metatable(lua_State *L, const char *name, const luaL_Reg *meta, const luaL_Reg *methods);
 /* Pushes `nil, message, code` and returns 3. */
 int tr_push_error(lua_State *L, int err, const char *fmt, ...) TR_PRINTF(3, 4);
 /* Raises a text prefixed with where the Lua caller stands, as luaL_error. */

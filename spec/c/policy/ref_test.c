@@ -135,12 +135,59 @@ are_used_again(void **state)
 	fixture_free(f);
 }
 
+static int
+nothing(lua_State *L)
+{
+	return 0;
+}
+
+static int
+make_type(lua_State *L)
+{
+	static const luaL_Reg meta[] = {{"__gc", nothing}, {"__tostring", nothing}, {NULL, NULL}};
+	static const luaL_Reg methods[] = {{"one", nothing}, {"two", nothing}, {NULL, NULL}};
+
+	tr_metatable(L, "tr.test", meta, methods);
+	return 0;
+}
+
+static void
+metatables_are_whole_or_not_there(void **state)
+{
+	struct fixture *f = fixture_new("", NULL);
+	lua_State *L = tr_host_state(f->host);
+	int failures = 0;
+	void *arg;
+
+	lua_settop(L, 0);
+	lua_gc(L, LUA_GCSTOP, 0);
+	real = lua_getallocf(L, &arg);
+	lua_setallocf(L, failing, arg);
+	for (bool done = false; !done; failures++) {
+		left = failures;
+		done = lua_cpcall(L, make_type, NULL) == 0;
+		left = -1;
+		lua_settop(L, 0);
+		luaL_getmetatable(L, "tr.test");
+		assert_int_equal(lua_istable(L, 1), done);
+	}
+	lua_setallocf(L, real, arg);
+	assert_true(failures > 6);
+	lua_getfield(L, 1, "__gc");
+	lua_getfield(L, 1, "__tostring");
+	lua_getfield(L, 1, "__index");
+	lua_getfield(L, -1, "two");
+	assert_true(lua_iscfunction(L, 2) && lua_iscfunction(L, 3) && lua_iscfunction(L, 5));
+	fixture_free(f);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(stay_whatever_allocation_fails),
 		cmocka_unit_test(are_used_again),
+		cmocka_unit_test(metatables_are_whole_or_not_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
