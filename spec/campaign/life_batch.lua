@@ -104,7 +104,8 @@ function batch:ask(text, ...)
 end
 
 function batch:inject(number, to, bytes)
-  local mail = { to = to, state = 'unknown', body = ('0123456789abcd%02d\n'):format(number):rep(math.ceil(bytes / 17)):sub(1, -2) }
+  local body = ('0123456789abcd%02d\n'):format(number):rep(math.ceil(bytes / 17)):sub(1, -2)
+  local mail = { to = to, injected = true, state = 'unknown', body = body }
   self.mails[number] = mail
   local ok, answer = pcall(
     self.rt.eval, self.rt,
@@ -114,7 +115,10 @@ function batch:inject(number, to, bytes)
     return
   elseif not ok then
     mail.why = tostring(answer)
-  elseif answer.success_count == #to then
+    return
+  end
+  mail.failed = answer.fail_count
+  if answer.success_count == #to then
     mail.state = 'stored'
   elseif answer.fail_count == #to then
     mail.state, mail.why = 'refused', 'of an injection'
@@ -171,13 +175,20 @@ end
 
 -- --- what must have come of it ------------------------------------------------------------------------------------------
 
+--- What an injection refuses as it has no queue gets a Reception and a Bounce, and was never mail: `NotQueued`.
+local function end_of(record)
+  local why = record.type == 'Bounce' and (record.response or {}).content or ''
+  return why:find('failed to insert the message into its queue', 1, true) and 'NotQueued' or record.type
+end
+
 function batch:sort_in(name, record, key, ends, receptions, total)
   if name == 'b' and ENDS[record.type] then
+    local kind = end_of(record)
     if ends[key] then
-      self:wrong('%s has two ends: %s, %s', key, ends[key], record.type)
+      self:wrong('%s has two ends: %s, %s', key, ends[key], kind)
     end
-    ends[key] = record.type
-    total[record.type] = (total[record.type] or 0) + 1
+    ends[key] = kind
+    total[kind] = (total[kind] or 0) + 1
   elseif record.type == 'Reception' and receptions[name] then
     if receptions[name][key] then
       self:wrong('two Receptions of %s for %s', key, name)
@@ -200,15 +211,24 @@ function batch:check(most)
     end
   end
   for number, mail in pairs(self.mails) do
+    local queued, not_queued = 0, 0
     for _, address in ipairs(mail.to) do
       local key = number .. ' ' .. address
       local sent, last = self.sent[key] or 0, ends[key]
+      if last == 'NotQueued' then
+        not_queued = not_queued + 1
+      elseif last then
+        queued = queued + 1
+      end
+      if last == 'NotQueued' and (mail.state == 'stored' or not mail.injected) then
+        self:wrong('mail %s was taken (%s), and not queued', key, mail.state)
+      end
       if sent > most then
         self:wrong('mail %s was delivered %d times', key, sent)
       end
       if mail.state == 'stored' and not last then
         self:wrong('mail %s was answered with 250 and has no end', key)
-      elseif mail.state == 'refused' and (sent > 0 or last) then
+      elseif mail.state == 'refused' and (sent > 0 or last and last ~= 'NotQueued') then
         self:wrong('mail %s was refused (%s) and is there', key, mail.why)
       end
       if last == 'Delivery' and sent == 0 or sent > 0 and last ~= 'Delivery' and last ~= 'AdminBounce' then
@@ -221,6 +241,9 @@ function batch:check(most)
         of[key] = nil
       end
       ends[key] = nil
+    end
+    if mail.failed and (queued ~= #mail.to - mail.failed or not_queued > mail.failed) then
+      self:wrong('mail %d: %d of %d were refused; %d have an end, %d were not queued', number, mail.failed, #mail.to, queued, not_queued)
     end
   end
   for name, of in pairs { ends = ends, b = receptions.b, p = receptions.p } do
