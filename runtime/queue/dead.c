@@ -244,36 +244,11 @@ tr_dead_add(struct tr_dead_store *store, uint32_t slot, struct tr_str queue)
 	pthread_mutex_unlock(&store->lock);
 }
 
-struct by_seq {
-	uint64_t seq;
-	uint32_t slot;
-};
-
-static int
-compare(const void *a, const void *b)
-{
-	uint64_t x = ((const struct by_seq *)a)->seq, y = ((const struct by_seq *)b)->seq;
-
-	return (x > y) - (x < y);
-}
-
 void
 dead_sort(struct tr_dead_store *store, struct dead_account *account)
 {
-	uint32_t count = account->list.count, slot;
-	struct by_seq *orders = account->unsorted ? malloc(count * sizeof *orders) : NULL;
-
-	if (orders == NULL)
-		return;
-	for (uint32_t i = 0; i < count; i++) {
-		slot = slots_pop(store->spool, &account->list);
-		orders[i] = (struct by_seq){tr_spool_stub(store->spool, slot)->seq, slot};
-	}
-	qsort(orders, count, sizeof *orders, compare);
-	for (uint32_t i = 0; i < count; i++)
-		slots_add(store->spool, &account->list, orders[i].slot);
-	free(orders);
-	account->unsorted = false;
+	if (account->unsorted && slots_sort(store->spool, &account->list))
+		account->unsorted = false;
 }
 
 uint64_t

@@ -217,9 +217,10 @@ tr_engine_recovered(struct tr_engine *engine, const struct tr_recovered *message
 		tr_dead_add(engine->dead, message->slot, message->queue);
 		return;
 	}
-	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. */
+	/* What was parked is decided again, too: the policy may have been mended, or the hook be back. All of a hook by
+	 * one worker, in order. */
 	if (message->flags & (TR_MSG_UNDECIDED | TR_MSG_POLICY_ERROR)) {
-		struct tr_worker *worker = &engine->workers[message->slot % engine->worker_count];
+		struct tr_worker *worker = &engine->workers[stub->account % engine->worker_count];
 
 		worker_undecided_add(worker, message->slot);
 		count_add(engine, IN_UNDECIDED, 1);

@@ -425,7 +425,9 @@ void worker_start(struct tr_worker *worker);
 int worker_init(
 	struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *loop, uint32_t index, uint64_t seed);
 void worker_fini(struct tr_worker *worker);
-void worker_decide(struct tr_worker *worker);     /* undecided ones */
+void worker_decide(struct tr_worker *worker); /* undecided ones */
+/* Those of the log, into the order in which they came to be: what keys they will have nobody knows before. */
+void worker_undecided_start(struct tr_worker *worker);
 void worker_drop_nulls(struct tr_worker *worker); /* tries again */
 void worker_undecided_add(struct tr_worker *worker, uint32_t slot);
 struct tr_worker *worker_here(struct tr_engine *engine); /* whose loop runs in this thread; NULL: none */

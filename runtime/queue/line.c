@@ -1,4 +1,6 @@
 /* Lists of stubs, and the waiting line of a scheduled queue with the sweep that finds what expired in it. */
+#include <stdlib.h>
+
 #include "queue/internal.h"
 
 void
@@ -56,6 +58,38 @@ slots_pop(struct tr_spool *spool, struct slot_list *list)
 	if (slot != TR_NO_SLOT)
 		slots_remove(spool, list, slot);
 	return slot;
+}
+
+struct by_seq {
+	uint64_t seq;
+	uint32_t slot;
+};
+
+static int
+compare(const void *a, const void *b)
+{
+	uint64_t x = ((const struct by_seq *)a)->seq, y = ((const struct by_seq *)b)->seq;
+
+	return (x > y) - (x < y);
+}
+
+bool
+slots_sort(struct tr_spool *spool, struct slot_list *list)
+{
+	uint32_t count = list->count, slot;
+	struct by_seq *all = count > 1 ? malloc(count * sizeof *all) : NULL;
+
+	if (all == NULL)
+		return count <= 1;
+	for (uint32_t i = 0; i < count; i++) {
+		slot = slots_pop(spool, list);
+		all[i] = (struct by_seq){tr_spool_stub(spool, slot)->seq, slot};
+	}
+	qsort(all, count, sizeof *all, compare);
+	for (uint32_t i = 0; i < count; i++)
+		slots_add(spool, list, all[i].slot);
+	free(all);
+	return true;
 }
 
 /* --- the line: counts of the engine and of the queue are the callers' ---------------------------------- */

@@ -64,5 +64,8 @@ void slots_add(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
 void slots_add_front(struct tr_spool *spool, struct slot_list *list, uint32_t slot);
 void slots_remove(struct tr_spool *spool, struct slot_list *list, uint32_t slot); /* needs prev */
 uint32_t slots_pop(struct tr_spool *spool, struct slot_list *list);
+/* By seq: the order in which they came to be. The log's is another one where something was copied forward, or came from
+ * two workers. false: no memory, the order stays. */
+bool slots_sort(struct tr_spool *spool, struct slot_list *list);
 
 #endif

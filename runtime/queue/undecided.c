@@ -2,6 +2,7 @@
  * as runtime/record has room for them, in order within an account, accounts in turn. */
 #include <stdlib.h>
 
+#include "base/diag.h"
 #include "queue/internal.h"
 
 struct decide_load {
@@ -99,6 +100,16 @@ worker_decide(struct tr_worker *worker)
 	worker->undecided_loading = true;
 	busy_add(engine);
 	tr_spool_load(engine->spool, &op->load);
+}
+
+void
+worker_undecided_start(struct tr_worker *worker)
+{
+	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+		if (!slots_sort(worker->engine->spool, &worker->undecided[i]))
+			tr_log(TR_LEVEL_ERROR, "queue",
+				"no memory to sort what policy has to decide: the log's order stays");
+	}
 }
 
 void

@@ -266,6 +266,7 @@ worker_start(struct tr_worker *worker)
 	pthread_mutex_unlock(&worker->home_lock);
 	worker_arm_wheel(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), &worker->housekeeping, HOUSEKEEPING_NS, housekeeping);
+	worker_undecided_start(worker);
 	worker_decide(worker);
 	worker_enumerate(worker);
 }
