@@ -8,6 +8,10 @@
 enum {
 	BACKLOG_STOP = 256 * 1024, /* bytes that the kernel has not taken: no more is written until it has */
 	PINGS_MAX = 2,             /* not answered: the connection is dead */
+	/* What a server takes in a line if nobody has set its max_control_line, which it does not tell; of us in a line
+	 * beside subject and inbox. */
+	CONTROL_LINE = 4096,
+	LINE_MORE = 96,
 };
 
 static void stalled(struct tr_timer *timer);
@@ -104,7 +108,7 @@ add_message(struct tr_nats_connection *connection, const struct tr_nats_batch *b
 	const char *text = batch->text.data + slot->at;
 	struct tr_buf *out = &connection->out;
 	size_t total = slot->header_len + slot->payload.len;
-	char *start = tr_buf_reserve(out, slot->subject_len + connection->inbox_len + total + 96), *at = start;
+	char *start = tr_buf_reserve(out, slot->subject_len + connection->inbox_len + total + LINE_MORE), *at = start;
 
 	if (at == NULL)
 		return; /* tr_nats_wire_flush() sees it */
@@ -164,9 +168,15 @@ send_one(struct tr_nats_connection *connection, struct tr_nats_batch *batch)
 	struct tr_nats_slot *slot = &batch->slots[index];
 	int64_t total = (int64_t)slot->header_len + (int64_t)slot->payload.len;
 
-	if (total > connection->max_payload) { /* the server would end the connection for it */
+	/* the server would end the connection for it, and with it what others have under way */
+	if (total > connection->max_payload) {
 		tr_nats_tell_error(
 			batch, index, TR_ETOOBIG, true, "the message is larger than the server's max_payload");
+		return;
+	}
+	if (slot->subject_len + connection->inbox_len + LINE_MORE > CONTROL_LINE) {
+		tr_nats_tell_error(batch, index, TR_ETOOBIG, true,
+			"the subject is too long: servers take lines of at most %d bytes", CONTROL_LINE);
 		return;
 	}
 	if (slot->await_ack)

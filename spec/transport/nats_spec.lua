@@ -95,6 +95,19 @@ describe('kumo.nats', function()
     assert.are.same({}, client:publish_batch {})
   end)
 
+  it('refuses a subject that a server does not take, alone', function()
+    local client, before, list = connect(), server:count 'EVENTS', {}
+    for i, bytes in ipairs { 1, 3900, 4090, 1, 100000 } do
+      list[i] = { subject = 'events.' .. ('s'):rep(bytes), payload = 'x' }
+    end
+    local failures = client:publish_batch(list) -- the server would end the connection
+    assert.are.same({ 3, 5 }, { failures[1].index, failures[2] and failures[2].index })
+    assert.is_true(failures[1].permanent)
+    assert.are.equal('ETOOBIG', failures[1].code)
+    assert.matches('^the subject is too long', failures[1].text)
+    assert.are.equal(before + 3, server:count 'EVENTS')
+  end)
+
   it('holds back what would be too much on the way', function()
     local client, before, list = connect { client_capacity = 3 }, server:count 'EVENTS', {}
     for i = 1, 100 do
