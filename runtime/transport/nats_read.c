@@ -348,9 +348,11 @@ take(struct tr_nats_connection *connection, const char *data, size_t len)
 
 /* --- the stream --------------------------------------------------------------------------------------------------- */
 
-/* Bytes of TLS. False: the connection is lost. */
+static void closed(struct tr_stream *stream, int err, void *arg);
+
+/* Bytes of TLS. True: `plain` has what they say. *last: the server will say no more. */
 static bool
-decrypt(struct tr_nats_connection *connection, struct tr_buf *input)
+decrypt(struct tr_nats_connection *connection, struct tr_buf *input, bool *last)
 {
 	bool was_ready = tr_tls_is_ready(connection->tls);
 	struct tr_buf info = {0}, wire = {0};
@@ -366,7 +368,8 @@ decrypt(struct tr_nats_connection *connection, struct tr_buf *input)
 		tr_stream_write(connection->stream, wire.data, wire.len);
 	connection->written += wire.len;
 	tr_buf_free(&wire);
-	if (err != TR_OK) {
+	*last = err == TR_ECLOSED;
+	if (err != TR_OK && !*last) {
 		failed(connection, err, "%s", err == TR_EPROTO ? tr_tls_error(connection->tls) : tr_err_text(err));
 	} else if (!was_ready && tr_tls_is_ready(connection->tls)) {
 		greet(connection, (struct tr_str){info.data, info.len});
@@ -375,7 +378,7 @@ decrypt(struct tr_nats_connection *connection, struct tr_buf *input)
 		return false; /* not yet */
 	}
 	tr_buf_free(&info);
-	return err == TR_OK && connection->tls != NULL;
+	return (err == TR_OK || *last) && connection->tls != NULL;
 }
 
 static void
@@ -383,6 +386,7 @@ data(struct tr_stream *stream, void *arg)
 {
 	struct tr_nats_connection *connection = arg;
 	struct tr_buf *input = tr_stream_input(stream);
+	bool last = false;
 	size_t used;
 
 	if (connection->tls == NULL) {
@@ -390,13 +394,15 @@ data(struct tr_stream *stream, void *arg)
 		if (connection->stream != stream)
 			return;
 		tr_buf_consume(input, used);
-	} else if (decrypt(connection, input)) {
+	} else if (decrypt(connection, input, &last)) {
 		used = take(connection, connection->plain.data, connection->plain.len);
 		if (connection->stream != stream)
 			return;
 		tr_buf_consume(&connection->plain, used);
 	}
-	if (connection->state == TR_NATS_UP)
+	if (last && connection->stream == stream) /* acknowledgements and reasons that came with the end count */
+		closed(stream, TR_ECLOSED, connection);
+	else if (connection->state == TR_NATS_UP)
 		tr_nats_wire_pump(connection); /* acknowledgements have made room */
 }
 

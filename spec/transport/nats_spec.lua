@@ -364,15 +364,19 @@ describe('kumo.nats with a login', function()
     local text, status = helper.sh(([[cd %s && openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem \
       -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost 2>&1]]):format(dir))
     assert.are.equal(0, status, text)
-    local server = nats.new(('tls { cert_file: "%s/cert.pem", key_file: "%s/key.pem" }'):format(dir, dir))
+    local server = nats.new(([[
+tls { cert_file: "%s/cert.pem", key_file: "%s/key.pem" }
+authorization { user: "events", password: "s3cret" }]]):format(dir, dir))
     server:restart()
-    local place = 'tls://localhost:' .. server.port
+    local place = 'tls://events:s3cret@localhost:' .. server.port
     local client = kumo.nats.connect { servers = { place }, certificate = dir .. '/cert.pem' }
     assert.are.same({}, client:publish { subject = 'e', payload = 'x', await_ack = false })
     assert.matches('no responders', raised(client.publish, client, { subject = 'e', payload = 'x' }))
     assert.matches('cannot connect', raised(kumo.nats.connect, { servers = { place } })) -- nobody vouches for it
     assert.matches('cannot connect', raised(kumo.nats.connect, -- another name
       { servers = { 'tls://127.0.0.1:' .. server.port }, certificate = dir .. '/cert.pem' }))
+    assert.matches('Authorization Violation', raised(kumo.nats.connect, -- said before it says that this was the end
+      { servers = { 'tls://events:other@localhost:' .. server.port }, certificate = dir .. '/cert.pem' }))
     server:stop()
     helper.cleanup()
   end)
