@@ -54,8 +54,11 @@ struct tr_nats_server { /* texts in one block behind it */
 	struct tr_nats_server *next;
 	const char *host, *user, *password; /* of the URL; user without password: a token; NULL: none */
 	const char *shown;                  /* nats://host:port */
+	const char *tls_name;               /* what its certificate must be for; NULL: host */
 	uint16_t port;
-	bool found; /* told by a server, not by the settings */
+	bool found; /* told by a server, not by the settings; login and tls_name are those of a server of the settings
+		     */
+	bool told;  /* of a found one: in the list that is being read */
 };
 
 enum tr_nats_state {
@@ -158,8 +161,9 @@ void tr_nats_link_failed(struct tr_nats_connection *connection, int err, const c
 void tr_nats_link_up(struct tr_nats_connection *connection);
 /* It was up and is not any more. */
 void tr_nats_link_lost(struct tr_nats_connection *connection, int err, const char *fmt, ...) TR_PRINTF(3, 4);
-/* A server of the cluster that was told, "host:port". */
+/* A server of the cluster that was told, "host:port"; at the end of a list: those that it does not name any more go. */
 void tr_nats_link_found(struct tr_nats_connection *connection, struct tr_str address);
+void tr_nats_link_found_all(struct tr_nats_connection *connection);
 
 /* --- nats_read.c -------------------------------------------------------------------------------------------------- */
 

@@ -165,6 +165,29 @@ tr_nats_link_init(struct tr_nats_connection *connection)
 	return TR_OK;
 }
 
+static bool
+is_address(const char *host)
+{
+	struct tr_sockaddr addr;
+
+	return tr_sockaddr_parse(tr_str(host), TR_NATS_PORT, &addr) == TR_OK;
+}
+
+/* A cluster tells addresses, and takes the login, and has the certificate, that the server has by which we know it. All
+ * texts lie with servers of the settings, as found ones come and go. */
+static void
+inherit(struct tr_nats_server *server, const struct tr_nats_server *from)
+{
+	server->user = from->user;
+	server->password = from->password;
+	if (!is_address(server->host))
+		return;
+	if (from->found)
+		server->tls_name = from->tls_name;
+	else if (!is_address(from->host))
+		server->tls_name = from->host;
+}
+
 void
 tr_nats_link_found(struct tr_nats_connection *connection, struct tr_str address)
 {
@@ -173,16 +196,38 @@ tr_nats_link_found(struct tr_nats_connection *connection, struct tr_str address)
 
 	if (server == NULL)
 		return; /* the others will do */
-	server->found = true;
 	for (; *end != NULL; end = &(*end)->next) {
-		count += (*end)->found;
+		count += (*end)->told;
 		if (strcmp((*end)->shown, server->shown) == 0)
 			break;
 	}
-	if (*end != NULL || count >= FOUND_MAX || server->port == 0)
+	if (*end != NULL || count >= FOUND_MAX || server->port == 0) {
+		if (*end != NULL)
+			(*end)->told = (*end)->found;
 		free(server);
-	else
-		*end = server;
+		return;
+	}
+	server->found = server->told = true;
+	server->user = server->password = NULL;
+	if (connection->server != NULL)
+		inherit(server, connection->server);
+	*end = server;
+}
+
+void
+tr_nats_link_found_all(struct tr_nats_connection *connection)
+{
+	for (struct tr_nats_server **at = &connection->servers; *at != NULL;) {
+		struct tr_nats_server *server = *at;
+
+		if (server->found && !server->told && server != connection->server) {
+			*at = server->next;
+			free(server);
+		} else {
+			server->told = false;
+			at = &server->next;
+		}
+	}
 }
 
 /* --- stages ------------------------------------------------------------------------------------------------------- */

@@ -88,11 +88,13 @@ static void
 secure(struct tr_nats_connection *connection)
 {
 	const struct tr_nats_settings *settings = &connection->settings;
+	const struct tr_nats_server *server = connection->server;
 	const struct tr_tls_files files = {settings->ca_file.data, settings->cert_file.data, settings->key_file.data};
 	struct tr_buf plain = {0}, wire = {0};
 	const char *why = "";
 
-	connection->tls = tr_tls_new_with(connection->server->host, true, &files, &why);
+	connection->tls =
+		tr_tls_new_with(server->tls_name != NULL ? server->tls_name : server->host, true, &files, &why);
 	if (connection->tls == NULL) {
 		tr_nats_link_failed(connection, TR_EPROTO, "TLS: %s", why);
 		return;
@@ -163,6 +165,7 @@ on_info(struct tr_nats_connection *connection, struct tr_str info)
 			if (tr_json_type(url) == TR_JSON_STRING && url.len > 2)
 				tr_nats_link_found(connection, (struct tr_str){url.data + 1, url.len - 2});
 		}
+		tr_nats_link_found_all(connection);
 	}
 	if (connection->state != TR_NATS_INFO)
 		return;

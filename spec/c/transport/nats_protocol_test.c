@@ -122,17 +122,74 @@ test_servers(void **state)
 			assert_string_equal(server->password, cases[i].password);
 	}
 	assert_null(server);
-	for (int i = 0; i < 200; i++) { /* of what servers tell there is an end */
-		char address[32];
+	tr_nats_link_fini(&connection);
+}
 
-		snprintf(address, sizeof address, "10.0.0.%d:4222", i % 150);
-		tr_nats_link_found(&connection, tr_str(address));
-	}
+static char *
+login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, int expected)
+{
+	static char text[2048];
+	struct tr_buf out = {0};
+	char why[256];
+
+	why[0] = '\0';
+	assert_int_equal(tr_nats_login(settings, server, TR_STR("{\"nonce\":\"abc\"}"), &out, why), expected);
+	snprintf(text, sizeof text, "%.*s", expected == TR_OK ? (int)out.len : 256, expected == TR_OK ? out.data : why);
+	tr_buf_free(&out);
+	return text;
+}
+
+static size_t
+count_servers(const struct tr_nats_connection *connection)
+{
 	size_t count = 0;
-	for (server = connection.servers; server != NULL; server = server->next)
+
+	for (const struct tr_nats_server *server = connection->servers; server != NULL; server = server->next)
 		count++;
-	assert_int_equal(count, TR_COUNT(cases) + 64);
+	return count;
+}
+
+/* What servers tell of their cluster: it has an end, and servers that have gone go. */
+static void
+test_told(void **state)
+{
+	struct tr_nats_connection connection = {.nats = nats,
+		.settings = {.retain_order = true,
+			.server_count = 2,
+			.servers = {TR_STR("nats://u:p@cluster.test"), TR_STR("nats://10.0.0.1:4222")}}};
+	struct tr_nats_server *server;
+
+	assert_int_equal(tr_nats_link_init(&connection), TR_OK);
 	assert_int_equal(strlen(connection.inbox), connection.inbox_len);
+	connection.server = connection.servers; /* by which we know the others */
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 200; i++) {
+			char address[32];
+
+			snprintf(address, sizeof address, "10.0.%d.%d:4222", round, i % 150);
+			tr_nats_link_found(&connection, tr_str(address));
+		}
+		tr_nats_link_found_all(&connection);
+		assert_int_equal(count_servers(&connection), 2 + 64);
+	}
+	for (server = connection.servers->next->next; server->next != NULL; server = server->next)
+		assert_memory_equal(server->host, "10.0.2.", 7);
+	/* an address takes the name of the certificate, too */
+	assert_string_equal(server->user, "u");
+	assert_string_equal(server->password, "p");
+	assert_string_equal(server->tls_name, "cluster.test");
+	/* the one in use stays, though it is told no more; what it tells has its login, and a name stands for itself */
+	connection.server = server;
+	tr_nats_link_found(&connection, TR_STR("x:y@other.test:1"));
+	tr_nats_link_found(&connection, TR_STR("10.0.0.1:4222"));
+	tr_nats_link_found_all(&connection);
+	assert_int_equal(count_servers(&connection), 4);
+	assert_ptr_equal(connection.servers->next->next, server);
+	server = server->next;
+	assert_string_equal(server->host, "other.test");
+	assert_string_equal(server->user, "u");
+	assert_null(server->tls_name);
+	assert_non_null(strstr(login(&connection.settings, server, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}"));
 	tr_nats_link_fini(&connection);
 }
 
@@ -153,20 +210,6 @@ test_order(void **state)
 		tr_nats_link_fini(&connection);
 	}
 	assert_true(first[0] && first[1] && first[2] && first[3]);
-}
-
-static char *
-login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, int expected)
-{
-	static char text[2048];
-	struct tr_buf out = {0};
-	char why[256];
-
-	why[0] = '\0';
-	assert_int_equal(tr_nats_login(settings, server, TR_STR("{\"nonce\":\"abc\"}"), &out, why), expected);
-	snprintf(text, sizeof text, "%.*s", expected == TR_OK ? (int)out.len : 256, expected == TR_OK ? out.data : why);
-	tr_buf_free(&out);
-	return text;
 }
 
 static void
@@ -592,6 +635,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain_acks),
 		cmocka_unit_test_setup_teardown(test_servers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_order, setup, teardown),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test_setup_teardown(test_words, setup, teardown),
