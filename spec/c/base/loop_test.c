@@ -11,7 +11,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -19,7 +18,8 @@
 
 #define SENDERS 3
 #define LETTERS 5000
-#define LIMIT_NS (20 * TR_NS_PER_S)
+#define LIMIT_NS (120 * TR_NS_PER_S)
+#define FAR_NS (3600 * TR_NS_PER_S) /* no test lasts so long */
 
 static struct tr_loop *loop;
 
@@ -238,7 +238,7 @@ real_timers_fire_in_time(void **state)
 	tr_timer_start(tr_loop_wheel(loop), &timer, 20 * TR_NS_PER_MS, nothing);
 	assert_true(tr_loop_run_until(loop, timer_is_done, NULL, LIMIT_NS));
 	assert_true(tr_mono_ns() - start_ns >= 20 * TR_NS_PER_MS);
-	tr_timer_start(tr_loop_wheel(loop), &timer, LIMIT_NS, nothing);
+	tr_timer_start(tr_loop_wheel(loop), &timer, FAR_NS, nothing);
 	assert_false(tr_loop_run_until(loop, timer_is_done, NULL, 5 * TR_NS_PER_MS));
 	tr_timer_stop(tr_loop_wheel(loop), &timer);
 }
@@ -420,7 +420,7 @@ monotonic_time_goes_on_after_virtual_time(void **state)
 	assert_true(tr_mono_ns() >= after_ns);
 	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, stop_now);
 	tr_loop_run(loop);
-	assert_true(tr_mono_ns() - after_ns < 60 * TR_NS_PER_S);
+	assert_true(tr_mono_ns() - after_ns < FAR_NS);
 }
 
 static sem_t asleep;
@@ -452,12 +452,11 @@ static void
 timers_fire_in_time_after_virtual_time(void **state)
 {
 	struct tr_timer far = {0};
-	struct timespec start, end;
 	pthread_t waker;
 
 	sem_init(&asleep, 0, 0);
 	pthread_create(&waker, NULL, waker_main, NULL);
-	tr_timer_start(tr_loop_wheel(loop), &far, 10 * TR_NS_PER_S, nothing);
+	tr_timer_start(tr_loop_wheel(loop), &far, FAR_NS, nothing);
 	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, wake_the_waker);
 	tr_loop_run(loop);
 	pthread_join(waker, NULL);
@@ -466,11 +465,8 @@ timers_fire_in_time_after_virtual_time(void **state)
 	tr_clock_virtual_from_here(INT64_C(1795630930) * TR_NS_PER_S);
 	tr_clock_advance(3600 * TR_NS_PER_S);
 	tr_clock_real();
-	clock_gettime(CLOCK_MONOTONIC, &start);
 	tr_timer_start(tr_loop_wheel(loop), &timer, TR_NS_PER_MS, stop_now);
-	tr_loop_run(loop);
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	assert_true(end.tv_sec - start.tv_sec < 5);
+	tr_loop_run(loop); /* a timer that is late is so by an hour: it hangs here */
 }
 
 struct numbered {

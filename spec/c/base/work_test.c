@@ -13,7 +13,7 @@
 #include "base/work.h"
 
 #define JOBS 500
-#define LIMIT_NS (20 * TR_NS_PER_S)
+#define LIMIT_NS (120 * TR_NS_PER_S)
 
 static struct tr_loop *loop;
 static pthread_t loop_thread;

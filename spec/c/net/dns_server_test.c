@@ -10,7 +10,10 @@
 #include "dns_peer.h"
 #include "net/dns.h"
 
-#define LIMIT_NS (10 * TR_NS_PER_S)
+#define LIMIT_NS (60 * TR_NS_PER_S)
+#define PATIENT_NS (3600 * TR_NS_PER_S) /* of a try whose reply must not be late, however slow the machine is */
+#define HASTY_NS (30 * TR_NS_PER_MS)
+#define ENOUGH 8 /* tries, each as long as all before it: seconds in all */
 
 static struct tr_loop *loop;
 static struct tr_dns *dns;
@@ -26,7 +29,7 @@ struct got {
 static void on_script(struct dns_peer *server, const struct dns_question *question, struct tr_buf *reply);
 
 static void
-use_peer(struct tr_resolver *resolver)
+use_peer(struct tr_resolver *resolver, int64_t try_ns, uint32_t attempts)
 {
 	char servers[64];
 
@@ -35,8 +38,8 @@ use_peer(struct tr_resolver *resolver)
 	resolver->servers = strdup(servers);
 	resolver->search = strdup("search.test");
 	resolver->hosts_file = false;
-	resolver->try_ns = 30 * TR_NS_PER_MS;
-	resolver->attempts = 2;
+	resolver->try_ns = try_ns;
+	resolver->attempts = attempts;
 	assert_int_equal(tr_resolver_ready(resolver), TR_OK);
 	assert_int_equal(tr_resolvers_set(tr_dns_resolvers(dns), NULL, resolver), TR_OK);
 }
@@ -46,7 +49,7 @@ setup(void **state)
 {
 	if (tr_loop_new(&loop) != TR_OK || tr_dns_new(loop, &dns) != TR_OK || !peer_start(&peer, loop, on_script))
 		return -1;
-	use_peer(tr_resolver_new(TR_RESOLVER_SERVERS));
+	use_peer(tr_resolver_new(TR_RESOLVER_SERVERS), PATIENT_NS, 2);
 	return 0;
 }
 
@@ -210,23 +213,24 @@ who_leaves_does_not_end_it_for_the_others(void **state)
 static void
 a_lost_question_is_asked_again(void **state)
 {
+	use_peer(tr_resolver_new(TR_RESOLVER_SERVERS), HASTY_NS, ENOUGH);
 	/* the second time the script knows no such name */
 	assert_int_equal(look_up("slow.test").status, TR_DNS_NXDOMAIN);
-	assert_int_equal(peer.questions, 2);
+	assert_true(peer.questions >= 2);
 }
 
 static void
 silence_ends_at_the_deadline(void **state)
 {
 	struct got got = {0};
-	int64_t begun_ns = tr_mono_ns();
 
+	/* its tries would take hours */
 	assert_non_null(tr_dns_ask(dns, NULL, "silent.test", TR_DNS_A, 10 * TR_NS_PER_MS, on_answer, &got));
 	assert_true(tr_loop_run_until(loop, is_answered, &got, LIMIT_NS));
 	assert_int_equal(got.status, TR_DNS_FAILED);
 	assert_int_equal(got.err, TR_ETIMEDOUT);
-	assert_true(tr_mono_ns() - begun_ns < 5 * TR_NS_PER_S);
 	/* without one, the tries come to an end */
+	use_peer(tr_resolver_new(TR_RESOLVER_SERVERS), HASTY_NS, 2);
 	got = look_up("silent.test");
 	assert_int_equal(got.err, TR_ETIMEDOUT);
 }
@@ -244,8 +248,10 @@ a_failing_server_is_a_failure(void **state)
 static void
 an_answer_to_another_question_is_not_believed(void **state)
 {
-	struct got got = look_up("lies.test");
+	struct got got;
 
+	use_peer(tr_resolver_new(TR_RESOLVER_SERVERS), HASTY_NS, ENOUGH);
+	got = look_up("lies.test");
 	assert_int_equal(got.status, TR_DNS_OK);
 	assert_string_equal(got.first, "192.0.2.2");
 	assert_int_equal(look_up("bank.test").status, TR_DNS_NXDOMAIN); /* nor remembered */
@@ -303,7 +309,7 @@ strategies_ask_what_they_need(void **state)
 	for (size_t i = 0; i < TR_COUNT(cases); i++) {
 		struct got got = {0};
 
-		use_peer(tr_resolver_new(TR_RESOLVER_SERVERS)); /* with an empty cache */
+		use_peer(tr_resolver_new(TR_RESOLVER_SERVERS), PATIENT_NS, 2); /* with an empty cache */
 		peer.questions = 0;
 		assert_non_null(tr_dns_addrs(dns, NULL, "a.test", &cases[i].strategy, LIMIT_NS, on_found, &got));
 		assert_true(tr_loop_run_until(loop, is_answered, &got, LIMIT_NS));

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "net/dns.h"
 
-#define LIMIT_NS (10 * TR_NS_PER_S)
+#define LIMIT_NS (60 * TR_NS_PER_S)
 
 static struct tr_loop *loop;
 static struct tr_dns *dns;

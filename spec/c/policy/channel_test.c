@@ -14,7 +14,7 @@
 
 #define SENDERS 3
 #define ITEMS 5000
-#define LIMIT_NS (20 * TR_NS_PER_S)
+#define LIMIT_NS (120 * TR_NS_PER_S)
 
 static struct tr_loop *loop;
 static struct tr_channel *channel;

@@ -165,7 +165,7 @@ use(void *arg)
 				continue;
 			}
 			clock_gettime(CLOCK_REALTIME, &until);
-			until.tv_sec += 20;
+			until.tv_sec += 120;
 			if (sem_timedwait(&runner->woken, &until) != 0) {
 				runner->missed++;
 				tr_lease_unwait(set, &runner->waiter);

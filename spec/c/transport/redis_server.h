@@ -26,7 +26,7 @@
 #include "message/message.h"
 #include "transport/redis_shaping.h"
 
-#define LIMIT_NS (20 * TR_NS_PER_S)
+#define LIMIT_NS (60 * TR_NS_PER_S)
 #define BASE_US INT64_C(1795000000000000) /* some moment of the server; the local clock starts there */
 
 static char dir[64], path[96];

@@ -113,7 +113,7 @@ answers_throttles(void **state)
 	start_server("--appendonly", "no");
 	make_shared("?db=2", LIMIT_NS);
 	for (int i = 0; i < 3; i++) {
-		set_spec(&asked, "t:3:3:60", "3/min");
+		set_spec(&asked, "t:3:3:3600", "3/h");
 		begin(&asked);
 		await(&asked);
 		assert_int_equal(asked.op.err, TR_OK);
@@ -124,25 +124,25 @@ answers_throttles(void **state)
 	begin(&asked);
 	await(&asked);
 	assert_true(asked.op.result.throttled);
-	assert_in_range(asked.op.result.retry_after_ns, 15 * TR_NS_PER_S, 20 * TR_NS_PER_S);
+	assert_in_range(asked.op.result.retry_after_ns, 1100 * TR_NS_PER_S, 1200 * TR_NS_PER_S);
 	/* The key is in its database, and goes by itself. */
 	struct redisContext *context = redisConnectUnix(path);
 	struct redisReply *reply = redisCommand(context, "SELECT 2");
 
 	freeReplyObject(reply);
-	reply = redisCommand(context, "PTTL t:3:3:60");
-	assert_in_range(reply->integer, 55000, 60002);
+	reply = redisCommand(context, "PTTL t:3:3:3600");
+	assert_in_range(reply->integer, 3500000, 3600002);
 	freeReplyObject(reply);
 	/* What another program has written there does not stop the throttle. */
-	reply = redisCommand(context, "SET t:3:3:60 1795000000");
+	reply = redisCommand(context, "SET t:3:3:3600 1795000000");
 	freeReplyObject(reply);
 	begin(&asked);
 	await(&asked);
 	assert_false(asked.op.result.throttled);
 	/* A key of another type is an error of the server, which is told. */
-	reply = redisCommand(context, "DEL t:3:3:60");
+	reply = redisCommand(context, "DEL t:3:3:3600");
 	freeReplyObject(reply);
-	reply = redisCommand(context, "LPUSH t:3:3:60 x");
+	reply = redisCommand(context, "LPUSH t:3:3:3600 x");
 	freeReplyObject(reply);
 	begin(&asked);
 	await(&asked);
@@ -188,16 +188,16 @@ counts_leases_by_the_clock_of_the_server(void **state)
 	NEED_SERVER();
 	start_server("--appendonly", "no");
 	make_shared("", LIMIT_NS);
-	assert_true(lease(TR_SHARED_ACQUIRE, 1, 2, 30 * TR_NS_PER_S, NULL));
-	assert_true(lease(TR_SHARED_ACQUIRE, 1, 2, 30 * TR_NS_PER_S, NULL)); /* the same one */
-	assert_true(lease(TR_SHARED_ACQUIRE, 2, 2, 60 * TR_NS_PER_S, NULL));
-	assert_false(lease(TR_SHARED_ACQUIRE, 3, 2, 60 * TR_NS_PER_S, &retry_ns));
-	assert_in_range(retry_ns, 25 * TR_NS_PER_S, 30 * TR_NS_PER_S);
-	assert_true(lease(TR_SHARED_ACQUIRE, 3, 3, 60 * TR_NS_PER_S, NULL)); /* a wider limit of the same name */
-	assert_true(lease(TR_SHARED_EXTEND, 1, 0, 60 * TR_NS_PER_S, NULL));
-	assert_false(lease(TR_SHARED_EXTEND, 9, 0, 60 * TR_NS_PER_S, NULL));
+	assert_true(lease(TR_SHARED_ACQUIRE, 1, 2, 300 * TR_NS_PER_S, NULL));
+	assert_true(lease(TR_SHARED_ACQUIRE, 1, 2, 300 * TR_NS_PER_S, NULL)); /* the same one */
+	assert_true(lease(TR_SHARED_ACQUIRE, 2, 2, 600 * TR_NS_PER_S, NULL));
+	assert_false(lease(TR_SHARED_ACQUIRE, 3, 2, 600 * TR_NS_PER_S, &retry_ns));
+	assert_in_range(retry_ns, 200 * TR_NS_PER_S, 300 * TR_NS_PER_S);
+	assert_true(lease(TR_SHARED_ACQUIRE, 3, 3, 600 * TR_NS_PER_S, NULL)); /* a wider limit of the same name */
+	assert_true(lease(TR_SHARED_EXTEND, 1, 0, 600 * TR_NS_PER_S, NULL));
+	assert_false(lease(TR_SHARED_EXTEND, 9, 0, 600 * TR_NS_PER_S, NULL));
 	lease(TR_SHARED_RELEASE, 1, 0, 0, NULL);
-	assert_false(lease(TR_SHARED_EXTEND, 1, 0, 60 * TR_NS_PER_S, NULL));
+	assert_false(lease(TR_SHARED_EXTEND, 1, 0, 600 * TR_NS_PER_S, NULL));
 	lease(TR_SHARED_RELEASE, 2, 0, 0, NULL);
 	assert_true(lease(TR_SHARED_ACQUIRE, 4, 2, TR_NS_PER_MS, NULL)); /* its holder dies at once */
 	for (int64_t until_ns = tr_mono_ns() + LIMIT_NS; !lease(TR_SHARED_ACQUIRE, 5, 2, LIMIT_NS, NULL);)
@@ -205,7 +205,7 @@ counts_leases_by_the_clock_of_the_server(void **state)
 	assert_false(lease(TR_SHARED_EXTEND, 4, 0, LIMIT_NS, NULL)); /* too late */
 	context = redisConnectUnix(path);
 	reply = redisCommand(context, "PTTL limit");
-	assert_in_range(reply->integer, 50000, 61001);
+	assert_in_range(reply->integer, 500000, 601001);
 	freeReplyObject(reply);
 	redisFree(context);
 }

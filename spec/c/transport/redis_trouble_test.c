@@ -68,7 +68,7 @@ fails_fast_and_comes_back(void **state)
 		assert_int_not_equal(asked.op.err, TR_OK);
 		assert_non_null(strstr(asked.op.error, "redis.sock: "));
 	}
-	assert_true(tr_mono_ns() - start_ns < 5 * TR_NS_PER_S);
+	assert_true(tr_mono_ns() - start_ns < LIMIT_NS); /* of which each would take all, if it waited */
 	start_server("--appendonly", "no");
 	do {
 		begin(&asked);
@@ -83,6 +83,20 @@ fails_fast_and_comes_back(void **state)
 	assert_int_equal(asked.op.err, TR_OK);
 }
 
+/* In time: the machine may be slower than that for a while. */
+static void
+ask_until_it_answers(struct asked *asked)
+{
+	int64_t until_ns = tr_mono_ns() + LIMIT_NS;
+
+	set_spec(asked, "t", "1000/s");
+	do {
+		assert_true(tr_mono_ns() < until_ns);
+		begin(asked);
+		await(asked);
+	} while (asked->op.err != TR_OK);
+}
+
 static void
 gives_up_a_server_that_does_not_answer(void **state)
 {
@@ -91,11 +105,9 @@ gives_up_a_server_that_does_not_answer(void **state)
 	NEED_SERVER();
 	start_server("--appendonly", "no");
 	make_shared("", 100 * TR_NS_PER_MS);
-	set_spec(&asked[0], "t", "1000/s");
-	begin(&asked[0]);
-	await(&asked[0]);
-	assert_int_equal(asked[0].op.err, TR_OK);
+	ask_until_it_answers(&asked[0]);
 	kill(server, SIGSTOP);
+	assert_int_equal(waitpid(server, NULL, WUNTRACED), server); /* it has stopped: kill returns earlier */
 	for (size_t i = 0; i < TR_COUNT(asked); i++) {
 		set_spec(&asked[i], "t", "1000/s");
 		begin(&asked[i]);
@@ -106,13 +118,7 @@ gives_up_a_server_that_does_not_answer(void **state)
 	}
 	assert_non_null(strstr(asked[0].op.error, "no answer within 0.1 s"));
 	kill(server, SIGCONT);
-	for (int64_t until_ns = tr_mono_ns() + LIMIT_NS;;) {
-		begin(&asked[0]);
-		await(&asked[0]);
-		if (asked[0].op.err == TR_OK)
-			break;
-		assert_true(tr_mono_ns() < until_ns);
-	}
+	ask_until_it_answers(&asked[0]);
 }
 
 /* A worker: its own loop, its own connection, the same backend. */
@@ -264,7 +270,7 @@ sees_that_a_peer_is_no_redis(void **state)
 		assert_int_equal(bind(impostor.fd, (struct sockaddr *)&un, sizeof un), 0);
 		assert_int_equal(listen(impostor.fd, 5), 0);
 		assert_int_equal(pthread_create(&impostor.thread, NULL, talk_nonsense, &impostor), 0);
-		make_shared("", 2 * TR_NS_PER_S);
+		make_shared("", LIMIT_NS);
 		set_spec(&asked, "t", "1000/s");
 		begin(&asked);
 		await(&asked);
