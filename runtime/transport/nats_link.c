@@ -338,12 +338,15 @@ connected(void *arg, struct tr_stream *stream, int err, int errnum)
 		tr_nats_link_failed(connection, err, "%s", errnum != 0 ? strerror(errnum) : tr_err_text(err));
 }
 
+/* One that does not answer leaves time for the others: a name may have an address that leads nowhere. */
 static void
 connect_addr(struct tr_nats_connection *connection)
 {
+	int64_t limit_ns = connection->settings.connect_timeout_ns / (int64_t)connection->addr_count;
+
 	connection->state = TR_NATS_CONNECTING;
 	connection->connecting = tr_stream_connect(connection->nats->loop, &connection->addrs[connection->addr_at++],
-		NULL, connection->settings.connect_timeout_ns, connected, connection);
+		NULL, limit_ns, connected, connection);
 	if (connection->connecting == NULL)
 		tr_nats_link_failed(connection, TR_ENOMEM, "out of memory");
 }
@@ -432,7 +435,7 @@ tr_nats_link_up(struct tr_nats_connection *connection)
 void
 tr_nats_link_lost(struct tr_nats_connection *connection, int err, const char *fmt, ...)
 {
-	bool steady = tr_mono_ns() - connection->up_at_ns >= STEADY_NS;
+	bool steady = connection->state == TR_NATS_UP && tr_mono_ns() - connection->up_at_ns >= STEADY_NS;
 	char text[sizeof connection->why + 40];
 	va_list args;
 

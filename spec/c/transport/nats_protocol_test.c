@@ -85,46 +85,6 @@ test_plain_acks(void **state)
 	}
 }
 
-static void
-test_servers(void **state)
-{
-	static const struct {
-		const char *url, *shown, *host, *user, *password;
-		uint16_t port;
-	} cases[] = {
-		{"nats://h", "nats://h:4222", "h", NULL, NULL, 4222},
-		{"h:1", "nats://h:1", "h", NULL, NULL, 1},
-		{"nats://u:p@h:65535/", "nats://h:65535", "h", "u", "p", 65535},
-		{"nats://t%20k%40@h", "nats://h:4222", "h", "t k@", NULL, 4222},
-		{"nats://u:p%zz%4@h", "nats://h:4222", "h", "u", "p%zz%4", 4222},
-		{"nats://[::1]:7", "nats://[::1]:7", "::1", NULL, NULL, 7},
-		{"nats://[::1]", "nats://[::1]:4222", "::1", NULL, NULL, 4222},
-		{"nats://::1", "nats://[::1]:4222", "::1", NULL, NULL, 4222},
-		{"nats://h:65536", "nats://h:0", "h", NULL, NULL, 0}, /* cannot be connected to */
-		{"nats://h:x", "nats://h:0", "h", NULL, NULL, 0},
-	};
-	struct tr_nats_connection connection = {.nats = nats, .settings = {.retain_order = true}};
-	const struct tr_nats_server *server;
-
-	for (size_t i = 0; i < TR_COUNT(cases); i++)
-		connection.settings.servers[connection.settings.server_count++] = tr_str(cases[i].url);
-	assert_int_equal(tr_nats_link_init(&connection), TR_OK);
-	server = connection.servers;
-	for (size_t i = 0; i < TR_COUNT(cases); i++, server = server->next) {
-		assert_string_equal(server->shown, cases[i].shown);
-		assert_string_equal(server->host, cases[i].host);
-		assert_int_equal(server->port, cases[i].port);
-		assert_true((server->user == NULL) == (cases[i].user == NULL));
-		assert_true((server->password == NULL) == (cases[i].password == NULL));
-		if (cases[i].user != NULL)
-			assert_string_equal(server->user, cases[i].user);
-		if (cases[i].password != NULL)
-			assert_string_equal(server->password, cases[i].password);
-	}
-	assert_null(server);
-	tr_nats_link_fini(&connection);
-}
-
 static char *
 login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, int expected)
 {
@@ -137,79 +97,6 @@ login(const struct tr_nats_settings *settings, const struct tr_nats_server *serv
 	snprintf(text, sizeof text, "%.*s", expected == TR_OK ? (int)out.len : 256, expected == TR_OK ? out.data : why);
 	tr_buf_free(&out);
 	return text;
-}
-
-static size_t
-count_servers(const struct tr_nats_connection *connection)
-{
-	size_t count = 0;
-
-	for (const struct tr_nats_server *server = connection->servers; server != NULL; server = server->next)
-		count++;
-	return count;
-}
-
-/* What servers tell of their cluster: it has an end, and servers that have gone go. */
-static void
-test_told(void **state)
-{
-	struct tr_nats_connection connection = {.nats = nats,
-		.settings = {.retain_order = true,
-			.server_count = 2,
-			.servers = {TR_STR("nats://u:p@cluster.test"), TR_STR("nats://10.0.0.1:4222")}}};
-	struct tr_nats_server *server;
-
-	assert_int_equal(tr_nats_link_init(&connection), TR_OK);
-	assert_int_equal(strlen(connection.inbox), connection.inbox_len);
-	connection.server = connection.servers; /* by which we know the others */
-	for (int round = 0; round < 3; round++) {
-		for (int i = 0; i < 200; i++) {
-			char address[32];
-
-			snprintf(address, sizeof address, "10.0.%d.%d:4222", round, i % 150);
-			tr_nats_link_found(&connection, tr_str(address));
-		}
-		tr_nats_link_found_all(&connection);
-		assert_int_equal(count_servers(&connection), 2 + 64);
-	}
-	for (server = connection.servers->next->next; server->next != NULL; server = server->next)
-		assert_memory_equal(server->host, "10.0.2.", 7);
-	/* an address takes the name of the certificate, too */
-	assert_string_equal(server->user, "u");
-	assert_string_equal(server->password, "p");
-	assert_string_equal(server->tls_name, "cluster.test");
-	/* the one in use stays, though it is told no more; what it tells has its login, and a name stands for itself */
-	connection.server = server;
-	tr_nats_link_found(&connection, TR_STR("x:y@other.test:1"));
-	tr_nats_link_found(&connection, TR_STR("10.0.0.1:4222"));
-	tr_nats_link_found_all(&connection);
-	assert_int_equal(count_servers(&connection), 4);
-	assert_ptr_equal(connection.servers->next->next, server);
-	server = server->next;
-	assert_string_equal(server->host, "other.test");
-	assert_string_equal(server->user, "u");
-	assert_null(server->tls_name);
-	assert_non_null(strstr(login(&connection.settings, server, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}"));
-	tr_nats_link_fini(&connection);
-}
-
-/* The servers in a random order, unless it is to be kept: over many connections each is the first one. */
-static void
-test_order(void **state)
-{
-	bool first[4] = {false};
-
-	for (int i = 0; i < 400; i++) {
-		struct tr_nats_connection connection = {.nats = nats,
-			.settings = {.server_count = 4,
-				.servers = {TR_STR("nats://0"), TR_STR("nats://1"), TR_STR("nats://2"),
-					TR_STR("nats://3")}}};
-
-		assert_int_equal(tr_nats_link_init(&connection), TR_OK);
-		first[connection.servers->host[0] - '0'] = true;
-		tr_nats_link_fini(&connection);
-	}
-	assert_true(first[0] && first[1] && first[2] && first[3]);
 }
 
 static void
@@ -461,7 +348,6 @@ test_words(void **state)
 		{"INFO {\r\n", "INFO is no JSON object"},
 		{endless, "a line that is too long"},
 		{ended, "a line that is too long"},
-		{"INFO {\"tls_required\":true}\r\n", "the server wants TLS"},
 		{INFO "HELLO\r\n", "makes no sense"},
 		{INFO "MSG\r\n", "makes no sense"},
 		{INFO "MSG a 1 99999999999999999999\r\n", "makes no sense"},
@@ -634,9 +520,6 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain_acks),
-		cmocka_unit_test_setup_teardown(test_servers, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_told, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_order, setup, teardown),
 		cmocka_unit_test(test_login),
 		cmocka_unit_test_setup_teardown(test_words, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pieces, setup, teardown),
