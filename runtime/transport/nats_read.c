@@ -169,11 +169,8 @@ on_info(struct tr_nats_connection *connection, struct tr_str info)
 	}
 	if (connection->state != TR_NATS_INFO)
 		return;
-	if (!connection->settings.tls) {
-		if (is_true(info, "tls_required"))
-			tr_nats_link_failed(connection, TR_EPROTO, "the server wants TLS: tls://, or tls_required");
-		else
-			greet(connection, info);
+	if (!connection->settings.tls && !is_true(info, "tls_required")) {
+		greet(connection, info);
 	} else if (!is_true(info, "tls_required") && !is_true(info, "tls_available")) {
 		tr_nats_link_failed(connection, TR_EPROTO, "the server has no TLS");
 	} else {

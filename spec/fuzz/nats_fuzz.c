@@ -326,6 +326,13 @@ was_answered(uint32_t entry, uint32_t generation)
 	return false;
 }
 
+/* TLS was wanted, or the server has asked for it, and it has begun. */
+static bool
+is_secure(const struct way *way)
+{
+	return (fuzz.flags & TLS) != 0 || (way->heard.len > 0 && way->heard.data[0] == 0x16);
+}
+
 /* Where it was written, behind "PUB subject "; NULL: it was not. */
 static const char *
 written(const struct way *way, const char *subject)
@@ -355,7 +362,7 @@ check_result(const struct way *way, const struct tr_nats_result *result, const c
 
 	free(copy);
 	need(result->err == TR_OK || result->text.len > 0);
-	need(result->err != TR_OK || (at != NULL && (fuzz.flags & TLS) == 0));
+	need(result->err != TR_OK || (at != NULL && !is_secure(way)));
 	need(!result->permanent || result->code != 0 || (result->err == TR_ETOOBIG && at == NULL));
 	if (result->err != TR_OK || !await_ack)
 		return;
@@ -370,7 +377,7 @@ check_greeting(const struct way *way)
 	const char *data = way->heard.data, *end;
 	size_t error_at;
 
-	if (fuzz.flags & TLS) {
+	if (is_secure(way)) {
 		need(!contains(&way->heard, "CONNECT {") && !contains(&way->heard, "PUB "));
 		return;
 	}
@@ -499,7 +506,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	go(&pieces, step);
 	/* A narrow client acknowledges to nobody what the server says before it has heard of it. TLS has random bytes.
 	 */
-	if ((fuzz.flags & (TLS | NARROW)) == 0) {
+	if ((fuzz.flags & NARROW) == 0 && !is_secure(&whole)) {
 		bool same = tr_str_eq((struct tr_str){whole.story.data, whole.story.len},
 			(struct tr_str){pieces.story.data, pieces.story.len});
 

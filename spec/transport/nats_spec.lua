@@ -375,6 +375,8 @@ authorization { user: "events", password: "s3cret" }]]):format(dir, dir))
     assert.matches('cannot connect', raised(kumo.nats.connect, { servers = { place } })) -- nobody vouches for it
     assert.matches('cannot connect', raised(kumo.nats.connect, -- another name
       { servers = { 'tls://127.0.0.1:' .. server.port }, certificate = dir .. '/cert.pem' }))
+    kumo.nats.connect { servers = { (place:gsub('tls', 'nats')) }, certificate = dir .. '/cert.pem' } -- the server asks for it
+    assert.matches('not accepted', raised(kumo.nats.connect, { servers = { (place:gsub('tls', 'nats')) } }))
     assert.matches('Authorization Violation', raised(kumo.nats.connect, -- said before it says that this was the end
       { servers = { 'tls://events:other@localhost:' .. server.port }, certificate = dir .. '/cert.pem' }))
     server:stop()
