@@ -34,9 +34,6 @@ function repl.set_live(live) end
 ---@return number
 function repl.real_s() end
 
----@return boolean
-function repl.is_virtual() end
-
 --- Each task of this state, with what it waits for and its traceback.
 ---@return string
 function repl.tasks() end

@@ -1,6 +1,6 @@
---- Plays brokers (AMQP, Kafka, NATS) of a scripted network. Their client libraries have sockets of their own, so what is
---- played is one level higher: lua/test/inside.lua stands in for the library and sends each message here, as a small HTTP
---- request to the broker's address.
+--- Plays brokers (AMQP, Kafka, NATS) of a scripted network. The client libraries of two of them have sockets of their own,
+--- so what is played is one level higher: lua/test/inside.lua stands in for the client and sends each message here, as a
+--- small HTTP request to the broker's address.
 local host = require 'tr.host'
 local http = host.internal 'scripted.http'
 local c = host.c

@@ -1,4 +1,4 @@
---- Stand-ins for the client libraries of brokers, as lua/kumo/kafka.lua, amqp.lua and nats.lua call them: for a network that is
+--- Stand-ins for the clients of brokers, as lua/kumo/kafka.lua, amqp.lua and nats.lua call them: for a network that is
 --- played. What they are given goes to `send`, message by message.
 local clients = {}
 

@@ -1,4 +1,4 @@
---- Inside of the state of a policy under test, before the policy is loaded: stands in for the client libraries of brokers
+--- Inside of the state of a policy under test, before the policy is loaded: stands in for the clients of brokers
 --- (their messages go to lua/scripted/broker.lua), and keeps os.exit from ending the tests.
 local host = require 'tr.host'
 local clients = host.internal 'scripted.clients'

@@ -278,13 +278,6 @@ l_real_s(lua_State *L)
 	return 1;
 }
 
-static int
-l_is_virtual(lua_State *L)
-{
-	lua_pushboolean(L, tr_clock_is_virtual());
-	return 1;
-}
-
 /* figures() -> counts of the queues of all workers */
 static int
 l_figures(lua_State *L)
@@ -516,8 +509,8 @@ int
 luaopen_tr_repl(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"write", l_write}, {"exit", l_exit}, {"set_live", l_set_live},
-		{"real_s", l_real_s}, {"tasks", l_tasks}, {"is_virtual", l_is_virtual}, {"figures", l_figures},
-		{"emit", l_emit}, {"keep_trace", l_keep_trace}, {"take_trace", l_take_trace}, {NULL, NULL}};
+		{"real_s", l_real_s}, {"tasks", l_tasks}, {"figures", l_figures}, {"emit", l_emit},
+		{"keep_trace", l_keep_trace}, {"take_trace", l_take_trace}, {NULL, NULL}};
 
 	lua_newtable(L);
 	luaL_setfuncs(L, functions, 0);

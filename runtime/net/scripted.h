@@ -3,8 +3,9 @@
  * are the production ones up to their socket, and whoever has set the script talks at the other end. Nothing of it
  * holds the virtual clock: an answer that comes late is late in virtual time.
  *
- * AMQP, Kafka, NATS, Redis over TLS, websockets and odd URLs that libcurl alone understands have their own sockets:
- * they are refused while a script is set, or answered one level higher (see their modules). */
+ * AMQP, Kafka, websockets and odd URLs that libcurl alone understands have sockets of their own. Such URLs are refused
+ * while a script is set; who sets one answers for the others, and for NATS, one level higher
+ * (lua/scripted/clients.lua), or refuses them. */
 #ifndef TR_NET_SCRIPTED_H
 #define TR_NET_SCRIPTED_H
 

@@ -119,9 +119,9 @@ void sched_resolve(struct tr_sched *sched);
 void sched_reap(struct tr_sched *sched);     /* home; if nothing uses it */
 void sched_free(struct tr_sched *sched);     /* engine's end */
 void sched_activate(struct tr_sched *sched); /* home: pump in this turn */
-void sched_kick(struct tr_sched *sched);     /* any thread: the same; kicked was not set before */
+/* any thread: the same; kicked was set by the caller, under the ready queue's lock */
+void sched_kick_marked(struct tr_sched *sched);
 void sched_kick_arrived(struct tr_mail *mail);
-void sched_kick_marked(struct tr_sched *sched); /* kicked was set by the caller, under the ready queue's lock */
 void sched_pump(struct tr_sched *sched);
 /* home: a message in memory, counted already */
 void sched_insert(struct tr_sched *sched, struct tr_message *message, const char *reason);

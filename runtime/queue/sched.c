@@ -56,13 +56,6 @@ sched_kick_marked(struct tr_sched *sched)
 	}
 }
 
-void
-sched_kick(struct tr_sched *sched)
-{
-	if (!atomic_exchange(&sched->kicked, true))
-		sched_kick_marked(sched);
-}
-
 static void
 retry_due(struct tr_timer *timer)
 {

@@ -11,18 +11,6 @@ static const char *const column_names[TR_COLUMNS] = {"none", "offered", "filtere
 static const char *const reason_names[TR_REASONS] = {
 	"none", "policy", "admin_bounce", "null_queue", "removed", "damaged", "unwound", "dead_bound", "shed"};
 
-const char *
-tr_column_name(enum tr_column column)
-{
-	return (unsigned)column < TR_COLUMNS ? column_names[column] : "unknown";
-}
-
-const char *
-tr_reason_name(enum tr_reason reason)
-{
-	return (unsigned)reason < TR_REASONS ? reason_names[reason] : "unknown";
-}
-
 int64_t
 tr_account_expected(const struct tr_account *account)
 {

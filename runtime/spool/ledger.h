@@ -1,8 +1,7 @@
 /* The ledger: what came, what became of it, and what waits. Mail is counted in recipients, hooks in
  * records. Counts are part of the committed groups, so they can be compared with what the log holds:
  *   accepted + moved_in = delivered + bounced + dead + dropped + expired + moved_out + waiting
- *   offered = accepted + filtered            (hooks
- * only) */
+ *   offered = accepted + filtered            (hooks only) */
 #ifndef TR_LEDGER_H
 #define TR_LEDGER_H
 
@@ -22,7 +21,6 @@ enum tr_column {
 	TR_COL_MOVED_OUT,
 	TR_COLUMNS,
 };
-const char *tr_column_name(enum tr_column column);
 
 enum tr_reason { /* of dropped and filtered */
 	TR_REASON_NONE,
@@ -36,7 +34,6 @@ enum tr_reason { /* of dropped and filtered */
 	TR_REASON_SHED,       /* the oldest of more records than the queue's budget */
 	TR_REASONS,
 };
-const char *tr_reason_name(enum tr_reason reason);
 
 #define TR_ACCOUNT_MAIL 0 /* account 0 is always "mail"; a hook's account has the hook's name */
 #define TR_ACCOUNTS_MAX 1024
