@@ -1,5 +1,6 @@
 /* A host on a fresh loop under the virtual clock, with a policy given as text, for the tests of runtime/policy. The
- * policy gets a module `t`: t.park() parks until fixture_wake(), t.fire(event, arg) starts a task from inside a task.
+ * policy gets a module `t`: t.park() parks until fixture_wake(), t.fire(event, arg) starts a task from inside a task,
+ * t.hook() calls fixture_hook().
  */
 #ifndef POLICY_FIXTURE_H
 #define POLICY_FIXTURE_H
@@ -111,6 +112,15 @@ fixture_l_fire(lua_State *L)
 	return 0;
 }
 
+static void (*fixture_hook)(void); /* what t.hook() calls */
+
+static inline int
+fixture_l_hook(lua_State *L)
+{
+	fixture_hook();
+	return 0;
+}
+
 static inline int
 fixture_l_open(lua_State *L)
 {
@@ -119,6 +129,8 @@ fixture_l_open(lua_State *L)
 	lua_setfield(L, -2, "park");
 	lua_pushcfunction(L, fixture_l_fire);
 	lua_setfield(L, -2, "fire");
+	lua_pushcfunction(L, fixture_l_hook);
+	lua_setfield(L, -2, "hook");
 	return 1;
 }
 
