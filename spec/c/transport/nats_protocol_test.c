@@ -1,135 +1,8 @@
 /* NATS: what is said to a server and what is made of its words, against peers that say what a test gives them. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "nats_fixture.h"
 
-#include <cmocka.h>
-
-#include <arpa/inet.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include "base/clock.h"
-#include "base/diag.h"
-#include "transport/nats_internal.h"
-
-#define LIMIT_NS (30 * TR_NS_PER_S)
 #define INFO "INFO {\"server_id\":\"T\",\"headers\":true,\"max_payload\":4096}\r\n"
 #define ACK "{\"stream\":\"T\",\"seq\":7}"
-
-static struct tr_loop *loop;
-static struct tr_nats *nats;
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-}
-
-static int
-setup(void **state)
-{
-	tr_log_sink(quiet, NULL);
-	assert_int_equal(tr_loop_new(&loop), TR_OK);
-	tr_loop_enter(loop);
-	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	tr_nats_free(nats);
-	tr_loop_turn(loop); /* streams that were closed go at its end */
-	assert_int_equal(tr_hold_count(), 0);
-	tr_loop_free(loop);
-	tr_log_sink(NULL, NULL);
-	return 0;
-}
-
-/* --- pure --------------------------------------------------------------------------------------------------------- */
-
-static void
-test_plain_acks(void **state)
-{
-	static const char *const plain[] = {"{\"stream\":\"S\",\"seq\":1}",
-		"{\"stream\":\"S\", \"seq\":18446744073709551615}", "{\"stream\":\"E-x y\xc3\xa4\",\"seq\":0}"};
-	static const char *const others[] = {"", "{", "{\"stream\":\"S\",\"seq\":}", "{\"stream\":\"S\",\"seq\":1",
-		"{\"stream\":\"\",\"seq\":1}", "{\"stream\":\"S\",\"seq\":1,\"duplicate\":true}",
-		"{\"stream\":\"S\",\"seq\":1}x", "{\"stream\":\"S\\u00e4\",\"seq\":1}", "{\"stream\":\"S\",\"seq\":-1}",
-		"{\"stream\":\"S\",", "{\"stream\":\"S\",\"seq", "{\"stream\":\"S", "{\"error\":{\"err_code\":1}}",
-		"{\"stream\":\"S\nx\",\"seq\":1}"};
-
-	for (size_t i = 0; i < TR_COUNT(plain); i++) {
-		struct tr_nats_result result;
-		struct tr_buf memory = {0};
-
-		assert_true(tr_nats_plain_ack(tr_str(plain[i])));
-		tr_nats_parse_ack(tr_str(plain[i]), &result, &memory); /* the slow way says the same */
-		assert_int_equal(result.err, TR_OK);
-		assert_false(result.duplicate);
-		tr_buf_free(&memory);
-	}
-	for (size_t i = 0; i < TR_COUNT(others); i++) {
-		size_t len = strlen(others[i]);
-		char *exact = malloc(len + 1); /* so that a sanitizer sees what is read behind its end */
-
-		memcpy(exact, others[i], len);
-		exact = realloc(exact, len > 0 ? len : 1);
-		assert_false(tr_nats_plain_ack((struct tr_str){exact, len}));
-		free(exact);
-	}
-}
-
-static char *
-login(const struct tr_nats_settings *settings, const struct tr_nats_server *server, int expected)
-{
-	static char text[2048];
-	struct tr_buf out = {0};
-	char why[256];
-
-	why[0] = '\0';
-	assert_int_equal(tr_nats_login(settings, server, TR_STR("{\"nonce\":\"abc\"}"), &out, why), expected);
-	snprintf(text, sizeof text, "%.*s", expected == TR_OK ? (int)out.len : 256, expected == TR_OK ? out.data : why);
-	tr_buf_free(&out);
-	return text;
-}
-
-static void
-test_login(void **state)
-{
-	static const char jwt[] = "-----BEGIN NATS USER JWT-----\nabc.def\n------END NATS USER JWT------\n",
-			  seed[] = "-----BEGIN USER NKEY SEED-----\nSUAAAA\n------END USER NKEY SEED------\n";
-	struct tr_nats_settings settings = {.name = TR_STR("a\"b")};
-	struct tr_nats_server none = {.host = "h"}, user = {.host = "h", .user = "u", .password = "p"},
-			      token = {.host = "h", .user = "t"};
-	char path[] = "/tmp/nats_test.XXXXXX";
-	int fd = mkstemp(path);
-
-	assert_true(fd >= 0);
-	assert_non_null(strstr(login(&settings, &none, TR_OK), ",\"echo\":true,\"name\":\"a\\\"b\"}\r\n"));
-	assert_non_null(strstr(login(&settings, &user, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}"));
-	assert_non_null(strstr(login(&settings, &token, TR_OK), "\"auth_token\":\"t\"}"));
-	settings.username = TR_STR("x");
-	settings.password = TR_STR("y");
-	settings.no_echo = true;
-	assert_non_null(strstr(login(&settings, &none, TR_OK), "\"echo\":false"));
-	assert_non_null(strstr(login(&settings, &none, TR_OK), "\"user\":\"x\",\"pass\":\"y\"}"));
-	assert_non_null(strstr(login(&settings, &user, TR_OK), "\"user\":\"u\",\"pass\":\"p\"}")); /* the URL's */
-	settings.credentials = tr_str(path);
-	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "no user JWT"));
-	assert_int_equal(write(fd, jwt, sizeof jwt - 1), sizeof jwt - 1);
-	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "no seed"));
-	assert_int_equal(write(fd, seed, sizeof seed - 1), sizeof seed - 1);
-	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "damaged"));
-	close(fd);
-	unlink(path);
-	assert_non_null(strstr(login(&settings, &none, TR_EINVAL), "No such file"));
-}
 
 /* --- a peer ------------------------------------------------------------------------------------------------------- */
 
@@ -237,15 +110,8 @@ peer_main(void *arg)
 static void
 peer_start(struct peer *peer)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t len = sizeof address;
-
 	pthread_mutex_init(&peer->lock, NULL);
-	peer->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(peer->listener, (struct sockaddr *)&address, sizeof address), 0);
-	assert_int_equal(listen(peer->listener, 16), 0);
-	assert_int_equal(getsockname(peer->listener, (struct sockaddr *)&address, &len), 0);
-	peer->port = ntohs(address.sin_port);
+	peer->listener = listen_at(INADDR_LOOPBACK, &peer->port, 16);
 	assert_int_equal(pthread_create(&peer->thread, NULL, peer_main, peer), 0);
 }
 
@@ -265,30 +131,11 @@ peer_end(struct peer *peer)
 static struct tr_nats_connection *
 connection_to(uint16_t port, int64_t ping_interval_ns)
 {
-	struct tr_nats_settings settings = {.server_count = 1,
-		.pending_max = 100,
-		.connect_timeout_ns = 5 * TR_NS_PER_S,
-		.ping_interval_ns = ping_interval_ns,
-		.request_timeout_ns = LIMIT_NS};
-	struct tr_nats_connection *connection;
-	char url[64];
-
-	snprintf(url, sizeof url, "nats://127.0.0.1:%u", port);
-	settings.servers[0] = tr_str(url);
-	assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
-	return connection;
-}
-
-static void
-called(struct tr_nats_call *call)
-{
-	*(bool *)call->owner = true;
-}
-
-static bool
-is_done(void *arg)
-{
-	return *(bool *)arg;
+	return open_at("127.0.0.1", port,
+		(struct tr_nats_settings){.pending_max = 100,
+			.connect_timeout_ns = 5 * TR_NS_PER_S,
+			.ping_interval_ns = ping_interval_ns,
+			.request_timeout_ns = LIMIT_NS});
 }
 
 /* `count` messages with a header, of so many bytes. */
@@ -303,14 +150,12 @@ publish(struct tr_nats_connection *connection, uint32_t count, size_t bytes)
 		.header_count = 1,
 		.await_ack = true};
 	struct tr_nats_call *call = tr_nats_call_new(connection, count);
-	bool done = false;
+	bool done;
 
 	memset(body, 'p', sizeof body);
 	for (uint32_t i = 0; i < count; i++)
 		assert_int_equal(tr_nats_call_add(call, &message), TR_OK);
-	call->done = called;
-	call->owner = &done;
-	tr_nats_call_start(call);
+	call_start(call, &done);
 	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
 	return call;
 }
@@ -519,8 +364,6 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plain_acks),
-		cmocka_unit_test(test_login),
 		cmocka_unit_test_setup_teardown(test_words, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),

@@ -1,53 +1,5 @@
 /* NATS: which servers a connection knows and goes to. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <arpa/inet.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include "base/clock.h"
-#include "base/diag.h"
-#include "transport/nats_internal.h"
-
-#define LIMIT_NS (30 * TR_NS_PER_S)
-
-static struct tr_loop *loop;
-static struct tr_nats *nats;
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-}
-
-static int
-setup(void **state)
-{
-	tr_log_sink(quiet, NULL);
-	assert_int_equal(tr_loop_new(&loop), TR_OK);
-	tr_loop_enter(loop);
-	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	tr_nats_free(nats);
-	tr_loop_turn(loop); /* streams that were closed go at its end */
-	assert_int_equal(tr_hold_count(), 0);
-	tr_loop_free(loop);
-	tr_log_sink(NULL, NULL);
-	return 0;
-}
+#include "nats_fixture.h"
 
 static void
 test_servers(void **state)
@@ -164,20 +116,6 @@ test_order(void **state)
 
 /* --- several addresses -------------------------------------------------------------------------------------------- */
 
-static int
-listen_at(uint32_t address, uint16_t *port, int backlog)
-{
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(address), .sin_port = htons(*port)};
-	socklen_t len = sizeof at;
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
-	assert_int_equal(listen(fd, backlog), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	*port = ntohs(at.sin_port);
-	return fd;
-}
-
 /* Greets one client. */
 static void *
 greet_one(void *arg)
@@ -214,27 +152,10 @@ dns_with(const char *zone)
 	return dns;
 }
 
-static void
-called(struct tr_nats_call *call)
-{
-	*(bool *)call->owner = true;
-}
-
-static bool
-is_done(void *arg)
-{
-	return *(bool *)arg;
-}
-
 /* One at which connecting hangs, its queue being full, leaves time for the other. */
 static void
 test_addresses(void **state)
 {
-	struct tr_nats_settings settings = {.server_count = 1,
-		.pending_max = 1,
-		.connect_timeout_ns = TR_NS_PER_S,
-		.ping_interval_ns = LIMIT_NS,
-		.request_timeout_ns = LIMIT_NS};
 	struct tr_dns *dns = dns_with("two.test. A 127.0.0.2\ntwo.test. A 127.0.0.1\n");
 	struct tr_nats_connection *connection;
 	struct tr_nats_result result;
@@ -245,8 +166,7 @@ test_addresses(void **state)
 	struct sockaddr_in at = {
 		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1), .sin_port = htons(port)};
 	pthread_t thread;
-	char url[64];
-	bool done = false;
+	bool done;
 
 	assert_int_equal(pthread_create(&thread, NULL, greet_one, &listener), 0);
 	for (size_t i = 0; i < TR_COUNT(fillers); i++) {
@@ -255,13 +175,13 @@ test_addresses(void **state)
 	}
 	tr_nats_free(nats);
 	assert_int_equal(tr_nats_new(loop, dns, &nats), TR_OK);
-	snprintf(url, sizeof url, "nats://two.test:%u", port);
-	settings.servers[0] = tr_str(url);
-	assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
+	connection = open_at("two.test", port,
+		(struct tr_nats_settings){.pending_max = 1,
+			.connect_timeout_ns = TR_NS_PER_S,
+			.ping_interval_ns = LIMIT_NS,
+			.request_timeout_ns = LIMIT_NS});
 	call = tr_nats_call_new(connection, 1); /* is done when it is connected */
-	call->done = called;
-	call->owner = &done;
-	tr_nats_call_start(call);
+	call_start(call, &done);
 	assert_true(tr_loop_run_until(loop, is_done, &done, LIMIT_NS));
 	tr_nats_call_result(call, 0, &result);
 	shutdown(listener, SHUT_RDWR); /* nobody may have come */

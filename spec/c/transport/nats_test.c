@@ -1,151 +1,7 @@
-/* NATS: its texts, and connections against a server of the test that says what it is told to. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <arpa/inet.h>
+/* NATS: connections against a server of the test that does what it is told to. */
 #include <poll.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "base/clock.h"
-#include "base/diag.h"
-#include "transport/nats_internal.h"
-
-#define LIMIT_NS (30 * TR_NS_PER_S)
-
-static struct tr_loop *loop;
-static struct tr_nats *nats;
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-}
-
-static int
-setup(void **state)
-{
-	tr_log_sink(quiet, NULL);
-	assert_int_equal(tr_loop_new(&loop), TR_OK);
-	tr_loop_enter(loop);
-	assert_int_equal(tr_nats_new(loop, NULL, &nats), TR_OK);
-	return 0;
-}
-
-static int
-teardown(void **state)
-{
-	tr_nats_free(nats);
-	tr_loop_turn(loop); /* streams that were closed go at its end */
-	assert_int_equal(tr_hold_count(), 0);
-	tr_loop_free(loop);
-	tr_log_sink(NULL, NULL);
-	return 0;
-}
-
-/* --- texts --------------------------------------------------------------------------------------------------- */
-
-static void
-test_subjects(void **state)
-{
-	static const char *const good[] = {"a", "a.b", "events.mail.1", "$JS.API.INFO", "\xc3\xa4.b"};
-	static const char *const bad[] = {"", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\r\nPUB x 0", "\x7f"};
-
-	for (size_t i = 0; i < TR_COUNT(good); i++)
-		assert_null(tr_nats_check_subject(tr_str(good[i])));
-	for (size_t i = 0; i < TR_COUNT(bad); i++)
-		assert_non_null(tr_nats_check_subject(tr_str(bad[i])));
-	assert_non_null(tr_nats_check_subject((struct tr_str){NULL, 0}));
-	assert_non_null(tr_nats_check_subject((struct tr_str){"a\0b", 3}));
-}
-
-static void
-test_headers(void **state)
-{
-	assert_null(tr_nats_check_header(TR_STR("Nats-Msg-Id"), TR_STR("a: b \xc3\xa4")));
-	assert_null(tr_nats_check_header(TR_STR("x"), TR_STR("")));
-	assert_non_null(tr_nats_check_header(TR_STR(""), TR_STR("x")));
-	assert_non_null(tr_nats_check_header(TR_STR("a b"), TR_STR("x")));
-	assert_non_null(tr_nats_check_header(TR_STR("a:"), TR_STR("x")));
-	assert_non_null(tr_nats_check_header(TR_STR("\xc3\xa4"), TR_STR("x")));
-	assert_non_null(tr_nats_check_header(TR_STR("a"), TR_STR("x\nb: c")));
-	assert_non_null(tr_nats_check_header(TR_STR("a"), TR_STR("x\r")));
-	assert_non_null(tr_nats_check_header(TR_STR("a"), (struct tr_str){"x\0y", 3}));
-}
-
-static struct tr_nats_result
-parse(const char *body, struct tr_buf *memory)
-{
-	struct tr_nats_result result;
-
-	tr_buf_free(memory);
-	*memory = (struct tr_buf){0};
-	tr_nats_parse_ack(tr_str(body), &result, memory);
-	return result;
-}
-
-#define ASSERT_TEXT(expected, text)                                     \
-	do {                                                            \
-		assert_int_equal((text).len, strlen(expected));         \
-		assert_memory_equal((text).data, expected, (text).len); \
-	} while (0)
-
-static void
-test_acks(void **state)
-{
-	struct tr_buf memory = {0};
-	struct tr_nats_result ack = parse("{\"stream\":\"E\\u00e4\",\"seq\":18446744073709551,\"domain\":\"d\","
-					  "\"duplicate\":true,\"val\":\"7\"}",
-		&memory);
-
-	assert_int_equal(ack.err, TR_OK);
-	ASSERT_TEXT("E\xc3\xa4", ack.stream);
-	ASSERT_TEXT("d", ack.domain);
-	ASSERT_TEXT("7", ack.value);
-	assert_true(ack.sequence == 18446744073709551U);
-	assert_true(ack.duplicate);
-	ack = parse("{\"stream\":\"S\",\"seq\":2}", &memory);
-	assert_int_equal(ack.err, TR_OK);
-	assert_false(ack.duplicate);
-	assert_int_equal(ack.domain.len, 0);
-	tr_buf_free(&memory);
-}
-
-static void
-test_refusals(void **state)
-{
-	static const char *const senseless[] = {"", "+OK", "[]", "{}", "{\"stream\":1}", "{\"stream\":\"S\"", "\xff"};
-	struct tr_buf memory = {0};
-	struct tr_nats_result ack = parse(
-		"{\"type\":\"x\",\"error\":{\"code\":400,\"err_code\":10054,\"description\":\"too large\"}}", &memory);
-
-	assert_int_equal(ack.err, TR_ETOOBIG);
-	assert_int_equal(ack.code, 10054);
-	assert_true(ack.permanent);
-	ASSERT_TEXT("10054 too large", ack.text);
-	ack = parse("{\"error\":{\"code\":503,\"err_code\":10077,\"description\":\"maximum messages exceeded\"},"
-		    "\"stream\":\"S\",\"seq\":0}",
-		&memory);
-	assert_int_equal(ack.err, TR_EPROTO);
-	assert_false(ack.permanent);
-	ASSERT_TEXT("10077 maximum messages exceeded", ack.text);
-	ack = parse("{\"error\":{}}", &memory);
-	assert_int_equal(ack.err, TR_EPROTO);
-	for (size_t i = 0; i < TR_COUNT(senseless); i++) {
-		ack = parse(senseless[i], &memory);
-		assert_int_equal(ack.err, TR_EPROTO);
-		assert_false(ack.permanent);
-		assert_true(ack.text.len > 0);
-	}
-	tr_buf_free(&memory);
-}
+#include "nats_fixture.h"
 
 /* --- a server ------------------------------------------------------------------------------------------------ */
 
@@ -253,17 +109,11 @@ server_main(void *arg)
 static void
 server_start(enum mode mode)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t len = sizeof address;
-
 	server.mode = mode;
 	server.messages = server.connections = 0;
 	server.stop = false;
-	server.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(server.listener, (struct sockaddr *)&address, sizeof address), 0);
-	assert_int_equal(listen(server.listener, 16), 0);
-	assert_int_equal(getsockname(server.listener, (struct sockaddr *)&address, &len), 0);
-	server.port = ntohs(address.sin_port);
+	server.port = 0;
+	server.listener = listen_at(INADDR_LOOPBACK, &server.port, 16);
 	assert_int_equal(pthread_create(&server.thread, NULL, server_main, NULL), 0);
 }
 
@@ -282,30 +132,11 @@ server_end(void)
 static struct tr_nats_connection *
 connection_to(uint16_t port, uint32_t pending_max, int64_t request_timeout_ns)
 {
-	char url[64];
-	struct tr_nats_settings settings = {.server_count = 1,
-		.pending_max = pending_max,
-		.connect_timeout_ns = 2 * TR_NS_PER_S,
-		.ping_interval_ns = ping_ns,
-		.request_timeout_ns = request_timeout_ns};
-	struct tr_nats_connection *connection;
-
-	snprintf(url, sizeof url, "nats://127.0.0.1:%u", port);
-	settings.servers[0] = tr_str(url);
-	assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
-	return connection;
-}
-
-static void
-called(struct tr_nats_call *call)
-{
-	*(bool *)call->owner = true;
-}
-
-static bool
-is_done(void *arg)
-{
-	return *(bool *)arg;
+	return open_at("127.0.0.1", port,
+		(struct tr_nats_settings){.pending_max = pending_max,
+			.connect_timeout_ns = 2 * TR_NS_PER_S,
+			.ping_interval_ns = ping_ns,
+			.request_timeout_ns = request_timeout_ns});
 }
 
 static struct tr_nats_call *
@@ -320,10 +151,7 @@ start(struct tr_nats_connection *connection, uint32_t count, bool *done)
 		message.payload = (struct tr_str){large, sizeof large};
 	for (uint32_t i = 0; i < count; i++)
 		assert_int_equal(tr_nats_call_add(call, &message), TR_OK);
-	*done = false;
-	call->done = called;
-	call->owner = done;
-	tr_nats_call_start(call);
+	call_start(call, done);
 	assert_false(*done);
 	return call;
 }
@@ -608,10 +436,6 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_subjects),
-		cmocka_unit_test(test_headers),
-		cmocka_unit_test(test_acks),
-		cmocka_unit_test(test_refusals),
 		cmocka_unit_test_setup_teardown(test_acknowledged, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_shared, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
