@@ -134,6 +134,7 @@ struct segment {
 	uint64_t number;
 	uint64_t bytes; /* room for frames */
 	uint64_t end;   /* good frames end here */
+	uint64_t tail;  /* recovery: where the last group whose end frame fits begins */
 	uint64_t limit; /* recovery: where they must end at most */
 	uint64_t prev, prev_end, oldest;
 	uint64_t log; /* 0: not known */
@@ -156,6 +157,9 @@ void segment_unref(struct tr_spool *spool, struct segment *segment);
 int segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_bytes, int flags);
 void segment_header(const struct segment *segment, struct seg_header *out);
 void segment_log_name(uint64_t number, char out[40]);
+/* Syncs what a start has taken as committed; of the newest segment its header and last group are written once more. 0 or
+ * -errno. */
+int segment_keep(struct tr_spool *spool, struct segment *segment, bool newest);
 char *spool_path(const char *dir, const char *name); /* malloc'ed, NULL: no memory */
 /* Where PUT frames begin: at multiples of this, so that 20 bits tell the place in a segment of any size. */
 static inline uint64_t

@@ -182,6 +182,7 @@ step(struct walk *walk, uint64_t pos, const struct frame_header *header, uint64_
 			flush(walk);
 			scan->groups++;
 			*good = pos + len;
+			walk->segment->tail = end.start;
 			if (end.oldest > scan->oldest)
 				scan->oldest = end.oldest;
 		} else {

@@ -360,9 +360,10 @@ tr_spool_recover(struct tr_spool *spool, void (*each)(void *arg, const struct tr
 	/* what a killed process, or one without flush, wrote and never synced is taken as committed now: it must stay
 	 */
 	for (uint64_t number = spool->oldest; number <= spool->newest; number++) {
-		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+		struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
 
-		if (segment != NULL && !spool->config.no_flush && tr_file->fdatasync(segment->fd) < 0)
+		if (segment != NULL && !spool->config.no_flush &&
+			segment_keep(spool, segment, number == spool->newest) < 0)
 			return TR_EIO;
 	}
 	if (spool->config.no_flush && spool->oldest <= spool->newest)
