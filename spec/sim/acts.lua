@@ -182,10 +182,13 @@ function acts.epoch(run)
   end
 end
 
-function acts.replay(run)
-  local name = run.random:of(run.plan.hooks).name
+local function replay(run, name)
   run.model:replay(name)
   ask(run, 'return sim.replay(%q, %d)', name, run.random:log(1, 50))
+end
+
+function acts.replay(run)
+  replay(run, run.random:of(run.plan.hooks).name)
   if run.random:chance(0.3) then
     acts.kill(run)
   end
@@ -196,11 +199,66 @@ function acts.purge(run)
   ask(run, 'return sim.purge(%q, %d)', name, run.random:log(1, 50))
 end
 
+-- --- several things that must come together to be worth something ----------------------------------------------------------
+
+--- The process ends, in one way or another.
+local function ends(run)
+  acts[run.random:weighted { { 4, 'kill' }, { 2, 'cut' }, { 1, 'restart' } }](run)
+end
+
+--- Mail is refused as the disk fails, and the process ends before that works again: what was refused must not come back.
+function acts.refused(run)
+  local random = run.random
+  local op = not run.plan.flush and 'write' or random:of { 'write', 'sync', 'sync', 'changes' }
+  local after = random:log(1, 10) - 1
+  run.counts.faults = run.counts.faults + 1
+  run.hurt = true
+  run.trace('refused by %s after %d', op, after)
+  disk.fail { op = op, errno = random:of { 'EIO', 'ENOSPC' }, after = after }
+  for _ = 1, random:int(1, 8) do
+    run:send_mail()
+    run:pass(random:of { 0, 0.02, 1 })
+  end
+  ends(run)
+end
+
+--- Dead letters are replayed to an endpoint that does not take them, and the process ends: they must not be letters again.
+function acts.letters(run)
+  local hook = run.random:of(run.plan.hooks)
+  local place = run.world.places[hook.address]
+  local letters = run.rt:ledger()['dead:' .. hook.name]
+  if not letters or letters.waiting == 0 then
+    run.world:set_weather(place, 'refusing')
+    acts.mail(run)
+    return
+  end
+  run.world:set_weather(place, run.random:of { 'busy', 'refused', 'hung' })
+  replay(run, hook.name)
+  run:pass(0.1)
+  run:compare()
+  ends(run)
+end
+
+--- Much comes and goes in a few seconds, so that segments go and what stays is copied forward; often the power goes before
+--- the kernel has written what nobody has synced.
+function acts.churn(run)
+  local random = run.random
+  for _ = 1, random:int(2, 8) do
+    for _ = 1, random:int(2, 10) do
+      run:send_mail()
+    end
+    run:pass(random:of { 0.02, 0.5, 3 })
+  end
+  if random:chance(0.7) then
+    acts[random:weighted { { 4, 'cut' }, { 1, 'kill' }, { 1, 'armed' } }](run)
+  end
+end
+
 --- { weight, name }; `mend` is worth something while a disk is hurt only
 acts.WEIGHTS = {
   { 60, 'mail' }, { 3, 'burst' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
   { 2, 'full' }, { 6, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
-  { 2, 'replay' }, { 1, 'purge' },
+  { 2, 'replay' }, { 1, 'purge' }, { 4, 'refused' }, { 4, 'letters' }, { 4, 'churn' },
 } -- stylua: ignore
 acts.MEND_CHANCE = 0.35 -- a step
 

@@ -22,13 +22,12 @@ function checks.key_of(hook, number)
   return number % hook.keys
 end
 
---- It must have been there for max_age, but for the time until the attempt that would come too late. When one began that
---- the script was not told of, for want of memory, nobody knows.
+--- It must have been there for max_age, but for the time until the attempt that would come too late.
 function checks.expired(self, account, item, at)
   local config, age = item.config, at - item.born
   local now = self.now()
   local least = checks.least(config, 'max_age', now) - checks.most(config, 'max_retry', now) * 1.03 - 3 - (self.steps - item.steps)
-  if age < least and not account.rebound and not item.again and not item.unheard then
+  if age < least and not account.rebound and not item.again then
     self:wrong('%s: %s has expired after %.1f s, max_age is %d s', account.name, item.key, age, config.max_age)
   end
 end

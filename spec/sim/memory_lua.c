@@ -6,6 +6,7 @@
 #include "cli/server.h"
 #include "memory.h"
 #include "memory_lua.h"
+#include "record/record.h"
 
 typedef void log_fn(void *arg, enum tr_level level, const char *target, const char *text);
 typedef void record_fn(void *arg, const struct tr_event *event, struct tr_str json);
@@ -13,7 +14,11 @@ typedef void record_fn(void *arg, const struct tr_event *event, struct tr_str js
 void __real_tr_log_sink(log_fn *sink, void *arg);
 struct tr_server *__real_tr_server_boot(const struct tr_server_config *config, char **error);
 /* what the linker asks for */
+void __real_tr_record_encode(const struct tr_event *event, const char *nodeid, const char event_id[33],
+	const struct tr_capture *capture, struct tr_buf *out);
 void __wrap_tr_log_sink(log_fn *sink, void *arg);
+void __wrap_tr_record_encode(const struct tr_event *event, const char *nodeid, const char event_id[33],
+	const struct tr_capture *capture, struct tr_buf *out);
 struct tr_server *__wrap_tr_server_boot(const struct tr_server_config *config, char **error);
 
 static struct tr_host *script_host;
@@ -47,6 +52,22 @@ record_made(void *arg, const struct tr_event *event, struct tr_str json)
 
 	(void)arg;
 	record_sink(record_arg, event, json);
+	memory_exempt(outer);
+}
+
+/* The lines for the script are those with all metadata and headers: no hook of the simulation asks for that. */
+void
+__wrap_tr_record_encode(const struct tr_event *event, const char *nodeid, const char event_id[33],
+	const struct tr_capture *capture, struct tr_buf *out)
+{
+	int outer;
+
+	if (capture->meta == NULL || capture->meta[0] == NULL || strcmp(capture->meta[0], "*") != 0) {
+		__real_tr_record_encode(event, nodeid, event_id, capture, out);
+		return;
+	}
+	outer = memory_exempt(1);
+	__real_tr_record_encode(event, nodeid, event_id, capture, out);
 	memory_exempt(outer);
 }
 

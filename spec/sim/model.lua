@@ -10,17 +10,14 @@
 ---
 --- Moments are seconds of the time that passes (T), whatever the wall clock is set to.
 local checks = require 'checks'
+local sums = require 'sums'
+local told = require 'told'
 
 local model = {}
 model.__index = model
 
 local BACKOFF_S = 2 -- a disk that works again is tried so much later
 local PACE_S = 0.05 -- so long what nobody waits for is held back, and a little more
-local COLUMN = { -- of a mail's end, and of a hook's
-  mail = { Delivery = 'delivered', Bounce = 'bounced', Expiration = 'expired', AdminBounce = 'bounced' },
-  hook = { Delivery = 'delivered', Bounce = 'dead', Expiration = 'dead', AdminBounce = 'bounced' },
-}
-local COLUMNS = { 'delivered', 'bounced', 'expired', 'dead' }
 
 ---@param now fun(): number seconds that have passed
 ---@param wall number unix seconds at the start
@@ -50,8 +47,9 @@ function model.new(plan, now, wall, pull, trace)
     starved = false,
     has_starved = false, -- in this life
     ever_starved = false,
-    unheard = 0, -- as many events may have come to be that we were not told of: allocations that failed
     damaged = false, -- a power cut without flush may have left holes
+    counted = {}, -- the ledger of the last rest
+    counted_and_written = {}, -- as far as no power cut can take it
   }, model)
   self:add_account('mail', { max_age = 0 })
   for _, hook in ipairs(plan.hooks) do
@@ -68,7 +66,7 @@ end
 
 function model:add_account(name, config)
   local account = { name = name, config = config, items = {}, sealed = {}, loose = {}, certain = 0, filtered = { 0, 0 }, maybe = 0 }
-  for _, column in ipairs(COLUMNS) do
+  for _, column in ipairs(sums.COLUMNS) do
     account.sealed[column], account.loose[column] = 0, 0
   end
   account.active = {}
@@ -103,7 +101,7 @@ function model:is_young(fact)
   end
 end
 
-local function new_item(self, account, key, at)
+function model:new_item(account, key, at)
   local item = { key = key, state = 'maybe', born = at or self.now(), life = self.life, steps = self.steps, account = account }
   item.doubtful = self.starved or nil -- it may be parked, or come to nothing: others of its key do not wait for it
   account.items[key] = item
@@ -115,7 +113,7 @@ end
 ---@param data string what is sent, which must come out again behind what is put before it
 function model:mail_sent(addresses, domain, data)
   for _, address in ipairs(addresses) do
-    local item = new_item(self, self.accounts.mail, address)
+    local item = self:new_item(self.accounts.mail, address)
     item.data, item.config = data, self.plan.domains[domain]
     self.messages = self.messages + 1
   end
@@ -145,111 +143,9 @@ function model:mail_answered(addresses, answer)
   end
 end
 
-local function filtered_out(hook, number)
-  return hook.filter ~= nil and number % hook.filter == 0
-end
-
--- An event of mail: an item for each hook that wants it.
-local function event_of_mail(self, kind, id, address, at, line)
-  local mail = self.accounts.mail.items[address]
-  if not mail then
-    self:wrong('a %s of %s, which nobody has sent', kind, address)
-    return
-  end
-  local number = tonumber(address:match '^r(%d+)') or 0
-  for _, account in ipairs(self.accounts) do
-    if account.wants and account.wants[kind] then
-      if filtered_out(account.hook, number) then
-        self.fresh[#self.fresh + 1] = { account = account, filtered = true, mail = kind == 'Reception' and mail or nil }
-      elseif not account.items[id] then
-        local item = new_item(self, account, id, at)
-        item.kind, item.address, item.config, item.number = kind, address, account.hook, number
-        item.mail = kind == 'Reception' and mail or nil
-        if account.keys then
-          local list = account.keys[checks.key_of(account.hook, number)]
-          if not list then
-            list = { first = 1 }
-            account.keys[checks.key_of(account.hook, number)] = list
-          end
-          item.at = #list + 1
-          list[item.at] = item
-        end
-        self.fresh[#self.fresh + 1] = { account = account, item = item, mail = kind == 'Reception' and mail or nil }
-      else
-        self:wrong('the event %s is told twice', id)
-      end
-    end
-  end
-  local column = COLUMN.mail[kind]
-  if kind == 'Bounce' and line:find('"response":{"code":500', 1, true) then
-    column = nil -- its queue could not be configured (no memory): it was refused, and yet there are these records
-  end
-  if kind == 'Delivery' and not mail.accepted then
-    self:wrong('%s is said to be delivered, and its server has not taken it', address)
-  end
-  if kind == 'Expiration' then
-    checks.expired(self, self.accounts.mail, mail, at)
-  end
-  if column then
-    self.fresh[#self.fresh + 1] = { account = self.accounts.mail, item = mail, column = column, kind = kind }
-  end
-end
-
---- One that we were not told of, as there was no memory for its line. nil: that cannot be.
-local function unheard_item(self, account, id, kind, address)
-  if not self.ever_starved or not account or not account.hook or not id then
-    return nil
-  end
-  local number = tonumber(address and address:match '^r(%d+)') or 0
-  local item = new_item(self, account, id)
-  item.unheard, item.doubtful = true, true
-  item.kind, item.address, item.config, item.number, item.at = kind, address, account.hook, number, 0
-  if account.keys then
-    local key = checks.key_of(account.hook, number)
-    account.keys[key] = account.keys[key] or { first = 1 }
-  end
-  return item
-end
-
-local function event_of_record(self, kind, line, queue, at)
-  local name = queue:match '^(.-)%.log_hook$'
-  local account, id = self.accounts[name or ''], line:match '\\"event_id\\":\\"(%x+)\\"'
-  local item = account and id and (account.items[id] or unheard_item(self, account, id))
-  if not item then
-    self:wrong('a %s of the record %s in %s, which nobody has made', kind, tostring(id), queue)
-    return
-  end
-  local column = COLUMN.hook[kind]
-  if not column then
-    return
-  end
-  if kind == 'Delivery' and not item.accepted then
-    self:wrong('%s: %s is said to be delivered, and its endpoint has not taken it', name, id)
-  end
-  if kind == 'Expiration' then
-    checks.expired(self, account, item, at)
-  end
-  item.ended = true
-  self.fresh[#self.fresh + 1] = { account = account, item = item, column = column, kind = kind }
-end
-
 --- Takes what the engine has told since the last call.
 function model:listen()
-  for _, line in ipairs(self.pull()) do
-    local kind, _, id = line:match '^{"type":"(%a+)","id":"(%x*)","event_id":"(%x+)"'
-    if kind then
-      local address, queue = line:match '"recipient":"([^"]*)","queue":"([^"]*)"'
-      local at = tonumber(line:match '"timestamp":(%d+)') - self.wall - self.stepped -- up to a second early
-      self.trace('record %s %s %s at %d %s', kind, id, queue or '-', at, line:match '\\"event_id\\":\\"(%x+)\\"' or '')
-      if line:find('"reception_protocol":"LogRecord"', 1, true) then
-        event_of_record(self, kind, line, queue or '', at)
-      elseif kind ~= 'Rejection' then
-        event_of_mail(self, kind, id, address or '', at, line)
-      end
-    else
-      self:wrong('a record that cannot be read: %s', line:sub(1, 200))
-    end
-  end
+  told.listen(self)
 end
 
 -- --- attempts --------------------------------------------------------------------------------------------------------
@@ -271,12 +167,9 @@ function model:attempt(name, keys, info)
   for i, key in ipairs(keys) do
     local id = type(key) == 'table' and key.id or key
     local item = find(self, name, id)
-    if not item and type(key) == 'table' then
-      item = unheard_item(self, account, id, key.kind, key.address)
-    end
     if not item then
       self:wrong('%s got %s, which was never made', name, id)
-      item = new_item(self, account, id)
+      item = self:new_item(account, id)
       item.config, item.number, item.at = account.hook or self.plan.domains['d1.test'], 0, 0
     elseif type(key) == 'table' and item.kind and (key.kind ~= item.kind or key.address ~= item.address) then
       self:wrong('%s got %s as a %s of %s, it is a %s of %s', name, id, key.kind, key.address, item.kind, item.address)
@@ -480,6 +373,7 @@ end
 --- The kernel has written all that was on disk.
 function model:written()
   self.young = {}
+  self.counted_and_written = self.counted
 end
 
 --- The power has gone: what the kernel had in hand may be there or not, and with holes.
@@ -501,6 +395,7 @@ function model:power_cut()
   end
   self.damaged = self.damaged or self.lax or #self.young > 0
   self.young = {}
+  self.counted = self.counted_and_written
 end
 
 --- The disk fails now, or has failed until now.
@@ -541,90 +436,12 @@ end
 
 -- --- comparing ----------------------------------------------------------------------------------------------------------
 
-local function between(self, what, low, value, high)
-  if value < low or value > high then
-    self:wrong('%s: %d to %d expected, the ledger has %d', what, low, high, value)
-  end
-end
-
---- What its sessions may have in hand, which no budget takes away from them.
-local function in_hand_of(hook)
-  return hook.limit * hook.batch_size
-end
-
---- With the engine at rest, everything told taken. begins: it has just started, and has not asked for a configuration yet.
 function model:compare(ledger, figures, begins)
-  local sum = figures.line + figures.timers + figures.ready + figures.in_flight + figures.undecided + figures.parked
-  local waiting, in_hand = 0, 0 -- in_hand: of handlers that run
-  local open = figures.undecided + figures.parked -- accepted, and not decided yet
-  for _, account in ipairs(self.accounts) do
-    open = open + (ledger[account.name] and ledger[account.name].waiting or 0)
-  end
-  open = open - sum
-  for _, account in ipairs(self.accounts) do
-    local name, row = account.name, ledger[account.name]
-    if row then
-      for _, column in ipairs(COLUMNS) do
-        between(self, name .. ' ' .. column, account.sealed[column], row[column],
-          account.sealed[column] + account.loose[column] + self.unheard)
-      end
-      -- what a filter drops is filtered, or, if it was stored before it was decided, accepted and dropped
-      local policy = row.dropped_by.policy or 0
-      -- what was accepted may be in a hole, though the end, or what was stored again, is there
-      local unsaid = self.damaged and account.filtered[2] + math.max(0, -(row.dropped_by.damaged or 0)) or 0
-      between(self, name .. ' accepted', account.certain - unsaid, row.accepted - policy, account.certain + account.maybe
-        + (account.hook and open or 0) + self.unheard)
-      if account.hook then
-        local sealed, loose = account.filtered[1], account.filtered[2]
-        between(self, name .. ' filtered', sealed - open, row.filtered + policy, sealed + loose + self.unheard)
-        for reason, count in pairs(row.dropped_by) do
-          local explained = reason == 'policy' or reason == 'damaged' and self.damaged
-            or reason == 'shed' and account.hook.overflow == 'shed_oldest'
-          if count ~= 0 and not explained then
-            self:wrong('%s: %d dropped: %s', name, count, reason)
-          end
-        end
-      end
-      -- twice: what sessions give back at this moment is not dropped yet, and they may have the next in hand
-      if account.hook and account.hook.overflow == 'shed_oldest' and not begins and not self.has_starved
-        and self.now() > self.troubled_at + 60 -- what is to be dropped is read before
-        and row.waiting > account.hook.max_waiting + 2 * in_hand_of(account.hook) then
-        self:wrong('%s: %d wait, the budget is %d', name, row.waiting, account.hook.max_waiting)
-      end
-      waiting = waiting + row.waiting
-      in_hand = in_hand + (account.hook and account.hook.slow and row.waiting or 0)
-    elseif account.certain > 0 then
-      self:wrong('the ledger has no account %s, %d were accepted', name, account.certain)
-    end
-  end
-  if sum > waiting or sum < waiting - in_hand then
-    self:wrong('%d wait in queues, the ledger says %d', sum, waiting)
-  end
+  sums.compare(self, ledger, figures, begins)
 end
 
---- All is over: what was accepted has ended in some way. letters: name -> number of dead letters
 function model:finish(ledger)
-  for _, account in ipairs(self.accounts) do
-    local name, missing, row = account.name, {}, ledger[account.name]
-    local back = 0 -- letters that were replayed, and may have been dropped then
-    for key, item in pairs(account.items) do
-      back = back + (item.again and 1 or 0)
-      if item.state == 'certain' and not item.terminal then
-        missing[#missing + 1] = key
-      end
-    end
-    table.sort(missing)
-    local dropped = row and row.dropped_by.shed or 0
-    if row and row.waiting > 0 then
-      self:wrong('%s: %d still wait', name, row.waiting)
-    end
-    if #missing > dropped + self.unheard then
-      self:wrong('%s: %d of %d have not ended (%d dropped): %s', name, #missing, account.certain, dropped,
-        table.concat(missing, ' ', 1, math.min(#missing, 5)))
-    elseif dropped > #missing + account.maybe + back + self.unheard then
-      self:wrong('%s: %d dropped, only %d have not ended', name, dropped, #missing)
-    end
-  end
+  sums.finish(self, ledger)
 end
 
 return model

@@ -102,7 +102,6 @@ function scenario:start()
     self.trace('no start: %s', tostring(rt):match '^[^\n]*')
     failures = failures + 1
     memory.calm()
-    self.model.unheard = memory.failures()
     if disk.is_ghost() then
       self:revive()
     elseif failures >= PATIENCE then
@@ -291,7 +290,6 @@ function scenario:compare()
     self.trace('pending %d', figures.pending_bytes)
     return
   end
-  self.model.unheard = memory.failures()
   self.model:rest()
   if self.model.starved and not memory.will_fail() then
     self.model.starved = false

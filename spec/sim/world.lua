@@ -25,6 +25,7 @@ local HTTP_WEATHER = {
   busy = { { 1, '503' } },
   sluggish = { { 1, 'slow' } },
   limited = { { 3, '429' }, { 1, 'ok' } },
+  refusing = { { 3, '413' }, { 1, 'poison' } },
   hung = { { 1, 'hang' } },
   resetting = { { 1, 'reset' } },
   refused = { { 1, 'ok' } },
@@ -41,6 +42,7 @@ local SMTP_WEATHER = {
   busy = { { 1, '450' } },
   sluggish = { { 1, 'slow' } },
   limited = { { 3, '421' }, { 1, 'ok' } },
+  refusing = { { 1, '550' } },
   hung = { { 1, 'hang' } },
   resetting = { { 1, 'reset' } },
   refused = { { 1, 'ok' } },
@@ -48,7 +50,7 @@ local SMTP_WEATHER = {
 } -- stylua: ignore
 world.WEATHERS = {
   { 20, 'fine' }, { 30, 'fair' }, { 30, 'mixed' }, { 8, 'lossy' }, { 8, 'busy' }, { 6, 'sluggish' }, { 4, 'limited' }, { 3, 'hung' },
-  { 3, 'resetting' }, { 4, 'refused' }, { 2, 'silent' },
+  { 3, 'resetting' }, { 4, 'refused' }, { 3, 'refusing' }, { 2, 'silent' },
 } -- stylua: ignore
 
 function world.new(plan, model, random, trace)
