@@ -61,7 +61,7 @@ set_up(struct fixture *fix)
 	struct tr_http_server_config config = {
 		.listen = "127.0.0.1:0", .body_limit = 1000, .handle = handle, .arg = fix};
 	static const struct tr_http_settings settings = {
-		.timeout_ns = 10 * TR_NS_PER_S, .idle_ns = 90 * TR_NS_PER_S, .max_response_bytes = 1 << 20};
+		.timeout_ns = 60 * TR_NS_PER_S, .idle_ns = 90 * TR_NS_PER_S, .max_response_bytes = 1 << 20};
 
 	memset(fix, 0, sizeof *fix);
 	assert_int_equal(tr_loop_new(&fix->loop), TR_OK);
@@ -123,7 +123,7 @@ hands_on_a_whole_request(void **state)
 	set_up(&fix);
 	for (int i = 0; i < 3; i++) {
 		post(&fix, &call, TR_STR("{\"a\":1}"), &done);
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 		assert_int_equal(call.err, TR_OK);
 		assert_int_equal(call.status, 201);
 		assert_int_equal(call.content.len, 4);
@@ -152,13 +152,13 @@ answers_later(void **state)
 	set_up(&fix);
 	fix.later = true;
 	post(&fix, &call, TR_STR("x"), &done);
-	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 120 * TR_NS_PER_S));
 	for (int i = 0; i < 20; i++)
 		tr_loop_turn(fix.loop);
 	assert_int_equal(done, 0);
 	assert_int_equal(tr_http_server_busy(fix.server), 1);
 	tr_http_request_answer(fix.waiting, 200, NULL, NULL, NULL, TR_STR("late"));
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 	assert_int_equal(call.status, 200);
 	assert_int_equal(tr_http_server_busy(fix.server), 0);
 	tr_http_call_fini(&call);
@@ -176,12 +176,12 @@ refuses_a_large_body(void **state)
 	memset(body, 'x', sizeof body);
 	set_up(&fix);
 	post(&fix, &call, (struct tr_str){body, 1001}, &done);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 	assert_int_equal(call.status, 413);
 	assert_int_equal(fix.handled, 0);
 	tr_http_call_fini(&call);
 	post(&fix, &call, (struct tr_str){body, 1000}, &done);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 	assert_int_equal(call.status, 201);
 	tr_http_call_fini(&call);
 	tear_down(&fix);
@@ -197,7 +197,7 @@ outlives_a_client_that_goes(void **state)
 	set_up(&fix);
 	fix.later = true;
 	post(&fix, &call, TR_STR("x"), &done);
-	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 120 * TR_NS_PER_S));
 	tr_http_cancel(&call);
 	for (int i = 0; i < 20; i++)
 		tr_loop_turn(fix.loop);
@@ -218,11 +218,11 @@ can_be_freed_with_an_open_request(void **state)
 	set_up(&fix);
 	fix.later = true;
 	post(&fix, &call, TR_STR("x"), &done);
-	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_waiting, &fix, 120 * TR_NS_PER_S));
 	tr_http_server_free(fix.server);
 	fix.server = NULL;
 	tr_http_request_answer(fix.waiting, 200, NULL, NULL, NULL, TR_STR("nobody"));
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 	assert_int_equal(call.err, TR_ECLOSED);
 	tr_http_call_fini(&call);
 	tear_down(&fix);
@@ -238,7 +238,7 @@ stop_takes_no_new_connection(void **state)
 	set_up(&fix);
 	tr_http_server_stop(fix.server);
 	post(&fix, &call, TR_STR("x"), &done);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 120 * TR_NS_PER_S));
 	assert_int_equal(call.err, TR_EREFUSED);
 	tr_http_call_fini(&call);
 	tear_down(&fix);

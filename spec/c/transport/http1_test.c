@@ -222,7 +222,7 @@ keeps_a_bounded_number_of_idle_connections(void **state)
 		begin(&fix, &calls[i], fix.url, "x", &done[i]);
 	assert_int_equal(tr_http_in_flight(fix.http), MANY);
 	for (int i = 0; i < MANY; i++) {
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done[i], 20 * TR_NS_PER_S));
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done[i], LIMIT_NS));
 		assert_int_equal(calls[i].status, 200);
 		tr_http_call_fini(&calls[i]);
 	}
@@ -473,7 +473,7 @@ gives_headers_with_rules_of_their_own_to_libcurl(void **state)
 		.done = call_done,
 		.owner = &done};
 	assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
 	assert_int_equal(call.status, 200);
 	assert_string_equal(
 		fix.server.seen[0], "GET /in HTTP/1.1\r\nHost: virtual.example\r\nAccept: text/plain\r\n\r\n");
@@ -532,7 +532,7 @@ keeps_the_head_of_an_id(void **state)
 			.done = call_done,
 			.owner = &done};
 		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
 		assert_int_equal(call.status, 200);
 		assert_string_equal(fix.server.seen[i], expected);
 		tr_http_call_fini(&call);
@@ -570,7 +570,7 @@ a_redirect_changes_no_later_head(void **state)
 			.done = call_done,
 			.owner = &done};
 		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+		assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
 		assert_int_equal(call.status, 200);
 		assert_non_null(strstr(fix.server.seen[i], "\r\nAuthorization: Bearer x\r\n"));
 		assert_null(strstr(other.seen[i], "Authorization"));

@@ -114,15 +114,18 @@ static void
 silent_when_the_next_request_comes(void **state)
 {
 	static const struct script scripts[SCRIPTS] = {{"RWRE", {OK_2}}, AFTER};
-	struct tr_http_settings settings = plain;
+	struct tr_http_settings hasty = plain;
+	struct tr_http_client *patient;
 	struct tr_http_call call = {.method = TR_HTTP_POST, .body = TR_STR("second"), .done = call_done};
 	struct fixture fix;
 	int done = 0;
 
 	if (with_curl)
-		settings.timeout_ns = 300 * TR_NS_PER_MS;
-	begin(&fix, scripts, &settings);
+		hasty.timeout_ns = 300 * TR_NS_PER_MS;
+	begin(&fix, scripts, &plain);
 	idle(&fix);
+	patient = fix.client;
+	assert_int_equal(tr_http_client_new(fix.http, &hasty, &fix.client), TR_OK);
 	call.client = fix.client;
 	call.url = fix.url;
 	call.owner = &done;
@@ -131,12 +134,14 @@ silent_when_the_next_request_comes(void **state)
 		tr_loop_turn(fix.loop);
 	if (!with_curl) {
 		assert_int_equal(done, 0);
-		tr_clock_advance(settings.timeout_ns + TR_NS_PER_MS);
+		tr_clock_advance(hasty.timeout_ns + TR_NS_PER_MS);
 	}
 	while (done == 0)
 		tr_loop_turn(fix.loop);
 	assert_int_equal(call.err, TR_ETIMEDOUT);
 	tr_http_call_fini(&call);
+	tr_http_client_unref(fix.client);
+	fix.client = patient;
 	expect_ok(&fix, "second"); /* not on that connection */
 	end(&fix);
 }

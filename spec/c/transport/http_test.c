@@ -109,7 +109,7 @@ sends_headers_as_given(void **state)
 		.done = call_done,
 		.owner = &done};
 	assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
 	assert_int_equal(call.status, 200);
 	assert_non_null(strstr(fix.server.seen[0], "PUT /in HTTP/1.1\r\n"));
 	assert_non_null(
@@ -359,7 +359,7 @@ waits_in_the_wheel_under_the_virtual_clock(void **state)
 	assert_int_equal(tr_hold_count(), 1);
 	while (atomic_load(&fix.server.requests) == 0)
 		tr_loop_turn(fix.loop);
-	tr_clock_advance(10 * TR_NS_PER_S + TR_NS_PER_MS);
+	tr_clock_advance(TIMEOUT_NS + TR_NS_PER_MS);
 	while (done == 0)
 		tr_loop_turn(fix.loop);
 	assert_int_equal(call.err, TR_ETIMEDOUT);
@@ -512,7 +512,7 @@ drops_credentials_on_another_port(void **state)
 		.done = call_done,
 		.owner = &done};
 	assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
 	assert_int_equal(call.status, 200);
 	assert_non_null(strstr(fix.server.seen[0], "\r\nAuthorization: Bearer x\r\n"));
 	assert_null(strstr(other.seen[0], "Authorization"));

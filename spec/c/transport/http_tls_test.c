@@ -245,7 +245,7 @@ struct caller {
 static void
 start_caller(struct caller *caller, bool trusts_all)
 {
-	const struct tr_http_settings settings = {.timeout_ns = 20 * TR_NS_PER_S,
+	const struct tr_http_settings settings = {.timeout_ns = 60 * TR_NS_PER_S,
 		.idle_ns = 90 * TR_NS_PER_S,
 		.max_response_bytes = 1 << 20,
 		.accept_invalid_certs = trusts_all};
@@ -278,7 +278,7 @@ post(struct caller *caller, const struct server *server, const char *host, struc
 	call.url = url;
 	call.owner = &done;
 	assert_int_equal(tr_http_start(caller->http, &call), TR_OK);
-	assert_true(tr_loop_run_until(caller->loop, is_true, &done, 30 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(caller->loop, is_true, &done, 120 * TR_NS_PER_S));
 	said = err == TR_OK ? &call.content : &call.error;
 	if (call.err != err || call.status != status || said->len == 0 ||
 		memmem(said->data, said->len, text, strlen(text)) == NULL)

@@ -310,7 +310,7 @@ an_idle_connection_that_is_silent_is_given_up(void **state)
 	struct fixture *fix = set_up(SCRIPT(HELLO, ONE_OK, "H"));
 
 	fix->peer.scripts[1] = SCRIPT(HELLO, ONE_OK, "H");
-	fix->config.rset_timeout_ns = fix->config.mail_from_timeout_ns = SHORT_NS;
+	fix->config.rset_timeout_ns = SHORT_NS;
 	renew(fix);
 	assert_int_equal(connect_now(fix), TR_OK);
 	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
@@ -318,7 +318,7 @@ an_idle_connection_that_is_silent_is_given_up(void **state)
 	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
 	expect_start(fix, 0, "T 421 4.4.2 KumoMTA internal: failed to send message to 127.0.0.1 [");
 	assert_false(tr_smtpc_usable(fix->smtp));
-	fix->config.rset_timeout_ns = fix->config.mail_from_timeout_ns = LIMIT_NS;
+	fix->config.rset_timeout_ns = LIMIT_NS;
 	renew(fix);
 	assert_int_equal(connect_now(fix), TR_OK);
 	assert_int_equal(send_now(fix, any_message(fix)), TR_OK);
