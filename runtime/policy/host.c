@@ -10,39 +10,6 @@
 #define DEFAULT_LIMIT_NS (5 * TR_NS_PER_S)
 #define BOOT_LIMIT_NS (300 * TR_NS_PER_S)
 
-/* Passes on to LuaJIT's allocator; its argument is the host, so that tr_host_of() costs one load. */
-static void *
-host_alloc(void *arg, void *ptr, size_t old_size, size_t new_size)
-{
-	struct tr_host *host = arg;
-
-	return host->alloc(host->alloc_arg, ptr, old_size, new_size);
-}
-
-/* The same with a bound. Past it the next instruction raises, in a place that can be named; what one step asks for
- * beyond four times the bound is refused, which LuaJIT tells as "not enough memory". */
-static void *
-bounded_alloc(void *arg, void *ptr, size_t old_size, size_t new_size)
-{
-	struct tr_host *host = arg;
-	size_t memory = host->memory - old_size + new_size;
-	void *out;
-
-	if (new_size > old_size && memory / 4 > host->memory_limit)
-		return NULL;
-	out = host->alloc(host->alloc_arg, ptr, old_size, new_size);
-	if (out == NULL && new_size > 0)
-		return NULL;
-	host->memory = memory;
-	if (memory > host->memory_limit && !host->too_big && host->L != NULL) {
-		host->too_big = true;
-		lua_sethook(host->L, tr_task_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKCOUNT, 1);
-	} else if (memory < host->memory_limit) {
-		host->too_big = false;
-	}
-	return out;
-}
-
 struct tr_host *
 tr_host_of(lua_State *L)
 {
@@ -81,9 +48,7 @@ tr_host_service(struct tr_host *host, enum tr_service_id id)
 static int
 l_last_gc(lua_State *L)
 {
-	struct tr_host *host = tr_host_of(L);
-
-	lua_setallocf(L, host->alloc, host->alloc_arg);
+	tr_memory_release(tr_host_of(L), L);
 	return 0;
 }
 
@@ -171,6 +136,7 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 	host->loop = config->loop;
 	host->validating = config->validating;
 	host->worker = config->worker;
+	host->cut_why = "cancelled";
 	host->limit_ns = BOOT_LIMIT_NS; /* our own modules end; how fast is a matter of the machine and its disk */
 	atomic_init(&host->run_limit_ns, host->limit_ns);
 	host->share_dir = strdup(config->share_dir);
@@ -180,10 +146,11 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 	host->L = luaL_newstate();
 	if (host->L == NULL)
 		goto fail;
-	host->alloc = lua_getallocf(host->L, &host->alloc_arg);
-	host->memory_limit = (size_t)config->memory_limit;
-	lua_setallocf(host->L, config->memory_limit > 0 ? bounded_alloc : host_alloc, host);
-	host->memory = (size_t)lua_gc(host->L, LUA_GCCOUNT, 0) * 1024;
+	if (!tr_memory_init(host, (size_t)config->memory_limit, config->memory_remedy)) {
+		lua_close(host->L);
+		host->L = NULL;
+		goto fail;
+	}
 	lua_atpanic(host->L, panic);
 	tr_watch_add(host);
 	if (lua_cpcall(host->L, set_up, (void *)config) != 0) {
@@ -218,6 +185,7 @@ tr_host_free(struct tr_host *host)
 		tr_watch_remove(host);
 		lua_close(host->L);
 	}
+	tr_memory_fini(host);
 	free(host->event_name);
 	free(host->cut_at);
 	free(host->share_dir);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "policy/memory.h"
 #include "policy/policy.h"
 
 enum task_state { TASK_IDLE, TASK_RUNNING, TASK_WAITING, TASK_DONE };
@@ -44,11 +45,8 @@ struct tr_task {
 struct latch; /* library.c */
 
 struct tr_host {
-	lua_State *L;    /* main state: runs only set-up and protected helpers */
-	lua_Alloc alloc; /* LuaJIT's own allocator, wrapped so that tr_host_of() is one load */
-	void *alloc_arg;
-	size_t memory, memory_limit; /* bytes; both only where there is a limit */
-	bool too_big;                /* the hook has to raise "needs more memory" */
+	lua_State *L; /* main state: runs only set-up and protected helpers */
+	struct tr_memory memory;
 	struct tr_loop *loop;
 	char *share_dir, *policy;
 	bool validating, closing;
@@ -88,7 +86,8 @@ struct tr_host {
 	pthread_t thread;             /* that runs it; written before `stretch` turns odd */
 	_Atomic bool interrupt;       /* the hook has to raise "ran too long" */
 	_Atomic bool cancel;          /* the hook has to cancel the innermost task: tr_watch_cancel() */
-	char *cut_at;                 /* traceback of where a task was cancelled by it; malloc'ed; NULL: none */
+	char *cut_at;                 /* traceback of where a task was cut off; malloc'ed; NULL: none */
+	const char *cut_why;          /* what it did */
 	_Atomic int named;            /* 1: stuck[] is filled */
 	char stuck[256];              /* event and ids, filled by the signal handler */
 	uint64_t seen;                /* watchdog thread only: stretch at its last look ... */
@@ -134,6 +133,7 @@ void tr_task_keep_names(struct tr_task *task);
  * parked runs, i.e. where its host call returns. lua_resume() itself cannot raise. */
 void tr_task_resume_raising(struct tr_task *task);
 void tr_task_hook(lua_State *L, lua_Debug *ar);
+void tr_task_hook_off(struct tr_host *host); /* unless memory waits for it */
 /* task.c: resumes with `nargs` values on top of task->L. True if the task waits, false if it has ended. */
 bool tr_task_resume(struct tr_task *task, int nargs);
 void tr_tasks_free(struct tr_host *host);

@@ -56,7 +56,8 @@ struct tr_host_config {
 	bool validating;                 /* sets the global _VALIDATING_CONFIG */
 	int64_t handler_limit_ns;        /* longest run between two waits before the watchdog raises; 0: 5 s */
 	uint32_t worker;                 /* number, for names and metrics */
-	int64_t memory_limit; /* bytes at which running Lua gets an error; 0: none. Four times as much: refused */
+	int64_t memory_limit;      /* bytes at which running Lua gets an error; 0: none. Four times as much: refused */
+	const char *memory_remedy; /* what the error of that tells to do; literal; NULL: nothing */
 };
 
 /* Makes the state with all libraries, coroutine wrappers and `require 'kumo'`, but runs no policy yet.
@@ -64,6 +65,9 @@ struct tr_host_config {
 int tr_host_new(const struct tr_host_config *config, struct tr_host **out);
 /* Cancels all tasks and closes the state. */
 void tr_host_free(struct tr_host *host);
+/* Bytes that its Lua has, and how often something was interrupted for want of memory. Any thread. */
+size_t tr_host_memory(const struct tr_host *host);
+uint64_t tr_host_memory_interrupts(const struct tr_host *host);
 
 /* Evaluates the policy file in a task (it may wait). `end(arg, error)`: error NULL when it loaded, else the message
  * with file:line and traceback (borrowed). */

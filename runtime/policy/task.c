@@ -155,7 +155,7 @@ finish(struct tr_task *task, int status)
 		} else if (cancelled) {
 			tr_buf_addz(&text, task->ending == TR_ETIMEDOUT ? "deadline exceeded"
 					   : task->ending != 0          ? "cancelled"
-									: "ran too long and caught the error");
+									: host->cut_why);
 			if (task->event != NULL)
 				tr_buf_addf(&text, " in event '%s'", task->event);
 			if (task->ids != NULL)
@@ -182,8 +182,8 @@ finish(struct tr_task *task, int status)
 		task->ref = LUA_NOREF;
 		task->L = NULL;
 	}
-	if (host->too_big)
-		lua_gc(host->L, LUA_GCCOLLECT, 0);
+	if (host->memory.raised)
+		tr_memory_relieve(host);
 	give_back(task);
 }
 

@@ -15,18 +15,47 @@ tr_task_resume_raising(struct tr_task *task)
 	tr_task_resume(task, 0);
 	if (host->raise_in != NULL) { /* no instruction was left to raise it at */
 		host->raise_in = NULL;
-		lua_sethook(host->L, NULL, 0, 0);
+		tr_task_hook_off(host);
 	}
+}
+
+void
+tr_task_hook_off(struct tr_host *host)
+{
+	if (host->memory.alarm == 0)
+		lua_sethook(host->L, NULL, 0, 0);
 }
 
 /* Raises what no pcall of the policy catches. */
 static void
-cut_off(struct tr_host *host, lua_State *L)
+cut_off(struct tr_host *host, lua_State *L, const char *why)
 {
+	host->cut_why = why;
 	luaL_traceback(L, L, NULL, 0);
 	free(host->cut_at);
 	host->cut_at = strdup(lua_tostring(L, -1)); /* NULL: it is shown without */
 	lua_pushlightuserdata(L, &tr_cancel_key);
+	lua_error(L);
+}
+
+static void
+look_for_memory(struct tr_host *host, lua_State *L)
+{
+	unsigned state = tr_memory_look(host, L);
+
+	if (state == 0)
+		return;
+	if (state & TR_MEMORY_AGAIN)
+		cut_off(host, L, "found no memory and caught the error");
+	if (state & TR_MEMORY_SHORT) {
+		lua_pushliteral(L, "not enough memory"); /* LuaJIT keeps this text ready */
+	} else {
+		luaL_where(L, 0);
+		lua_pushfstring(L, "more than %d MiB of memory are needed%s%s", (int)(host->memory.limit >> 20),
+			host->memory.remedy != NULL ? ": " : "",
+			host->memory.remedy != NULL ? host->memory.remedy : "");
+		lua_concat(L, 2);
+	}
 	lua_error(L);
 }
 
@@ -40,7 +69,7 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 			return; /* still on the way inwards through the policy's coroutines */
 		host->raise_in = NULL;
 		if (!atomic_load(&host->interrupt))
-			lua_sethook(L, NULL, 0, 0);
+			tr_task_hook_off(host);
 		tr_ref_push(L, host->raise_ref);
 		if (lua_type(L, -1) == LUA_TSTRING) {
 			luaL_where(L, 0);
@@ -50,22 +79,16 @@ tr_task_hook(lua_State *L, lua_Debug *ar)
 		lua_error(L);
 	}
 	lua_sethook(L, NULL, 0, 0);
-	if (host->too_big) /* garbage does not count */
-		lua_gc(L, LUA_GCCOLLECT, 0);
-	if (host->too_big) { /* until what raised has let go of it, nothing more is said: its handlers run, too */
-		luaL_where(L, 0);
-		lua_pushfstring(L, "more than %d MiB of memory are needed", (int)(host->memory_limit >> 20));
-		lua_concat(L, 2);
-		lua_error(L);
-	}
+	if (host->memory.alarm != 0)
+		look_for_memory(host, L);
 	if (atomic_exchange(&host->cancel, false)) {
 		if (host->current != NULL && host->current->ending == 0)
 			host->current->ending = TR_ECANCELED;
-		cut_off(host, L);
+		cut_off(host, L, "");
 	}
 	if (atomic_exchange(&host->interrupt, false)) {
 		if (tr_task_interrupted(host, L))
-			cut_off(host, L);
+			cut_off(host, L, "ran too long and caught the error");
 		luaL_where(L, 0);
 		lua_pushfstring(L, "handler ran longer than %f s without waiting",
 			(lua_Number)atomic_load_explicit(&host->run_limit_ns, memory_order_relaxed) / TR_NS_PER_S);

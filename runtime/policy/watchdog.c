@@ -46,7 +46,7 @@ tr_watch_leave(struct tr_host *host)
 		atomic_load_explicit(&host->cancel, memory_order_relaxed)) { /* it ended by itself just now */
 		atomic_store(&host->interrupt, false);
 		atomic_store(&host->cancel, false);
-		lua_sethook(host->L, NULL, 0, 0);
+		tr_task_hook_off(host);
 	}
 }
 
