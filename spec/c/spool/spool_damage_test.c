@@ -10,40 +10,13 @@
 
 #include <cmocka.h>
 
-#include "base/diag.h"
-#include "bed.c"
-#include "disk.h"
+#include "disk_bed.h"
 #include "spool/tool.h"
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-	(void)arg, (void)level, (void)target, (void)text;
-}
 
 static void
 segment_path(const struct bed *bed, uint64_t number, char out[160])
 {
 	snprintf(out, 160, "%s/log-%016llx.seg", bed->meta, (unsigned long long)number);
-}
-
-/* A bed in memory: what begins anew hundreds of times. */
-static void
-bed_begin(struct bed *bed, uint64_t segment_bytes)
-{
-	tr_log_sink(quiet, NULL);
-	bed_init(bed, segment_bytes);
-	disk_install(1);
-	strcpy(bed->meta, "/sim/meta");
-	strcpy(bed->data, "/sim/data");
-}
-
-static void
-bed_end(struct bed *bed)
-{
-	bed_fini(bed);
-	disk_uninstall();
-	tr_log_sink(NULL, NULL);
 }
 
 static void
@@ -113,7 +86,7 @@ torn_at_every_byte(void **state)
 	char path[160], *bytes;
 	size_t len;
 
-	bed_begin(&bed, 65536);
+	bed_in_memory(&bed, 65536);
 	bed_open(&bed);
 	for (int i = 0; i < 5; i++)
 		bed_put(&bed, 200, true, 1);
@@ -193,7 +166,7 @@ flipped_bits_cost_no_more_than_their_frame(void **state)
 	struct bed bed;
 	uint32_t hits = 0;
 
-	bed_begin(&bed, 16384);
+	bed_in_memory(&bed, 16384);
 	fill(&bed, 60);
 	for (int round = 0; round < 300; round++) {
 		uint64_t number = 1 + bed_random(&bed, 3), start, end;

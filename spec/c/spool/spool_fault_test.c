@@ -10,22 +10,13 @@
 
 #include <cmocka.h>
 
-#include "base/clock.h"
-#include "base/diag.h"
-#include "bed.c"
-#include "disk.h"
+#include "disk_bed.h"
 #include "spool/internal.h"
 
 static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
+bed_begin(struct bed *bed)
 {
-	(void)arg, (void)level, (void)target, (void)text;
-}
-
-static bool
-dead(struct bed *bed)
-{
-	return bed->crashing && tr_spool_pressure(bed->spool);
+	bed_in_memory(bed, 8192);
 }
 
 /* A little of everything; stops where the disk has died. */
@@ -49,27 +40,6 @@ script(struct bed *bed)
 			bed_state(bed, pick, 1800000000000 + i, (uint16_t)i);
 		bed_wait(bed);
 	}
-}
-
-static void
-bed_begin(struct bed *bed)
-{
-	tr_clock_virtual(INT64_C(1790000000) * TR_NS_PER_S);
-
-	tr_log_sink(quiet, NULL);
-	bed_init(bed, 8192);
-	disk_install(1);
-	strcpy(bed->meta, "/sim/meta");
-	strcpy(bed->data, "/sim/data");
-}
-
-static void
-bed_end(struct bed *bed)
-{
-	bed_fini(bed);
-	disk_uninstall();
-	tr_log_sink(NULL, NULL);
-	tr_clock_real();
 }
 
 static uint64_t

@@ -9,46 +9,11 @@
 
 #include <cmocka.h>
 
-#include "base/clock.h"
-#include "base/diag.h"
-#include "bed.c"
-#include "disk.h"
+#include "disk_bed.h"
 #include "spool/internal.h"
 #include "spool/tool.h"
 
 enum { SEGMENT = 4096, RECORDS = 12 };
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-	(void)arg, (void)level, (void)target, (void)text;
-}
-
-static void
-bed_begin(struct bed *bed, uint64_t segment_bytes)
-{
-	tr_clock_virtual(INT64_C(1790000000) * TR_NS_PER_S);
-	tr_log_sink(quiet, NULL);
-	bed_init(bed, segment_bytes);
-	disk_install(1);
-	strcpy(bed->meta, "/sim/meta");
-	strcpy(bed->data, "/sim/data");
-}
-
-static void
-bed_end(struct bed *bed)
-{
-	bed_fini(bed);
-	disk_uninstall();
-	tr_log_sink(NULL, NULL);
-	tr_clock_real();
-}
-
-static bool
-dead(struct bed *bed)
-{
-	return bed->crashing && tr_spool_pressure(bed->spool);
-}
 
 /* Mails with their records, ends with theirs, each several segments large, and small ones between. */
 static void
@@ -118,7 +83,7 @@ they_come_back_whole(void **state)
 	char *error = NULL;
 	struct bed bed;
 
-	bed_begin(&bed, SEGMENT);
+	bed_in_memory(&bed, SEGMENT);
 	bed_open(&bed);
 	script(&bed);
 	assert_int_equal(bed.refused, 0);
@@ -170,7 +135,7 @@ every_call_may_fail(void **state)
 		for (uint64_t nth = 0; nth <= calls; nth++) {
 			struct bed bed;
 
-			bed_begin(&bed, SEGMENT);
+			bed_in_memory(&bed, SEGMENT);
 			bed_open(&bed);
 			disk_heal();
 			disk_calls_clear();
@@ -202,7 +167,7 @@ power_cut_anywhere(void **state)
 	for (uint64_t nth = 0; nth <= calls; nth++) {
 		struct bed bed;
 
-		bed_begin(&bed, SEGMENT);
+		bed_in_memory(&bed, SEGMENT);
 		bed_open(&bed);
 		disk_heal();
 		disk_calls_clear();
@@ -234,7 +199,7 @@ killed_in_the_middle(void **state)
 	for (uint64_t nth = 0; nth < 12; nth++) {
 		struct bed bed;
 
-		bed_begin(&bed, SEGMENT);
+		bed_in_memory(&bed, SEGMENT);
 		disk_reset(nth);
 		bed_open(&bed);
 		disk_fail(&(struct disk_rule){
@@ -263,7 +228,7 @@ without_space_intake_is_refused_whole(void **state)
 	struct tr_spool_figures figures;
 	struct bed bed;
 
-	bed_begin(&bed, SEGMENT);
+	bed_in_memory(&bed, SEGMENT);
 	bed_open(&bed);
 	bed_put(&bed, 100, true, 1);
 	bed_wait(&bed);
@@ -298,7 +263,7 @@ intake_leaves_the_free_space(void **state)
 	struct tr_file_space space;
 	struct bed bed;
 
-	bed_begin(&bed, SEGMENT);
+	bed_in_memory(&bed, SEGMENT);
 	disk_capacity(1 << 20);
 	assert_int_equal(tr_file->space("/sim", &space), 0);
 	bed.config.min_free_space.bytes = space.free_bytes - 12 * SEGMENT;
@@ -327,7 +292,7 @@ an_outcome_finds_space_or_waits_for_it(void **state)
 	uint32_t first;
 	struct bed bed;
 
-	bed_begin(&bed, SEGMENT);
+	bed_in_memory(&bed, SEGMENT);
 	bed.config.reserve_bytes = 8 * SEGMENT;
 	bed_open(&bed);
 	first = bed_put(&bed, 100, true, 1);
@@ -368,7 +333,7 @@ more_than_64_mib(void **state)
 {
 	struct bed bed;
 
-	bed_begin(&bed, 1 << 20);
+	bed_in_memory(&bed, 1 << 20);
 	bed_open(&bed);
 	bed_put(&bed, 10, true, 1);
 	bed_wait(&bed);
@@ -413,7 +378,7 @@ a_change_has_its_bound(void **state)
 
 	memset(body, 'x', 1000);
 	body[1000] = '\0';
-	bed_begin(&bed, SEGMENT);
+	bed_in_memory(&bed, SEGMENT);
 	bed.config.change_bytes = 8000;
 	bed_open(&bed);
 	tr_change_init(&change, bed.spool, bed.loop, done, &status);

@@ -8,22 +8,7 @@
 
 #include <cmocka.h>
 
-#include "base/clock.h"
-#include "base/diag.h"
-#include "bed.c"
-#include "disk.h"
-
-static void
-quiet(void *arg, enum tr_level level, const char *target, const char *text)
-{
-	(void)arg, (void)level, (void)target, (void)text;
-}
-
-static bool
-dead(struct bed *bed)
-{
-	return bed->crashing && tr_spool_pressure(bed->spool);
-}
+#include "disk_bed.h"
 
 enum { COUNT = 24, STAYS = 4, SEEDS = 3 };
 
@@ -31,13 +16,8 @@ enum { COUNT = 24, STAYS = 4, SEEDS = 3 };
 static void
 bed_begin(struct bed *bed)
 {
-	tr_clock_virtual(INT64_C(1790000000) * TR_NS_PER_S);
-	tr_log_sink(quiet, NULL);
-	bed_init(bed, 4096);
+	bed_in_memory(bed, 4096);
 	bed->config.floor_bytes = 2 * 4096;
-	disk_install(1);
-	strcpy(bed->meta, "/sim/meta");
-	strcpy(bed->data, "/sim/data");
 	bed_open(bed);
 	for (int i = 0; i < COUNT; i++) {
 		bed_put(bed, 1000 + bed_random(bed, 400), true, 1);
@@ -59,15 +39,6 @@ script(struct bed *bed)
 		bed_put(bed, 1000, true, 1);
 		bed_wait(bed);
 	}
-}
-
-static void
-bed_end(struct bed *bed)
-{
-	bed_fini(bed);
-	disk_uninstall();
-	tr_log_sink(NULL, NULL);
-	tr_clock_real();
 }
 
 static void
