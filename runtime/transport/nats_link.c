@@ -432,6 +432,23 @@ tr_nats_link_up(struct tr_nats_connection *connection)
 	tr_nats_wire_pump(connection);
 }
 
+/* The others first, unless they are in an order of preference: the one that was lost may be gone without a word. */
+static void
+put_last(struct tr_nats_connection *connection)
+{
+	struct tr_nats_server **at = &connection->servers, *server = connection->server;
+
+	if (connection->settings.retain_order)
+		return;
+	while (*at != server)
+		at = &(*at)->next;
+	*at = server->next;
+	while (*at != NULL)
+		at = &(*at)->next;
+	*at = server;
+	server->next = NULL;
+}
+
 void
 tr_nats_link_lost(struct tr_nats_connection *connection, int err, const char *fmt, ...)
 {
@@ -444,6 +461,7 @@ tr_nats_link_lost(struct tr_nats_connection *connection, int err, const char *fm
 	va_end(args);
 	tr_log(TR_LEVEL_WARN, "nats", "%s: %s", connection->server->shown, connection->why);
 	drop(connection, 0);
+	put_last(connection);
 	if (steady)
 		connection->pauses = 0;
 	snprintf(text, sizeof text, "%s; it may have arrived", connection->why);

@@ -345,6 +345,37 @@ test_found(void **state)
 	peer_end(&other);
 }
 
+/* After a loss the other server has its turn, unless one is preferred. */
+static void
+test_the_other_first(void **state)
+{
+	for (int preferred = 0; preferred < 2; preferred++) {
+		struct peer peers[2] = {{.greeting = INFO, .hangs_up = true}, {.greeting = INFO, .hangs_up = true}};
+		struct tr_nats_settings settings = {.server_count = 2,
+			.retain_order = preferred == 1,
+			.pending_max = 1,
+			.connect_timeout_ns = LIMIT_NS,
+			.ping_interval_ns = LIMIT_NS,
+			.request_timeout_ns = LIMIT_NS};
+		struct tr_nats_connection *connection;
+		char urls[2][64];
+
+		for (int i = 0; i < 2; i++) {
+			peer_start(&peers[i]);
+			snprintf(urls[i], sizeof urls[i], "nats://127.0.0.1:%u", peers[i].port);
+			settings.servers[i] = tr_str(urls[i]);
+		}
+		assert_int_equal(tr_nats_open(nats, &settings, &connection), TR_OK);
+		for (int i = 0; i < 2; i++)
+			assert_int_equal(err_of(publish(connection, 1, 10), "may have arrived"), TR_ECLOSED);
+		assert_int_equal(peers[0].connections, preferred ? 2 : 1);
+		assert_int_equal(peers[1].connections, preferred ? 0 : 1);
+		tr_nats_unref(connection);
+		peer_end(&peers[0]);
+		peer_end(&peers[1]);
+	}
+}
+
 /* What may not be published to another subject is no end. */
 static void
 test_not_permitted(void **state)
@@ -370,6 +401,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_no_limit, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pings, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_found, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_other_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_permitted, setup, teardown),
 	};
 
