@@ -1,5 +1,12 @@
 --- What specs of whole processes share: starting, waiting for conditions, reading what was written, ending.
+local ffi = require 'ffi'
 local kumo = require 'kumo'
+
+ffi.cdef [[
+struct spec_moment { long s, ns; };
+int clock_gettime(int clock, struct spec_moment *moment);
+int poll(void *fds, unsigned long count, int timeout_ms);
+]]
 
 local helper = {}
 
@@ -50,19 +57,80 @@ function helper.write(path, text)
   return path
 end
 
---- Waits until fn() gives something true, at most limit_s (60) of real time; returns it. Fails naming `what`.
+--- The whole lines of a file, without their ends: what another process is still writing is left out.
+function helper.lines(path)
+  local text, at = helper.read(path) or '', 1
+  return function()
+    local stop = text:find('\n', at, true)
+    if stop then
+      local line = text:sub(at, stop - 1)
+      at = stop + 1
+      return line
+    end
+  end
+end
+
+--- Milliseconds of real, monotonic time, also under the virtual clock.
+function helper.now_ms()
+  local moment = ffi.new 'struct spec_moment'
+  assert(ffi.C.clock_gettime(1, moment) == 0)
+  return tonumber(moment.s) * 1000 + tonumber(moment.ns) / 1e6
+end
+
+local LIMIT_S = 120 -- costs nothing where all is well, and a machine may be busy with other things
+
+--- Waits until fn() gives something true; returns it. Fails naming `what` after limit_s (LIMIT_S) of real time. Where more
+--- than a second passes between two looks, this process did not run: one second is counted.
 function helper.wait_for(what, fn, limit_s)
-  local clock = kumo.time.now()
+  local waited_ms, last_ms = 0, helper.now_ms()
   while true do
     local value = fn()
     if value then
       return value
     end
-    if kumo.time.now().unix_timestamp - clock.unix_timestamp > (limit_s or 60) then
+    local now_ms = helper.now_ms()
+    waited_ms, last_ms = waited_ms + math.min(1000, now_ms - last_ms), now_ms
+    if waited_ms > 1000 * (limit_s or LIMIT_S) then
       error('waited in vain for ' .. what, 2)
     end
     kumo.sleep(0.01)
+    if helper.now_ms() - now_ms < 5 then -- it was virtual time
+      ffi.C.poll(nil, 0, 10)
+    end
   end
+end
+
+-- --- ports ---------------------------------------------------------------------------------------
+
+local held = {} -- by port: a UDP socket, which keeps other specs from the same number until this process ends
+
+--- A port of 127.0.0.1 for a server that must be told one, or that is to have the same again after a restart. It is none of
+--- those that the system gives to connections and to listeners of port 0: nobody else takes it while the server is away.
+function helper.free_port()
+  local socket = require 'socket'
+  local lowest = tonumber((helper.read '/proc/sys/net/ipv4/ip_local_port_range' or ''):match '%d+') or 32768
+  local first, count = 10000, lowest - 10000
+  assert(count >= 1000, 'the system gives out all ports from ' .. lowest .. ' on')
+  local start = tonumber(helper.read('/proc/self/stat'):match '%d+') * 37 -- not the same for all specs
+  for i = 0, count - 1 do
+    local port = first + (start + i) % count
+    local holder = not held[port] and socket.udp()
+    if holder then
+      local listener = holder:setsockname('127.0.0.1', port) and socket.bind('127.0.0.1', port)
+      if listener then
+        listener:close()
+        held[port] = holder
+        return port
+      end
+      holder:close()
+    end
+  end
+  error 'no free port'
+end
+
+--- The same as "127.0.0.1:PORT".
+function helper.address()
+  return '127.0.0.1:' .. helper.free_port()
 end
 
 -- --- directories and processes of a test ---------------------------------------------------------
@@ -108,13 +176,16 @@ function helper.start(command, env)
   return self
 end
 
---- A line of standard output or error that matches; waits for it. Returns the captures.
+--- A line of standard output or error that matches; waits for it. Returns the captures. Of a process that runs only whole
+--- lines are looked at: a part of one may have been written.
 function process:line(pattern, limit_s)
   local found
   local ok = pcall(helper.wait_for, pattern, function()
-    local text = (helper.read(self.out) or '') .. (helper.read(self.err) or '')
+    local ended = self:status() ~= nil -- before it is read: what is written between the two is not missed
+    local out, err = helper.read(self.out) or '', helper.read(self.err) or ''
+    local text = ended and out .. err or (out:match '^.*\n' or '') .. (err:match '^.*\n' or '')
     found = { text:match(pattern) }
-    return found[1] ~= nil or self:status() ~= nil
+    return found[1] ~= nil or ended
   end, limit_s)
   if not ok or found[1] == nil then
     error(('no line like %q; it said:\n%s%s'):format(pattern, helper.read(self.out) or '', helper.read(self.err) or ''), 2)

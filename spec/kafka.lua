@@ -34,19 +34,12 @@ end
 local broker = {}
 broker.__index = broker
 
-local function free_port()
-  local listener = assert(socket.bind('127.0.0.1', 0))
-  local _, port = listener:getsockname()
-  listener:close()
-  return tonumber(port)
-end
-
 --- A broker that is not started. `config`: more lines of its server.properties. Its data is in two directories, data
 --- and data2; half of the partitions fail with data2.
 ---@return spec.kafka
 function kafka.new(config)
-  local self = setmetatable({ dir = helper.dir(), port = free_port(), control = free_port() }, broker)
-  local sasl = free_port()
+  local self = setmetatable({ dir = helper.dir(), port = helper.free_port(), control = helper.free_port() }, broker)
+  local sasl = helper.free_port()
   self.brokers, self.sasl = '127.0.0.1:' .. self.port, '127.0.0.1:' .. sasl
   helper.write(self.dir .. '/more.properties', ([[
 listeners=PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d,LOGIN://127.0.0.1:%d
@@ -121,7 +114,7 @@ ffi.cdef [[
   void rd_kafka_DeleteTopics(rd_kafka_t *rk, rd_kafka_DeleteTopic_t **topics, size_t count, const void *options, rd_kafka_queue_t *queue);
 ]]
 
---- Runs ask(client, queue) and waits for the broker's answer.
+--- Runs ask(client, queue) and waits for the broker's answer. Returns nothing, or what failed.
 local function administer(brokers, ask)
   local text = ffi.new 'char[512]'
   local conf = ffi.C.rd_kafka_conf_new()
@@ -138,12 +131,23 @@ local function administer(brokers, ask)
   end
   ffi.C.rd_kafka_queue_destroy(queue)
   ffi.C.rd_kafka_destroy(client)
-  assert(not err, err)
+  return err or nil
+end
+
+--- The same until it is done: a broker that has just started, or was too slow for its own heartbeat, has nobody to lead a
+--- partition for a moment. done: an error that an earlier try has brought about.
+local function administer_until(brokers, what, done, ask)
+  local err
+  local ok = pcall(helper.wait_for, what, function()
+    err = administer(brokers, ask)
+    return not err or err:find(done)
+  end)
+  assert(ok, err)
 end
 
 --- Makes a topic. `config`: its own properties, each a text.
 function broker:create_topic(name, partitions, config)
-  administer(self.brokers, function(client, queue)
+  administer_until(self.brokers, 'the topic', 'already exists', function(client, queue)
     local topic = ffi.new('rd_kafka_NewTopic_t *[1]', { ffi.C.rd_kafka_NewTopic_new(name, partitions, 1, nil, 0) })
     for key, value in pairs(config or {}) do
       ffi.C.rd_kafka_NewTopic_set_config(topic[0], key, value)
@@ -155,7 +159,7 @@ end
 
 --- Deletes a topic. Its files stay for a minute under other names: event_ids() finds them.
 function broker:delete_topic(name)
-  administer(self.brokers, function(client, queue)
+  administer_until(self.brokers, 'the end of the topic', 'Unknown topic', function(client, queue)
     local topic = ffi.new('rd_kafka_DeleteTopic_t *[1]', { ffi.C.rd_kafka_DeleteTopic_new(name) })
     ffi.C.rd_kafka_DeleteTopics(client, topic, 1, nil, queue)
     ffi.C.rd_kafka_DeleteTopic_destroy(topic[0])

@@ -14,19 +14,12 @@ local SERVER = '/usr/sbin/nats-server'
 local server = {}
 server.__index = server
 
-local function free_port()
-  local listener = assert(socket.bind('127.0.0.1', 0))
-  local _, port = listener:getsockname()
-  listener:close()
-  return tonumber(port)
-end
-
 --- A server that is not started. `config`: more of its configuration. `login`: { user =, pass = } or { auth_token = } of
 --- the spec's own requests. `plain`: without JetStream.
 ---@return spec.nats
 function nats.new(config, login, plain)
   local dir = helper.dir()
-  local self = setmetatable({ dir = dir, port = free_port(), login = login or {} }, server)
+  local self = setmetatable({ dir = dir, port = helper.free_port(), login = login or {} }, server)
   self.url = 'nats://127.0.0.1:' .. self.port
   self.config = helper.write(dir .. '/nats.conf', ([[
 listen: "127.0.0.1:%d"
@@ -52,7 +45,7 @@ function server:restart()
       probe:close()
     end
     return probe
-  end, 30)
+  end)
 end
 
 --- Ends it as a crash would.
@@ -79,7 +72,7 @@ end
 --- A request over a connection of its own; the answer as a table.
 local function ask(self, subject, payload)
   local sock = assert(socket.connect('127.0.0.1', self.port))
-  sock:settimeout(10)
+  sock:settimeout(60)
   local login = kumo.serde.json_encode {
     verbose = false, pedantic = false, headers = true, no_responders = true, lang = 'lua', version = '1',
     user = self.login.user, pass = self.login.pass, auth_token = self.login.auth_token,

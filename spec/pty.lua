@@ -79,7 +79,7 @@ function Pty:expect(text, limit_s)
     _, last = all:find(text, self.at, true)
     seen = all:sub(self.at, last)
     return last
-  end, limit_s or 30)
+  end, limit_s)
   if not ok then
     error(('waited in vain for %q; the screen since then:\n%s'):format(text, seen), 2)
   end
@@ -98,7 +98,7 @@ function Pty:wait_end(limit_s)
   return helper.wait_for('the end of the program', function()
     self:read()
     return self.process:status()
-  end, limit_s or 30)
+  end, limit_s)
 end
 
 --- For after_each, before helper.cleanup, which ends what a test has left.

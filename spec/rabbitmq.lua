@@ -15,13 +15,6 @@ local SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server' -- not the wrapper, which
 local broker = {}
 broker.__index = broker
 
-local function free_port()
-  local listener = assert(socket.bind('127.0.0.1', 0))
-  local _, port = listener:getsockname()
-  listener:close()
-  return tonumber(port)
-end
-
 --- A CA of its own and a certificate for localhost, as ca.pem, cert.pem and key.pem of the directory.
 local function make_certificates(dir)
   helper.write(dir .. '/names', 'subjectAltName = DNS:localhost\n')
@@ -38,15 +31,17 @@ end
 ---@return spec.rabbitmq
 function rabbitmq.start(config)
   local dir = helper.dir()
-  local self = setmetatable({ dir = dir, port = free_port() }, broker)
+  local self = setmetatable({ dir = dir, port = helper.free_port() }, broker)
   make_certificates(dir)
-  self.tls_port, self.ca_file = free_port(), dir .. '/ca.pem'
+  self.tls_port, self.ca_file = helper.free_port(), dir .. '/ca.pem'
   config = ([[
 %s
 listeners.ssl.1 = 127.0.0.1:%d
 ssl_options.cacertfile = %s/ca.pem
 ssl_options.certfile = %s/cert.pem
 ssl_options.keyfile = %s/key.pem
+handshake_timeout = 60000
+ssl_handshake_timeout = 60000
 ]]):format(config or '', self.tls_port, dir, dir, dir)
   helper.write(dir .. '/rabbitmq.conf', ('log.console = true\nlog.console.level = warning\nlog.file = false\n%s\n'):format(
     config))
@@ -56,8 +51,8 @@ ssl_options.keyfile = %s/key.pem
     RABBITMQ_NODENAME = ('spec%d@localhost'):format(self.port),
     RABBITMQ_NODE_IP_ADDRESS = '127.0.0.1',
     RABBITMQ_NODE_PORT = self.port,
-    RABBITMQ_DIST_PORT = free_port(),
-    ERL_EPMD_PORT = free_port(),
+    RABBITMQ_DIST_PORT = helper.free_port(),
+    ERL_EPMD_PORT = helper.free_port(),
     ERL_EPMD_ADDRESS = '127.0.0.1',
     RABBITMQ_MNESIA_BASE = dir .. '/mnesia',
     RABBITMQ_LOG_BASE = dir .. '/log',
@@ -92,6 +87,9 @@ function broker:kill()
   os.execute(('kill -KILL %s 2>/dev/null'):format(beam(self) or ''))
   self.process:signal 'KILL'
   self.process:wait()
+  helper.wait_for('its name server to miss it', function() -- before that no other node may have its name
+    return not helper.sh(('ERL_EPMD_PORT=%d epmd -names'):format(self.env.ERL_EPMD_PORT)):find('name spec', 1, true)
+  end)
 end
 
 --- SIGSTOP and SIGCONT: a peer that hangs.

@@ -22,7 +22,7 @@ describe('examples/lowlevel_hook.lua', function()
     helper.wait_for('40 distinct events', function()
       of_type, ids = {}, {}
       local count = 0
-      for line in (helper.read(dir .. '/got') or ''):gmatch '[^\n]+' do
+      for line in helper.lines(dir .. '/got') do
         local entry = kumo.serde.json_parse(line)
         local record = entry.body and kumo.serde.json_parse(entry.body)
         if record and not ids[record.event_id] then

@@ -7,13 +7,13 @@ local durable = { POLICY = 'spec/run/durable_policy.lua' }
 --- A sink, a directory and the environment for the policy. more: further variables.
 function durable.setup(sink_options, more)
   local dir = helper.dir()
-  local sink = helper.sink(('--http 127.0.0.1:0 --smtp 127.0.0.1:0 --record %s/got %s'):format(dir, sink_options or ''))
+  local sink = helper.sink(('--http %s --smtp 127.0.0.1:0 --record %s/got %s'):format(helper.address(), dir, sink_options or ''))
   local env = {
     TAILRACE_DIR = dir,
     TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http),
     TAILRACE_NEXT_HOP = sink.smtp,
-    TAILRACE_SMTP = '127.0.0.1:0',
-    TAILRACE_HTTP = '127.0.0.1:0',
+    TAILRACE_SMTP = helper.address(), -- the next start has the same
+    TAILRACE_HTTP = helper.address(),
   }
   for name, value in pairs(more or {}) do
     env[name] = value
@@ -21,15 +21,13 @@ function durable.setup(sink_options, more)
   return dir, env, sink
 end
 
---- Starts the runtime and notes its ports in env: the next start has the same.
+--- Starts the runtime.
 function durable.run(env, options)
-  local run = helper.run(durable.POLICY, options, env)
-  env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
-  return run
+  return helper.run(durable.POLICY, options, env)
 end
 
 function durable.ledger(run)
-  local text = helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))
+  local text = helper.sh(('curl -s -m 60 http://%s/api/tailrace/ledger'):format(run.http))
   local ok, ledger = pcall(kumo.serde.json_parse, text)
   return ok and type(ledger) == 'table' and ledger or {}
 end
@@ -39,17 +37,17 @@ function durable.wait_empty(run, limit_s)
   local ok = pcall(helper.wait_for, 'the last events', function()
     ledger = durable.ledger(run)
     return ledger.webhook and ledger.webhook.waiting == 0 and ledger.mail.waiting == 0
-  end, limit_s or 60)
+  end, limit_s)
   if not ok then
-    local metrics = helper.sh(("curl -s -m 5 http://%s/metrics | grep -v '^#' | head -c 20000"):format(run.http))
+    local metrics = helper.sh(("curl -s -m 60 http://%s/metrics | grep -v '^#' | head -c 20000"):format(run.http))
     error(('still waiting: %s\n%s\n%s'):format(kumo.serde.json_encode_pretty(ledger), run:log(), metrics), 2)
   end
 end
 
---- What the sink took, from its record file, while nothing is on its way: events by type and message id, how often each event came, mails.
+--- What the sink took, from its record file: events by type and message id, how often each event came, mails.
 function durable.read_sink(dir)
   local got = { Reception = {}, Delivery = {}, events = {}, mails = 0, duplicates = 0 }
-  for line in io.lines(dir .. '/got') do -- by line: it may be larger than a pattern takes
+  for line in helper.lines(dir .. '/got') do
     local entry = kumo.serde.json_parse(line)
     if entry.body and entry.status == 200 then
       local record = kumo.serde.json_parse(entry.body)

@@ -52,7 +52,7 @@ end
 --- The events in a sink's record, by hook, type and mail: how many, each counted once; and the mails of the messages.
 local function read(path)
   local events, seen = {}, {}
-  for line in io.lines(path) do
+  for line in helper.lines(path) do
     local entry = kumo.serde.json_parse(line)
     local record = entry.body and entry.status == 200 and kumo.serde.json_parse(entry.body)
     local hook = entry.path and entry.path:match '%d$'
@@ -67,7 +67,7 @@ local function read(path)
 end
 
 local function waiting(run)
-  local text = helper.sh(('curl -s -m 5 http://%s/api/tailrace/ledger'):format(run.http))
+  local text = helper.sh(('curl -s -m 60 http://%s/api/tailrace/ledger'):format(run.http))
   local ok, ledger = pcall(kumo.serde.json_parse, text)
   if not ok or not ledger.mail then
     return nil
@@ -149,10 +149,9 @@ describe('a change that is larger than a segment', function()
         TAILRACE_DIR = dir .. '/spool',
         TAILRACE_WEBHOOK = ('http://%s'):format(sink.http),
         TAILRACE_NEXT_HOP = sink.smtp,
-        TAILRACE_SMTP = '127.0.0.1:0',
+        TAILRACE_SMTP = helper.address(), -- the next start has the same
       }
       local run = helper.run(policy, '--segment-size 64K', env)
-      env.TAILRACE_SMTP = run.smtp
       local load = helper.start(
         ('%s inject --smtp %s --count %d --connections 2 --recipients-per-message %d --ids %s/ids --keep-going --json --quiet %s'):format(
           helper.quote(helper.TAILRACE),

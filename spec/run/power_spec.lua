@@ -31,7 +31,6 @@ local function record(dir, env)
   env.ASAN_OPTIONS = 'verify_asan_link_order=0'
   local run = helper.run(POLICY, '--workers 2 --segment-size 1M', env)
   env.LD_PRELOAD = nil
-  env.TAILRACE_SMTP, env.TAILRACE_HTTP = run.smtp, run.http
   local inject = ('%s inject --smtp %s --duration 1.2 --keep-going --json --quiet'):format(helper.quote(helper.TAILRACE), run.smtp)
   local loads = {
     helper.start(inject .. ' --rate 400/s --size 3k --connections 10'),
@@ -57,7 +56,7 @@ end
 --- What was told to anybody before the cut: ids answered with 250, events that were posted, mails that were sent on.
 local function read_sent(dir, image)
   local sent = { answered = {}, passed_on = {}, events = { Reception = {}, Delivery = {} }, count = 0 }
-  for line in io.lines(dir .. '/got-before') do
+  for line in helper.lines(dir .. '/got-before') do
     local entry = kumo.serde.json_parse(line)
     if entry.body then
       note(sent.events, kumo.serde.json_parse(entry.body), 'before')

@@ -44,8 +44,8 @@ local env = {
   TAILRACE_DIR = dir,
   TAILRACE_WEBHOOK = ('http://%s/log'):format(sink.http),
   TAILRACE_NEXT_HOP = sink.smtp,
-  TAILRACE_SMTP = '127.0.0.1:0',
-  TAILRACE_HTTP = '127.0.0.1:0',
+  TAILRACE_SMTP = helper.address(), -- the next start has the same
+  TAILRACE_HTTP = helper.address(),
   TAILRACE_BROKERS = brokers,
   TAILRACE_AMQP_PORT = rabbit.port,
 }
@@ -58,7 +58,6 @@ end
 
 local run = start()
 run:line '(initialization complete)'
-env.TAILRACE_SMTP, env.TAILRACE_HTTP = run:log():match 'esmtp listener ([%d.:]+)', run:log():match 'http listener ([%d.:]+)'
 
 local load = helper.start(
   ('%s inject --smtp %s --duration %d --rate %s --connections 8 --keep-going --json --quiet --ids %s/ids'):format(

@@ -43,14 +43,13 @@ kumo.on('get_egress_source', function(name)
   return kumo.make_egress_source(source)
 end)
 kumo.on('get_egress_path_config', function(_, source)
-  return kumo.make_egress_path { enable_tls = 'Disabled', ehlo_domain = source == 'port' and 'path.ehlo.test' or nil,
-    connect_timeout = '2s', banner_timeout = '2s' }
+  return kumo.make_egress_path { enable_tls = 'Disabled', ehlo_domain = source == 'port' and 'path.ehlo.test' or nil }
 end)
 ]]
 
 local function records(path)
   local list = {}
-  for line in (helper.read(path) or ''):gmatch '[^\n]+' do
+  for line in helper.lines(path) do
     local entry = kumo.serde.json_parse(line)
     if entry.body then
       list[#list + 1] = kumo.serde.json_parse(entry.body)

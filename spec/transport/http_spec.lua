@@ -10,7 +10,7 @@ end
 
 local function requests(path)
   local list = {}
-  for line in (helper.read(path) or ''):gmatch '[^\n]+' do
+  for line in helper.lines(path) do
     list[#list + 1] = kumo.serde.json_parse(line)
   end
   return list

@@ -40,7 +40,7 @@ end)
 
 local function records(path)
   local list = {}
-  for line in (helper.read(path) or ''):gmatch '[^\n]+' do
+  for line in helper.lines(path) do
     local entry = kumo.serde.json_parse(line)
     if entry.body then
       local record = kumo.serde.json_parse(entry.body)
