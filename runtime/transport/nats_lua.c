@@ -575,6 +575,10 @@ l_publish_messages(lua_State *L)
 	common = read_headers(L, 4, headers);
 	if (common > HEADERS_MAX - 2)
 		return luaL_error(L, PUBLISH "_messages: headers: at most %d", HEADERS_MAX - 2);
+	for (uint32_t i = 0; i < common; i++) { /* one for all: the stream would keep the first and say yes to each */
+		if (tr_str_eq(headers[2 * (size_t)i], TR_STR("Nats-Msg-Id")))
+			return luaL_error(L, PUBLISH "_messages: headers: 'Nats-Msg-Id' is each message's own");
+	}
 	publish.headers = headers;
 	count = lua_objlen(L, 3);
 	box = push_call(L, client, count > 0 ? (uint32_t)count : 1);

@@ -198,6 +198,8 @@ describe('kumo.nats', function()
       assert.matches(expected,
         raised(client.publish_batch, client, { { subject = 'events.x', payload = 'good' }, message }))
     end
+    assert.matches("'Nats%-Msg%-Id' is each message's own", -- one for all: the stream would keep the first alone
+      raised(client.publish_messages, client, 'events.x', {}, { ['Nats-Msg-Id'] = 'x' }))
     assert.are.equal(before, server:count 'EVENTS')
   end)
 
