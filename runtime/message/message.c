@@ -24,6 +24,17 @@ tr_bytes_share(struct tr_bytes *to, const struct tr_bytes *from)
 	tr_blob_unref(old);
 }
 
+int
+tr_bytes_copy(struct tr_bytes *to, struct tr_str text)
+{
+	struct tr_blob *blob = text.len > 0 ? tr_blob_new(text.data, text.len) : NULL;
+
+	if (blob == NULL && text.len > 0)
+		return TR_ENOMEM;
+	tr_bytes_set(to, blob);
+	return TR_OK;
+}
+
 void
 tr_bytes_fini(struct tr_bytes *bytes)
 {

@@ -18,6 +18,7 @@ struct tr_bytes {
 };
 void tr_bytes_set(struct tr_bytes *bytes, struct tr_blob *blob); /* takes the reference; all of it */
 void tr_bytes_share(struct tr_bytes *to, const struct tr_bytes *from);
+int tr_bytes_copy(struct tr_bytes *to, struct tr_str text); /* TR_OK or TR_ENOMEM, and *to is as it was */
 void tr_bytes_fini(struct tr_bytes *bytes);
 static inline struct tr_str
 tr_bytes_str(const struct tr_bytes *bytes)

@@ -60,12 +60,8 @@ tr_amqp_call_add(struct tr_amqp_call *call, const struct tr_amqp_message *messag
 	slot->probe = message->probe;
 	if (message->bytes != NULL) {
 		tr_bytes_share(&slot->payload, message->bytes);
-	} else if (message->payload.len > 0) {
-		struct tr_blob *blob = tr_blob_new(message->payload.data, message->payload.len);
-
-		if (blob == NULL)
-			return TR_ENOMEM;
-		tr_bytes_set(&slot->payload, blob);
+	} else if (tr_bytes_copy(&slot->payload, message->payload) != TR_OK) {
+		return TR_ENOMEM;
 	}
 	batch->bytes += slot->payload.len;
 	batch->added++;

@@ -134,12 +134,8 @@ tr_kafka_call_add(struct tr_kafka_call *pub, const struct tr_kafka_record *from)
 	if (from->bytes != NULL) {
 		record->payload = *from->bytes;
 		*from->bytes = (struct tr_bytes){0};
-	} else if (from->payload.len > 0) {
-		struct tr_blob *blob = tr_blob_new(from->payload.data, from->payload.len);
-
-		if (blob == NULL)
-			return TR_ENOMEM;
-		tr_bytes_set(&record->payload, blob);
+	} else if (tr_bytes_copy(&record->payload, from->payload) != TR_OK) {
+		return TR_ENOMEM;
 	}
 	call->added++; /* what it holds is freed with the call */
 	record->headers = headers_of(call->producer, from);

@@ -181,12 +181,8 @@ tr_nats_call_add(struct tr_nats_call *call, const struct tr_nats_message *messag
 	slot->await_ack = message->await_ack;
 	if (message->bytes != NULL) {
 		tr_bytes_share(&slot->payload, message->bytes);
-	} else if (message->payload.len > 0) {
-		struct tr_blob *blob = tr_blob_new(message->payload.data, message->payload.len);
-
-		if (blob == NULL)
-			return TR_ENOMEM;
-		tr_bytes_set(&slot->payload, blob);
+	} else if (tr_bytes_copy(&slot->payload, message->payload) != TR_OK) {
+		return TR_ENOMEM;
 	}
 	batch->added++; /* what it holds is freed with the call */
 	return text->failed ? TR_ENOMEM : TR_OK;
