@@ -7,15 +7,16 @@
 /* --- a peer ------------------------------------------------------------------------------------------------------- */
 
 struct peer {
-	const char *greeting;  /* at once */
-	const char *after;     /* once it has answered the first PING */
-	bool in_pieces;        /* byte by byte */
-	bool mute;             /* answers only the first PING of a connection */
+	const char *greeting; /* at once */
+	const char *after;    /* once it has answered the first PING */
+	bool in_pieces;       /* byte by byte */
+	bool mute; /* answers only the first PING of a connection, and those before the first message of all */
 	_Atomic bool hangs_up; /* at the first message */
 	int listener;
 	uint16_t port;
 	pthread_t thread;
-	_Atomic uint32_t connections, pings, messages;
+	_Atomic uint32_t connections, messages;
+	_Atomic uint32_t pings; /* of the connection that is open */
 	_Atomic bool stop;
 	pthread_mutex_t lock;
 	char heard[65536]; /* lock: what the client said, of all connections */
@@ -62,6 +63,7 @@ serve(struct peer *peer, int fd)
 	FILE *in = fdopen(fd, "r");
 	bool greeted = false;
 
+	peer->pings = 0;
 	say(peer, fd, peer->greeting);
 	while (fgets(line, sizeof line, in) != NULL) {
 		char subject[200], reply[300];
@@ -69,7 +71,7 @@ serve(struct peer *peer, int fd)
 		keep(peer, line, strlen(line));
 		if (strncmp(line, "PING", 4) == 0) {
 			peer->pings++;
-			if (!greeted || !peer->mute)
+			if (!greeted || !peer->mute || peer->messages == 0)
 				say(peer, fd, "PONG\r\n");
 			if (!greeted && peer->after != NULL)
 				say(peer, fd, peer->after);
@@ -133,7 +135,7 @@ connection_to(uint16_t port, int64_t ping_interval_ns)
 {
 	return open_at("127.0.0.1", port,
 		(struct tr_nats_settings){.pending_max = 100,
-			.connect_timeout_ns = 5 * TR_NS_PER_S,
+			.connect_timeout_ns = LIMIT_NS,
 			.ping_interval_ns = ping_interval_ns,
 			.request_timeout_ns = LIMIT_NS});
 }
@@ -289,7 +291,7 @@ test_no_limit(void **state)
 static bool
 was_pinged(void *arg)
 {
-	return ((struct peer *)arg)->pings >= 8;
+	return ((struct peer *)arg)->pings >= 8; /* after two without an answer it would not be there */
 }
 
 static bool
@@ -306,17 +308,17 @@ test_pings(void **state)
 	struct tr_nats_connection *connection;
 
 	peer_start(&peer);
-	connection = connection_to(peer.port, 2 * TR_NS_PER_MS);
-	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
-	assert_true(tr_loop_run_until(loop, was_pinged, &peer, LIMIT_NS));
-	assert_int_equal(peer.connections, 1);
+	connection = connection_to(peer.port, 20 * TR_NS_PER_MS);
+	tr_nats_call_free(publish(connection, 1, 10));
+	assert_true(tr_loop_run_until(loop, was_pinged, &peer, LIMIT_NS)); /* on one connection */
 	tr_nats_unref(connection);
 	peer_end(&peer);
 
 	peer = (struct peer){.greeting = INFO, .mute = true};
 	peer_start(&peer);
 	connection = connection_to(peer.port, 5 * TR_NS_PER_MS);
-	assert_int_equal(err_of(publish(connection, 1, 10), NULL), TR_OK);
+	while (err_of(publish(connection, 1, 10), NULL) != TR_OK) /* a peer on a slow machine is as one that is mute */
+		;
 	assert_true(tr_loop_run_until(loop, is_back, &peer, LIMIT_NS));
 	tr_nats_unref(connection);
 	peer_end(&peer);
