@@ -2,7 +2,8 @@
 local helper = require 'helper'
 local kumo = require 'kumo'
 
---- What a session does is a line "WORD NODE MILLISECONDS" of one file that all nodes append to.
+--- What a session does is a line "WORD NODE MILLISECONDS" of one file that all nodes append to. While DIR/hold is there, sends
+--- do not end.
 local POLICY = [[
 local kumo = require 'kumo'
 local file = assert(io.open(EVENTS, 'a'))
@@ -15,7 +16,7 @@ kumo.on('init', function()
   kumo.define_spool { name = 'meta', path = DIR .. '/meta' .. os.getenv 'NODE' }
   kumo.start_esmtp_listener { listen = '127.0.0.1:0', relay_hosts = { '127.0.0.0/8' } }
   kumo.start_http_listener { listen = '127.0.0.1:0' }
-  kumo.configure_redis_throttles { node = REDIS, fallback = FALLBACK, response_timeout = '2s' }
+  kumo.configure_redis_throttles { node = REDIS, fallback = FALLBACK, response_timeout = '30s' }
 end)
 kumo.on('get_queue_config', function()
   return kumo.make_queue_config { retry_interval = '1s', protocol = { custom_lua = { constructor = 'make.it' } } }
@@ -26,6 +27,7 @@ kumo.on('make.it', function()
   return {
     send = function()
       note 'send'
+      while io.open(DIR .. '/hold') do kumo.sleep(0.01) end
       if SLOW > 0 then kumo.sleep(SLOW) end
       return 'ok'
     end,
@@ -70,7 +72,8 @@ describe('nodes that share a Redis', function()
     assert.are.equal(0, status, summary)
   end
 
-  --- What was noted, in order of time: { word =, node =, ms = }.
+  --- What was noted, in order of time: { word =, node =, ms = }. A session notes late what Redis has allowed it, by as much as a
+  --- busy machine makes it wait; it has one such thing at most.
   local function events(word)
     local list = {}
     for what, node, ms in (helper.read(dir .. '/events') or ''):gmatch '(%a+) (%d+) (%d+)\n' do
@@ -129,10 +132,22 @@ describe('nodes that share a Redis', function()
   end)
 
   it('open no more connections than connection_limit in all', function()
+    helper.write(dir .. '/hold', '')
     start(3, "{ connection_limit = 4, max_deliveries_per_connection = 10, idle_timeout = '1s' }", 0.02)
     for _, node in ipairs(nodes) do
       inject(node, 80)
     end
+    helper.wait_for('four connections', function()
+      return #events 'open' >= 4
+    end)
+    helper.wait_for('those who get none', function()
+      local refused = 0
+      for _, node in ipairs(nodes) do
+        refused = refused + (why(node):find "connection limit 'kumomta.connection_limit.[^\n]* is used up" and 1 or 0)
+      end
+      return refused > 0
+    end)
+    os.remove(dir .. '/hold')
     local sends = wait_for_sends(240)
     stop_all()
     local open, most, seen = 0, 0, {}
@@ -142,8 +157,7 @@ describe('nodes that share a Redis', function()
       seen[event.node] = true
     end
     assert.are.equal(0, open)
-    assert.is_true(most <= 4, most .. ' connections at once')
-    assert.is_true(most >= 3, 'only ' .. most .. ' connections at once')
+    assert.are.equal(4, most)
     assert.are.same({ true, true, true }, seen)
     assert.are.equal(240, #sends)
   end)
@@ -159,19 +173,19 @@ describe('nodes that share a Redis', function()
   end)
 
   it('send no faster than max_message_rate in all', function()
-    start(3, "{ connection_limit = 'local:10', max_message_rate = '100/s,max_burst=5' }", 0)
+    start(3, "{ connection_limit = 'local:3', max_message_rate = '100/s,max_burst=5' }", 0)
+    local began_ms = kumo.time.now().unix_timestamp_millis
     for _, node in ipairs(nodes) do
       inject(node, 150)
     end
     local sends = wait_for_sends(450)
     stop_all()
     -- 445 tokens after the first five, and the last of them is 4.45 s after the first
-    local took_ms = sends[450].ms - sends[1].ms
-    assert.is_true(took_ms > 4400, took_ms .. ' ms')
-    assert.is_true(took_ms < 9000, took_ms .. ' ms')
-    -- the share of the window, the burst, and what is noted late
-    assert.is_true(fullest(sends, 1000) <= 100 + 5 + 10, fullest(sends, 1000) .. ' in a second')
-    assert.is_true(fullest(sends, 100) <= 10 + 5 + 10, fullest(sends, 100) .. ' in 100 ms')
+    local took_ms = sends[450].ms - began_ms
+    assert.is_true(took_ms >= 4450, took_ms .. ' ms')
+    -- the share of the window, the burst, and what nine sessions note late
+    assert.is_true(fullest(sends, 1000) <= 100 + 5 + 9, fullest(sends, 1000) .. ' in a second')
+    assert.is_true(fullest(sends, 100) <= 10 + 5 + 9, fullest(sends, 100) .. ' in 100 ms')
     local by_node = {}
     for _, send in ipairs(sends) do
       by_node[send.node] = (by_node[send.node] or 0) + 1
@@ -180,15 +194,16 @@ describe('nodes that share a Redis', function()
   end)
 
   it('open connections no faster than max_connection_rate in all', function()
-    start(2, "{ connection_limit = 50, max_deliveries_per_connection = 1, max_connection_rate = '20/s,max_burst=1' }", 0)
+    start(2, "{ connection_limit = 4, max_deliveries_per_connection = 1, max_connection_rate = '20/s,max_burst=1' }", 0)
+    local began_ms = kumo.time.now().unix_timestamp_millis
     inject(nodes[1], 30)
     inject(nodes[2], 30)
     wait_for_sends(60)
     stop_all()
     local opens = events 'open'
     assert.are.equal(60, #opens)
-    assert.is_true(opens[60].ms - opens[1].ms > 2900, opens[60].ms - opens[1].ms)
-    assert.is_true(fullest(opens, 1000) <= 20 + 1 + 3, fullest(opens, 1000))
+    assert.is_true(opens[60].ms - began_ms >= 2950, opens[60].ms - began_ms)
+    assert.is_true(fullest(opens, 1000) <= 20 + 1 + 4, fullest(opens, 1000))
   end)
 
   it('get the connections of a node that was killed once its leases expire', function()
@@ -207,20 +222,21 @@ describe('nodes that share a Redis', function()
     end)
     assert.are.equal(1, #events 'send')
     nodes[1]:stop 'KILL'
-    local killed_ms = kumo.time.now().unix_timestamp_millis
     local sends = wait_for_sends(2)
     assert.are.equal(2, sends[2].node)
-    assert.is_true(sends[2].ms - killed_ms < 15000, sends[2].ms - killed_ms)
     nodes[2]:stop 'KILL' -- its send lasts ten minutes
   end)
 
   it('wait while Redis is away, and lose nothing', function()
     start(2, "{ connection_limit = 10, max_message_rate = '200/s,max_burst=5' }", 0)
     for _, node in ipairs(nodes) do
-      inject(node, 300)
+      inject(node, 200)
     end
     wait_for_sends(100)
     redis:stop 'KILL'
+    for _, node in ipairs(nodes) do -- all may have been sent before
+      inject(node, 100)
+    end
     local waiting = helper.wait_for('a node that waits for Redis', function()
       for _, node in ipairs(nodes) do
         local text = why(node)
@@ -230,11 +246,6 @@ describe('nodes that share a Redis', function()
       end
     end)
     assert.is_truthy(waiting:find('backend: a message rate is shared with other nodes, and Redis does not answer %(.-%): it waits for that'), waiting)
-    helper.wait_for('what was under way', function()
-      local before = #events 'send'
-      why(nodes[1])
-      return #events 'send' == before
-    end)
     start_redis()
     wait_for_sends(600)
     stop_all()

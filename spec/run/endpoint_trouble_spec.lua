@@ -6,13 +6,18 @@ local socket = require 'socket'
 local POLICY = [[
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
-log_hooks:new_json {
-  name = 'w',
-  url = 'http://127.0.0.1:%d/log',
-  timeout = '2s',
-  queue_config = { retry_interval = '1s', max_retry_interval = '1s' },
-  log_parameters = { per_record = { Any = { enable = false }, Delivery = { enable = true } } },
-}
+for name, timeout in pairs { w = '120s', silent = '1s' } do
+  log_hooks:new_json {
+    name = name,
+    url = ('http://127.0.0.1:%%d/log'):format(name == 'w' and %d or %d),
+    timeout = timeout,
+    queue_config = { retry_interval = '1s', max_retry_interval = '1s' },
+    log_parameters = { per_record = { Any = { enable = false }, Delivery = { enable = true } } },
+    filter = function(msg)
+      return (name == 'silent') ~= (msg:get_meta('log_record').recipient == 'silent@example.com') or nil
+    end,
+  }
+end
 kumo.on('init', function()
   kumo.define_spool { name = 'data', path = '%s/data' }
   kumo.define_spool { name = 'meta', path = '%s/meta' }
@@ -28,17 +33,18 @@ end)
 kumo.on('make.mail', function() return { send = function() return 'ok' end } end)
 ]]
 
---- Reads a request up to the end of its body; its body.
+--- Reads a request up to the end of its body; its body, and the number of the attempt.
 local function read_request(peer)
-  local length = 0
+  local length, attempt = 0, nil
   repeat
     local line, err = peer:receive '*l'
     if not line then
       return nil, err
     end
     length = tonumber(line:match '^[Cc]ontent%-[Ll]ength: (%d+)') or length
+    attempt = tonumber(line:match '^[Tt]ailrace%-[Aa]ttempt: (%d+)') or attempt
   until line == ''
-  return peer:receive(length)
+  return peer:receive(length), attempt
 end
 
 local OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
@@ -58,7 +64,6 @@ local TROUBLE = {
   { name = 'closes a connection that looks alive', answer = OK, took = true, close = true },
   { name = 'is busy, for a second', answer = 'HTTP/1.1 503 No\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n', wait = 0.9 },
   { name = 'a redirect', answer = 'HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n' },
-  { name = 'is silent', answer = '' },
 }
 
 describe('an endpoint in trouble', function()
@@ -72,13 +77,19 @@ describe('an endpoint in trouble', function()
   end)
 
   it('costs no record, whatever it does', function()
-    local listener = assert(socket.bind('127.0.0.1', 0))
-    local _, port = listener:getsockname()
-    listener:settimeout(0)
+    local function listen()
+      local listener = assert(socket.bind('127.0.0.1', 0))
+      local _, port = listener:getsockname()
+      listener:settimeout(0)
+      return listener, port
+    end
+    local listener, port = listen()
+    local silent_listener, silent_port = listen()
     local dir = helper.dir()
-    helper.write(dir .. '/policy.lua', POLICY:format(port, dir, dir))
+    helper.write(dir .. '/policy.lua', POLICY:format(port, silent_port, dir, dir))
     run = helper.run(dir .. '/policy.lua')
     helper.inject(('--smtp %s --count %d'):format(run.smtp, #TROUBLE))
+    helper.inject(('--smtp %s --count 1 --to silent@example.com'):format(run.smtp))
 
     local peer, requests, seen, count, busy_at = nil, 0, {}, 0, nil
     local function serve()
@@ -87,7 +98,7 @@ describe('an endpoint in trouble', function()
         if not peer then
           return
         end
-        peer:settimeout(5)
+        peer:settimeout(60)
       end
       local now = TROUBLE[requests + 1] or { answer = OK, took = true }
       if not now.answer then
@@ -110,8 +121,8 @@ describe('an endpoint in trouble', function()
           count = count + (seen[id] and 0 or 1)
           seen[id] = true
         end
+        busy_at = now.wait and socket.gettime() -- it cannot know before
         peer:send(now.answer)
-        busy_at = now.wait and socket.gettime()
       end
       if now.close then
         peer:close()
@@ -122,12 +133,31 @@ describe('an endpoint in trouble', function()
       serve()
       return count == #TROUBLE - 1
     end)
+    local silent, attempts -- a connection that never gets an answer; of the record that it had
+    local function serve_silent()
+      local other = silent_listener:accept()
+      if not other then
+        return
+      end
+      other:settimeout(60)
+      local body, attempt = read_request(other)
+      if body and not silent then
+        silent = other
+        return
+      end
+      other:send 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok'
+      other:close()
+      attempts = attempt or attempts
+    end
     local ledger
     helper.wait_for('their outcomes', function()
-      ledger = kumo.serde.json_parse(helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http))).w
-      return ledger.delivered == #TROUBLE - 1 and ledger.dead == 1
+      serve_silent()
+      ledger = kumo.serde.json_parse(helper.sh(('curl -s http://%s/api/tailrace/ledger'):format(run.http)))
+      return ledger.w.delivered == #TROUBLE - 1 and ledger.w.dead == 1 and ledger.silent.delivered == 1
     end)
-    assert.are.equal(0, ledger.waiting)
+    assert.is_true(attempts > 1)
+    assert.are.equal(0, ledger.w.waiting)
+    assert.are.equal(0, ledger.silent.waiting)
     local letter = helper.sh(('%s dead list --json --admin http://%s'):format(helper.quote(helper.TAILRACE), run.http))
     local text = kumo.serde.json_parse(letter:match '^[^\n]+').letter.answer
     assert.matches('^500 422 Unprocessable Entity: ', text)
@@ -135,5 +165,6 @@ describe('an endpoint in trouble', function()
     assert.truthy(text:find('\239\191\189', 1, true)) -- U+FFFD for each byte that was none
     assert.are.equal(0, run:stop())
     listener:close()
+    silent_listener:close()
   end)
 end)

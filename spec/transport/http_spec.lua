@@ -22,7 +22,7 @@ describe('kumo.http', function()
   it('posts a body and reads the answer', function()
     local path = helper.dir() .. '/got'
     local sink = helper.sink('--http 127.0.0.1:0 --record ' .. path)
-    local client = kumo.http.build_client { timeout = '10s' }
+    local client = kumo.http.build_client { timeout = '120s' }
     for i = 1, 3 do
       local response = client
         :post('http://' .. sink.http .. '/in?x=1')

@@ -65,7 +65,7 @@ describe('try_next_host_on_transport_error', function()
       local got = records(dir .. '/got')
       return #got >= expected and (not is_all or is_all(got))
     end)
-    local client = kumo.http.build_client { timeout = '20s' }
+    local client = kumo.http.build_client { timeout = '120s' }
     local ledger = kumo.serde.json_parse(client:get('http://' .. run.http .. '/api/tailrace/ledger'):send():text()).mail
     assert.are.equal(0, run:stop())
     assert.is_nil(run:log():find 'does not balance')
