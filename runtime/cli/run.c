@@ -17,6 +17,8 @@
 /* After the deadline of a stop, for a worker that cannot be interrupted. */
 #define GRACE_NS(deadline_ns) tr_min_i64(5 * TR_NS_PER_S, tr_max_i64((deadline_ns) / 4, 2 * TR_NS_PER_S))
 
+#define LUA_MIB 1024 /* of each worker: more than policies need, and less than a machine has */
+
 struct signals {
 	struct tr_server *server;
 	int64_t deadline_ns;
@@ -108,6 +110,7 @@ tr_cmd_run(int argc, char **argv)
 {
 	const char *policy = NULL, *user = NULL, *repl_socket = NULL, *filter = getenv("TAILRACE_LOG");
 	int64_t workers = 0, seed = 0, intake_mib = TR_INTAKE_BYTES >> 20, segment_bytes = 0;
+	int64_t lua_mib = LUA_MIB;
 	double deadline_s = 20, handler_s = 5;
 	bool jit = false, print_ledger = false;
 	const struct tr_arg options[] = {
@@ -126,6 +129,8 @@ tr_cmd_run(int argc, char **argv)
 			"a socket for `tailrace repl --attach PATH`, for this user and root only"},
 		{"intake-memory", "MIB", TR_ARG_INT, &intake_mib, 1, INT32_MAX,
 			"bound for all that is being received: envelopes, texts, HTTP bodies; default 512"},
+		{"lua-memory", "MIB", TR_ARG_INT, &lua_mib, 0, INT32_MAX,
+			"bound for the Lua of each worker, at which a handler is interrupted; default 1024, 0: none"},
 		{"ledger", NULL, TR_ARG_FLAG, &print_ledger, 0, 0, "print the ledger on standard output at the end"},
 		{"segment-size", "BYTES", TR_ARG_SIZE, &segment_bytes, 64 << 10, 64 << 20,
 			"of the spool's new segments, a power of two; default 64M. It takes nine of them at least"},
@@ -174,6 +179,7 @@ tr_cmd_run(int argc, char **argv)
 						.seed = (uint64_t)seed,
 						.jit = jit,
 						.handler_limit_ns = (int64_t)(handler_s * 1e9),
+						.lua_memory = lua_mib << 20,
 						.segment_bytes = (uint64_t)segment_bytes,
 						.user = user,
 						.repl_socket = repl_socket},

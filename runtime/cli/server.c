@@ -127,6 +127,9 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 		.jit = server->jit,
 		.handler_limit_ns = server->handler_limit_ns,
 		.worker = index,
+		.memory_limit = server->lua_memory,
+		.memory_remedy = "mend what keeps them, or raise `tailrace run --lua-memory`",
+		.measured = true,
 	};
 	int err = parts->loop != NULL ? TR_OK : tr_loop_new(&parts->loop);
 
@@ -507,6 +510,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	server->jit = config->jit;
 	server->segment_bytes = config->segment_bytes;
 	server->handler_limit_ns = config->handler_limit_ns;
+	server->lua_memory = config->lua_memory;
 	server->spool_sizes = config->spool_sizes;
 	server->policy = config->policy ? strdup(config->policy) : NULL;
 	server->share_dir = strdup(config->share_dir ? config->share_dir : tr_share_dir());

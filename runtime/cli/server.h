@@ -17,6 +17,7 @@ struct tr_server_config {
 	uint64_t seed;         /* 0: from the clock and the process id */
 	bool jit;
 	int64_t handler_limit_ns; /* longest run of Lua without a wait; 0: the default */
+	int64_t lua_memory;       /* bytes that the Lua of each worker may have; 0: no bound */
 	uint64_t segment_bytes;   /* of the spool; 0: its default */
 	/* Not NULL: its sizes (segment_bytes to body_file_bytes, first_*) in place of defaults; borrowed for the boot.
 	 * For tests in which the log's numbers wrap. */

@@ -23,7 +23,7 @@ struct tr_server {
 	char *policy, *share_dir, *user, *spool_dir;
 	uint32_t workers;
 	uint64_t seed, segment_bytes;
-	int64_t handler_limit_ns;
+	int64_t handler_limit_ns, lua_memory;
 	const struct tr_spool_config *spool_sizes; /* the boot's; NULL: defaults */
 	bool jit;
 	bool borrowed; /* worker 0's loop */

@@ -165,6 +165,8 @@ tr_host_new(const struct tr_host_config *config, struct tr_host **out)
 		err = TR_ENOMEM;
 	if (err != TR_OK)
 		goto fail;
+	if (config->measured)
+		tr_memory_measure(host);
 	host->limit_ns = config->handler_limit_ns > 0 ? config->handler_limit_ns : DEFAULT_LIMIT_NS;
 	*out = host;
 	return TR_OK;

@@ -19,10 +19,12 @@
  * the reserve. */
 #include "policy/memory.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/metrics.h"
 #include "policy/internal.h"
 #include "policy/reserve.h"
 
@@ -132,8 +134,10 @@ without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size
 
 	if (new_size > old_size) {
 		out = new_size <= LARGE ? take(memory, new_size) : NULL;
-		if (out == NULL)
+		if (out == NULL) {
+			memory->refused = memory->limit > 0 && used_of(memory) + new_size > memory->limit;
 			return NULL;
+		}
 		if (ptr != NULL) {
 			memcpy(out, ptr, old_size);
 			memory->alloc(memory->alloc_arg, ptr, old_size, 0);
@@ -246,9 +250,36 @@ tr_memory_release(struct tr_host *host, lua_State *L)
 		lua_setallocf(L, host->memory.alloc, host->memory.alloc_arg);
 }
 
+static void
+publish(void *arg)
+{
+	const struct tr_host *host = arg;
+
+	tr_metric_set(host->memory.bytes_metric, (int64_t)tr_host_memory(host));
+	tr_metric_set(host->memory.interrupts_metric, (int64_t)tr_host_memory_interrupts(host));
+}
+
+void
+tr_memory_measure(struct tr_host *host)
+{
+	char worker[16];
+
+	snprintf(worker, sizeof worker, "%u", host->worker);
+	host->memory.bytes_metric = tr_metric_get(
+		TR_GAUGE, "tailrace_lua_memory_bytes", "memory of a worker's Lua", "worker", worker, NULL);
+	host->memory.interrupts_metric = tr_metric_get(TR_COUNTER, "tailrace_lua_memory_interrupts_total",
+		"errors that were raised for want of memory, or of --lua-memory", "worker", worker, NULL);
+	tr_metrics_add_collector(publish, host);
+}
+
 void
 tr_memory_fini(struct tr_host *host)
 {
+	if (host->memory.bytes_metric != NULL) {
+		tr_metrics_remove_collector(publish, host);
+		tr_metric_unref(host->memory.bytes_metric);
+		tr_metric_unref(host->memory.interrupts_metric);
+	}
 	for (int i = 0; i < TR_MEMORY_RESERVES; i++)
 		tr_reserve_free(host->memory.reserve[i]);
 }
@@ -314,10 +345,17 @@ tr_memory_look(struct tr_host *host, lua_State *L)
 	alarm |= memory->alarm;
 	memory->alarm = 0;
 	now = judge(memory, alarm);
-	if (alarm & TR_MEMORY_SHORT) {
+	if ((alarm & TR_MEMORY_SHORT) && !memory->refused) {
 		now_ns = tr_mono_ns();
 		if (memory->told_at_ns == 0 || now_ns - memory->told_at_ns >= TELL_NS)
 			tell(host, now, now_ns);
+	}
+	if (memory->refused) {
+		memory->refused = false;
+		tr_log(TR_LEVEL_WARN, "lua",
+			"worker %u: a function in C asked for more than %zu MiB, and was refused%s%s", host->worker,
+			memory->limit * HARD_TIMES >> 20, memory->remedy != NULL ? ": " : "",
+			memory->remedy != NULL ? memory->remedy : "");
 	}
 	if (now == 0)
 		return 0;

@@ -11,6 +11,7 @@
 #define TR_MEMORY_RESERVES 4 /* the one that gives, and older ones of which something is still in use */
 
 struct tr_host;
+struct tr_metric;
 struct tr_reserve;
 
 struct tr_memory {
@@ -25,11 +26,13 @@ struct tr_memory {
 	size_t short_at;                                /* as much of the reserve in use: raise (again) */
 	size_t wanted;                                  /* > 0: what grows in one piece will not find this much */
 	unsigned alarm;                                 /* enum tr_memory_alarm: the hook has to look */
+	bool refused;                                   /* something over four times the limit; to be told */
 	bool raised;                                    /* since the last task ended */
 	uint64_t raised_in;                             /* stretch, and how often in it */
 	int times;
-	int64_t told_at_ns;          /* monotonic; 0: never */
-	_Atomic uint64_t interrupts; /* errors that were raised for want of memory */
+	int64_t told_at_ns;                                 /* monotonic; 0: never */
+	_Atomic uint64_t interrupts;                        /* errors that were raised for want of memory */
+	struct tr_metric *bytes_metric, *interrupts_metric; /* NULL: not measured */
 };
 
 enum tr_memory_alarm { TR_MEMORY_OVER = 1, TR_MEMORY_SHORT = 2, TR_MEMORY_AGAIN = 4 };
@@ -39,7 +42,8 @@ bool tr_memory_init(struct tr_host *host, size_t limit, const char *remedy);
 /* While the state ends, before LuaJIT frees its own arena. Puts its allocator back, unless some of it is in a reserve.
  */
 void tr_memory_release(struct tr_host *host, lua_State *L);
-void tr_memory_fini(struct tr_host *host); /* after lua_close() */
+void tr_memory_fini(struct tr_host *host);    /* after lua_close() */
+void tr_memory_measure(struct tr_host *host); /* until tr_memory_fini(): the metrics tell of it */
 /* For the hook: collects, and returns 0 if there is memory now; else OVER or SHORT, which it must raise, with AGAIN
  * where nothing may catch it. */
 unsigned tr_memory_look(struct tr_host *host, lua_State *L);

@@ -57,6 +57,7 @@ struct tr_host_config {
 	int64_t handler_limit_ns;        /* longest run between two waits before the watchdog raises; 0: 5 s */
 	uint32_t worker;                 /* number, for names and metrics */
 	int64_t memory_limit;      /* bytes at which running Lua gets an error; 0: none. Four times as much: refused */
+	bool measured;             /* the metrics tell its memory, by `worker` */
 	const char *memory_remedy; /* what the error of that tells to do; literal; NULL: nothing */
 };
 
