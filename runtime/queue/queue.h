@@ -300,6 +300,8 @@ int tr_admin_rebind(struct tr_engine *engine, const struct tr_rebind *request); 
 /* A stored undecided record for which runtime/record has no room: it is freed, its stub waits until decide_room() says
  * so, behind the others of its account. Own thread of `worker`. */
 void tr_queue_leave_undecided(struct tr_worker *worker, struct tr_message *message);
+/* Policy has answered for one, and that could not be stored: it is decided again in a while. Own thread of `worker`. */
+void tr_queue_ask_again(struct tr_worker *worker, uint32_t slot);
 /* How many of an account wait so; any thread. */
 uint32_t tr_queue_undecided(const struct tr_engine *engine, uint16_t account);
 /* There is room again. Any thread. */

@@ -132,6 +132,32 @@ tr_queue_leave_undecided(struct tr_worker *worker, struct tr_message *message)
 	worker_decide(worker); /* there may be room by now, and nobody else to see it */
 }
 
+void
+tr_queue_ask_again(struct tr_worker *worker, uint32_t slot)
+{
+	struct tr_engine *engine = worker->engine;
+	uint16_t account = tr_spool_stub(engine->spool, slot)->account;
+
+	count_add(engine, IN_UNDECIDED, 1);
+	slots_add(engine->spool, &worker->ask_again, slot);
+	atomic_fetch_add_explicit(&engine->undecided_of[account], 1, memory_order_relaxed); /* newer ones stay behind */
+}
+
+void
+worker_ask_again(struct tr_worker *worker)
+{
+	struct tr_spool *spool = worker->engine->spool;
+
+	while (worker->ask_again.count > 0) {
+		uint32_t slot = slots_pop(spool, &worker->ask_again);
+		struct slot_list *list = &worker->undecided[tr_spool_stub(spool, slot)->account];
+
+		slots_add(spool, list, slot);
+		atomic_fetch_add_explicit(&worker->undecided_count, 1, memory_order_relaxed);
+		(void)slots_sort(spool, list); /* they are older than what waits; without memory the order is lost */
+	}
+}
+
 uint32_t
 tr_queue_undecided(const struct tr_engine *engine, uint16_t account)
 {

@@ -209,6 +209,7 @@ housekeeping(struct tr_timer *timer)
 		sources_housekeeping(worker->engine);
 		tr_dead_trim(worker->engine->dead, worker->loop);
 	}
+	worker_ask_again(worker);
 	worker_decide(worker);
 	worker_drop_nulls(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
@@ -242,7 +243,7 @@ worker_init(struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *
 	worker->act_open_end = &worker->act_open;
 	worker->act_wake_end = &worker->act_wake;
 	worker->empty_end = &worker->empty;
-	worker->judging = worker->enumerated = SLOT_LIST_EMPTY;
+	worker->judging = worker->enumerated = worker->ask_again = SLOT_LIST_EMPTY;
 	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++)
 		worker->undecided[i] = SLOT_LIST_EMPTY;
 	pthread_mutex_init(&worker->home_lock, NULL);

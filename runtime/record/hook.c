@@ -25,6 +25,7 @@ struct tr_waiting {
 	struct tr_outbox outbox;           /* of the decision */
 	char *error;                       /* owned text when raised */
 	enum { PARK, KEEP, DROP } settled; /* what outbox says */
+	uint32_t slot;                     /* of the record, which outbox may end */
 	bool in_call, answered, keep, raised, cancelled;
 	bool committed; /* the record is in the log */
 	bool refused;   /* the change of its cause was refused: the record never was */
@@ -319,11 +320,9 @@ decided(struct tr_outbox *outbox, int status)
 	struct tr_waiting *waiting = tr_container_of(outbox, struct tr_waiting, outbox);
 
 	if (status != TR_OK) {
-		/* It stays in the log as it was, undecided, and is asked for again at the next start. */
-		tr_metric_add(waiting->hook->lost, 1);
-		tr_log(TR_LEVEL_ERROR, "record",
-			"hook %s: a decision cannot be stored (%s); the record waits for the next start",
+		tr_log(TR_LEVEL_ERROR, "record", "hook %s: a decision cannot be stored (%s): policy is asked again",
 			waiting->hook->name, tr_err_text(status));
+		tr_queue_ask_again(waiting->worker, waiting->slot); /* it is in the log as it was */
 		if (waiting->settled == KEEP)
 			waiting->record = NULL; /* the outbox ended it */
 	} else if (waiting->settled == KEEP) {
@@ -344,6 +343,7 @@ settle(struct tr_waiting *waiting)
 	const char *error = waiting->error;
 	int err = TR_OK;
 
+	waiting->slot = record->slot;
 	tr_message_revoke(record);
 	if (waiting->cancelled) { /* stopping: stored undecided, asked for again at the next start */
 		waiting_free(waiting);
@@ -513,6 +513,15 @@ hook_of_account(struct tr_recorder *recorder, uint16_t account)
 	return NULL;
 }
 
+/* There is no memory to decide it: it stays in the log as it is, until later. */
+static void
+undecided_still(struct tr_worker *worker, struct tr_message *record)
+{
+	tr_log(TR_LEVEL_ERROR, "record", "out of memory: an undecided record has to wait");
+	tr_queue_ask_again(worker, record->slot);
+	tr_message_free(record);
+}
+
 struct orphan { /* an undecided record whose hook is gone: it gets its mark and its text first */
 	struct tr_outbox outbox;
 	struct tr_message *record;
@@ -526,7 +535,7 @@ orphan_done(struct tr_outbox *outbox, int status)
 	if (status == TR_OK)
 		tr_queue_park(outbox->worker, orphan->record);
 	else
-		tr_message_free(orphan->record); /* stays in the log, undecided */
+		undecided_still(outbox->worker, orphan->record);
 	free(orphan);
 }
 
@@ -541,8 +550,7 @@ park_orphan(struct tr_worker *worker, struct tr_message *record)
 	}
 	orphan = calloc(1, sizeof *orphan);
 	if (orphan == NULL) {
-		tr_log(TR_LEVEL_ERROR, "record", "out of memory: an undecided record waits for the next start");
-		tr_message_free(record);
+		undecided_still(worker, record);
 		return;
 	}
 	tr_log(TR_LEVEL_WARN, "record", "an undecided record is parked: its hook is not configured any more");
@@ -581,10 +589,7 @@ tr_recorder_decide(struct tr_recorder *recorder, struct tr_worker *worker, struc
 	record->hook = hook->index;
 	waiting = waiting_new(recorder, hook, worker, record);
 	if (waiting == NULL) {
-		tr_metric_add(hook->lost, 1);
-		tr_log(TR_LEVEL_ERROR, "record", "hook %s: out of memory: an undecided record waits for the next start",
-			hook->name);
-		tr_message_free(record);
+		undecided_still(worker, record);
 		return;
 	}
 	waiting->committed = true;

@@ -139,6 +139,36 @@ refused_null_drop_is_tried_again(void **state)
 	rig_fini(&rig);
 }
 
+/* Policy's answer for a record could not be stored: it is counted, and asked for again in a while. */
+static void
+refused_decision_is_asked_for_again(void **state)
+{
+	struct tr_message *record = rig_message("", 1);
+	struct tr_worker *worker;
+	struct tr_outbox put;
+	struct rig rig;
+	int status = 1;
+
+	rig_init(&rig);
+	rig_open(&rig);
+	worker = tr_engine_worker(rig.engine, 0);
+	record->flags |= TR_MSG_LOG_RECORD | TR_MSG_UNDECIDED;
+	tr_outbox_init(&put, worker, keep_message, &status);
+	assert_int_equal(tr_change_put(&put.change, record, TR_STR(""), TR_COL_ACCEPTED, 1), TR_OK);
+	tr_outbox_submit(&put);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(status, TR_OK);
+	tr_queue_ask_again(worker, record->slot);
+	assert_int_equal(tr_queue_undecided(rig.engine, record->account), 1);
+	assert_int_equal(rig_check(&rig), 1);
+	rig_run(&rig, 11 * TR_NS_PER_S);
+	assert_int_equal(tr_queue_undecided(rig.engine, record->account), 0);
+	assert_int_equal(rig_figures(&rig).parked, 1); /* as the rig decides */
+	assert_int_equal(rig_check(&rig), 1);
+	tr_message_free(record);
+	rig_fini(&rig);
+}
+
 static uint32_t refusals; /* of changes to come that tell of something */
 
 static void
@@ -354,6 +384,7 @@ main(void)
 		cmocka_unit_test(probe_under_pressure_is_repeated),
 		cmocka_unit_test(waits_no_longer_than_the_pressure),
 		cmocka_unit_test(refused_null_drop_is_tried_again),
+		cmocka_unit_test(refused_decision_is_asked_for_again),
 		cmocka_unit_test(refused_letter_is_tried_again),
 		cmocka_unit_test(refused_loss_is_tried_again),
 		cmocka_unit_test(resolve_during_the_stop_is_answered),

@@ -24,6 +24,8 @@ struct tr_worker {
 	uint32_t inserted_count, parked_count;
 	uint32_t under_way;                  /* outboxes */
 	uint32_t left_count, asked_for_more; /* undecided ones that went to the spool; calls of decide_more */
+	uint32_t again[4], again_count;      /* slots that are to be decided again */
+	bool refuse;                         /* changes of decisions */
 };
 
 struct tr_loop *
@@ -84,6 +86,8 @@ tr_outbox_submit(struct tr_outbox *outbox)
 	if (outbox->pending > 0)
 		return;
 	outbox->worker->under_way++;
+	if (outbox->worker->refuse)
+		tr_change_fail(&outbox->change, TR_ENOMEM);
 	tr_spool_submit(&outbox->change);
 }
 
@@ -112,6 +116,13 @@ tr_queue_leave_undecided(struct tr_worker *worker, struct tr_message *message)
 	assert_true(message->flags & TR_MSG_UNDECIDED);
 	worker->left_count++;
 	tr_message_free(message);
+}
+
+void
+tr_queue_ask_again(struct tr_worker *worker, uint32_t slot)
+{
+	assert_true(worker->again_count < TR_COUNT(worker->again));
+	worker->again[worker->again_count++] = slot;
 }
 
 uint32_t

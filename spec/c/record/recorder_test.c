@@ -566,6 +566,42 @@ undecided_records_survive_a_kill(void **state)
 	bed_fini(&bed);
 }
 
+/* A decision that cannot be stored, whatever it is, is asked for again. */
+static void
+refused_decisions_are_asked_for_again(void **state)
+{
+	static const char *const errors[] = {NULL, NULL, "boom"}; /* keep, drop, park */
+	struct bed bed;
+
+	bed_init(&bed);
+	bed.mode = WAIT;
+	add_hook(&bed, "h");
+	for (uint32_t i = 0; i < 3; i++) {
+		struct cause cause;
+
+		emit(&bed, &cause, TR_EV_RECEPTION, 0);
+		settle(&bed);
+		bed.worker.refuse = true;
+		answer(&bed, i, i == 0, errors[i]);
+		settle(&bed);
+		bed.worker.refuse = false;
+		assert_int_equal(bed.worker.again_count, i + 1);
+	}
+	check_account(&bed, "h", 3, 3, 0, 0, 3);
+	assert_int_equal(bed.worker.inserted_count + bed.worker.parked_count, 0);
+	bed.mode = KEEP;
+	for (uint32_t i = 0; i < 3; i++) {
+		struct tr_message *record = load(&bed, bed.worker.again[i]);
+
+		assert_true(record->flags & TR_MSG_UNDECIDED);
+		tr_recorder_decide(bed.recorder, &bed.worker, record);
+	}
+	settle(&bed);
+	assert_int_equal(bed.worker.inserted_count, 3);
+	check_account(&bed, "h", 3, 3, 0, 0, 3);
+	bed_fini(&bed);
+}
+
 static void
 parked_records_can_be_decided_again(void **state)
 {
@@ -729,6 +765,7 @@ main(void)
 		cmocka_unit_test(cancelled_handlers_leave_records_undecided),
 		cmocka_unit_test(a_refused_change_takes_its_records_along),
 		cmocka_unit_test(undecided_records_survive_a_kill),
+		cmocka_unit_test(refused_decisions_are_asked_for_again),
 		cmocka_unit_test(parked_records_can_be_decided_again),
 		cmocka_unit_test(dispositions_hold_the_change),
 		cmocka_unit_test(local_logs_and_their_filter),
