@@ -235,7 +235,7 @@ test_the_end_while_a_broker_is_mute(void **state)
 	assert_true(peer >= 0);
 	assert_int_equal(recv(peer, &byte, 1, 0), 1);
 	tr_amqp_free(amqp);
-	assert_true(tr_amqp_real_ns() - began_ns < 5 * TR_NS_PER_S);
+	assert_true(tr_amqp_real_ns() - began_ns < LIMIT_NS); /* which is the broker's time */
 	for (size_t i = 0; i < TR_COUNT(calls); i++)
 		tr_amqp_call_cancel(calls[i]);
 	close(peer);
