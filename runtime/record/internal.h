@@ -146,6 +146,12 @@ int tr_record_choose_queue(struct tr_message *record, const char **error);
 void tr_record_mark_parked(struct tr_logger *hook, struct tr_message *record, const char *error);
 void tr_record_unmark(struct tr_message *record); /* undecided and parked no more */
 
+/* --- undecided.c ------------------------------------------------------------------------------------- */
+/* There is no memory to decide it: it stays in the log as it is, until later. Takes the record. */
+void tr_record_ask_later(struct tr_worker *worker, struct tr_message *record);
+/* Its hook is gone. Takes the record. */
+void tr_record_park_orphan(struct tr_worker *worker, struct tr_message *record);
+
 /* --- hook.c ------------------------------------------------------------------------------------------ */
 /* One record for one hook: decided in this turn or stored undecided. `line` is the body, `json` the record without line
  * end (the same bytes unless a template made the body). */
