@@ -403,7 +403,9 @@ struct tr_worker {
 	uint32_t undecided_account;       /* whose turn it is */
 	bool undecided_loading;
 	struct slot_list ask_again; /* counted in undecided_of; the housekeeping hands them on */
-	struct message_list nulls;  /* of the null queue, whose drop was refused; IN_PARKED */
+	/* For want of memory in no queue, or not with the worker of theirs; IN_PARKED. The housekeeping tries again. */
+	struct message_list stranded;
+	struct slot_list unposted;
 	struct tr_mail decide_mail;
 	_Atomic bool decide_posted;
 	uint64_t unsettled; /* messages with an uncommitted outcome */
@@ -429,8 +431,8 @@ void worker_fini(struct tr_worker *worker);
 void worker_decide(struct tr_worker *worker); /* undecided ones */
 /* Those of the log, into the order in which they came to be: what keys they will have nobody knows before. */
 void worker_undecided_start(struct tr_worker *worker);
-void worker_ask_again(struct tr_worker *worker);  /* those whose decision was refused */
-void worker_drop_nulls(struct tr_worker *worker); /* tries again */
+void worker_ask_again(struct tr_worker *worker);    /* those whose decision was refused */
+void worker_insert_again(struct tr_worker *worker); /* those that were stranded */
 void worker_undecided_add(struct tr_worker *worker, uint32_t slot);
 struct tr_worker *worker_here(struct tr_engine *engine); /* whose loop runs in this thread; NULL: none */
 void worker_stop(struct tr_worker *worker);

@@ -276,7 +276,7 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 		tr_stub_set_queue(tr_spool_stub(engine->spool, message->slot), NO_SCHED);
 		count_add(engine, IN_FLIGHT, 1);
 		if (op == NULL) {
-			list_add(&worker->nulls, message); /* the housekeeping tries again */
+			list_add(&worker->stranded, message);
 			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
 			return;
 		}
@@ -286,10 +286,9 @@ tr_queue_insert(struct tr_worker *worker, struct tr_message *message, const char
 	}
 	sched = sched_get(engine, name);
 	if (sched == NULL) {
-		tr_log(TR_LEVEL_ERROR, "queue", "no memory for queue %s: its message waits for a restart",
-			message->queue);
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory for queue %s: its message has to wait", message->queue);
 		count_add(engine, IN_PARKED, 1);
-		tr_message_free(message);
+		list_add(&worker->stranded, message);
 		return;
 	}
 	count_add(engine, IN_READY, 1);

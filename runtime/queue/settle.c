@@ -128,7 +128,7 @@ op_set_back(struct outcome_op *op, int status)
 				list_add(&back, message);
 				continue;
 			}
-			list_add(&op->worker->nulls, message); /* it has no line to wait in */
+			list_add(&op->worker->stranded, message); /* it has no line to wait in */
 			count_move(engine, IN_FLIGHT, IN_PARKED, 1);
 		}
 		ready_return_to_lines(op->worker, &back, true);
@@ -141,17 +141,4 @@ op_set_back(struct outcome_op *op, int status)
 		set_back(op, slots_pop(engine->spool, &op->lost), true, &local);
 	if (local.count > 0)
 		sched_return(op->worker, &local, true);
-}
-
-void
-worker_drop_nulls(struct tr_worker *worker)
-{
-	struct message_list list = worker->nulls;
-	struct tr_message *message;
-
-	worker->nulls = (struct message_list){NULL, NULL, 0};
-	while ((message = list_pop(&list)) != NULL) {
-		count_add(worker->engine, IN_PARKED, -1);
-		tr_queue_insert(worker, message, "Received"); /* a refusal puts it into the list again */
-	}
 }

@@ -78,10 +78,12 @@ worker_post_message(struct tr_worker *from, struct tr_worker *to, struct tr_mess
 {
 	struct post *post = post_open(from, to, POST_INSERT, reason);
 
-	if (post == NULL) { /* stored, but not in any list: counted as parked until the restart */
-		tr_log(TR_LEVEL_ERROR, "queue", "no memory to hand a message to its worker: it waits for a restart");
+	if (post == NULL) {
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory to hand a message to its worker: it has to wait");
 		count_move(from->engine, IN_READY, IN_PARKED, 1);
-		tr_message_free(message);
+		sched_count(sched_of(from->engine, message), -1); /* it is inserted once more */
+		tr_stub_set_queue(tr_spool_stub(from->engine->spool, message->slot), NO_SCHED);
+		list_add(&from->stranded, message);
 		return;
 	}
 	list_add(&post->messages, message);
@@ -93,11 +95,34 @@ worker_post_slot(struct tr_worker *from, struct tr_worker *to, uint32_t slot, bo
 	struct post *post = post_open(from, to, front ? POST_FRONT : POST_RETURN, NULL);
 
 	if (post == NULL) {
-		tr_log(TR_LEVEL_ERROR, "queue", "no memory to hand a stub to its worker: it waits for a restart");
+		tr_log(TR_LEVEL_ERROR, "queue", "no memory to hand a stub to its worker: it has to wait");
 		count_move(from->engine, IN_FLIGHT, IN_PARKED, 1);
+		slots_add(from->engine->spool, &from->unposted, slot);
 		return;
 	}
 	slots_add(from->engine->spool, &post->slots, slot);
+}
+
+void
+worker_insert_again(struct tr_worker *worker)
+{
+	struct tr_engine *engine = worker->engine;
+	struct message_list messages = worker->stranded;
+	struct slot_list slots = worker->unposted;
+	struct tr_message *message;
+
+	worker->stranded = (struct message_list){NULL, NULL, 0};
+	worker->unposted = SLOT_LIST_EMPTY;
+	while ((message = list_pop(&messages)) != NULL) { /* what fails is in the lists again */
+		count_add(engine, IN_PARKED, -1);
+		tr_queue_insert(worker, message, "Received");
+	}
+	while (slots.count > 0) {
+		uint32_t slot = slots_pop(engine->spool, &slots);
+
+		count_move(engine, IN_PARKED, IN_FLIGHT, 1);
+		worker_post_slot(worker, sched_at(engine, tr_spool_stub(engine->spool, slot)->queue)->home, slot, true);
+	}
 }
 
 void
@@ -211,7 +236,7 @@ housekeeping(struct tr_timer *timer)
 	}
 	worker_ask_again(worker);
 	worker_decide(worker);
-	worker_drop_nulls(worker);
+	worker_insert_again(worker);
 	tr_timer_start(tr_loop_wheel(worker->loop), timer, HOUSEKEEPING_NS, housekeeping);
 }
 
@@ -243,7 +268,7 @@ worker_init(struct tr_worker *worker, struct tr_engine *engine, struct tr_loop *
 	worker->act_open_end = &worker->act_open;
 	worker->act_wake_end = &worker->act_wake;
 	worker->empty_end = &worker->empty;
-	worker->judging = worker->enumerated = worker->ask_again = SLOT_LIST_EMPTY;
+	worker->judging = worker->enumerated = worker->ask_again = worker->unposted = SLOT_LIST_EMPTY;
 	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++)
 		worker->undecided[i] = SLOT_LIST_EMPTY;
 	pthread_mutex_init(&worker->home_lock, NULL);
@@ -280,8 +305,8 @@ worker_fini(struct tr_worker *worker)
 
 	if (worker->posts == NULL)
 		return; /* never initialised */
-	while (worker->nulls.head != NULL)
-		tr_message_free(list_pop(&worker->nulls));
+	while (worker->stranded.head != NULL)
+		tr_message_free(list_pop(&worker->stranded));
 	releases_free(worker);
 	for (size_t i = 0; i < TR_COUNT(timers); i++)
 		tr_timer_stop(tr_loop_wheel(worker->loop), timers[i]);

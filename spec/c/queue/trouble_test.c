@@ -139,6 +139,41 @@ refused_null_drop_is_tried_again(void **state)
 	rig_fini(&rig);
 }
 
+/* What found no memory for its queue, or on its way to the worker of that, is counted, and goes there in a while. */
+static void
+stranded_ones_go_on(void **state)
+{
+	struct rig rig;
+	struct tr_message *message = rig_message("one.example", 1), *other = rig_message("one.example", 2);
+	struct tr_worker *worker;
+	struct tr_sched *sched;
+	struct tr_outbox put;
+	int status = 1;
+
+	rig_init(&rig);
+	rig_open(&rig);
+	worker = tr_engine_worker(rig.engine, 0);
+	tr_outbox_init(&put, worker, keep_message, &status);
+	assert_int_equal(tr_change_put(&put.change, message, TR_STR("one.example"), TR_COL_ACCEPTED, 1), TR_OK);
+	assert_int_equal(tr_change_put(&put.change, other, TR_STR("one.example"), TR_COL_ACCEPTED, 1), TR_OK);
+	tr_outbox_submit(&put);
+	rig_run(&rig, TR_NS_PER_S);
+	assert_int_equal(status, TR_OK);
+	/* as tr_queue_insert() and worker_post_slot() do */
+	list_add(&worker->stranded, message);
+	sched = sched_get(rig.engine, TR_STR("one.example"));
+	tr_stub_set_queue(tr_spool_stub(rig.spool, other->slot), sched->index);
+	slots_add(rig.spool, &worker->unposted, other->slot);
+	tr_message_free(other);
+	count_add(rig.engine, IN_PARKED, 2);
+	assert_int_equal(rig_check(&rig), 2);
+	rig_run(&rig, 12 * TR_NS_PER_S);
+	assert_int_equal(rig.sent, 2);
+	assert_int_equal(rig_figures(&rig).parked, 0);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+}
+
 /* Policy's answer for a record could not be stored: it is counted, and asked for again in a while. */
 static void
 refused_decision_is_asked_for_again(void **state)
@@ -384,6 +419,7 @@ main(void)
 		cmocka_unit_test(probe_under_pressure_is_repeated),
 		cmocka_unit_test(waits_no_longer_than_the_pressure),
 		cmocka_unit_test(refused_null_drop_is_tried_again),
+		cmocka_unit_test(stranded_ones_go_on),
 		cmocka_unit_test(refused_decision_is_asked_for_again),
 		cmocka_unit_test(refused_letter_is_tried_again),
 		cmocka_unit_test(refused_loss_is_tried_again),
