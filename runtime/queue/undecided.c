@@ -147,14 +147,21 @@ void
 worker_ask_again(struct tr_worker *worker)
 {
 	struct tr_spool *spool = worker->engine->spool;
+	bool touched[TR_ACCOUNTS_MAX] = {false};
 
+	if (worker->ask_again.count == 0)
+		return;
 	while (worker->ask_again.count > 0) {
 		uint32_t slot = slots_pop(spool, &worker->ask_again);
-		struct slot_list *list = &worker->undecided[tr_spool_stub(spool, slot)->account];
+		uint16_t account = tr_spool_stub(spool, slot)->account;
 
-		slots_add(spool, list, slot);
+		slots_add(spool, &worker->undecided[account], slot);
 		atomic_fetch_add_explicit(&worker->undecided_count, 1, memory_order_relaxed);
-		(void)slots_sort(spool, list); /* they are older than what waits; without memory the order is lost */
+		touched[account] = true;
+	}
+	for (uint32_t i = 0; i < TR_ACCOUNTS_MAX; i++) {
+		if (touched[i]) /* they are older than what waits; without memory the order is lost */
+			(void)slots_sort(spool, &worker->undecided[i]);
 	}
 }
 
