@@ -203,8 +203,10 @@ static struct tr_dns_query *
 query_new(struct tr_dns *dns, struct tr_resolver *resolver, const char *name, int64_t timeout_ns, void *arg)
 {
 	char normal[TR_DNS_NAME_MAX];
-	bool is_name = tr_dns_name_normal(tr_str(name), normal) == TR_OK;
-	struct tr_dns_query *query = calloc(1, sizeof *query + (is_name ? strlen(normal) : 0) + 1);
+	int err = tr_dns_name_normal(tr_str(name), normal);
+	bool is_name = err == TR_OK;
+	struct tr_dns_query *query =
+		err != TR_ENOMEM ? calloc(1, sizeof *query + (is_name ? strlen(normal) : 0) + 1) : NULL;
 
 	if (query == NULL)
 		return NULL;

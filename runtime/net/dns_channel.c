@@ -22,6 +22,7 @@ struct tr_dns_channel {
 	struct tr_resolver *resolver;
 	ares_channel ares;
 	struct watch *watches;
+	bool starved;    /* there was no memory for a socket; until somebody was told */
 	ev_timer resend; /* c-ares' own clock: of real packets, so in real time */
 };
 
@@ -70,6 +71,25 @@ io_cb(struct ev_loop *ev, ev_io *io, int revents)
 	rearm(channel);
 }
 
+/* A socket without a watch would never be heard, nor closed: then there is none. */
+static int
+socket_made(ares_socket_t fd, int type, void *arg)
+{
+	struct tr_dns_channel *channel = arg;
+	struct watch *watch = calloc(1, sizeof *watch);
+
+	if (watch == NULL) {
+		channel->starved = true;
+		return -1;
+	}
+	watch->channel = channel;
+	watch->next = channel->watches;
+	channel->watches = watch;
+	ev_io_init(&watch->io, io_cb, fd, 0);
+	watch->io.data = watch;
+	return 0;
+}
+
 static void
 socket_state(void *arg, ares_socket_t fd, int readable, int writable)
 {
@@ -88,18 +108,8 @@ socket_state(void *arg, ares_socket_t fd, int readable, int writable)
 		free(watch);
 		return;
 	}
-	if (watch == NULL) {
-		watch = calloc(1, sizeof *watch);
-		if (watch == NULL) { /* the query runs into its time-out */
-			tr_log(TR_LEVEL_ERROR, "dns", "out of memory");
-			return;
-		}
-		watch->channel = channel;
-		watch->next = channel->watches;
-		channel->watches = watch;
-		ev_io_init(&watch->io, io_cb, fd, 0);
-		watch->io.data = watch;
-	}
+	if (watch == NULL) /* it would be no socket of socket_made() */
+		return;
 	ev_io_stop(ev, &watch->io);
 	ev_io_set(&watch->io, fd, (readable ? EV_READ : 0) | (writable ? EV_WRITE : 0));
 	ev_io_start(ev, &watch->io);
@@ -138,13 +148,14 @@ static void
 replied(void *arg, int status, int timeouts, unsigned char *data, int len)
 {
 	struct question *question = arg;
-	struct tr_dns_answer *answer;
+	struct tr_dns_answer *answer = NULL;
 
 	if (data != NULL && len > 0 && (status == ARES_SUCCESS || status == ARES_ENODATA || status == ARES_ENOTFOUND))
 		answer = tr_dns_message_parse(
 			data, (size_t)len, question->search ? NULL : question->name, question->type);
-	else
+	else if (!question->channel->starved)
 		answer = failure(status);
+	question->channel->starved = false;
 	question->then(question->arg, answer);
 	free(question);
 }
@@ -168,21 +179,19 @@ tr_dns_channel_ask(struct tr_dns_channel *channel, const char *name, enum tr_dns
 	rearm(channel);
 }
 
-struct tr_dns_answer *
-tr_dns_channel_hosts(struct tr_dns_channel *channel, const char *name, enum tr_dns_type type)
+int
+tr_dns_channel_hosts(
+	struct tr_dns_channel *channel, const char *name, enum tr_dns_type type, struct tr_dns_answer **out)
 {
 	int family = type == TR_DNS_A ? AF_INET : AF_INET6;
+	int status;
 	struct hostent *host = NULL;
 	struct tr_dns_builder *builder;
 	struct tr_dns_answer *answer = NULL;
 
-	if (ares_gethostbyname_file(channel->ares, name, family, &host) != ARES_SUCCESS) {
-		if (ares_gethostbyname_file(channel->ares, name, family == AF_INET ? AF_INET6 : AF_INET, &host) !=
-			ARES_SUCCESS)
-			return NULL;
-		ares_free_hostent(host);
-		answer = tr_dns_answer_new(TR_DNS_NODATA, TR_ENOENT, "no such record");
-	} else {
+	*out = NULL;
+	status = ares_gethostbyname_file(channel->ares, name, family, &host);
+	if (status == ARES_SUCCESS) {
 		builder = calloc(1, sizeof *builder);
 		for (char **addr = host->h_addr_list; builder != NULL && *addr != NULL; addr++)
 			tr_dns_builder_add_addr(builder, *addr, (size_t)host->h_length);
@@ -190,10 +199,18 @@ tr_dns_channel_hosts(struct tr_dns_channel *channel, const char *name, enum tr_d
 			answer = tr_dns_builder_end(builder, type);
 		free(builder);
 		ares_free_hostent(host);
+	} else if (status != ARES_ENOMEM) {
+		status = ares_gethostbyname_file(channel->ares, name, family == AF_INET ? AF_INET6 : AF_INET, &host);
+		if (status != ARES_SUCCESS)
+			return status == ARES_ENOMEM ? TR_ENOMEM : TR_OK;
+		ares_free_hostent(host);
+		answer = tr_dns_answer_new(TR_DNS_NODATA, TR_ENOENT, "no such record");
 	}
-	if (answer != NULL)
-		answer->ttl_s = HOSTS_TTL_S;
-	return answer;
+	if (answer == NULL)
+		return TR_ENOMEM;
+	answer->ttl_s = HOSTS_TTL_S;
+	*out = answer;
+	return TR_OK;
 }
 
 /* --- life --------------------------------------------------------------------------------------------------- */
@@ -247,6 +264,7 @@ set_up(struct tr_dns_channel *channel)
 	}
 	if (status != ARES_SUCCESS)
 		return status;
+	ares_set_socket_callback(channel->ares, socket_made, channel);
 	if (resolver->bind_v4.s_addr != 0)
 		ares_set_local_ip4(channel->ares, ntohl(resolver->bind_v4.s_addr));
 	if (resolver->has_bind_v6)

@@ -16,7 +16,9 @@ void tr_dns_channel_free(struct tr_dns_channel *channel);
  * search: the suffixes of short names are tried. */
 void tr_dns_channel_ask(struct tr_dns_channel *channel, const char *name, enum tr_dns_type type, bool search,
 	void (*then)(void *arg, struct tr_dns_answer *answer), void *arg);
-/* What the hosts file says about a name: addresses, TR_DNS_NODATA if it has only the other family; NULL: nothing. */
-struct tr_dns_answer *tr_dns_channel_hosts(struct tr_dns_channel *channel, const char *name, enum tr_dns_type type);
+/* What the hosts file says about a name: addresses, TR_DNS_NODATA if it has only the other family; *out is NULL if it
+ * says nothing. TR_OK, TR_ENOMEM: it may say something. */
+int tr_dns_channel_hosts(
+	struct tr_dns_channel *channel, const char *name, enum tr_dns_type type, struct tr_dns_answer **out);
 
 #endif

@@ -125,25 +125,28 @@ channels_prune(struct tr_dns *dns)
 	}
 }
 
-static struct channel *
-channel_of(struct tr_dns *dns, struct tr_resolver *resolver)
+static int
+channel_of(struct tr_dns *dns, struct tr_resolver *resolver, struct channel **out)
 {
 	struct channel *channel = dns->channels;
+	int err;
 
 	while (channel != NULL && channel->resolver != resolver)
 		channel = channel->next;
+	*out = channel;
 	if (channel != NULL)
-		return channel;
+		return TR_OK;
 	channels_prune(dns);
 	channel = calloc(1, sizeof *channel);
-	if (channel == NULL || tr_dns_channel_new(dns->loop, resolver, &channel->channel) != TR_OK) {
+	err = channel != NULL ? tr_dns_channel_new(dns->loop, resolver, &channel->channel) : TR_ENOMEM;
+	if (err != TR_OK) {
 		free(channel);
-		return NULL;
+		return err;
 	}
 	channel->resolver = tr_resolver_ref(resolver);
 	channel->next = dns->channels;
-	dns->channels = channel;
-	return channel;
+	dns->channels = *out = channel;
+	return TR_OK;
 }
 
 static bool
@@ -163,7 +166,8 @@ flight_go(struct flight *flight)
 	struct tr_resolver *resolver = flight->resolver;
 	const char *name = flight->alias != NULL ? flight->alias : flight->name;
 	bool addrs = flight->type == TR_DNS_A || flight->type == TR_DNS_AAAA;
-	struct tr_dns_answer *answer;
+	struct tr_dns_answer *answer = NULL;
+	int err;
 
 	if (resolver->kind == TR_RESOLVER_AGGREGATE && resolver->child_count > 0)
 		resolver = resolver->children[flight->child];
@@ -185,15 +189,17 @@ flight_go(struct flight *flight)
 		flight_end(flight, tr_dns_answer_new(TR_DNS_FAILED, TR_EPROTO, "a resolver without servers"));
 		return;
 	}
-	flight->channel = channel_of(flight->dns, resolver);
-	if (flight->channel == NULL) {
-		flight_end(flight, tr_dns_answer_new(TR_DNS_FAILED, TR_EIO, "the resolver cannot be set up"));
+	err = channel_of(flight->dns, resolver, &flight->channel);
+	if (err != TR_OK) { /* without memory it is nobody's answer, and nothing to keep */
+		flight_end(flight, err == TR_ENOMEM
+					   ? NULL
+					   : tr_dns_answer_new(TR_DNS_FAILED, TR_EIO, "the resolver cannot be set up"));
 		return;
 	}
 	flight->channel->flights++;
-	answer = addrs && resolver->hosts_file ? tr_dns_channel_hosts(flight->channel->channel, name, flight->type)
-					       : NULL;
-	if (answer != NULL)
+	if (addrs && resolver->hosts_file)
+		err = tr_dns_channel_hosts(flight->channel->channel, name, flight->type, &answer);
+	if (answer != NULL || err != TR_OK)
 		flight_answered(flight, answer);
 	else
 		tr_dns_channel_ask(flight->channel->channel, name, flight->type, addrs && is_short(resolver, name),

@@ -254,37 +254,39 @@ mx_of(const char *domain, const struct tr_dns_answer *answer, int64_t negative_n
 	return mx;
 }
 
-/* "[192.0.2.1]", "[IPv6:2001:db8::1]"; NULL: none, or no memory. */
-static struct tr_mx *
-mx_of_literal(const char *domain)
+/* "[192.0.2.1]", "[IPv6:2001:db8::1]"; *out is NULL if it is none. TR_OK, TR_ENOMEM. */
+static int
+mx_of_literal(const char *domain, struct tr_mx **out)
 {
 	struct tr_str text = tr_str(domain);
 	struct tr_sockaddr addr;
 	struct tr_mx *mx;
-	char out[64];
+	char address[64];
 
+	*out = NULL;
 	if (text.len < 3 || text.data[0] != '[' || text.data[text.len - 1] != ']')
-		return NULL;
+		return TR_OK;
 	text = (struct tr_str){text.data + 1, text.len - 2};
 	if (text.len > 5 && tr_str_ieq((struct tr_str){text.data, 5}, TR_STR("IPv6:")))
 		text = (struct tr_str){text.data + 5, text.len - 5};
 	if (text.data[0] == '/' || text.data[0] == '[' || tr_sockaddr_parse(text, 1, &addr) != TR_OK ||
 		tr_sockaddr_port(&addr) != 1)
-		return NULL;
-	tr_sockaddr_text(&addr, false, out);
+		return TR_OK;
+	tr_sockaddr_text(&addr, false, address);
 	mx = mx_new(domain, 1);
 	if (mx == NULL)
-		return NULL;
-	text = tr_str(out);
-	if (text.len > 2 && out[0] == '[')
-		text = (struct tr_str){out + 1, text.len - 2};
+		return TR_ENOMEM;
+	text = tr_str(address);
+	if (text.len > 2 && address[0] == '[')
+		text = (struct tr_str){address + 1, text.len - 2};
 	mx->is_literal = true;
 	mx->item.expires_ns = tr_mono_ns() + LITERAL_NS;
 	if (add_host(mx, 0, text) != TR_OK || (mx->site = strndup(text.data, text.len)) == NULL) {
 		tr_mx_unref(mx);
-		return NULL;
+		return TR_ENOMEM;
 	}
-	return mx;
+	*out = mx;
+	return TR_OK;
 }
 
 /* --- looking up -----------------------------------------------------------------------------------------------------
@@ -403,10 +405,13 @@ tr_mx_find(struct tr_dns *dns, struct tr_resolver *resolver, const char *domain,
 {
 	struct tr_resolvers *resolvers = tr_dns_resolvers(dns);
 	char normal[TR_DNS_NAME_MAX];
-	bool is_name = tr_dns_name_normal(tr_str(domain), normal) == TR_OK && normal[0] != '\0';
-	struct tr_mx *literal = mx_of_literal(domain);
+	int name_err = tr_dns_name_normal(tr_str(domain), normal);
+	bool is_name = name_err == TR_OK && normal[0] != '\0';
+	struct tr_mx *literal;
+	int err = mx_of_literal(domain, &literal);
 	const char *key = is_name && literal == NULL ? normal : domain != NULL ? domain : "";
-	struct tr_mx_query *query = calloc(1, sizeof *query + strlen(key) + 1);
+	bool is_known = err == TR_OK && name_err != TR_ENOMEM; /* else it might pass for a name that cannot be */
+	struct tr_mx_query *query = is_known ? calloc(1, sizeof *query + strlen(key) + 1) : NULL;
 
 	if (query == NULL) {
 		tr_mx_unref(literal);
