@@ -128,12 +128,23 @@ tr_http_flight_redirects(const struct tr_http_flight *flight)
 	       (status == 301 || status == 302 || status == 303 || status == 307 || status == 308);
 }
 
+/* A redirect that cannot be followed. */
+static void
+lost(struct tr_http_flight *flight, int err)
+{
+	flight->call->err = err;
+	flight->call->redirecting = true;
+	tr_buf_addz(&flight->call->error, tr_err_text(err));
+	finish(flight);
+}
+
 /* Goes on to where the answer points. */
 static void
 redirect(struct tr_http_flight *flight, const char *location)
 {
 	struct tr_http_call *call = flight->call;
 	const char *url = flight->on_curl ? flight->curl.url.data : flight->own.url.data;
+	bool same;
 	int err;
 
 	if (flight->hops++ >= MAX_HOPS) {
@@ -147,22 +158,24 @@ redirect(struct tr_http_flight *flight, const char *location)
 		flight->method = TR_HTTP_GET;
 		flight->drop_body = true;
 	}
-	if (!tr_http_same_place(url, location))
+	err = tr_http_same_place(url, location, &same);
+	if (err == TR_OK && !same)
 		flight->drop_auth = true;
 	tr_buf_clear(&call->head);
 	tr_buf_clear(&call->content);
-	err = launch(flight, location);
-	if (err != TR_OK) {
-		call->err = err;
-		call->redirecting = true;
-		tr_buf_addz(&call->error, tr_err_text(err));
-		finish(flight);
-	}
+	if (err == TR_OK)
+		err = launch(flight, location);
+	if (err != TR_OK)
+		lost(flight, err);
 }
 
 void
-tr_http_flight_answered(struct tr_http_flight *flight, char *location)
+tr_http_flight_answered(struct tr_http_flight *flight, int err, char *location)
 {
+	if (err != TR_OK) {
+		lost(flight, err);
+		return;
+	}
 	if (location == NULL) {
 		finish(flight);
 		return;

@@ -233,6 +233,8 @@ complete(struct tr_http1_conn *conn, bool more)
 {
 	struct tr_http_flight *flight = conn->flight;
 	struct tr_http1_request *request = &flight->own;
+	char *location;
+	int err;
 
 	flight->call->status = conn->parser.status;
 	request->conn = NULL;
@@ -245,7 +247,8 @@ complete(struct tr_http1_conn *conn, bool more)
 	} else {
 		tr_http1_conn_free(conn);
 	}
-	tr_http_flight_answered(flight, tr_http1_location(flight));
+	err = tr_http1_location(flight, &location);
+	tr_http_flight_answered(flight, err, location);
 }
 
 /* The connection has ended before the answer was complete: errnum, or 0 for an orderly end. */

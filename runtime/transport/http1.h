@@ -92,8 +92,9 @@ struct tr_http1_conn {
 /* Makes url, place and head ready. TR_OK, TR_EAGAIN (for libcurl), TR_ENOMEM. */
 int tr_http1_prepare(struct tr_http1 *http1, struct tr_http_flight *flight, const char *url);
 void tr_http1_place_unref(struct tr_http1_place *place); /* NULL is fine */
-/* Where a redirecting answer points to, if its redirects are followed: the caller frees it. NULL: nowhere. */
-char *tr_http1_location(const struct tr_http_flight *flight);
+/* Where a redirecting answer points to, if its redirects are followed: the caller frees it. NULL: nowhere. TR_OK,
+ * TR_ENOMEM. */
+int tr_http1_location(const struct tr_http_flight *flight, char **out);
 /* --- http1_dial.c --- */
 /* Looks up and connects; ends with tr_http1_connected(), or fails the flight, or hands it to libcurl. TR_ENOMEM. */
 int tr_http1_dial(struct tr_http1 *http1, struct tr_http_flight *flight);

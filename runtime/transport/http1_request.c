@@ -257,31 +257,50 @@ tr_http1_prepare(struct tr_http1 *http1, struct tr_http_flight *flight, const ch
 
 /* --- where an answer points to -------------------------------------------------------------------------- */
 
-char *
-tr_http1_location(const struct tr_http_flight *flight)
+/* `text` as seen from `base`; *out NULL: it makes no sense. The caller frees it with curl_free(). */
+static int
+resolve(const char *base, const char *text, char **out)
+{
+	CURLU *url = curl_url();
+	CURLUcode code = url != NULL ? curl_url_set(url, CURLUPART_URL, base, 0) : CURLUE_OUT_OF_MEMORY;
+
+	if (code == CURLUE_OK)
+		code = curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME);
+	if (code == CURLUE_OK)
+		code = curl_url_get(url, CURLUPART_URL, out, 0);
+	curl_url_cleanup(url);
+	if (code != CURLUE_OK)
+		*out = NULL;
+	return code == CURLUE_OUT_OF_MEMORY ? TR_ENOMEM : TR_OK;
+}
+
+int
+tr_http1_location(const struct tr_http_flight *flight, char **out)
 {
 	const struct tr_http_call *call = flight->call;
 	struct tr_str location;
-	char *text, *resolved = NULL, *copy = NULL;
-	CURLU *url;
+	char *text, *resolved = NULL;
+	int err;
 
+	*out = NULL;
 	if (!tr_http_flight_redirects(flight))
-		return NULL;
+		return TR_OK;
 	location = tr_http_header((struct tr_str){call->head.data, call->head.len}, "location");
 	if (location.len == 0)
-		return NULL;
+		return TR_OK;
 	text = strndup(location.data, location.len);
-	url = curl_url();
-	if (text != NULL && url != NULL && curl_url_set(url, CURLUPART_URL, flight->own.url.data, 0) == CURLUE_OK &&
-		curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
-		curl_url_get(url, CURLUPART_URL, &resolved, 0) == CURLUE_OK) {
-		copy = strdup(resolved);
-		curl_free(resolved);
+	err = text != NULL ? resolve(flight->own.url.data, text, &resolved) : TR_ENOMEM;
+	if (resolved != NULL) {
 		free(text);
-		text = copy;
+		text = strdup(resolved);
+		curl_free(resolved);
 	}
-	curl_url_cleanup(url);
-	return text; /* as it is where it makes no sense: libcurl will say so */
+	if (text == NULL || err != TR_OK) {
+		free(text);
+		return TR_ENOMEM;
+	}
+	*out = text; /* as it is where it makes no sense: libcurl will say so */
+	return TR_OK;
 }
 
 void

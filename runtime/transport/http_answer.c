@@ -92,24 +92,41 @@ tr_http_url_denied(const struct tr_http_client *client, const char *text_url, ch
 	return denied;
 }
 
-bool
-tr_http_same_place(const char *a, const char *b)
+/* *out is NULL where it has none. */
+static CURLUcode
+part_of(CURLU *url, CURLUPart part, char **out)
+{
+	CURLUcode code = curl_url_get(url, part, out, CURLU_DEFAULT_PORT);
+
+	if (code != CURLUE_OK)
+		*out = NULL;
+	return code;
+}
+
+int
+tr_http_same_place(const char *a, const char *b, bool *out)
 {
 	static const CURLUPart parts[] = {CURLUPART_HOST, CURLUPART_PORT};
 	CURLU *url[2] = {curl_url(), curl_url()};
-	bool same = url[0] != NULL && url[1] != NULL && curl_url_set(url[0], CURLUPART_URL, a, 0) == CURLUE_OK &&
-		    curl_url_set(url[1], CURLUPART_URL, b, 0) == CURLUE_OK;
+	CURLUcode code = CURLUE_OUT_OF_MEMORY;
+	bool same = true;
 
-	for (size_t i = 0; i < TR_COUNT(parts) && same; i++) {
+	if (url[0] != NULL && url[1] != NULL)
+		code = curl_url_set(url[0], CURLUPART_URL, a, 0);
+	if (code == CURLUE_OK)
+		code = curl_url_set(url[1], CURLUPART_URL, b, 0);
+	for (size_t i = 0; i < TR_COUNT(parts) && code == CURLUE_OK; i++) {
 		char *text[2] = {NULL, NULL};
 
-		same = curl_url_get(url[0], parts[i], &text[0], CURLU_DEFAULT_PORT) == CURLUE_OK &&
-		       curl_url_get(url[1], parts[i], &text[1], CURLU_DEFAULT_PORT) == CURLUE_OK &&
-		       strcasecmp(text[0], text[1]) == 0;
+		code = part_of(url[0], parts[i], &text[0]);
+		if (code == CURLUE_OK)
+			code = part_of(url[1], parts[i], &text[1]);
+		same = same && code == CURLUE_OK && strcasecmp(text[0], text[1]) == 0;
 		curl_free(text[0]);
 		curl_free(text[1]);
 	}
 	curl_url_cleanup(url[0]);
 	curl_url_cleanup(url[1]);
-	return same;
+	*out = same && code == CURLUE_OK;
+	return code == CURLUE_OUT_OF_MEMORY ? TR_ENOMEM : TR_OK;
 }

@@ -133,6 +133,12 @@ tr_http_curl_free(struct tr_http_easy *curl)
 	free(curl->headers);
 }
 
+static bool
+bypasses_proxies(const struct tr_http_client *client)
+{
+	return client->http->no_proxy || client->settings.guard.deny_private;
+}
+
 static int
 make_easy(struct tr_http_flight *flight)
 {
@@ -143,7 +149,13 @@ make_easy(struct tr_http_flight *flight)
 	if (easy == NULL)
 		return TR_ENOMEM;
 	flight->curl.method = -1;
-	tr_http_multi_prepare(client->http->multi, easy);
+	if (tr_http_multi_prepare(client->http->multi, easy) != TR_OK ||
+		(bypasses_proxies(client) && !tr_http_multi_set_text(easy, CURLOPT_NOPROXY, "*")) ||
+		(client->user_agent != NULL && !tr_http_multi_set_text(easy, CURLOPT_USERAGENT, client->user_agent))) {
+		curl_easy_cleanup(easy); /* half made it would go past a guard, or to whom nobody trusts */
+		flight->curl.easy = NULL;
+		return TR_ENOMEM;
+	}
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L); /* cancelling must not wait for the resolver's thread */
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, flight);
@@ -165,10 +177,6 @@ make_easy(struct tr_http_flight *flight)
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_guarded);
 		curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, flight);
 	}
-	if (client->http->no_proxy || settings->guard.deny_private)
-		curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
-	if (client->user_agent != NULL)
-		curl_easy_setopt(easy, CURLOPT_USERAGENT, client->user_agent);
 	if (settings->accept_invalid_certs) {
 		curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 0L);
 		curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 0L);
@@ -195,7 +203,7 @@ set_headers(struct tr_http_flight *flight)
 	if (call->headers_id != 0 && call->headers_id == flight->curl.headers_id && !flight->drop_auth &&
 		!flight->drop_body)
 		return TR_OK;
-	flight->curl.headers_id = flight->drop_auth || flight->drop_body ? 0 : call->headers_id;
+	flight->curl.headers_id = 0; /* until they are set */
 	if (call->header_count + 2 > flight->curl.header_cap) {
 		uint32_t cap = call->header_count + 8;
 		struct curl_slist *headers = realloc(flight->curl.headers, cap * sizeof *headers);
@@ -228,8 +236,10 @@ set_headers(struct tr_http_flight *flight)
 		flight->curl.headers[count].next = &flight->curl.headers[count + 1];
 		flight->curl.headers[count + 1] = (struct curl_slist){no_type, NULL};
 	}
-	return curl_easy_setopt(flight->curl.easy, CURLOPT_HTTPHEADER, flight->curl.headers) == CURLE_OK ? TR_OK
-													 : TR_ENOMEM;
+	curl_easy_setopt(flight->curl.easy, CURLOPT_HTTPHEADER, flight->curl.headers); /* it takes the pointer */
+	if (!flight->drop_auth && !flight->drop_body)
+		flight->curl.headers_id = call->headers_id;
+	return TR_OK;
 }
 
 /* Hands curl the URL in its parsed form: from a text it would parse, and print, it for each request. A URL that cannot
@@ -257,15 +267,18 @@ set_url(struct tr_http_flight *flight, const char *url)
 		proxy != NULL && !flight->client->settings.guard.deny_private && strncasecmp(url, "http://", 7) == 0;
 
 	if (proxied != flight->curl.proxied) {
-		curl_easy_setopt(flight->curl.easy, CURLOPT_PROXY, proxied ? proxy : NULL);
+		if (!tr_http_multi_set_text(flight->curl.easy, CURLOPT_PROXY, proxied ? proxy : NULL))
+			return TR_ENOMEM;
 		flight->curl.proxied = proxied;
 	}
 	if (flight->curl.url.len > 0 && strcmp(flight->curl.url.data, url) == 0)
 		return TR_OK;
 	tr_buf_clear(&flight->curl.url);
 	tr_buf_add(&flight->curl.url, url, strlen(url) + 1);
-	if (flight->curl.url.failed || curl_easy_setopt(flight->curl.easy, CURLOPT_URL, url) != CURLE_OK)
+	if (flight->curl.url.failed || !tr_http_multi_set_text(flight->curl.easy, CURLOPT_URL, url)) {
+		tr_buf_clear(&flight->curl.url); /* or the next request would go where the last one went */
 		return TR_ENOMEM;
+	}
 	set_parsed(flight, url);
 	return TR_OK;
 }
@@ -299,11 +312,13 @@ tr_http_curl_launch(struct tr_http_flight *flight, const char *url, int64_t time
 	flight->curl.why = NULL;
 	flight->curl.truncated = false;
 	if (flight->curl.method != flight->method) {
+		flight->curl.method = -1;
 		if (method == TR_HTTP_GET)
 			curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
 		else
 			curl_easy_setopt(easy, CURLOPT_POST, 1L);
-		curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method == TR_HTTP_PUT ? "PUT" : NULL);
+		if (!tr_http_multi_set_text(easy, CURLOPT_CUSTOMREQUEST, method == TR_HTTP_PUT ? "PUT" : NULL))
+			return TR_ENOMEM;
 		flight->curl.method = flight->method;
 	}
 	if (method != TR_HTTP_GET) {
@@ -330,7 +345,7 @@ static void
 on_done(void *arg, CURL *easy, CURLcode code)
 {
 	struct tr_http_flight *flight = NULL;
-	char *location = NULL;
+	char *location = NULL, *copy;
 	long status = 0;
 
 	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &flight);
@@ -364,10 +379,9 @@ on_done(void *arg, CURL *easy, CURLcode code)
 	}
 	if (tr_http_flight_redirects(flight))
 		curl_easy_getinfo(easy, CURLINFO_REDIRECT_URL, &location);
-	if (location != NULL)
-		location = strdup(location); /* curl's own goes with the next setopt */
+	copy = location != NULL ? strdup(location) : NULL; /* curl's own goes with the next setopt */
 	tr_http_curl_stop(flight);
-	tr_http_flight_answered(flight, location);
+	tr_http_flight_answered(flight, location != NULL && copy == NULL ? TR_ENOMEM : TR_OK, copy);
 }
 
 int

@@ -68,8 +68,8 @@ struct tr_http_flight {
 
 /* --- http.c; from the loop only --- */
 /* The answer is complete in flight->call. `location`, which is taken: where it redirects to, if that is to be followed.
- * Nothing is under way for it any more. */
-void tr_http_flight_answered(struct tr_http_flight *flight, char *location);
+ * err TR_ENOMEM: nobody knows. Nothing is under way for it any more. */
+void tr_http_flight_answered(struct tr_http_flight *flight, int err, char *location);
 void tr_http_flight_failed(struct tr_http_flight *flight);  /* call->err and error are set */
 void tr_http_flight_to_curl(struct tr_http_flight *flight); /* http1 cannot carry it; nothing was sent */
 /* May redirects of this answer be followed, and is it one? */
@@ -89,7 +89,7 @@ void tr_http_curl_free(struct tr_http_easy *curl);
 const char *tr_http_denial(const struct tr_sockaddr *addr, char text[160]);
 /* Fills the call's err and error from curl's result, or from what our callbacks said. */
 void tr_http_flight_fail(struct tr_http_flight *flight, CURLcode code);
-/* Two URLs with the same host and port. */
-bool tr_http_same_place(const char *a, const char *b);
+/* Whether two URLs have the same host and port. TR_OK, TR_ENOMEM. */
+int tr_http_same_place(const char *a, const char *b, bool *out);
 
 #endif

@@ -411,7 +411,8 @@ l_url_check(lua_State *L)
 
 	curl_url_cleanup(url);
 	if (code != CURLUE_OK)
-		return tr_push_error(L, TR_EINVAL, "%s", curl_url_strerror(code));
+		return tr_push_error(
+			L, code == CURLUE_OUT_OF_MEMORY ? TR_ENOMEM : TR_EINVAL, "%s", curl_url_strerror(code));
 	lua_pushboolean(L, 1);
 	return 1;
 }

@@ -1,6 +1,7 @@
 #include "transport/http_multi.h"
 
 #include <ev.h>
+#include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,21 +209,32 @@ close_socket(void *arg, curl_socket_t fd)
 	return close(fd) == 0 ? 0 : 1;
 }
 
-static void
-curl_start(void)
+/* OpenSSL that could not begin ends the process when it is used. */
+static bool
+curl_started(void)
 {
-	curl_global_init(CURL_GLOBAL_DEFAULT);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool started;
+	bool result;
+
+	pthread_mutex_lock(&lock);
+	started = started || (OPENSSL_init_ssl(0, NULL) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
+	result = started;
+	pthread_mutex_unlock(&lock);
+	return result;
 }
 
 int
 tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(void *arg, CURL *easy, CURLcode result),
 	void *arg, struct tr_http_multi **out)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct tr_http_multi *multi;
 
 	*out = NULL;
-	pthread_once(&once, curl_start);
+	if (!curl_started()) {
+		tr_log(TR_LEVEL_ERROR, "http", "libcurl and OpenSSL cannot begin: there is no memory");
+		return TR_ENOMEM;
+	}
 	multi = calloc(1, sizeof *multi);
 	if (multi == NULL)
 		return TR_ENOMEM;
@@ -261,18 +273,20 @@ tr_http_multi_free(struct tr_http_multi *multi)
 	free(multi);
 }
 
-void
+int
 tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy)
 {
+	const char *file = getenv("SSL_CERT_FILE"), *dir = getenv("SSL_CERT_DIR");
+
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, multi);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, multi);
 	/* OpenSSL's own names, which its programs obey and libcurl does not. */
-	if (getenv("SSL_CERT_FILE") != NULL)
-		curl_easy_setopt(easy, CURLOPT_CAINFO, getenv("SSL_CERT_FILE"));
-	if (getenv("SSL_CERT_DIR") != NULL)
-		curl_easy_setopt(easy, CURLOPT_CAPATH, getenv("SSL_CERT_DIR"));
+	return (file == NULL || tr_http_multi_set_text(easy, CURLOPT_CAINFO, file)) &&
+			       (dir == NULL || tr_http_multi_set_text(easy, CURLOPT_CAPATH, dir))
+		       ? TR_OK
+		       : TR_ENOMEM;
 }
 
 int

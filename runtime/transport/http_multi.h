@@ -18,11 +18,17 @@ int tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(v
 void tr_http_multi_free(struct tr_http_multi *multi); /* closes all connections; no handle may be in it */
 
 /* Makes the handle's connections known to the multi, and the certificates that SSL_CERT_FILE and SSL_CERT_DIR name
- * known to the handle; once, before its first use. */
-void tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy);
+ * known to the handle; once, before its first use. TR_OK, TR_ENOMEM. */
+int tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy);
 /* What curl is to use for CURLOPT_OPENSOCKETFUNCTION: for an easy handle that has one of its own, to be called from
  * there. */
 curl_socket_t tr_http_multi_open(struct tr_http_multi *multi, const struct curl_sockaddr *address);
+/* curl copies a text; false: it has no memory for that, and the option is as it was. */
+static inline bool
+tr_http_multi_set_text(CURL *easy, CURLoption option, const char *text)
+{
+	return curl_easy_setopt(easy, option, text) == CURLE_OK;
+}
 int tr_http_multi_add(struct tr_http_multi *multi, CURL *easy); /* TR_OK, TR_ENOMEM */
 void tr_http_multi_remove(struct tr_http_multi *multi, CURL *easy);
 

@@ -61,52 +61,90 @@ connected(void *arg, CURL *easy, CURLcode code)
 		tr_wsi_end(link, err, "%s", tr_err_text(err));
 }
 
-/* Host (with a port that is not the scheme's) and target of the request, and the URL that curl connects to. */
-static const char *
-split_url(struct tr_ws_link *link, CURLU *url, const char *text)
+/* A part that a URL need not have: *out is NULL then. TR_OK, TR_ENOMEM. */
+static int
+part_of(CURLU *url, CURLUPart part, char **out)
 {
-	char *scheme = NULL, *host = NULL, *port = NULL, *path = NULL, *query = NULL, *user = NULL, *fragment = NULL;
-	const char *why = NULL;
-	CURLUcode code = curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME | CURLU_URLENCODE);
+	CURLUcode code = curl_url_get(url, part, out, 0);
 
 	if (code != CURLUE_OK)
-		return curl_url_strerror(code);
-	curl_url_get(url, CURLUPART_SCHEME, &scheme, 0);
-	curl_url_get(url, CURLUPART_HOST, &host, 0);
-	curl_url_get(url, CURLUPART_PORT, &port, 0);
-	curl_url_get(url, CURLUPART_PATH, &path, 0);
-	curl_url_get(url, CURLUPART_QUERY, &query, 0);
-	if (scheme == NULL || (strcmp(scheme, "ws") != 0 && strcmp(scheme, "wss") != 0)) {
-		why = "a URL that begins with ws:// or wss:// is expected";
-	} else if (host == NULL || *host == '\0') {
-		why = "the URL names no host";
-	} else if (curl_url_get(url, CURLUPART_USER, &user, 0) == CURLUE_OK) {
-		why = "a user name in the URL is not supported";
-	} else if (curl_url_get(url, CURLUPART_FRAGMENT, &fragment, 0) == CURLUE_OK) {
-		why = "the URL of a websocket has no fragment";
-	} else {
-		bool tls = strcmp(scheme, "wss") == 0;
+		*out = NULL;
+	return code == CURLUE_OUT_OF_MEMORY ? TR_ENOMEM : TR_OK;
+}
 
-		tr_buf_addz(&link->host, host);
-		if (port != NULL && strcmp(port, tls ? "443" : "80") != 0)
-			tr_buf_addf(&link->host, ":%s", port);
-		tr_buf_addc(&link->host, '\0');
-		tr_buf_addz(&link->target, path != NULL ? path : "/");
-		if (query != NULL)
-			tr_buf_addf(&link->target, "?%s", query);
-		tr_buf_addc(&link->target, '\0');
-		curl_url_set(url, CURLUPART_SCHEME, tls ? "https" : "http", 0);
-		if (link->host.failed || link->target.failed)
-			why = "out of memory";
+struct parts {
+	char *scheme, *host, *port, *path, *query, *user, *fragment; /* curl's; NULL: it has none */
+};
+
+static int
+read_parts(CURLU *url, struct parts *out)
+{
+	const struct {
+		CURLUPart part;
+		char **out;
+	} wanted[] = {{CURLUPART_SCHEME, &out->scheme}, {CURLUPART_HOST, &out->host}, {CURLUPART_PORT, &out->port},
+		{CURLUPART_PATH, &out->path}, {CURLUPART_QUERY, &out->query}, {CURLUPART_USER, &out->user},
+		{CURLUPART_FRAGMENT, &out->fragment}};
+	int err = TR_OK;
+
+	for (size_t i = 0; i < TR_COUNT(wanted) && err == TR_OK; i++)
+		err = part_of(url, wanted[i].part, wanted[i].out);
+	return err;
+}
+
+static const char *
+mistake_in(const struct parts *parts)
+{
+	if (parts->scheme == NULL || (strcmp(parts->scheme, "ws") != 0 && strcmp(parts->scheme, "wss") != 0))
+		return "a URL that begins with ws:// or wss:// is expected";
+	if (parts->host == NULL || *parts->host == '\0')
+		return "the URL names no host";
+	if (parts->user != NULL)
+		return "a user name in the URL is not supported";
+	if (parts->fragment != NULL)
+		return "the URL of a websocket has no fragment";
+	return NULL;
+}
+
+/* Host (with a port that is not the scheme's) and target of the request, and the URL that curl connects to. TR_OK,
+ * TR_ENOMEM, TR_EINVAL with *why. */
+static int
+split_url(struct tr_ws_link *link, CURLU *url, const char *text, const char **why)
+{
+	CURLUcode code = curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME | CURLU_URLENCODE);
+	struct parts parts = {0};
+	int err = code == CURLUE_OUT_OF_MEMORY ? TR_ENOMEM : code != CURLUE_OK ? TR_EINVAL : TR_OK;
+
+	*why = err == TR_EINVAL ? curl_url_strerror(code) : tr_err_text(TR_ENOMEM);
+	if (err == TR_OK)
+		err = read_parts(url, &parts);
+	if (err == TR_OK && mistake_in(&parts) != NULL) {
+		*why = mistake_in(&parts);
+		err = TR_EINVAL;
 	}
-	curl_free(scheme);
-	curl_free(host);
-	curl_free(port);
-	curl_free(path);
-	curl_free(query);
-	curl_free(user);
-	curl_free(fragment);
-	return why;
+	if (err == TR_OK) {
+		bool tls = strcmp(parts.scheme, "wss") == 0;
+
+		tr_buf_addz(&link->host, parts.host);
+		if (parts.port != NULL && strcmp(parts.port, tls ? "443" : "80") != 0)
+			tr_buf_addf(&link->host, ":%s", parts.port);
+		tr_buf_addc(&link->host, '\0');
+		tr_buf_addz(&link->target, parts.path != NULL ? parts.path : "/");
+		if (parts.query != NULL)
+			tr_buf_addf(&link->target, "?%s", parts.query);
+		tr_buf_addc(&link->target, '\0');
+		if (link->host.failed || link->target.failed ||
+			curl_url_set(url, CURLUPART_SCHEME, tls ? "https" : "http", 0) != CURLUE_OK)
+			err = TR_ENOMEM;
+	}
+	curl_free(parts.scheme);
+	curl_free(parts.host);
+	curl_free(parts.port);
+	curl_free(parts.path);
+	curl_free(parts.query);
+	curl_free(parts.user);
+	curl_free(parts.fragment);
+	return err;
 }
 
 int
@@ -142,14 +180,15 @@ tr_ws_links_free(struct tr_ws_links *links)
 	free(links);
 }
 
-static void
+static int
 set_up(struct tr_ws_link *link, const char *url)
 {
 	CURL *easy = link->easy;
 
-	tr_http_multi_prepare(link->links->multi, easy);
+	if (tr_http_multi_prepare(link->links->multi, easy) != TR_OK ||
+		!tr_http_multi_set_text(easy, CURLOPT_URL, url) || !tr_http_multi_set_text(easy, CURLOPT_NOPROXY, "*"))
+		return TR_ENOMEM;
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, link);
-	curl_easy_setopt(easy, CURLOPT_URL, url);
 	curl_easy_setopt(easy, CURLOPT_CONNECT_ONLY, 1L);
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L); /* cancelling must not wait for the resolver's thread */
@@ -157,10 +196,10 @@ set_up(struct tr_ws_link *link, const char *url)
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-	curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L); /* each link has its own */
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
 		(long)tr_min_i64(link->settings.timeout_ns / TR_NS_PER_MS + 1000, INT32_MAX)); /* a backstop */
+	return TR_OK;
 }
 
 int
@@ -176,11 +215,9 @@ tr_ws_link_open(struct tr_ws_links *links, const char *url, const struct tr_ws_s
 	*why = tr_err_text(TR_ENOMEM);
 	if (link == NULL || parsed == NULL)
 		goto fail;
-	*why = split_url(link, parsed, url);
-	if (*why != NULL) {
-		err = TR_EINVAL;
+	err = split_url(link, parsed, url, why);
+	if (err != TR_OK)
 		goto fail;
-	}
 	err = tr_ws_key(link->key);
 	*why = "no random bytes";
 	if (err != TR_OK)
@@ -199,9 +236,11 @@ tr_ws_link_open(struct tr_ws_links *links, const char *url, const struct tr_ws_s
 		curl_easy_cleanup(link->easy);
 		goto fail;
 	}
-	set_up(link, plain);
+	err = set_up(link, plain);
 	curl_free(plain);
-	if (tr_http_multi_add(links->multi, link->easy) != TR_OK) {
+	if (err == TR_OK)
+		err = tr_http_multi_add(links->multi, link->easy);
+	if (err != TR_OK) {
 		curl_easy_cleanup(link->easy);
 		goto fail;
 	}
