@@ -117,7 +117,7 @@ function make.malloc(counts)
 end
 
 function make.lua(counts)
-  return allocations('lua', counts.lua, { 1, 50 })
+  return allocations('lua', counts.lua, { 1, 50, 5000 })
 end
 
 local function run(case)

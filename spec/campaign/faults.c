@@ -31,6 +31,12 @@ count_failure(void)
 	atomic_fetch_add(&campaign_board->faults, 1);
 }
 
+static void
+count_served(void)
+{
+	atomic_fetch_add(&campaign_board->served, 1);
+}
+
 /* --- the log: without memory ------------------------------------------------------------------------------------- */
 
 static void
@@ -73,6 +79,7 @@ static int
 l_arm(lua_State *L)
 {
 	memory_on_failure(count_failure);
+	memory_on_reserve(count_served);
 	memory_arm(strcmp(luaL_checkstring(L, 1), "lua") == 0 ? MEMORY_LUA : MEMORY_C, (uint64_t)luaL_checknumber(L, 2),
 		(uint64_t)luaL_checknumber(L, 3));
 	return 0;

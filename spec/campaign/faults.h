@@ -23,6 +23,7 @@ struct campaign_board {
 	_Atomic uint64_t taken;  /* the cases before have a process that runs them, or has */
 	_Atomic uint64_t cases;  /* that were run */
 	_Atomic uint64_t faults; /* that were injected */
+	_Atomic uint64_t served; /* by the reserve of Lua's memory: see policy/memory.c */
 	_Atomic uint64_t wrong;  /* cases in which something was not as promised */
 	struct campaign_seat seats[CAMPAIGN_JOBS_MAX];
 };

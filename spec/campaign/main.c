@@ -29,7 +29,7 @@ struct sweep {
 	const char *kind, *life, *sample, *option, *each; /* as campaign.lua takes them */
 	uint64_t from, to;
 	unsigned jobs;
-	bool source;
+	bool source, bare;
 };
 
 const char *__asan_default_options(void);
@@ -81,6 +81,8 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 	snprintf(last, sizeof last, "%llu", (unsigned long long)to);
 	signal(SIGPIPE, SIG_IGN);
 	chunks_from_source(sweep->source);
+	if (sweep->bare)
+		memory_without_reserve();
 	disk_install(1);
 	status = tr_script_run(&script, (int)(sizeof argv / sizeof *argv), argv);
 	disk_uninstall();
@@ -266,6 +268,7 @@ usage(FILE *out)
 	      "  --from N      from this one on\n"
 	      "  --jobs N      processes side by side, at most 64 (1)\n"
 	      "  --source      with --lua: allocations of Lua's parser, too. Else Lua's files are compiled once\n"
+	      "  --bare        with --lua: there is no reserve, LuaJIT itself is told. That of Debian 12 may crash\n"
 	      "  --verbose     the log of each case\n\n"
 	      "The exit status is 1 if a case went wrong. MEMORY_TRACE=1 in the environment prints where each "
 	      "failure "
@@ -303,6 +306,8 @@ read_options(int argc, char **argv, struct sweep *sweep)
 			sweep->option = "verbose";
 		} else if (strcmp(name, "--source") == 0) {
 			sweep->source = true;
+		} else if (strcmp(name, "--bare") == 0) {
+			sweep->bare = true;
 		} else if (strcmp(name, "--help") == 0) {
 			usage(stdout);
 			return TR_EXIT_OK;
@@ -370,7 +375,10 @@ main(int argc, char **argv)
 			sweep.kind, (unsigned long long)atomic_load(&board->total));
 		return TR_EXIT_USAGE;
 	}
-	printf("%s: %llu cases, %llu faults, %llu wrong\n", sweep.kind, (unsigned long long)atomic_load(&board->cases),
-		(unsigned long long)atomic_load(&board->faults), (unsigned long long)atomic_load(&board->wrong));
+	printf("%s: %llu cases, %llu faults", sweep.kind, (unsigned long long)atomic_load(&board->cases),
+		(unsigned long long)atomic_load(&board->faults));
+	if (strcmp(sweep.kind, "lua") == 0)
+		printf(" (the reserve gave %llu times)", (unsigned long long)atomic_load(&board->served));
+	printf(", %llu wrong\n", (unsigned long long)atomic_load(&board->wrong));
 	return well && atomic_load(&board->wrong) == 0 ? TR_EXIT_OK : TR_EXIT_FAILED;
 }

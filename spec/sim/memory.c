@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "policy/internal.h"
+#include "policy/reserve.h"
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -24,6 +25,7 @@ int __real_lua_resume(lua_State *L, int nargs);
 int __real_tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
 bool __real_tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise);
 void __real_tr_task_cancel(struct tr_task *task);
+void *__real_tr_reserve_take(struct tr_reserve *reserve, size_t bytes);
 /* what the linker asks for */
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
@@ -37,6 +39,7 @@ int __wrap_lua_resume(lua_State *L, int nargs);
 int __wrap_tr_task_start(struct tr_host *host, const struct tr_task_call *call, struct tr_task **out);
 bool __wrap_tr_task_wake(const struct tr_ticket *ticket, int (*push)(lua_State *L, void *arg), void *arg, bool raise);
 void __wrap_tr_task_cancel(struct tr_task *task);
+void *__wrap_tr_reserve_take(struct tr_reserve *reserve, size_t bytes);
 
 struct plan {                 /* of one kind of allocation */
 	uint64_t count;       /* since memory_arm() */
@@ -51,13 +54,27 @@ static _Thread_local int exempt;   /* > 0: what runs is the script, or asks on i
 static _Thread_local lua_State *running;
 static struct tr_host *script_host;
 static struct plan plans[2];
+static bool no_reserve;
 static void (*on_failure)(void);
+static void (*on_reserve)(void);
 static void (*on_each)(enum memory_kind kind, uint64_t n);
 
 void
 memory_on_failure(void (*fn)(void))
 {
 	on_failure = fn;
+}
+
+void
+memory_without_reserve(void)
+{
+	no_reserve = true;
+}
+
+void
+memory_on_reserve(void (*fn)(void))
+{
+	on_reserve = fn;
 }
 
 void
@@ -244,6 +261,16 @@ __wrap_luaL_newstate(void)
 	L = lua_newstate(lua_allocator, NULL);
 	exempt--;
 	return L;
+}
+
+void *
+__wrap_tr_reserve_take(struct tr_reserve *reserve, size_t bytes)
+{
+	void *out = no_reserve ? NULL : __real_tr_reserve_take(reserve, bytes);
+
+	if (out != NULL && on_reserve != NULL)
+		on_reserve();
+	return out;
 }
 
 /* --- whose it is ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ void memory_on_failure(void (*fn)(void));      /* called for each; it must not a
 /* Called for each allocation that counts, the nth from 0; it must not be one of many threads, nor allocate. NULL: none.
  */
 void memory_on_each(void (*fn)(enum memory_kind kind, uint64_t n));
+/* The reserve of a host (policy/memory.c) has nothing: LuaJIT itself gets NULL. */
+void memory_without_reserve(void);
+void memory_on_reserve(void (*fn)(void)); /* called for each piece that it gives; it must not allocate */
 /* The state whose Lua runs in this thread, resumed by tr_task; NULL: none. */
 struct lua_State *memory_lua(void);
 /* 1: what follows is the script's, and does not fail; returns what it was, to be given back afterwards. */
