@@ -29,8 +29,8 @@ describe('hostile SMTP clients:', function()
 
   --- The clients of the cases: a part of each, all at the same time.
   local function against(what, cases, part)
-    local run = hostile.start('--intake-memory ' .. INTAKE_MIB)
-    local before = assert(hostile.rate('--smtp ' .. run.smtp))
+    local run, quiet = hostile.start('--stop-timeout 1000 --intake-memory ' .. INTAKE_MIB), hostile.start()
+    hostile.assert_kept('--smtp ' .. run.smtp, '--smtp ' .. quiet.smtp)
     local first, bound, count = hostile.kb(run), INTAKE_MIB * 1024 + 8 * 1024, 0
     for name, case in pairs(cases) do
       local many = case[2] == '' and case[1] or math.ceil(case[1] * part)
@@ -41,14 +41,12 @@ describe('hostile SMTP clients:', function()
       end
       count, bound = count + many, bound + many * case[3]
     end
-    local during = helper.wait_for('room for honest ones', function() -- from those known to be slow, a second later
-      return hostile.rate('--smtp ' .. run.smtp)
-    end, 10)
+    -- room comes from those known to be slow, a second later
+    local during, before = hostile.assert_kept('--smtp ' .. run.smtp, '--smtp ' .. quiet.smtp)
     local grown = hostile.kb(run) - first
     print(('\n%s: %d clients, %d/s instead of %d/s, %.1f MB more'):format(what, count, during, before, grown / 1024))
     helper.assert_memory(grown, bound)
-    assert.is_true(during > before * hostile.KEPT, ('%.1f/s, %.1f/s before'):format(during, before))
-    assert.are.equal(0, run:stop('TERM', 10), run:log()) -- and a stop does not wait for any of them
+    assert.are.equal(0, run:stop(), run:log()) -- and a stop does not wait for any of them, which it would for 1,000 s
   end
 
   if os.getenv 'TAILRACE_HOSTILE' then
@@ -68,20 +66,32 @@ describe('hostile SMTP clients:', function()
     local clients = hostile.attack(run.smtp, 500, 'drip=300 send=' .. hostile.file('text', ('x'):rep(1000)))
     helper.wait_for('the end of all', function()
       return select(2, hostile.numbers(clients)) == 500
-    end, 10)
+    end)
   end)
 
   it('those who say nothing lose their places to who comes', function()
-    local run = hostile.start('', { MAX_CONNECTIONS = '200', CLIENT_TIMEOUT = '3s' })
+    local inject = '--smtp %s --count 4 --connections 4'
+    local run = hostile.start('', { MAX_CONNECTIONS = '200' }) -- with the time that they have by default
     local clients = hostile.attack(run.smtp, 400, '')
     helper.wait_for('refusals', function()
       return select(2, hostile.numbers(clients)) == 200
-    end, 10)
-    assert.are.equal(0, helper.inject(('--smtp %s --count 4 --connections 4'):format(run.smtp)).accepted)
-    helper.wait_for('a place', function() -- once each has been silent for half of its time
-      return helper.inject(('--smtp %s --count 4 --connections 4'):format(run.smtp)).accepted == 4
-    end, 10)
-    assert.is_true((hostile.numbers(clients)) > 100)
+    end)
+    assert.are.equal(0, helper.inject(inject:format(run.smtp)).accepted)
+    assert.are.equal(0, run:stop())
+
+    run = hostile.start('--workers 1', { MAX_CONNECTIONS = '200', CLIENT_TIMEOUT = '3s' })
+    local host, port = run.smtp:match '^(.*):(%d+)$'
+    helper.wait_for('a place lost to who comes', function() -- again where a busy machine lets its own time run out
+      local first = helper.start(("bash -c 'exec 3<>/dev/tcp/%s/%s; cat <&3'"):format(host, port))
+      first:line '(220 )'
+      local others = hostile.attack(run.smtp, 400, '')
+      helper.wait_for('a place', function() -- once each has been silent for half of its time
+        return helper.inject(inject:format(run.smtp)).accepted == 4
+      end)
+      first:wait()
+      others:stop 'KILL'
+      return first:output():find '421 4.3.2 [^\r]* idle, and others wait\r\n'
+    end)
   end)
 
   it('leave descriptors for what the process itself needs', function()
@@ -93,7 +103,7 @@ describe('hostile SMTP clients:', function()
     local clients = hostile.attack(run.smtp, 1000, '')
     helper.wait_for('refusals', function()
       return select(2, hostile.numbers(clients)) > 600
-    end, 10)
+    end)
     local files = tonumber((helper.sh(('ls /proc/%d/fd | wc -l'):format(run.pid)):match '%d+'))
     assert.is_true(files > 250 and files <= 310, files .. ' of 400 descriptors')
   end)

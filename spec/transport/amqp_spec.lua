@@ -177,7 +177,7 @@ describe('kumo.amqp', function()
     local confirm = client:publish { routing_key = 'events', payload = 'old', properties = { message_id = 'm' } }
     assert.are.same({ status = 'Ack' }, confirm:wait())
     assert.matches('confirmation already taken!?', raised(confirm.wait, confirm), 1, true)
-    local result = client:publish_with_timeout({ routing_key = 'nowhere', payload = 'x', options = { mandatory = true } }, 5000)
+    local result = client:publish_with_timeout({ routing_key = 'nowhere', payload = 'x', options = { mandatory = true } }, 120000)
     assert.are.equal(312, result.reply_code)
     client:close()
     assert.matches('was closed', raised(client.close, client))
@@ -201,11 +201,11 @@ describe('kumo.amqp', function()
     local client = kumo.amqp.build_client(('amqp://127.0.0.1:%d/%%2f?heartbeat=11'):format(broker.port))
     local before = connections()
     assert.is_true(before > 0)
-    for millis = 5000, 5020 do
+    for millis = 120000, 120020 do
       assert.are.same({ status = 'Ack' },
         client:publish_with_timeout({ routing_key = 'nowhere', payload = 'x' }, millis))
     end
-    assert.are.equal(before, connections())
+    assert.is_true(connections() <= before) -- of others one may have ended meanwhile
     client:close()
   end)
 
@@ -263,7 +263,9 @@ describe('kumo.amqp', function()
 
   it('gives up on a broker that hangs, and goes on when it is back', function()
     local hung = connection { publish_timeout = '500ms', connect_timeout = '2s' }
-    kumo.amqp.basic_publish(message { connection = hung, payload = 'before' })
+    helper.wait_for('a connection, and a broker that answers in time', function()
+      return (pcall(kumo.amqp.basic_publish, message { connection = hung, payload = 'before' }))
+    end)
     broker:hang(true)
     local err = raised(kumo.amqp.basic_publish, message { connection = hung, payload = 'meanwhile' })
     broker:hang(false)

@@ -2,7 +2,7 @@
 local kumo = require 'kumo'
 
 local function build(more)
-  local config = { ['test.mock.num.brokers'] = 1, ['linger.ms'] = 1, ['message.timeout.ms'] = 20000 }
+  local config = { ['test.mock.num.brokers'] = 1, ['linger.ms'] = 1, ['message.timeout.ms'] = 120000 }
   for name, value in pairs(more or {}) do
     config[name] = value
   end
@@ -22,7 +22,7 @@ describe('kumo.kafka', function()
     assert.are.equal(0, partition)
     assert.are.equal(0, offset)
     partition, offset = producer:send { topic = 'one', payload = 'second', partition = 0,
-      key = 'k', headers = { event_id = 'e1' }, timeout = '5s' }
+      key = 'k', headers = { event_id = 'e1' }, timeout = '120s' }
     assert.are.same({ 0, 1 }, { partition, offset })
     producer:close()
   end)

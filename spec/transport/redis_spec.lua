@@ -37,24 +37,13 @@ describe('kumo.configure_redis_throttles', function()
   end
   local runtime, dir, port
 
-  --- Starts a server on a port that the system has found free; `port` is kept for the next start.
+  --- Starts a server; `port` is kept for the next start.
   local function server(options)
-    for _ = 1, 20 do
-      local socket = require('socket').bind('127.0.0.1', port or 0)
-      if socket then
-        port = tonumber((select(2, socket:getsockname())))
-        socket:close()
-        local more = (options or ''):gsub('%$PORT', port)
-        local redis = helper.start(("redis-server --port %d --bind 127.0.0.1 --save '' --dir %s %s"):format(port, dir, more))
-        local ok = pcall(redis.line, redis, '(Ready to accept connections)', 10)
-        if ok then
-          return redis
-        end
-        redis:stop 'KILL'
-      end
-      kumo.sleep(0.05)
-    end
-    error 'no redis-server'
+    port = port or helper.free_port()
+    local more = (options or ''):gsub('%$PORT', port)
+    local redis = helper.start(("redis-server --port %d --bind 127.0.0.1 --save '' --dir %s %s"):format(port, dir, more))
+    redis:line '(Ready to accept connections)'
+    return redis
   end
 
   local function cli(command)
@@ -86,13 +75,11 @@ describe('kumo.configure_redis_throttles', function()
       assert.is_string((runtime:receive { to = 'x@example.org' }))
     end
     local seen
-    for _ = 1, 200 do
+    helper.wait_for('the events', function()
       runtime:advance(0.02)
       seen = runtime:eval 'return seen'
-      if #seen == before + count then
-        break
-      end
-    end
+      return #seen >= before + count
+    end)
     assert.are.equal(before + count, #seen)
     local list = {}
     for i = before + 1, #seen do
@@ -128,11 +115,11 @@ describe('kumo.configure_redis_throttles', function()
       assert.are.same({ 2, 2, 2 }, { list[1][name].limit, list[2][name].limit, list[3][name].limit })
       assert.are.same({ 1, 0, 0 }, { list[1][name].remaining, list[2][name].remaining, list[3][name].remaining })
       assert.is_nil(list[2][name].retry_after)
-      assert.is_true(list[3][name].retry_after.secs >= 1790 and list[3][name].retry_after.secs <= 1800)
+      assert.is_true(list[3][name].retry_after.secs >= 1600 and list[3][name].retry_after.secs <= 1800)
     end
     assert.matches('^2/h %(shared through Redis%)', list[1].text)
     assert.are.equal('lua-user-throttle-s:2:2:3600', cli '-n 1 keys "*"')
-    assert.is_true(tonumber(cli '-n 1 pttl lua-user-throttle-s:2:2:3600') > 3500000)
+    assert.is_true(tonumber(cli '-n 1 pttl lua-user-throttle-s:2:2:3600') > 3300000)
   end)
 
   it('waits for a shared token', function()
@@ -145,14 +132,16 @@ describe('kumo.configure_redis_throttles', function()
       ]],
       'real'
     )
-    local list = events(10)
-    local slept = 0
-    for i = 2, 10 do
-      slept = slept + (list[i].slept and 1 or 0)
-    end
-    assert.is_true(slept >= 5, slept) -- all, but where a busy machine came late for a token
-    local took_ms = list[10].at - list[1].at
-    assert.is_true(took_ms > 430 and took_ms < 5000, took_ms) -- nine tokens, 50 ms each
+    helper.wait_for('events that sleep', function()
+      local began_ms = kumo.time.now().unix_timestamp_millis
+      local list, slept = events(10), 0
+      for i = 2, 10 do
+        slept = slept + (list[i].slept and 1 or 0)
+      end
+      local took_ms = list[10].at - began_ms
+      assert.is_true(took_ms >= 449, took_ms) -- nine tokens, 50 ms each
+      return slept >= 5 -- all, but where a busy machine came late for a token
+    end)
   end)
 
   it('logs in with a user and a password of the URL or of the options', function()
@@ -293,9 +282,11 @@ describe('kumo.configure_redis_throttles', function()
 
     it('says so where there is no TLS', function() -- a server without it waits for the end of a line
       server()
-      assert.error_matches(function()
-        start(('kumo.configure_redis_throttles { node = "rediss://localhost:%d#insecure", connect_timeout = "300ms" }'):format(port), nil, 'real')
-      end, 'localhost:%d+: no end of the TLS handshake within 0.3 s')
+      helper.wait_for('the reason', function() -- a busy machine may not get so far in that time
+        local _, err = pcall(start, ('kumo.configure_redis_throttles { node = "rediss://localhost:%d#insecure", connect_timeout = "300ms" }')
+          :format(port), nil, 'real')
+        return tostring(err):find 'localhost:%d+: no end of the TLS handshake within 0.3 s'
+      end)
     end)
   end)
 
@@ -322,7 +313,7 @@ describe('kumo.configure_redis_throttles', function()
     server()
     helper.wait_for('an answer', function()
       return events(1)[1].throttled == false
-    end, 20)
+    end)
   end)
 
   it("decides by itself with fallback = 'local'", function()
@@ -343,7 +334,7 @@ describe('kumo.configure_redis_throttles', function()
     helper.wait_for('Redis to be asked again', function()
       events(1)
       return cli 'dbsize' == '1'
-    end, 20)
+    end)
   end)
 
   it('names unknown fields', function()
