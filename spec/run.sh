@@ -42,7 +42,7 @@ spec/run/kafka_broker_spec.lua spec/run/hook_transport_spec.lua spec/run/stop_sp
 spec/transport/amqp_spec.lua spec/cli/check_spec.lua spec/run/watchdog_spec.lua spec/docs/tutorial_spec.lua
 spec/run/gate_spec.lua spec/examples/hooks_spec.lua spec/ingress/hostile_spec.lua spec/run/power_spec.lua
 spec/run/dead_letter_spec.lua spec/run/dead_disk_spec.lua spec/run/failing_disk_spec.lua spec/ingress/smtp_spec.lua
-spec/run/hostile_peer_spec.lua spec/run/virtual_time_spec.lua'
+spec/run/hostile_peer_spec.lua spec/run/virtual_time_spec.lua spec/run/stuck_spec.lua'
 # Of a run that passed: from its closing line on. Those that failed come whole, and last.
 specs() {
 	outputs=$(mktemp -d "${TMPDIR:-/tmp}/tailrace-specs.XXXXXX")

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/pulse.h"
 #include "base/work.h"
 
 /* Under the virtual clock, how long (real time) a loop sleeps before it asks again whether holds are out:
@@ -65,6 +66,19 @@ invoke_pending(struct ev_loop *ev)
 	ev_invoke_pending(ev);
 }
 
+/* libev calls them around its wait: what is between two waits is one piece of work. */
+static void
+wait_begins(struct ev_loop *ev) EV_NOEXCEPT
+{
+	tr_pulse_rest();
+}
+
+static void
+wait_ends(struct ev_loop *ev) EV_NOEXCEPT
+{
+	tr_pulse_work();
+}
+
 int
 tr_loop_new(struct tr_loop **out)
 {
@@ -89,6 +103,7 @@ tr_loop_new(struct tr_loop **out)
 	}
 	ev_set_userdata(loop->ev, loop);
 	ev_set_invoke_pending_cb(loop->ev, invoke_pending);
+	ev_set_loop_release_cb(loop->ev, wait_begins, wait_ends);
 	ev_async_init(&loop->mail_wake, mail_wake_cb);
 	loop->mail_wake.data = loop;
 	ev_async_start(loop->ev, &loop->mail_wake);

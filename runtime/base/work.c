@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/pulse.h"
 
 #define FINISH_S 5 /* real time that the end of a loop waits for what runs */
 
@@ -256,10 +257,12 @@ wait_for_running(struct tr_work_port *port)
 
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += FINISH_S;
+	tr_pulse_rest();
 	while (port->running > 0)
 		if (pthread_cond_timedwait(&ended, &lock, &until) != 0)
-			return port->running == 0;
-	return true;
+			break;
+	tr_pulse_work();
+	return port->running == 0;
 }
 
 void

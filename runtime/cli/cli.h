@@ -13,6 +13,7 @@ enum tr_exit {
 	TR_EXIT_DATAERR = 65,      /* an input file */
 	TR_EXIT_NOINPUT = 66,      /* an input file that cannot be read */
 	TR_EXIT_UNAVAILABLE = 69,  /* an address that cannot be bound or reached */
+	TR_EXIT_STUCK = 70,        /* a stop was over its deadline, and a thread did not go on */
 	TR_EXIT_OSERR = 71,        /* no memory, no descriptors */
 	TR_EXIT_IOERR = 74,        /* an output file that cannot be written */
 	TR_EXIT_CONFIG = 78,       /* the policy */

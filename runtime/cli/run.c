@@ -2,13 +2,13 @@
 #include <ev.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/diag.h"
+#include "base/pulse.h"
 #include "cli/args.h"
 #include "cli/cli.h"
 #include "cli/server.h"
@@ -42,14 +42,12 @@ asked_to_report(struct ev_loop *loop, ev_signal *watcher, int events)
 	tr_server_report(signals->server);
 }
 
-static _Atomic int64_t grace_ns; /* of a stop */
-
 /* libev's handler could only tell a loop that turns: the watchdog is told, too. */
 static void
 arrived(int number)
 {
 	if (number != SIGUSR1)
-		tr_watchdog_end_after(atomic_load(&grace_ns), TR_EXIT_FAILED);
+		tr_watchdog_stop_asked();
 	ev_feed_signal(number);
 }
 
@@ -143,11 +141,14 @@ tr_cmd_run(int argc, char **argv)
 		"Runs the policy: mail and events in, queues, deliveries out. SIGTERM stops in order, a second one at "
 		"once;\nSIGUSR1 logs what is under way.",
 		options,
-		"Exit status: 0 stopped in order, 78 the policy is wrong (nothing was started), 1 otherwise.",
+		"Exit status: 0 stopped in order, 70 something hung beyond the deadline of the stop, 78 the policy is "
+		"wrong\n"
+		"(nothing was started), 1 otherwise.",
 		NULL,
 	};
 	struct sigaction asked = {.sa_handler = asked_while_starting, .sa_flags = SA_RESTART};
 	struct signals signals = {0};
+	struct tr_pulse pulse; /* not before the log was read, which takes as long as it is */
 	struct tr_buf ledger = {0};
 	char *error = NULL;
 	struct ev_loop *loop;
@@ -191,7 +192,9 @@ tr_cmd_run(int argc, char **argv)
 		return TR_EXIT_CONFIG;
 	}
 	signals.deadline_ns = (int64_t)(deadline_s * 1e9);
-	atomic_store(&grace_ns, signals.deadline_ns + GRACE_NS(signals.deadline_ns));
+	tr_watchdog_stuck_after(2 * (int64_t)((handler_s > 0 ? handler_s : 5) * 1e9));
+	tr_watchdog_stops(signals.deadline_ns + GRACE_NS(signals.deadline_ns), TR_EXIT_STUCK);
+	tr_pulse_enter(&pulse, "worker 0", TR_PULSE_LOOP);
 	loop = tr_loop_ev(tr_server_loop(signals.server));
 	watch(loop, &signals.term, SIGTERM, &signals);
 	watch(loop, &signals.intr, SIGINT, &signals);
@@ -201,6 +204,7 @@ tr_cmd_run(int argc, char **argv)
 	tr_server_run(signals.server);
 	unwatch(loop, &signals);
 	status = tr_server_free(signals.server, &ledger) == TR_OK ? TR_EXIT_OK : TR_EXIT_FAILED;
+	tr_pulse_leave(&pulse);
 	tr_watchdog_stop();
 	if (print_ledger)
 		fwrite(ledger.data, 1, ledger.len, stdout);

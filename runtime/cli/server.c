@@ -165,10 +165,14 @@ static void *
 worker_thread(void *arg)
 {
 	struct tr_worker_parts *parts = arg;
+	char name[16];
 
+	snprintf(name, sizeof name, "worker %u", parts->index);
 	pthread_setname_np(pthread_self(), "worker");
+	tr_pulse_enter(&parts->pulse, name, TR_PULSE_LOOP);
 	tr_loop_enter(parts->loop);
 	tr_loop_run(parts->loop);
+	tr_pulse_leave(&parts->pulse);
 	return NULL;
 }
 
@@ -415,6 +419,7 @@ boot(struct tr_server *server, const struct tr_server_config *config, char **err
 	if (err != TR_OK)
 		return err;
 	for (uint32_t i = 1; i < server->workers; i++) {
+		server->worker[i].index = i;
 		if (pthread_create(&server->worker[i].thread, NULL, worker_thread, &server->worker[i]) != 0) {
 			set_error(error, "thread of worker %u cannot be started", i);
 			return TR_ENOMEM;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/pulse.h"
 #include "cli/server.h"
 #include "cli/transports.h"
 
@@ -14,9 +15,10 @@ struct tr_worker_parts {
 	struct tr_transports transports;
 	pthread_t thread; /* workers 1 and up */
 	bool running;
+	struct tr_pulse pulse;
 	struct tr_mail stop_mail, report_mail;
 	_Atomic bool report_posted;
-	uint32_t index; /* of the report */
+	uint32_t index; /* workers 1 and up */
 };
 
 struct tr_server {

@@ -73,7 +73,6 @@ tr_server_report(struct tr_server *server)
 		/* the mail may wait for one that is stuck: the watchdog tells about that */
 		if (!parts->running || atomic_exchange(&parts->report_posted, true))
 			continue;
-		parts->index = i;
 		parts->report_mail.fn = report_arrived;
 		tr_loop_post(parts->loop, &parts->report_mail);
 	}
@@ -204,7 +203,7 @@ tr_server_stop_workers(struct tr_server *server)
 			continue;
 		parts->stop_mail.fn = stop_worker;
 		tr_loop_post(parts->loop, &parts->stop_mail);
-		pthread_join(parts->thread, NULL);
+		tr_pulse_join(parts->thread);
 		parts->running = false;
 	}
 }

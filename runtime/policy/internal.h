@@ -148,6 +148,15 @@ void tr_watch_add(struct tr_host *host);
 void tr_watch_remove(struct tr_host *host);
 void tr_watch_enter(struct tr_host *host);
 void tr_watch_leave(struct tr_host *host);
+/* Fills in "event NAME IDS" of what runs in this thread, "" if that is no Lua. For the handler of a signal in it. */
+void tr_watch_name(char *out, size_t size);
+/* stuck.c: threads that do not go on. From the watchdog's thread. */
+void tr_stuck_init(void);
+/* ending: the time of a stop is over, so that a thread that hangs ends the process. */
+void tr_stuck_look(int64_t since_ns, bool ending);
+void tr_stuck_answer(void); /* in the handler of the signal that tr_stuck_look() sends to a stuck thread */
+_Noreturn void tr_watch_end(const char *fmt, ...)
+	TR_PRINTF(1, 2); /* the process, with the status of a stop that hangs */
 /* json.c: as tr_json_from_lua; `pretty` sorts keys and indents by 2; `lenient` writes what cannot be encoded as
  * "<type>". */
 int tr_json_write(lua_State *L, int idx, struct tr_buf *out, bool pretty, bool lenient, const char **what);

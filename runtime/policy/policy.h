@@ -190,10 +190,16 @@ uint64_t tr_config_epoch_bump(void); /* returns the new one */
  * (event, ids) and interrupted by an error with a traceback. Start once before workers; stop last. */
 int tr_watchdog_start(void);
 void tr_watchdog_stop(void);
-/* From now + ns on, the process ends with `status` at once, without an orderly stop, if a host is in one stretch of Lua
- * that was interrupted a second ago and does not end (a function in C cannot be). The last call counts. Safe in a
- * signal handler. */
-void tr_watchdog_end_after(int64_t ns, int status);
+/* A thread with a pulse (base/pulse.h) that is at one piece of work for longer than this is told of, once, with what it
+ * does, and again when it goes on. Default: 10 s. */
+void tr_watchdog_stuck_after(int64_t ns);
+/* What a stop means, once one can be asked for: `ns` after it was, the process ends with `status` at once, without an
+ * orderly stop, if a host is in one stretch of Lua that was interrupted a second ago and does not end (a function in C
+ * cannot be), if a thread with a pulse has been at the same for 5 s, and in any case a minute later. A SIGTERM, SIGINT
+ * or SIGHUP that no thread takes for a second counts as asked. */
+void tr_watchdog_stops(int64_t ns, int status);
+/* Safe in a signal handler. Asked again: it may take 2 s more at most. */
+void tr_watchdog_stop_asked(void);
 /* For the handler of a signal (Ctrl-C) in the thread that runs Lua: what runs is cancelled at its next instruction, as
  * by tr_task_cancel(); its result's text then has the traceback of where it was. False: no Lua runs in this thread. A
  * function in C (string.find, say) cannot be interrupted: it ends first. */

@@ -8,6 +8,7 @@
 #include "base/diag.h"
 #include "base/file.h"
 #include "base/loop.h"
+#include "base/pulse.h"
 #include "record/internal.h"
 
 #define BOUND_BYTES (64u * 1024 * 1024)
@@ -127,12 +128,15 @@ static void *
 run(void *arg)
 {
 	struct tr_local_logs *logs = arg;
+	struct tr_pulse pulse;
 
 	pthread_setname_np(pthread_self(), "local-logs");
+	tr_pulse_enter(&pulse, "the local logs' thread", "has been at one operation on the disk");
 	pthread_mutex_lock(&logs->lock);
 	for (;;) {
 		struct line *lines = logs->first;
 
+		tr_pulse_work();
 		if (lines != NULL || logs->ticked) {
 			logs->first = logs->last = NULL;
 			logs->ticked = false;
@@ -148,9 +152,11 @@ run(void *arg)
 		}
 		if (logs->stop)
 			break;
+		tr_pulse_rest();
 		sleep_locked(logs);
 	}
 	pthread_mutex_unlock(&logs->lock);
+	tr_pulse_leave(&pulse);
 	return NULL;
 }
 
@@ -210,7 +216,7 @@ tr_local_logs_free(struct tr_local_logs *logs)
 	logs->stop = true;
 	pthread_cond_signal(&logs->wake);
 	pthread_mutex_unlock(&logs->lock);
-	pthread_join(logs->thread, NULL);
+	tr_pulse_join(logs->thread);
 	while (logs->files != NULL) {
 		struct tr_local_file *file = logs->files;
 

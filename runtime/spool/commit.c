@@ -91,6 +91,7 @@ nap(struct tr_spool *spool, enum nap kind, int64_t ns)
 	ns += until.tv_nsec;
 	until.tv_sec += ns / TR_NS_PER_S;
 	until.tv_nsec = ns % TR_NS_PER_S;
+	tr_pulse_rest();
 	pthread_mutex_lock(&spool->nap_mu);
 	atomic_store(&spool->nap, kind);
 	if (atomic_load(&spool->inbox) != NULL && kind != NAP_GAP) /* it came before the nap was seen */
@@ -99,6 +100,7 @@ nap(struct tr_spool *spool, enum nap kind, int64_t ns)
 		err = pthread_cond_timedwait(&spool->nap_cond, &spool->nap_mu, &until);
 	atomic_store(&spool->nap, NAP_NONE);
 	pthread_mutex_unlock(&spool->nap_mu);
+	tr_pulse_work();
 	return err == ETIMEDOUT;
 }
 
@@ -363,14 +365,17 @@ static void *
 commit_main(void *arg)
 {
 	struct tr_spool *spool = arg;
+	struct tr_pulse pulse;
 	int tries = 0;
 
 	pthread_setname_np(pthread_self(), "spool-commit");
+	tr_pulse_enter(&pulse, "the commit thread", STUCK_AT);
 	for (;;) {
 		bool stopping = atomic_load(&spool->stopping);
 		enum nap kind;
 		int64_t due, now;
 
+		tr_pulse_work();
 		collect(spool);
 		if (atomic_load(&spool->failing)) {
 			if (stopping && (!any_job(spool) || ++tries > LAST_TRIES))
@@ -399,6 +404,7 @@ commit_main(void *arg)
 		reclaim_step(spool);
 	}
 	give_up(spool);
+	tr_pulse_leave(&pulse);
 	return NULL;
 }
 
@@ -430,7 +436,7 @@ commit_stop(struct tr_spool *spool)
 	pthread_mutex_lock(&spool->nap_mu);
 	pthread_cond_signal(&spool->nap_cond);
 	pthread_mutex_unlock(&spool->nap_mu);
-	pthread_join(spool->committer, NULL);
+	tr_pulse_join(spool->committer);
 }
 
 void

@@ -11,7 +11,10 @@
 
 #include "base/clock.h"
 #include "base/diag.h"
+#include "base/pulse.h"
 #include "spool/spool.h"
+
+#define STUCK_AT "has been at one operation on the disk" /* what of the threads' pulses */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored integers are little-endian");
 

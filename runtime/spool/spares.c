@@ -246,12 +246,15 @@ static void *
 keeper_main(void *arg)
 {
 	struct tr_spool *spool = arg;
+	struct tr_pulse pulse;
 
 	pthread_setname_np(pthread_self(), "spool-keeper");
+	tr_pulse_enter(&pulse, "the keeper of spare segments", STUCK_AT);
 	pthread_mutex_lock(&spool->spare_mu);
 	while (!spool->keeper_stop) {
 		struct timespec until;
 
+		tr_pulse_work();
 		unlink_dropped(spool);
 		if (spool->spare_count <= spool->reserve && !spool->keeper_stop && !spool->keeper_rests) {
 			make_one(spool);
@@ -260,14 +263,17 @@ keeper_main(void *arg)
 		}
 		clock_gettime(CLOCK_MONOTONIC, &until); /* threads wait in real time */
 		until.tv_sec += 1;
+		tr_pulse_rest();
 		if (!spool->keeper_stop && spool->dropped == NULL)
 			pthread_cond_timedwait(&spool->spare_wake, &spool->spare_mu, &until);
+		tr_pulse_work();
 		pthread_mutex_unlock(&spool->spare_mu);
 		space_check(spool);
 		pthread_mutex_lock(&spool->spare_mu);
 	}
 	unlink_dropped(spool);
 	pthread_mutex_unlock(&spool->spare_mu);
+	tr_pulse_leave(&pulse);
 	return NULL;
 }
 
@@ -292,7 +298,7 @@ spares_stop(struct tr_spool *spool)
 		spool->keeper_stop = true;
 		pthread_cond_broadcast(&spool->spare_wake);
 		pthread_mutex_unlock(&spool->spare_mu);
-		pthread_join(spool->keeper, NULL);
+		tr_pulse_join(spool->keeper);
 		spool->keeper_runs = false;
 	}
 	while ((segment = spool->spares) != NULL) {

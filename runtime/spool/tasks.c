@@ -7,8 +7,10 @@ static void *
 loader_main(void *arg)
 {
 	struct tr_spool *spool = arg;
+	struct tr_pulse pulse;
 
 	pthread_setname_np(pthread_self(), "spool-loader");
+	tr_pulse_enter(&pulse, "a loader", STUCK_AT);
 	pthread_mutex_lock(&spool->task_mu);
 	for (;;) {
 		struct task *task = spool->task_first;
@@ -16,6 +18,7 @@ loader_main(void *arg)
 		if (task == NULL) {
 			if (spool->task_stop)
 				break;
+			tr_pulse_rest();
 			pthread_cond_wait(&spool->task_wake, &spool->task_mu);
 			continue;
 		}
@@ -23,10 +26,12 @@ loader_main(void *arg)
 		if (spool->task_first == NULL)
 			spool->task_last = NULL;
 		pthread_mutex_unlock(&spool->task_mu);
+		tr_pulse_work();
 		task->fn(spool, task);
 		pthread_mutex_lock(&spool->task_mu);
 	}
 	pthread_mutex_unlock(&spool->task_mu);
+	tr_pulse_leave(&pulse);
 	return NULL;
 }
 
@@ -54,7 +59,7 @@ tasks_stop(struct tr_spool *spool)
 	pthread_cond_broadcast(&spool->task_wake);
 	pthread_mutex_unlock(&spool->task_mu);
 	for (uint32_t i = 0; i < spool->loader_count; i++)
-		pthread_join(spool->loaders[i], NULL);
+		tr_pulse_join(spool->loaders[i]);
 	free(spool->loaders);
 	spool->loaders = NULL;
 	spool->loader_count = 0;

@@ -298,7 +298,7 @@ describe('a handler that', function()
         client(run, 'received')
         client(run, 'received')
       end
-      assert.are.equal(1, run:stop(), run:log())
+      assert.are.equal(70, run:stop(), run:log())
       assert.matches('worker 0 cannot be interrupted, .-the process ends at once: event http_request', run:log())
     end
   end)

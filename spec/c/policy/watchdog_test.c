@@ -1,9 +1,11 @@
-/* The watchdog interrupts Lua that does not end, in its own host only. */
+/* The watchdog interrupts Lua that does not end, in its own host only; it tells of threads that hang. */
 #include <dirent.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/wait.h>
 #include <time.h>
 
+#include "base/pulse.h"
 #include "fixture.h"
 
 /* ThreadSanitizer delivers signals in calls of libc only. */
@@ -14,14 +16,14 @@
 #endif
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char lines[4096];
+static char lines[65536];
 
 static void
 keep_line(void *arg, enum tr_level level, const char *target, const char *text)
 {
 	pthread_mutex_lock(&mutex);
 	if (strcmp(target, "watchdog") == 0)
-		snprintf(lines, sizeof lines, "%s", text);
+		snprintf(lines + strlen(lines), sizeof lines - strlen(lines), "%s\n", text);
 	pthread_mutex_unlock(&mutex);
 }
 
@@ -253,6 +255,118 @@ a_pause_of_the_process_is_not_the_handlers(void **state)
 	} while (own_ns >= limits.handler_limit_ns); /* it did run too long, on a slow machine */
 }
 
+/* --- threads that hang ------------------------------------------------------------------------------------------ */
+
+static void
+wait_for_line(const char *text)
+{
+	static const struct timespec pause = {0, 10 * TR_NS_PER_MS};
+
+	for (int i = 0; i < 6000 && !has_line((void *)text); i++)
+		nanosleep(&pause, NULL);
+	assert_true(has_line((void *)text));
+}
+
+struct hanging {
+	_Atomic int go; /* 1: the next piece of work, 2: the end */
+	_Atomic bool began;
+	bool rests;
+	const char *name;
+	pthread_t thread;
+};
+
+static void *
+hanging_thread(void *arg)
+{
+	struct hanging *hanging = arg;
+	struct tr_pulse pulse;
+
+	tr_pulse_enter(&pulse, hanging->name, "has not moved");
+	if (hanging->rests)
+		tr_pulse_rest();
+	atomic_store(&hanging->began, true);
+	while (atomic_load(&hanging->go) == 0)
+		sched_yield(); /* a call of libc, so that ThreadSanitizer delivers signals */
+	tr_pulse_work();
+	while (atomic_load(&hanging->go) != 2)
+		tr_pulse_work();
+	tr_pulse_leave(&pulse);
+	return NULL;
+}
+
+static void
+a_thread_that_hangs_is_told_of_until_it_goes_on(void **state)
+{
+	struct hanging rests = {.rests = true, .name = "the first"}, hangs = {.name = "the second"};
+
+	pthread_create(&rests.thread, NULL, hanging_thread, &rests);
+	while (!atomic_load(&rests.began))
+		sched_yield();
+	tr_watchdog_stuck_after(300 * TR_NS_PER_MS);
+	pthread_create(&hangs.thread, NULL, hanging_thread, &hangs);
+	wait_for_line("the second has not moved for ");
+	assert_true(has_line(" s on a processor)"));
+	assert_true(has_line("native stack:"));
+	atomic_store(&hangs.go, 1);
+	wait_for_line("the second goes on, after ");
+	assert_false(has_line("the first")); /* it has waited for longer than the other has worked */
+	atomic_store(&rests.go, 2);
+	atomic_store(&hangs.go, 2);
+	pthread_join(rests.thread, NULL);
+	pthread_join(hangs.thread, NULL);
+	tr_watchdog_stuck_after(10 * TR_NS_PER_S);
+}
+
+/* Status of a process in which a thread hangs and which is then asked to stop by a signal that no thread takes. */
+static int
+end_of_a_stop(bool hangs)
+{
+	int status, ready[2];
+	char byte = 0;
+
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct hanging hanging = {.rests = !hangs, .name = "it"};
+		sigset_t term;
+
+		sigemptyset(&term);
+		sigaddset(&term, SIGTERM);
+		pthread_sigmask(SIG_BLOCK, &term, NULL);
+		tr_watchdog_start();
+		tr_watchdog_stuck_after(hangs ? TR_NS_PER_S : 60 * TR_NS_PER_S);
+		tr_watchdog_stops(100 * TR_NS_PER_MS, 70);
+		pthread_create(&hanging.thread, NULL, hanging_thread, &hanging);
+		if (write(ready[1], &byte, 1) != 1)
+			_exit(2);
+		if (!hangs) { /* the watchdog sees the signal, and ends nothing */
+			wait_for_line("by a signal that no thread takes");
+			tr_watchdog_stop();
+			_exit(3);
+		}
+		pthread_join(hanging.thread, NULL);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	assert_int_equal(kill(pid, SIGTERM), 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void
+a_stop_whose_signal_is_not_taken_ends_what_hangs(void **state)
+{
+	assert_int_equal(end_of_a_stop(true), 70);
+}
+
+static void
+a_stop_waits_for_what_does_not_hang(void **state)
+{
+	assert_int_equal(end_of_a_stop(false), 3);
+}
+
 static void
 pattern_functions_are_bounded(void **state)
 {
@@ -281,8 +395,15 @@ main(void)
 		cmocka_unit_test(a_loop_that_catches_the_error_is_interrupted_again),
 		cmocka_unit_test(another_host_goes_on_meanwhile),
 		cmocka_unit_test(a_pause_of_the_process_is_not_the_handlers),
+		cmocka_unit_test(a_thread_that_hangs_is_told_of_until_it_goes_on),
 		cmocka_unit_test(pattern_functions_are_bounded),
 	};
+	const struct CMUnitTest forking[] = {
+		/* before this process has a watchdog */
+		cmocka_unit_test(a_stop_whose_signal_is_not_taken_ends_what_hangs),
+		cmocka_unit_test(a_stop_waits_for_what_does_not_hang),
+	};
 
-	return cmocka_run_group_tests(tests, begin, end);
+	tr_log_sink(keep_line, NULL);
+	return cmocka_run_group_tests(forking, NULL, NULL) + cmocka_run_group_tests(tests, begin, end);
 }
