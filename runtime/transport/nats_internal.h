@@ -177,7 +177,7 @@ void tr_nats_read_end(struct tr_nats_connection *connection, int64_t linger_ns);
 void tr_nats_wire_pump(struct tr_nats_connection *connection);
 /* Hands on what was put together in connection->out. It may find the connection lost. */
 void tr_nats_wire_flush(struct tr_nats_connection *connection);
-void tr_nats_wire_say(struct tr_nats_connection *connection, const char *text);
+void tr_nats_wire_pong(struct tr_nats_connection *connection);
 void tr_nats_wire_ping(struct tr_nats_connection *connection);
 /* Virtual time does not stand still while nothing is under way. */
 void tr_nats_wire_rest(struct tr_nats_connection *connection);

@@ -316,7 +316,7 @@ take_line(struct tr_nats_connection *connection, const char *data, size_t len)
 	else if (begins(line, "INFO "))
 		on_info(connection, (struct tr_str){line.data + 5, line.len - 5});
 	else if (begins(line, "PING"))
-		tr_nats_wire_say(connection, "PONG\r\n");
+		tr_nats_wire_pong(connection);
 	else if (begins(line, "-ERR"))
 		on_error(connection, (struct tr_str){line.data + 4, line.len - 4});
 	else if (begins(line, "PONG") && connection->state == TR_NATS_GREETING)

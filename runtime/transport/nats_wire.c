@@ -50,11 +50,19 @@ tr_nats_wire_flush(struct tr_nats_connection *connection)
 	}
 }
 
-void
-tr_nats_wire_say(struct tr_nats_connection *connection, const char *text)
+static void
+say(struct tr_nats_connection *connection, const char *text)
 {
 	tr_buf_addz(&connection->out, text);
 	tr_nats_wire_flush(connection);
+}
+
+/* Who asks and does not take the answers gets no more of them: they would fill the memory. */
+void
+tr_nats_wire_pong(struct tr_nats_connection *connection)
+{
+	if (tr_stream_backlog(connection->stream) < BACKLOG_STOP)
+		say(connection, "PONG\r\n");
 }
 
 /* Since the timer was started there were bytes to send; has the kernel taken any? */
@@ -245,7 +253,7 @@ tr_nats_wire_ping(struct tr_nats_connection *connection)
 	if (tr_clock_is_virtual() && connection->in_flight == 0 && connection->line == NULL)
 		return; /* virtual time does not wait for the answer */
 	connection->pings++;
-	tr_nats_wire_say(connection, "PING\r\n");
+	say(connection, "PING\r\n");
 }
 
 void

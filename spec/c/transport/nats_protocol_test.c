@@ -324,6 +324,37 @@ test_pings(void **state)
 	peer_end(&peer);
 }
 
+/* PINGs without end, of a server that reads no answer, fill no memory. */
+static void
+test_flood(void **state)
+{
+	static const char greeting[] = "INFO {}\r\nPONG\r\n";
+	static char pings[6 * 2000];
+	struct tr_nats_connection *connection = connection_to(1, 60 * TR_NS_PER_S);
+	size_t most = 0;
+	int fds[2];
+
+	for (size_t i = 0; i < sizeof pings; i += 6)
+		memcpy(pings + i, "PING\r\n", 6);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &(int){4096}, sizeof(int)), 0);
+	connection->server = connection->servers;
+	tr_nats_read_start(connection, tr_stream_new(loop, fds[0], NULL, NULL)); /* as if it had connected */
+	assert_int_equal(send(fds[1], greeting, sizeof greeting - 1, 0), sizeof greeting - 1);
+	for (size_t sent = 0; sent < 200 * sizeof pings;) {
+		ssize_t n = send(fds[1], pings + sent % 6, sizeof pings - sent % 6, 0);
+
+		sent += n > 0 ? (size_t)n : 0;
+		tr_loop_turn(loop);
+		if (tr_stream_backlog(connection->stream) > most)
+			most = tr_stream_backlog(connection->stream);
+	}
+	assert_int_equal(connection->state, TR_NATS_UP);
+	assert_in_range(most, 1024, 512 * 1024);
+	tr_nats_unref(connection);
+	close(fds[1]);
+}
+
 /* The other servers of a cluster are those that one tells. */
 static void
 test_found(void **state)
@@ -402,6 +433,7 @@ main(void)
 		cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_limit, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pings, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_flood, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_found, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_other_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_permitted, setup, teardown),
