@@ -302,7 +302,7 @@ describe('tailrace dead', function()
 
   it('serves a running node and a stopped one', function()
     dir = helper.dir()
-    local sink = helper.sink '--http 127.0.0.1:0 --smtp 127.0.0.1:0 --status-share 422=100'
+    local sink = helper.sink(('--http %s --smtp 127.0.0.1:0 --status-share 422=100'):format(helper.address()))
     helper.write(dir .. '/policy.lua', ([[
 local kumo = require 'kumo'
 require('policy-extras.log_hooks'):new_json { name = 'webhook', url = 'http://%s/log' }

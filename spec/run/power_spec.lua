@@ -31,13 +31,13 @@ local function record(dir, env)
   env.ASAN_OPTIONS = 'verify_asan_link_order=0'
   local run = helper.run(POLICY, '--workers 2 --segment-size 1M', env)
   env.LD_PRELOAD = nil
-  local inject = ('%s inject --smtp %s --duration 1.2 --keep-going --json --quiet'):format(helper.quote(helper.TAILRACE), run.smtp)
+  local inject = ('%s inject --smtp %s --keep-going --json --quiet'):format(helper.quote(helper.TAILRACE), run.smtp)
   local loads = {
-    helper.start(inject .. ' --rate 400/s --size 3k --connections 10'),
-    helper.start(inject .. ' --rate 15/s --size 300k --connections 3'), -- body files
+    helper.start(inject .. ' --count 480 --rate 400/s --size 3k --connections 10'),
+    helper.start(inject .. ' --count 18 --rate 15/s --size 300k --connections 3'), -- body files
   }
   for _, load in ipairs(loads) do
-    load:wait(60)
+    load:wait()
     assert.is_true(kumo.serde.json_parse(load:output()).accepted > 0)
   end
   run:stop 'KILL'
