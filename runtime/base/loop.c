@@ -15,7 +15,7 @@
 #define BACKSTOP_S 0.002
 /* How long (real time) tr_loop_run_until() waits for holds under the virtual clock at least, however small
  * its limit of virtual time: a slow disk must not fail a test, a lost hold must not hang it. */
-#define HOLDS_AT_LEAST_NS (30 * TR_NS_PER_S)
+#define HOLDS_AT_LEAST_NS (120 * TR_NS_PER_S)
 #define FOREVER INT64_MAX
 
 struct tr_loop {

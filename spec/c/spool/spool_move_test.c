@@ -86,7 +86,7 @@ static int
 commit(struct fix *fix)
 {
 	tr_spool_submit(&fix->change);
-	assert_true(tr_loop_run_until(fix->bed.loop, is_over, fix, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(fix->bed.loop, is_over, fix, 60 * TR_NS_PER_S));
 	return fix->status;
 }
 

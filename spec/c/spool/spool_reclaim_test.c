@@ -57,7 +57,7 @@ stays_within_twice_what_lives(void **state)
 		for (int round = 0; round < 4; round++) {
 			churn(&bed, 250, 20 + 20 * (uint32_t)round);
 			if (sizes[i] > 4096) /* 4 KiB hold two or three messages: half of it is waste */
-				assert_true(tr_loop_run_until(bed.loop, within_bound, &bed, 10 * TR_NS_PER_S));
+				assert_true(tr_loop_run_until(bed.loop, within_bound, &bed, 60 * TR_NS_PER_S));
 			bed_check(&bed);
 			bed_close(&bed);
 			bed_open(&bed);
@@ -92,7 +92,7 @@ copies_a_backlog_forward(void **state)
 		bed_done(&bed, index, TR_COL_DELIVERED);
 		bed_wait(&bed);
 	}
-	assert_true(tr_loop_run_until(bed.loop, within_bound, &bed, 10 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, within_bound, &bed, 60 * TR_NS_PER_S));
 	tr_spool_figures(bed.spool, &figures);
 	assert_true(figures.copied_bytes > 30 * 600);
 	assert_int_equal(figures.live_messages, 30);

@@ -76,7 +76,7 @@ static int
 one_run(struct bed *bed, struct one *one)
 {
 	tr_spool_submit(&one->change);
-	assert_true(tr_loop_run_until(bed->loop, one_over, one, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed->loop, one_over, one, 60 * TR_NS_PER_S));
 	return one->status;
 }
 
@@ -366,7 +366,7 @@ an_ended_message_is_no_damage_to_a_looker(void **state)
 		.status = &status,
 		.not_ours = true};
 	tr_spool_load(bed.spool, &look.load);
-	assert_true(tr_loop_run_until(bed.loop, look_over, &look, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, look_over, &look, 60 * TR_NS_PER_S));
 	assert_int_equal(status, TR_ECORRUPT);
 	assert_null(message);
 	tr_spool_figures(bed.spool, &figures);
@@ -403,7 +403,7 @@ no_flush_reads_what_is_being_written(void **state)
 	look.load = (struct tr_load){
 		.loop = bed.loop, .done = looked, .count = 2, .slots = slots, .messages = messages, .status = status};
 	tr_spool_load(bed.spool, &look.load);
-	assert_true(tr_loop_run_until(bed.loop, look_over, &look, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, look_over, &look, 60 * TR_NS_PER_S));
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(status[i], TR_OK);
 		tr_message_free(messages[i]);
@@ -443,7 +443,7 @@ no_flush_reads_the_new_version(void **state)
 	tr_change_init(&change, bed.spool, bed.loop, stored_again, &status);
 	assert_int_equal(tr_change_put(&change, message, TR_STR("another-queue"), TR_COL_NONE, 1), TR_OK);
 	tr_spool_submit(&change);
-	assert_true(tr_loop_run_until(bed.loop, is_stored_again, &status, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, is_stored_again, &status, 60 * TR_NS_PER_S));
 	assert_int_equal(status, TR_OK);
 	assert_int_equal(bed_load(&bed, bed.messages[0].slot, &again), TR_OK);
 	assert_string_equal(again->queue, "another-queue");
@@ -482,7 +482,7 @@ write_body(struct bed *bed, const char *part, int parts)
 	for (int i = 0; i < parts; i++)
 		assert_int_equal(tr_body_file_add(file, part, strlen(part)), TR_OK);
 	tr_body_file_finish(file, bed->loop, finished, &finish);
-	assert_true(tr_loop_run_until(bed->loop, finish_over, &finish, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed->loop, finish_over, &finish, 60 * TR_NS_PER_S));
 	assert_int_equal(finish.status, TR_OK);
 	return finish.id;
 }
@@ -548,7 +548,7 @@ a_body_file_lives_with_its_messages(void **state)
 	one_init(&bed, &one);
 	assert_int_equal(tr_change_done(&one.change, messages[1]->slot, TR_COL_DELIVERED, TR_REASON_NONE, 1), TR_OK);
 	assert_int_equal(one_run(&bed, &one), TR_OK);
-	assert_true(tr_loop_run_until(bed.loop, no_body_files, &bed, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, no_body_files, &bed, 60 * TR_NS_PER_S));
 	tr_message_free(messages[0]);
 	tr_message_free(messages[1]);
 	bed_fini(&bed);
@@ -594,7 +594,7 @@ orphans_are_swept_and_others_stay(void **state)
 	one_init(&bed, &one);
 	assert_int_equal(tr_change_done(&one.change, found_slot, TR_COL_DELIVERED, TR_REASON_NONE, 1), TR_OK);
 	assert_int_equal(one_run(&bed, &one), TR_OK);
-	assert_true(tr_loop_run_until(bed.loop, no_body_files, &bed, 20 * TR_NS_PER_S));
+	assert_true(tr_loop_run_until(bed.loop, no_body_files, &bed, 60 * TR_NS_PER_S));
 	bed_fini(&bed);
 }
 
