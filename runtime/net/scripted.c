@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,23 +9,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "net/scripted_names.h"
 #include "net/stream_internal.h"
 
 #define FIRST_PORT 40000    /* of clients; counted up, so that a run repeats itself */
-#define OWN_NET 0xc6120000u /* 198.18.0.0/15 is for benchmarks: RFC 2544, nobody's own */
 #define CLIENT_HOST 0xfffeu /* 198.18.255.254 */
-#define NAME_TTL_S 60
 
 struct place {
 	struct place *next;
 	struct tr_sockaddr at;
 	enum tr_scripted_kind kind;
-};
-
-struct named {
-	struct named *next;
-	struct tr_sockaddr addr;
-	char name[];
 };
 
 struct stray {
@@ -63,14 +55,12 @@ struct tr_scripted {
 	void *arg;
 	enum tr_scripted_kind otherwise;
 	struct place *places;
-	struct named *names;
-	struct tr_zones *zones; /* NULL: none */
+	struct tr_scripted_names names;
 	struct stray *strays;
 	struct fresh *fresh, **fresh_last;
 	struct tr_scripted_listener *listeners;
 	struct claim *claims;
 	struct tr_defer later;
-	uint32_t own_names; /* addresses given out */
 	uint16_t port;
 };
 
@@ -133,38 +123,24 @@ tr_scripted_free(struct tr_scripted *script)
 		next = place->next;
 		free(place);
 	}
-	for (struct named *named = script->names, *next; named != NULL; named = next) {
-		next = named->next;
-		free(named);
-	}
 	for (struct stray *stray = script->strays, *next; stray != NULL; stray = next) {
 		next = stray->next;
 		free(stray);
 	}
-	tr_zones_free(script->zones);
+	tr_scripted_names_fini(&script->names);
 	if (set == script)
 		set = NULL;
 	free(script);
 }
 
-/* --- places and names ------------------------------------------------------------------------------------- */
-
-static bool
-same_place(const struct tr_sockaddr *a, const struct tr_sockaddr *b)
-{
-	char left[64], right[64];
-
-	tr_sockaddr_text(a, true, left);
-	tr_sockaddr_text(b, true, right);
-	return strcmp(left, right) == 0;
-}
+/* --- places, names, strays ------------------------------------------------------------------------------------- */
 
 int
 tr_scripted_set(struct tr_scripted *script, const struct tr_sockaddr *at, enum tr_scripted_kind kind)
 {
 	struct place *place = script->places;
 
-	while (place != NULL && !same_place(&place->at, at))
+	while (place != NULL && !tr_scripted_same(&place->at, at))
 		place = place->next;
 	if (place == NULL) {
 		place = calloc(1, sizeof *place);
@@ -184,51 +160,16 @@ tr_scripted_otherwise(struct tr_scripted *script, enum tr_scripted_kind kind)
 	script->otherwise = kind;
 }
 
-static void
-own_addr(uint32_t host, uint16_t port, struct tr_sockaddr *out)
-{
-	struct sockaddr_in *in = (struct sockaddr_in *)&out->ss;
-
-	memset(out, 0, sizeof *out);
-	in->sin_family = AF_INET;
-	in->sin_addr.s_addr = htonl(OWN_NET | host);
-	in->sin_port = htons(port);
-	out->len = sizeof *in;
-}
-
 int
 tr_scripted_name(struct tr_scripted *script, const char *name, const struct tr_sockaddr *addr, struct tr_sockaddr *out)
 {
-	struct named **at = &script->names, *named;
-
-	for (; *at != NULL; at = &(*at)->next) {
-		if (strcmp((*at)->name, name) != 0 || (addr != NULL && !same_place(&(*at)->addr, addr)))
-			continue;
-		if (out != NULL)
-			*out = (*at)->addr;
-		return TR_OK;
-	}
-	named = calloc(1, sizeof *named + strlen(name) + 1);
-	if (named == NULL)
-		return TR_ENOMEM;
-	memcpy(named->name, name, strlen(name) + 1);
-	if (addr != NULL)
-		named->addr = *addr;
-	else
-		own_addr(++script->own_names & 0xffff, 0, &named->addr);
-	*at = named;
-	if (out != NULL)
-		*out = named->addr;
-	return TR_OK;
+	return tr_scripted_names_add(&script->names, name, addr, out);
 }
 
 int
 tr_scripted_zone(struct tr_scripted *script, struct tr_str text, char error[256])
 {
-	int err = script->zones != NULL ? TR_OK : tr_zones_new(&script->zones);
-
-	error[0] = '\0';
-	return err == TR_OK ? tr_zones_add(script->zones, text, false, error) : err;
+	return tr_scripted_names_zone(&script->names, text, error);
 }
 
 static void
@@ -265,6 +206,25 @@ tr_scripted_strays(struct tr_scripted *script)
 	}
 	text.data[text.len - 1] = '\0';
 	return text.data;
+}
+
+struct tr_dns_answer *
+tr_scripted_ask(const char *name, enum tr_dns_type type, bool final)
+{
+	struct tr_dns_answer *answer;
+
+	if (set == NULL)
+		return NULL;
+	if (tr_scripted_names_ask(&set->names, name, type, &answer))
+		return answer;
+	if (final && set->otherwise == TR_SCRIPTED_OPEN &&
+		tr_scripted_names_add(&set->names, name, NULL, NULL) == TR_OK &&
+		tr_scripted_names_ask(&set->names, name, type, &answer))
+		return answer;
+	if (!final || set->otherwise == TR_SCRIPTED_REAL)
+		return NULL;
+	note_stray("name ", name);
+	return tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "NXDOMAIN");
 }
 
 /* --- connections --------------------------------------------------------------------------------------------- */
@@ -321,7 +281,7 @@ find_listener(const struct tr_scripted *script, const struct tr_sockaddr *to)
 
 	tr_sockaddr_text(to, false, wanted);
 	for (; listener != NULL; listener = listener->next) {
-		if (same_place(&listener->at, to))
+		if (tr_scripted_same(&listener->at, to))
 			return listener;
 		tr_sockaddr_text(&listener->at, false, at);
 		if ((strcmp(at, "0.0.0.0") == 0 || strcmp(at, "::") == 0) &&
@@ -337,7 +297,7 @@ find(const struct tr_sockaddr *to)
 {
 	const struct place *place = set->places;
 
-	while (place != NULL && !same_place(&place->at, to))
+	while (place != NULL && !tr_scripted_same(&place->at, to))
 		place = place->next;
 	return place;
 }
@@ -388,7 +348,7 @@ open_pair(const struct tr_sockaddr *to, const struct tr_sockaddr *source, struct
 	if (source != NULL)
 		end->client = *source;
 	else
-		own_addr(CLIENT_HOST, 0, &end->client);
+		tr_scripted_own_addr(CLIENT_HOST, 0, &end->client);
 	if (tr_sockaddr_port(&end->client) == 0)
 		tr_sockaddr_set_port(&end->client, set->port++);
 	end->near_fd = fds[0];
@@ -562,62 +522,4 @@ tr_scripted_claim(int fd, struct tr_sockaddr *peer, struct tr_sockaddr *local)
 		return true;
 	}
 	return false;
-}
-
-/* --- names ------------------------------------------------------------------------------------------------------ */
-
-static struct tr_dns_answer *
-answer_of(const char *name, enum tr_dns_type type)
-{
-	struct tr_dns_builder *builder = calloc(1, sizeof *builder);
-	struct tr_dns_answer *answer;
-
-	if (builder == NULL)
-		return tr_dns_answer_new(TR_DNS_FAILED, TR_ENOMEM, "out of memory");
-	for (const struct named *named = set->names; named != NULL; named = named->next) {
-		const struct sockaddr_in *v4 = (const struct sockaddr_in *)&named->addr.ss;
-		const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&named->addr.ss;
-
-		if (strcmp(named->name, name) != 0)
-			continue;
-		if (named->addr.len == 0) {
-			free(builder);
-			return tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "NXDOMAIN");
-		}
-		if (type == TR_DNS_A && v4->sin_family == AF_INET)
-			tr_dns_builder_add_addr(builder, &v4->sin_addr, sizeof v4->sin_addr);
-		else if (type == TR_DNS_AAAA && v6->sin6_family == AF_INET6)
-			tr_dns_builder_add_addr(builder, &v6->sin6_addr, sizeof v6->sin6_addr);
-	}
-	answer = tr_dns_builder_end(builder, type);
-	if (answer != NULL)
-		answer->ttl_s = NAME_TTL_S;
-	free(builder);
-	return answer;
-}
-
-struct tr_dns_answer *
-tr_scripted_ask(const char *name, enum tr_dns_type type, bool final)
-{
-	const struct named *named;
-
-	if (set == NULL)
-		return NULL;
-	for (named = set->names; named != NULL; named = named->next) {
-		if (strcmp(named->name, name) == 0)
-			return answer_of(name, type);
-	}
-	if (set->zones != NULL) {
-		struct tr_dns_answer *answer = tr_zones_ask(set->zones, name, type);
-
-		if (answer == NULL || answer->status != TR_DNS_NXDOMAIN)
-			return answer;
-		tr_dns_answer_unref(answer);
-	}
-	if (final && set->otherwise == TR_SCRIPTED_OPEN && tr_scripted_name(set, name, NULL, NULL) == TR_OK)
-		return answer_of(name, type);
-	if (!final || set->otherwise == TR_SCRIPTED_REAL)
-		return NULL;
-	note_stray("name ", name);
-	return tr_dns_answer_new(TR_DNS_NXDOMAIN, TR_ENOENT, "NXDOMAIN");
 }
