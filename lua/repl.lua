@@ -95,7 +95,7 @@ end
 -- --- errors -----------------------------------------------------------------------------------------------------------
 
 local OURS = {
-  '/lua/repl%.lua:', '/lua/repl/%a+%.lua:', '/lua/host%.lua:', "^%[C%]: in function '[%a_]*x?pcall'$",
+  '/lua/repl%.lua:', '/lua/repl/%a+%.lua:', '/lua/host%.lua:', '/lua/standard%.lua:', "^%[C%]: in function '[%a_]*x?pcall'$",
   "^%[C%]: in function 'error'$",
 } -- stylua: ignore
 
@@ -140,7 +140,7 @@ function Session:show_error(err, frames)
     local count = 0
     for line in show.plain(host.inner_trace):gmatch '\n%s*([^\n]+)' do
       count = count + 1
-      if count <= MAX_FRAMES and not line:find 'lua/host%.lua:' then
+      if count <= MAX_FRAMES and not (line:find 'lua/host%.lua:' or line:find 'lua/standard%.lua:') then
         self:say(self:paint('dim', '    ' .. line))
       end
     end

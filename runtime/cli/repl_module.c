@@ -175,8 +175,8 @@ tr_repl_why_cut(const struct tr_repl_call *call, const char *waited_for, struct 
 	for (at = at != NULL ? strchr(at + 1, '\n') : NULL; at != NULL; at = strchr(at, '\n')) {
 		const char *line = ++at;
 		size_t len = strcspn(line, "\n");
-		const char *ours[] = {
-			"lua/host.lua:", "lua/repl.lua:", "[C]: in function 'raw_xpcall'", "[C]: in function 'fn'"};
+		const char *ours[] = {"lua/host.lua:", "lua/standard.lua:", "lua/repl.lua:",
+			"[C]: in function 'raw_xpcall'", "[C]: in function 'fn'"};
 		bool skip = len == 0;
 
 		for (size_t i = 0; i < TR_COUNT(ours); i++)
