@@ -232,17 +232,39 @@ write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at
 	return err == 0 ? TR_OK : err == -ENOSPC ? TR_ENOSPC : TR_EIO;
 }
 
+static int
+settle_one(struct tr_spool *spool, struct segment *segment)
+{
+	int err = 0;
+
+	if (segment->unsure)
+		err = segment_write_again(spool, segment, 0, align_up(SEG_HEADER + segment->end, PAGE_BYTES));
+	if (err == 0) {
+		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
+		err = tr_file->fdatasync(segment->fd);
+		if (err < 0)
+			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+	}
+	if (err < 0 && !segment->unsure)
+		tr_log(TR_LEVEL_WARN, "spool",
+			"%s/%s cannot be synced (%s): what it takes the place of is kept meanwhile", spool->meta,
+			segment->name, strerror(-err));
+	segment->unsure = err < 0;
+	return err;
+}
+
 int
 group_settle(struct tr_spool *spool)
 {
+	if (spool->unsynced != 0 && tr_mono_ns() < spool->settle_at_ns)
+		return TR_EIO;
 	for (uint64_t number = spool->unsynced; number != 0 && number <= spool->newest; number++) {
-		const struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
+		struct segment *segment = spool->ring[number & (spool->ring_cap - 1)];
 
 		if (number < spool->oldest || segment == NULL)
 			continue;
-		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
-		if (tr_file->fdatasync(segment->fd) < 0) {
-			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
+		if (settle_one(spool, segment) < 0) {
+			spool->settle_at_ns = tr_mono_ns() + TR_NS_PER_S;
 			return TR_EIO;
 		}
 	}

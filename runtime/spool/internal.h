@@ -149,6 +149,7 @@ struct segment {
 	uint32_t refs; /* under segs_mu: the ring's and one a reading loader */
 	int fd;
 	bool failed;      /* a write or sync failed: never written again */
+	bool unsure;      /* without flush: a sync failed, so what is in the page cache may never have been written */
 	bool limit_known; /* `limit` was told by the next segment */
 	char name[40];
 };
@@ -160,9 +161,12 @@ void segment_unref(struct tr_spool *spool, struct segment *segment);
 int segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_bytes, int flags);
 void segment_header(const struct segment *segment, struct seg_header *out);
 void segment_log_name(uint64_t number, char out[40]);
-/* Syncs what a start has taken as committed; of the newest segment its header and last group are written once more. 0 or
- * -errno. */
-int segment_keep(struct tr_spool *spool, struct segment *segment, bool newest);
+/* Reads and writes the same bytes, so that the kernel takes them for changed, as after a sync that has failed it does
+ * not. What cannot be read stays as it is. 0 or -errno. */
+int segment_write_again(struct tr_spool *spool, const struct segment *segment, uint64_t at, uint64_t len);
+/* Syncs what a start has taken as committed; of the newest segment its header and last group are written once more. 0
+ * or -errno of the sync. */
+int segment_keep(struct tr_spool *spool, const struct segment *segment, bool newest);
 char *spool_path(const char *dir, const char *name); /* malloc'ed, NULL: no memory */
 /* Where PUT frames begin: at multiples of this, so that 20 bits tell the place in a segment of any size. */
 static inline uint64_t
@@ -453,6 +457,7 @@ struct tr_spool {
 	uint64_t compact_credit;        /* bytes that reclaiming may copy: never more than twice what died or came */
 	uint64_t last_number, last_end; /* newest segment that holds a good group, and where those end */
 	uint64_t unsynced; /* without flush: number of the first segment with groups that nobody has synced; 0: none */
+	int64_t settle_at_ns; /* and when to try that again after it has failed */
 	uint64_t last_group_bytes;
 
 	/* hand-over */
@@ -531,7 +536,8 @@ struct moved {
 int group_write(
 	struct tr_spool *spool, const struct job_list *jobs, struct moved *moved, uint32_t moved_count, bool outcome);
 /* Without flush: syncs all groups that were not. Before a segment is given up, as copies of what it held and the ends
- * of it lie in them: else a power cut would take what was on disk for long. TR_OK, TR_EIO. */
+ * of it lie in them: else a power cut would take what was on disk for long. After a sync that failed the kernel takes
+ * the pages for written, so they are written once more before the next try, a second later. TR_OK, TR_EIO. */
 int group_settle(struct tr_spool *spool);
 
 /* --- commit.c -------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include "spool/internal.h"
 
+#define AGAIN_BYTES (UINT64_C(1) << 20)
 #define RING_MAX (UINT64_C(1) << 22) /* segments between the oldest and the newest */
 
 char *
@@ -119,36 +120,42 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 	return TR_OK;
 }
 
-/* Reads and writes the same bytes. What cannot be read was damage for the start, too, and stays as it is; so does what
- * cannot be written: a full disk may refuse even that, and a start goes on all the same. */
-static void
-write_again(struct tr_spool *spool, struct segment *segment, uint64_t at, uint64_t len)
+int
+segment_write_again(struct tr_spool *spool, const struct segment *segment, uint64_t at, uint64_t len)
 {
-	char *bytes = len > 0 ? malloc(len) : NULL;
-	ssize_t n = bytes == NULL ? -ENOMEM : tr_file_read_all(segment->fd, bytes, len, (off_t)at);
+	char *bytes = malloc(AGAIN_BYTES);
+	int err = bytes == NULL ? -ENOMEM : 0;
 
-	if (n > 0)
-		n = tr_file_write_all(segment->fd, bytes, (size_t)n, (off_t)at);
-	if (n < 0 && len > 0) {
-		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
-		tr_log(TR_LEVEL_WARN, "spool",
-			"%s: %" PRIu64 " bytes at %" PRIu64 " cannot be written once more (%s): if a sync of them has "
-			"failed before, a power cut may take them",
-			segment->name, len, at, strerror((int)-n));
+	for (uint64_t done = 0; done < len && err == 0; done += AGAIN_BYTES) {
+		uint64_t part = len - done < AGAIN_BYTES ? len - done : AGAIN_BYTES;
+		ssize_t n = tr_file_read_all(segment->fd, bytes, part, (off_t)(at + done));
+
+		if (n > 0)
+			err = tr_file_write_all(segment->fd, bytes, (size_t)n, (off_t)(at + done));
 	}
 	free(bytes);
+	if (err < 0)
+		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
+	return err;
 }
 
 /* A process whose last group, or last header, could not be synced has left it in the page cache, where this one has
  * found it. But since that sync has failed the kernel takes those pages for written: syncing them again would do
  * nothing, and a power cut would take what goes on from here as if it were on disk. */
 int
-segment_keep(struct tr_spool *spool, struct segment *segment, bool newest)
+segment_keep(struct tr_spool *spool, const struct segment *segment, bool newest)
 {
-	if (newest) {
-		write_again(spool, segment, 0, SEG_HEADER);
-		write_again(spool, segment, SEG_HEADER + segment->tail, segment->end - segment->tail);
-	}
+	int err = 0;
+
+	if (newest)
+		err = segment_write_again(spool, segment, 0, SEG_HEADER);
+	if (newest && err == 0)
+		err = segment_write_again(spool, segment, SEG_HEADER + segment->tail, segment->end - segment->tail);
+	if (err < 0) /* a full disk may refuse even that, and a start goes on all the same */
+		tr_log(TR_LEVEL_WARN, "spool",
+			"%s: its end cannot be written once more (%s): if a sync of it has failed before, a power cut "
+			"may take it",
+			segment->name, strerror(-err));
 	return tr_file->fdatasync(segment->fd);
 }
 

@@ -115,12 +115,11 @@ power_cut_in_the_first_group_after_a_start_keeps_the_ledger(void **state)
 	}
 }
 
-/* Without flush a power cut may take what the kernel has not written yet, and no more: what lay on disk is not given up
- * before what replaces it is there, too. */
+/* fail: so many syncs in a row do; the kernel takes what they left for written, and a later one does not write it */
 static void
-no_flush_cut_takes_no_more_than_the_kernel_had_in_hand(void **state)
+cut_without_flush(uint64_t fail)
 {
-	for (uint64_t seed = 1; seed <= 60; seed++) {
+	for (uint64_t seed = 1; seed <= 40; seed++) {
 		struct bed bed;
 
 		bed_begin(&bed);
@@ -133,9 +132,14 @@ no_flush_cut_takes_no_more_than_the_kernel_had_in_hand(void **state)
 			if (i != STAYS)
 				bed_done(&bed, i, TR_COL_DELIVERED);
 		bed_wait(&bed);
-		for (uint64_t i = 0; i < 4 + seed % 20; i++) {
+		if (fail > 0)
+			disk_fail(&(struct disk_rule){
+				.mask = DISK_SYNC, .after = seed % 16, .times = fail, .errnum = EIO});
+		for (uint64_t i = 0, more = fail > 0 ? 1 + seed % 4 : 4 + seed % 20; more > 0; i++) {
+			more -= fail == 0 || disk_faults() > 0;
 			bed_put(&bed, 1000, true, 1);
 			bed_wait(&bed);
+			tr_loop_advance(bed.loop, 2 * TR_NS_PER_S);
 			if (i % 2)
 				bed_done(&bed, bed.count - 1, TR_COL_DELIVERED);
 		}
@@ -150,6 +154,21 @@ no_flush_cut_takes_no_more_than_the_kernel_had_in_hand(void **state)
 		bed_check_messages(&bed);
 		bed_end(&bed);
 	}
+}
+
+/* Without flush a power cut may take what the kernel has not written yet, and no more: what lay on disk is not given up
+ * before what replaces it is there, too. */
+static void
+no_flush_cut_takes_no_more_than_the_kernel_had_in_hand(void **state)
+{
+	cut_without_flush(0);
+}
+
+static void
+no_flush_cut_takes_no_more_after_a_sync_that_failed(void **state)
+{
+	cut_without_flush(1);
+	cut_without_flush(3);
 }
 
 struct numbers {
@@ -211,6 +230,7 @@ main(void)
 		cmocka_unit_test(power_cut_while_segments_go),
 		cmocka_unit_test(power_cut_in_the_first_group_after_a_start_keeps_the_ledger),
 		cmocka_unit_test(no_flush_cut_takes_no_more_than_the_kernel_had_in_hand),
+		cmocka_unit_test(no_flush_cut_takes_no_more_after_a_sync_that_failed),
 		cmocka_unit_test(no_spare_keeps_the_name_of_the_next_segment),
 	};
 
