@@ -2,8 +2,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/diag.h"
 #include "base/json.h"
-#include "queue/internal.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 void
 admin_rule_free(struct admin_rule *rule)

@@ -1,4 +1,4 @@
-/* Administrators' rules (admin.c), and walks over what waits (sweep.c). Part of internal.h. */
+/* Administrators' rules (admin.c), and walks over what waits (sweep.c). Part of the room. */
 #ifndef TR_QUEUE_ADMIN_H
 #define TR_QUEUE_ADMIN_H
 

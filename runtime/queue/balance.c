@@ -2,7 +2,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 /* contract/queues.md section 7 */
 static uint32_t

@@ -5,7 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 #define TOLD_EVERY_NS (60 * TR_NS_PER_S)
 

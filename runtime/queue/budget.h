@@ -1,5 +1,5 @@
 /* What may wait of the log records of a scheduled queue: options max_waiting, max_waiting_bytes and overflow of its
- * configuration. Only the queue's home thread calls this. Part of internal.h. See docs/log-hooks.md. */
+ * configuration. Only the queue's home thread calls this. Part of the room. See docs/log-hooks.md. */
 #ifndef TR_QUEUE_BUDGET_H
 #define TR_QUEUE_BUDGET_H
 

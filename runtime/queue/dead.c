@@ -2,8 +2,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/diag.h"
 #include "base/json.h"
 #include "queue/dead_internal.h"
+#include "queue/outcome.h"
 
 #define TRIM_MAX 500 /* letters dropped in one change */
 

@@ -2,8 +2,10 @@
 #ifndef TR_DEAD_INTERNAL_H
 #define TR_DEAD_INTERNAL_H
 
+#include "base/metrics.h"
 #include "queue/dead.h"
-#include "queue/internal.h"
+#include "queue/engine.h"
+#include "queue/slots.h"
 
 #define PREFIX "dead:" /* of the account */
 #define NO_ACCOUNT UINT16_MAX

@@ -1,6 +1,8 @@
 /* Jobs over dead letters: looking at them, replaying and purging them, a page at a time. */
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/diag.h"
 #include "base/json.h"
 #include "queue/dead_internal.h"
 

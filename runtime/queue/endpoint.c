@@ -4,7 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 enum gate_word { GATE_NOTHING, GATE_SUCCESS, GATE_FAILURE };
 

@@ -1,7 +1,17 @@
 /* The engine: what all workers share, recovery, figures. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/admin.h"
+#include "queue/dead.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static void
 collect(void *arg)

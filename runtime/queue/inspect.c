@@ -1,8 +1,15 @@
 /* What an operator sees of queues and sessions: contract/http-admin.md section 3. */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/json.h"
-#include "queue/internal.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 static void
 add_time(struct tr_buf *json, const char *key, int64_t wall_ns)

@@ -4,7 +4,9 @@
 
 #include "base/json.h"
 #include "message/schedule.h"
-#include "queue/internal.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/worker.h"
 
 #define CANDIDATES_MAX 1024
 

@@ -1,5 +1,13 @@
 /* Checks that a message passes before it goes on, and the throttle_insert_ready_queue handler. */
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static struct outcome_op *
 end_op(struct judge *judge)

@@ -1,4 +1,4 @@
-/* Lists of messages; sources, pools and lanes: how a scheduled queue finds its ready queues. Part of internal.h. */
+/* Lists of messages; sources, pools and lanes: how a scheduled queue finds its ready queues. Part of the room. */
 #ifndef TR_QUEUE_LANE_H
 #define TR_QUEUE_LANE_H
 

@@ -2,7 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
 
 struct ready_limits *
 limits_ref(struct ready_limits *limits)

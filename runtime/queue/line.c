@@ -1,7 +1,12 @@
 /* Lists of stubs, and the waiting line of a scheduled queue with the sweep that finds what expired in it. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 void
 slots_add(struct tr_spool *spool, struct slot_list *list, uint32_t slot)

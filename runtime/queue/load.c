@@ -1,7 +1,11 @@
 /* Reading messages back: from the line of one queue towards the ready queue, and those that only end. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 struct load_op {
 	struct tr_load load;

@@ -3,7 +3,13 @@
 
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/budget.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 /* --- the table: linear probing, removal by shifting back -------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 /* Records that keep an order: of those of a scheduled queue with one key (TR_MSG_ORDERED) one is under way, wherever it
  * is - in the line, on a timer, in a ready queue, with a session -, and the others wait behind it as stubs, in no line.
- * Only the queue's home thread calls this. Part of internal.h. */
+ * Only the queue's home thread calls this. Part of the room. */
 #ifndef TR_QUEUE_ORDER_H
 #define TR_QUEUE_ORDER_H
 

@@ -1,5 +1,6 @@
 /* One state change and the log records that it causes: committed together. */
-#include "queue/internal.h"
+#include "queue/engine.h"
+#include "queue/worker.h"
 
 static void
 finish(struct tr_outbox *outbox, int status)

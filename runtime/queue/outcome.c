@@ -2,8 +2,17 @@
  * committed. */
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/diag.h"
 #include "base/pool.h"
-#include "queue/internal.h"
+#include "queue/budget.h"
+#include "queue/dead.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 #define ENVELOPE_BYTES (64 * 1024) /* of a log record and what is stored beside it, with much to spare */
 

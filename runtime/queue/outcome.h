@@ -1,5 +1,5 @@
 /* What becomes of messages (outcome.c, report.c) and what they are asked before they go on (judge.c). Part of
- * internal.h. */
+ * the room. */
 #ifndef TR_QUEUE_OUTCOME_H
 #define TR_QUEUE_OUTCOME_H
 

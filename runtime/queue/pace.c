@@ -9,7 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 #define LATE_MAX_NS (20 * TR_NS_PER_MS) /* of what a session overslept: so much does not get lost to the rate */
 #define BACKEND_RETRY_NS TR_NS_PER_S

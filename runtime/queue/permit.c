@@ -4,7 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 #define SHARED_RETRY_NS TR_NS_PER_S         /* other nodes do not tell when they give a lease back */
 #define BACKEND_RETRY_NS (3 * TR_NS_PER_S)  /* it failed */

@@ -2,7 +2,11 @@
  * no timer of its own and no attempt. Contract: queues.md section 4 step 4. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 #define STEP_NS (10 * TR_NS_PER_MS) /* tokens of so long a time are taken together, if the bucket holds as many */
 #define SHARED_MAX 64               /* tokens asked of the backend at once */

@@ -2,7 +2,14 @@
  * queues wait for. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 #define SMALL_BYTES (256 * 1024) /* a ready queue may hold this much although all together hold too much */
 

@@ -2,7 +2,13 @@
  * first collects the stubs of its own queues, so that none is met twice, then loads and changes them batch by batch. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 /* Shared by the walks of all workers. */
 struct rebind {

@@ -1,6 +1,10 @@
 /* What happens every ten seconds and when the epoch changes: queues are reaped or their configuration is asked again.
  */
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static void
 look_after(struct tr_sched *sched, int64_t now_ns)

@@ -1,7 +1,12 @@
 /* Outcomes told by sessions: records and ledger. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
 
 /* --- whole messages --------------------------------------------------------------------------------------------- */
 

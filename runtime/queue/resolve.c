@@ -1,7 +1,15 @@
 /* Asking policy for a queue's configuration, and putting messages into queues by name. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/budget.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static bool
 is_null(struct tr_str name)

@@ -1,7 +1,15 @@
 /* Ready queues: their table, names and sources, and their configuration by policy. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 /* --- table ---------------------------------------------------------------------------------------------------- */
 

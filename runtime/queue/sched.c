@@ -1,6 +1,16 @@
 /* Scheduled queues: the pump that moves messages on to the ready queue, and what comes in and back. The table is in
  * sched_table.c. */
-#include "queue/internal.h"
+#include "queue/sched.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/admin.h"
+#include "queue/budget.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/worker.h"
 
 /* --- pumping -------------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,14 @@
 /* Scheduled queues: the table, by name and by index, and the life of one. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "queue/budget.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 struct tr_sched *
 sched_at(const struct tr_engine *engine, uint32_t index)

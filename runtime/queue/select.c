@@ -2,7 +2,12 @@
  * source takes. Contract: egress-path.md section 2, queues.md section 4 step 6. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
 
 #define NO_SOURCES "KumoMTA internal: the pool has no sources"
 

@@ -2,7 +2,11 @@
  * nodes are asked for some at a time; meanwhile the messages wait in the line. Contract: egress-path.md section 2. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 #define SHARED_MAX 64 /* tokens asked of the backend at once */
 #define BACKEND_RETRY_NS TR_NS_PER_S

@@ -2,7 +2,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 /* --- life --------------------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,13 @@
 /* What becomes of the messages of an outcome once its change is stored, or refused for want of memory. */
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/dead.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 /* Messages of one queue mostly come in runs: one subtraction each. */
 struct run {

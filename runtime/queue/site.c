@@ -3,7 +3,12 @@
  * section 3.1, queues.md section 1. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static bool
 is_hook_name(struct tr_str domain)

@@ -1,4 +1,4 @@
-/* Stubs and how they are linked: places, the wheel of timers, lists. Part of internal.h. */
+/* Stubs and how they are linked: places, the wheel of timers, lists. Part of the room. */
 #ifndef TR_QUEUE_SLOTS_H
 #define TR_QUEUE_SLOTS_H
 

@@ -1,7 +1,11 @@
 /* Sources and pools: the process-wide cache of what policy says about them. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 #define TTL_MIN_NS TR_NS_PER_S /* a ttl of 0 would ask without end */
 #define FORGET_NS (600 * TR_NS_PER_S)

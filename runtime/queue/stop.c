@@ -1,5 +1,11 @@
 /* Stop: nothing new is taken, sends may end, the rest is cancelled by name; complete when nothing is under way. */
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 static void
 told(struct tr_mail *mail)

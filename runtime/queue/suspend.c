@@ -1,7 +1,12 @@
 /* A source that does not work is left alone for a while. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/worker.h"
 
 struct tr_source_config *
 tr_ready_source_config(struct tr_ready *ready)

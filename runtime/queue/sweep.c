@@ -1,7 +1,11 @@
 /* A walk over all that waits in the queues at home on one worker, some hundred stubs a turn: queue by queue through the
  * lines, then bucket by bucket through the wheel, from the far levels to the near ones, since entries only ever come
  * nearer. Each queue looked at keeps its place by a reference. */
-#include "queue/internal.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/sched.h"
+#include "queue/worker.h"
 
 static void turn(struct tr_timer *timer);
 

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 
 #include "base/diag.h"
-#include "queue/internal.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/worker.h"
 
 struct decide_load {
 	struct tr_load load;

@@ -1,7 +1,8 @@
 /* A hierarchical wheel of stubs with 1 ms ticks: what a waiting message costs is its two links. An entry stands on the
  * level of the highest byte in which its moment differs from now, so that it comes down a level when that byte is
  * reached. Order within a millisecond is that of arrival. */
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "queue/slots.h"
 
 void
 slot_wheel_init(struct slot_wheel *wheel, struct tr_spool *spool)

@@ -2,8 +2,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "queue/internal.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
 #include "queue/why_holds.h"
+#include "queue/worker.h"
 
 #define CANDIDATES_MAX 1024
 

@@ -4,9 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
-#include "queue/internal.h"
+#include "queue/admin.h"
+#include "queue/engine.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
 #include "queue/why_holds.h"
+#include "queue/worker.h"
 
 #define LOOK_MAX 100000 /* stubs of the wheel that are looked at for the next due time */
 

@@ -2,7 +2,8 @@
 #ifndef TR_QUEUE_WHY_HOLDS_H
 #define TR_QUEUE_WHY_HOLDS_H
 
-#include "queue/internal.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
 
 /* Takes the ready queue's lock. */
 void why_ready(struct tr_buf *json, struct tr_ready *ready);

@@ -1,7 +1,17 @@
 /* A worker's part: what it posts to others once a turn, its wheel of stubs, its housekeeping. */
 #include <stdlib.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/admin.h"
+#include "queue/dead.h"
+#include "queue/engine.h"
+#include "queue/order.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 struct tr_worker *
 worker_here(struct tr_engine *engine)

@@ -14,7 +14,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "queue/internal.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "queue/engine.h"
+#include "queue/outcome.h"
+#include "queue/ready.h"
+#include "queue/sched.h"
+#include "queue/session.h"
+#include "queue/worker.h"
 
 #define WALL0 (INT64_C(1790000000) * TR_NS_PER_S)
 #define MINUTE_NS (60 * TR_NS_PER_S)
