@@ -41,8 +41,9 @@ local function findings(files, args)
   return list, status, answer
 end
 
---- Checks the policies of all cases (their second member, behind `head`) side by side, in one directory.
-local function check_all(cases, head, args)
+--- Checks the policies of all cases (their second member, behind `head`) side by side, in one directory. A case may have a
+--- time limit of its own: only what is to run into one, for a machine may be slow.
+local function check_all(cases, head)
   local base = helper.dir()
   for i, case in ipairs(cases) do
     case.dir = base .. '/' .. i
@@ -50,11 +51,12 @@ local function check_all(cases, head, args)
   helper.sh(('cd %s && mkdir $(seq %d)'):format(base, #cases))
   for _, case in ipairs(cases) do
     helper.write(case.dir .. '/policy.lua', head .. case[2])
+    helper.write(case.dir .. '/args', case.limit_s and '--timeout ' .. case.limit_s or '')
   end
   helper.sh(([[cd %s && for i in $(seq %d); do
-    (cd $i && %s check policy.lua --json %s >out 2>err; echo $? >status) &
+    (cd $i && %s check policy.lua --json $(cat args) >out 2>err; echo $? >status) &
     [ $((i %% 6)) -ne 0 ] || wait
-  done; wait]]):format(base, #cases, helper.quote(helper.TAILRACE), args or ''))
+  done; wait]]):format(base, #cases, helper.quote(helper.TAILRACE)))
 end
 
 local function answer_of(case)
@@ -335,14 +337,14 @@ describe('tailrace check survives', function()
   setup(function()
     local path = helper.write(helper.dir() .. '/policy.lua',
       HEAD .. "kumo.on('pre_init', function() ('a'):rep(40):find(('a*'):rep(40) .. 'b') end)") -- stylua: ignore
-    stuck = helper.start(('%s check %s --timeout 0.1'):format(helper.quote(helper.TAILRACE), path)) -- takes seconds
-    check_all(BAD, '', '--timeout 1')
+    stuck = helper.start(('%s check %s --timeout 0.5'):format(helper.quote(helper.TAILRACE), path)) -- takes seconds
+    check_all(BAD, '')
   end)
   teardown(helper.cleanup)
 
   BAD = {
-    { 'an endless loop', 'local x = 1\nwhile true do x = x + 1 end', 2, 'ran longer than' },
-    { 'one that catches errors', 'while true do pcall(function() while true do end end) end', 1, 'the top level did not end, and caught the error' },
+    { 'an endless loop', 'local x = 1\nwhile true do x = x + 1 end', 2, 'ran longer than', limit_s = 1 },
+    { 'one that catches errors', 'while true do pcall(function() while true do end end) end', 1, 'the top level did not end, and caught the error', limit_s = 1 },
     { 'unbounded recursion', 'local function f(x)\n  return 1 + f(x)\nend\nf(1)', 2, 'stack overflow' },
     { 'os.exit', '\nos.exit(0)', 2, 'would end the process' },
     { 'an error that is a table', '\nerror { message = "no" }', 2, '{"message":"no"}' },
@@ -350,7 +352,7 @@ describe('tailrace check survives', function()
     { 'one that cannot', '\nerror(setmetatable({}, { __tostring = error }))', 2, 'error object' },
     { 'an error without value', '\nerror()', 2, 'nil' },
     { 'a rejection', "\nrequire('kumo').reject(550, 'no')", 2, '550 no' },
-    { 'a wait without end', "local kumo = require 'kumo'\nkumo.sleep(1000)", 2, 'it waits for sleep 1000 s' },
+    { 'a wait without end', "local kumo = require 'kumo'\nkumo.sleep(1000)", 2, 'it waits for sleep 1000 s', limit_s = 1 },
     { 'bytes that are no Lua', '\1\2\255\254 garbage \27[31m', 1, "unexpected symbol near 'char(1)'" },
     { 'compiled Lua', '\27LJ\2\255\255\255', 0, 'is compiled Lua' },
     { 'a slip of syntax', 'local x = 1\nx = = 2', 2, "unexpected symbol near '='" },
@@ -358,6 +360,13 @@ describe('tailrace check survives', function()
   for _, case in ipairs(BAD) do
     it(case[1], function()
       local answer, status = answer_of(case)
+      for _ = 1, 5 do
+        if not (case.limit_s and helper.read(case.dir .. '/out'):find('the top level did not end within', 1, true)) then
+          break
+        end
+        check_all({ case }, '') -- the machine made a pause, in which the time that cannot be got around was over
+        answer, status = answer_of(case)
+      end
       assert.are.equal(78, (says(answer, status, 'policy.lua:' .. case[3], case[4])))
     end)
   end
@@ -390,7 +399,7 @@ describe('tailrace check survives', function()
   end)
 
   it('a text of gigabytes', function()
-    local _, status, answer = findings('local s = ("x"):rep(2 ^ 25)\ns = s' .. (' .. s'):rep(17), '--timeout 30')
+    local _, status, answer = findings('local s = ("x"):rep(2 ^ 22)\ns = s' .. (' .. s'):rep(135))
     assert.are.equal(78, (says(answer, status, 'policy.lua:2', 'more than 512 MiB of memory are needed')))
   end)
 

@@ -22,7 +22,7 @@ local function start(args)
   local sink = {}
   local wanted = select(2, args:gsub('%-%-http', '')) + select(2, args:gsub('%-%-smtp ', ''))
   -- --idle-exit is the backstop of a test that fails half-way
-  local command = ('%s sink %s --json --idle-exit 20 2>&1 & echo "pid $!"; wait $!; echo "status=$?"'):format(
+  local command = ('%s sink %s --json --idle-exit 300 2>&1 & echo "pid $!"; wait $!; echo "status=$?"'):format(
     quote(TAILRACE),
     args
   )
@@ -193,9 +193,7 @@ describe('tailrace', function()
     end)
 
     it('has nowhere to go where nobody listens', function()
-      local sink = start '--smtp 127.0.0.1:0'
-      finish(sink, 'TERM')
-      local text, status = run(('inject --smtp %s --count 3'):format(sink.smtp))
+      local text, status = run 'inject --smtp 127.0.0.1:1 --count 3'
       assert.are.equal(69, status)
       assert.is_truthy(text:find('--keep-going', 1, true))
     end)

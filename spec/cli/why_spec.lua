@@ -26,8 +26,8 @@ local PATHS = {
   ['shared-b.example'] = { additional_connection_limits = { ['all of us'] = 1 } },
   ['opening.example'] = { max_connection_rate = '1/h,max_burst=1', max_deliveries_per_connection = 1 },
   ['full.example'] = { connection_limit = 1, max_ready = 2 },
-  ['down.example'] = { gate_failures = 1, gate_backoff = '1m' },
-  ['refused.example'] = { gate_failures = 2, gate_backoff = '1m', connection_limit = 1 },
+  ['down.example'] = { gate_failures = 1, gate_backoff = '1h' },
+  ['refused.example'] = { gate_failures = 2, gate_backoff = '1h', connection_limit = 1 },
 }
 kumo.on('get_egress_path_config', function(domain)
   if domain == 'pathless.example' then
@@ -76,14 +76,14 @@ describe('tailrace why', function()
     local ok = pcall(helper.wait_for, pattern, function()
       text = why(name)
       return text:find(pattern)
-    end, 20)
+    end)
     assert.is_true(ok, ('%q is not in:\n%s'):format(pattern, text))
     return text
   end
 
   setup(function()
     local dir = helper.dir()
-    client = kumo.http.build_client { timeout = '20s' }
+    client = kumo.http.build_client { timeout = '60s' }
     run = helper.run(helper.write(dir .. '/policy.lua', POLICY), '', { TAILRACE_DIR = dir })
   end)
   teardown(helper.cleanup)
