@@ -87,6 +87,14 @@ set_addresses(struct tr_http_request *request)
 		address_text((struct sockaddr *)&local, request->local, sizeof request->local);
 }
 
+/* NULL value: none is wanted. */
+static bool
+add_header(struct MHD_Response *response, const char *name, const char *value)
+{
+	return name == NULL || value == NULL || MHD_add_response_header(response, name, value) == MHD_YES;
+}
+
+/* NULL: no memory. With a header less it would be another answer. */
 static struct MHD_Response *
 make_response(const char *content_type, const char *name, const char *value, struct tr_str body)
 {
@@ -95,11 +103,10 @@ make_response(const char *content_type, const char *name, const char *value, str
 
 	if (response == NULL)
 		return NULL;
-	if (content_type != NULL)
-		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
-	if (name != NULL && value != NULL)
-		MHD_add_response_header(response, name, value);
-	return response;
+	if (add_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type) && add_header(response, name, value))
+		return response;
+	MHD_destroy_response(response);
+	return NULL;
 }
 
 static enum MHD_Result
@@ -110,9 +117,10 @@ refuse(struct MHD_Connection *connection, unsigned status, const char *text)
 
 	if (response == NULL)
 		return MHD_NO;
-	if (status == MHD_HTTP_UNAUTHORIZED)
-		MHD_add_response_header(response, "WWW-Authenticate", "Basic realm=\"tailrace\"");
-	result = MHD_queue_response(connection, status, response);
+	result = add_header(response, "WWW-Authenticate",
+			 status == MHD_HTTP_UNAUTHORIZED ? "Basic realm=\"tailrace\"" : NULL)
+			 ? MHD_queue_response(connection, status, response)
+			 : MHD_NO;
 	MHD_destroy_response(response);
 	return result;
 }

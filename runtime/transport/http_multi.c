@@ -1,6 +1,8 @@
 #include "transport/http_multi.h"
 
 #include <ev.h>
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -19,8 +21,15 @@ struct watch {
 	bool wanted; /* curl wants to hear of it */
 };
 
+struct member {
+	CURL *easy;
+	CURLM *curl; /* where it is */
+};
+
 struct tr_http_multi {
-	CURLM *curl;
+	CURLM *curl;            /* NULL: there was no memory for a new one; nothing is in hand then */
+	struct member *members; /* handles in hand */
+	size_t count, cap;
 	struct tr_loop *loop;
 	struct ev_loop *ev;
 	ev_timer timer;
@@ -29,9 +38,20 @@ struct tr_http_multi {
 	struct tr_defer kick;   /* curl wants to be called in this turn */
 	struct watch **watches; /* by descriptor */
 	size_t watch_cap;
+	long max_connections;
 	void (*done)(void *arg, CURL *easy, CURLcode result);
 	void *arg;
 };
+
+static struct member *
+member_of(struct tr_http_multi *multi, const CURL *easy)
+{
+	for (size_t i = 0; i < multi->count; i++) {
+		if (multi->members[i].easy == easy)
+			return &multi->members[i];
+	}
+	return NULL;
+}
 
 static void
 drain(struct tr_http_multi *multi)
@@ -45,16 +65,52 @@ drain(struct tr_http_multi *multi)
 	}
 }
 
+static CURLM *make_curl(struct tr_http_multi *multi);
+
+static CURL *
+first_in(const struct tr_http_multi *multi, const CURLM *curl)
+{
+	for (size_t i = 0; i < multi->count; i++) {
+		if (multi->members[i].curl == curl)
+			return multi->members[i].easy;
+	}
+	return NULL;
+}
+
+/* After a lack of memory libcurl may wait for what will never come, and libcurl 7.88 divides by zero when it meets the
+ * same descriptor again. It does not say whose that was: all that it has in hand ends, and a new one takes its place,
+ * at once or when there is memory for it. */
+static void
+begin_anew(struct tr_http_multi *multi)
+{
+	CURLM *spoilt = multi->curl;
+	CURL *easy;
+
+	multi->curl = make_curl(multi);
+	multi->due_at = 0;
+	while ((easy = first_in(multi, spoilt)) != NULL) {
+		multi->done(multi->arg, easy, CURLE_OUT_OF_MEMORY);
+		if (first_in(multi, spoilt) == easy) /* whoever has it does not want to hear of it */
+			tr_http_multi_remove(multi, easy);
+	}
+	curl_multi_cleanup(spoilt);
+}
+
 static void
 act(struct tr_http_multi *multi, curl_socket_t fd, int mask)
 {
 	int running;
-	CURLMcode code = curl_multi_socket_action(multi->curl, fd, mask, &running);
+	CURLMcode code;
 
+	if (multi->curl == NULL)
+		return;
+	code = curl_multi_socket_action(multi->curl, fd, mask, &running);
 	if (code != CURLM_OK &&
 		code != CURLM_BAD_SOCKET) /* the transfers concerned still end with a message or their deadline */
 		tr_log(TR_LEVEL_ERROR, "http", "libcurl: %s", curl_multi_strerror(code));
 	drain(multi);
+	if (code == CURLM_OUT_OF_MEMORY)
+		begin_anew(multi);
 }
 
 static void
@@ -85,6 +141,8 @@ on_timer(CURLM *curl, long timeout_ms, void *arg)
 {
 	struct tr_http_multi *multi = arg;
 
+	if (curl != multi->curl)
+		return 0;  /* one that begin_anew() ends */
 	multi->due_at = 0; /* the timer itself is left alone: it finds that there is nothing to do */
 	if (timeout_ms == 0) {
 		tr_loop_defer(multi->loop, &multi->kick, kick_cb);
@@ -192,6 +250,7 @@ tr_http_multi_open(struct tr_http_multi *multi, const struct curl_sockaddr *addr
 		close(fd);
 		return CURL_SOCKET_BAD;
 	}
+	ev_io_stop(multi->ev, &watch->io); /* of a former one that was closed without a word, while it connected */
 	watch->ours = true;
 	return fd;
 }
@@ -218,10 +277,27 @@ curl_started(void)
 	bool result;
 
 	pthread_mutex_lock(&lock);
-	started = started || (OPENSSL_init_ssl(0, NULL) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
+	started = started || (OPENSSL_init_ssl(0, NULL) == 1 && OSSL_LIB_CTX_get0_global_default() != NULL &&
+				     RAND_status() == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK);
 	result = started;
 	pthread_mutex_unlock(&lock);
 	return result;
+}
+
+static CURLM *
+make_curl(struct tr_http_multi *multi)
+{
+	CURLM *curl = curl_multi_init();
+
+	if (curl == NULL)
+		return NULL;
+	curl_multi_setopt(curl, CURLMOPT_SOCKETFUNCTION, on_socket);
+	curl_multi_setopt(curl, CURLMOPT_SOCKETDATA, multi);
+	curl_multi_setopt(curl, CURLMOPT_TIMERFUNCTION, on_timer);
+	curl_multi_setopt(curl, CURLMOPT_TIMERDATA, multi);
+	curl_multi_setopt(curl, CURLMOPT_MAXCONNECTS, multi->max_connections);
+	curl_multi_setopt(curl, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+	return curl;
 }
 
 int
@@ -238,23 +314,18 @@ tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(void 
 	multi = calloc(1, sizeof *multi);
 	if (multi == NULL)
 		return TR_ENOMEM;
-	multi->curl = curl_multi_init();
-	if (multi->curl == NULL) {
-		free(multi);
-		return TR_ENOMEM;
-	}
 	multi->loop = loop;
 	multi->ev = tr_loop_ev(loop);
 	multi->done = done;
 	multi->arg = arg;
 	ev_timer_init(&multi->timer, timer_cb, 0., 0.);
 	multi->timer.data = multi;
-	curl_multi_setopt(multi->curl, CURLMOPT_SOCKETFUNCTION, on_socket);
-	curl_multi_setopt(multi->curl, CURLMOPT_SOCKETDATA, multi);
-	curl_multi_setopt(multi->curl, CURLMOPT_TIMERFUNCTION, on_timer);
-	curl_multi_setopt(multi->curl, CURLMOPT_TIMERDATA, multi);
-	curl_multi_setopt(multi->curl, CURLMOPT_MAXCONNECTS, max_connections);
-	curl_multi_setopt(multi->curl, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+	multi->max_connections = max_connections;
+	multi->curl = make_curl(multi);
+	if (multi->curl == NULL) {
+		free(multi);
+		return TR_ENOMEM;
+	}
 	*out = multi;
 	return TR_OK;
 }
@@ -264,12 +335,14 @@ tr_http_multi_free(struct tr_http_multi *multi)
 {
 	if (multi == NULL)
 		return;
-	curl_multi_cleanup(multi->curl); /* calls close_socket() and on_socket() */
+	if (multi->curl != NULL)
+		curl_multi_cleanup(multi->curl); /* calls close_socket() and on_socket() */
 	ev_timer_stop(multi->ev, &multi->timer);
 	tr_loop_undefer(multi->loop, &multi->kick);
 	for (size_t fd = 0; fd < multi->watch_cap; fd++)
 		watch_drop(multi, (int)fd);
 	free(multi->watches);
+	free(multi->members);
 	free(multi);
 }
 
@@ -292,14 +365,31 @@ tr_http_multi_prepare(struct tr_http_multi *multi, CURL *easy)
 int
 tr_http_multi_add(struct tr_http_multi *multi, CURL *easy)
 {
-	return curl_multi_add_handle(multi->curl, easy) == CURLM_OK ? TR_OK : TR_ENOMEM;
+	if (multi->count == multi->cap) {
+		size_t cap = 2 * multi->cap + 16;
+		struct member *members = realloc(multi->members, cap * sizeof *members);
+
+		if (members == NULL)
+			return TR_ENOMEM;
+		multi->members = members;
+		multi->cap = cap;
+	}
+	if (multi->curl == NULL)
+		multi->curl = make_curl(multi);
+	if (multi->curl == NULL || curl_multi_add_handle(multi->curl, easy) != CURLM_OK)
+		return TR_ENOMEM;
+	multi->members[multi->count++] = (struct member){easy, multi->curl};
+	return TR_OK;
 }
 
 void
 tr_http_multi_remove(struct tr_http_multi *multi, CURL *easy)
 {
-	CURLMcode code = curl_multi_remove_handle(multi->curl, easy);
+	struct member *member = member_of(multi, easy);
+	CURLMcode code = curl_multi_remove_handle(member != NULL ? member->curl : multi->curl, easy);
 
 	if (code != CURLM_OK)
 		tr_log(TR_LEVEL_ERROR, "http", "libcurl: cannot take a request out: %s", curl_multi_strerror(code));
+	if (member != NULL)
+		*member = multi->members[--multi->count];
 }

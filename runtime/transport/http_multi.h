@@ -12,7 +12,8 @@
 struct tr_http_multi;
 
 /* `done` is called from the loop for each easy handle that curl has finished; it must take the handle out
- * (tr_http_multi_remove). TR_OK, TR_ENOMEM. */
+ * (tr_http_multi_remove), or may leave in one that was to be connected only. When curl finds no memory, it is called
+ * with CURLE_OUT_OF_MEMORY for all that are in, those that were left in, too. TR_OK, TR_ENOMEM. */
 int tr_http_multi_new(struct tr_loop *loop, long max_connections, void (*done)(void *arg, CURL *easy, CURLcode result),
 	void *arg, struct tr_http_multi **out);
 void tr_http_multi_free(struct tr_http_multi *multi); /* closes all connections; no handle may be in it */

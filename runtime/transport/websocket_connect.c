@@ -196,7 +196,8 @@ set_up(struct tr_ws_link *link, const char *url)
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L); /* each link has its own */
+	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);       /* each link has its own */
+	curl_easy_setopt(easy, CURLOPT_SSL_SESSIONID_CACHE, 0L); /* nobody comes back to it */
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
 		(long)tr_min_i64(link->settings.timeout_ns / TR_NS_PER_MS + 1000, INT32_MAX)); /* a backstop */
 	return TR_OK;
