@@ -12,7 +12,7 @@
  *   the same hook raises before they come.
  *
  * What is left: one `..` of many large texts that does not fit though four times the largest did; and compiled code
- * (--jit), which runs no hook and may use up the reserve.
+ * (--jit), which runs the hook only when it leaves for a collection, and may use up the reserve until then.
  *
  * The bound is the same hook: over it garbage is collected, and what runs is interrupted if that was not enough. One
  * step from below may take it to three times the bound (a table that doubles); past four times nothing is given but by
@@ -125,9 +125,9 @@ give(struct tr_memory *memory, struct tr_reserve *reserve, void *ptr)
 	settle(memory);
 }
 
-/* There is no memory for it: ptr is not in a reserve. */
+/* There is no memory for it, or, `over`, it is past four times the limit. ptr is not in a reserve. */
 static void *
-without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size)
+without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size, bool over)
 {
 	struct tr_memory *memory = &host->memory;
 	void *out = ptr; /* to make it shorter may need memory, too; LuaJIT's allocator knows lengths by itself */
@@ -135,7 +135,7 @@ without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size
 	if (new_size > old_size) {
 		out = new_size <= LARGE ? take(memory, new_size) : NULL;
 		if (out == NULL) {
-			memory->refused = memory->limit > 0 && used_of(memory) + new_size > memory->limit;
+			memory->refused |= over;
 			return NULL;
 		}
 		if (ptr != NULL) {
@@ -143,7 +143,7 @@ without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size
 			memory->alloc(memory->alloc_arg, ptr, old_size, 0);
 		}
 		settle(memory);
-		if (reserved(memory) > memory->short_at)
+		if (!over && reserved(memory) > memory->short_at)
 			set_alarm(host, TR_MEMORY_SHORT);
 	}
 	account(host, old_size, new_size);
@@ -159,8 +159,11 @@ move(struct tr_host *host, struct tr_reserve *reserve, void *ptr, size_t old_siz
 
 	if (new_size > 0)
 		out = memory->alloc(memory->alloc_arg, NULL, 0, new_size); /* back where it belongs */
-	if (out == NULL && new_size > 0 && (new_size <= LARGE || new_size < old_size))
+	if (out == NULL && new_size > 0 && (new_size <= LARGE || new_size < old_size)) {
 		out = tr_reserve_resize(reserve, ptr, new_size) ? ptr : take(memory, new_size);
+		if (new_size > old_size && reserved(memory) > memory->short_at)
+			set_alarm(host, TR_MEMORY_SHORT);
+	}
 	if (out == NULL && new_size > 0)
 		return NULL;
 	if (out != ptr) {
@@ -169,8 +172,6 @@ move(struct tr_host *host, struct tr_reserve *reserve, void *ptr, size_t old_siz
 		give(memory, reserve, ptr);
 	}
 	account(host, old_size, new_size);
-	if (reserved(memory) > memory->short_at)
-		set_alarm(host, TR_MEMORY_SHORT);
 	return out;
 }
 
@@ -197,10 +198,10 @@ slow_alloc(struct tr_host *host, void *ptr, size_t old_size, size_t new_size)
 	if (reserve != NULL)
 		return move(host, reserve, ptr, old_size, new_size);
 	if (memory->limit > 0 && new_size > old_size && used / HARD_TIMES > memory->limit)
-		return without_memory(host, ptr, old_size, new_size);
+		return without_memory(host, ptr, old_size, new_size, true);
 	out = memory->alloc(memory->alloc_arg, ptr, old_size, new_size);
 	if (out == NULL && new_size > 0)
-		return without_memory(host, ptr, old_size, new_size);
+		return without_memory(host, ptr, old_size, new_size, false);
 	account(host, old_size, new_size);
 	if (new_size > old_size && new_size > LARGE / 2)
 		look_ahead(host, new_size * ROOM_TIMES);
@@ -219,7 +220,7 @@ host_alloc(void *arg, void *ptr, size_t old_size, size_t new_size)
 		return slow_alloc(host, ptr, old_size, new_size);
 	out = host->memory.alloc(host->memory.alloc_arg, ptr, old_size, new_size);
 	if (out == NULL && new_size > 0)
-		return without_memory(host, ptr, old_size, new_size);
+		return without_memory(host, ptr, old_size, new_size, false);
 	atomic_store_explicit(&host->memory.used, used, memory_order_relaxed);
 	return out;
 }
@@ -345,7 +346,7 @@ tr_memory_look(struct tr_host *host, lua_State *L)
 	alarm |= memory->alarm;
 	memory->alarm = 0;
 	now = judge(memory, alarm);
-	if ((alarm & TR_MEMORY_SHORT) && !memory->refused) {
+	if (alarm & TR_MEMORY_SHORT) {
 		now_ns = tr_mono_ns();
 		if (memory->told_at_ns == 0 || now_ns - memory->told_at_ns >= TELL_NS)
 			tell(host, now, now_ns);
