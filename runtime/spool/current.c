@@ -36,6 +36,7 @@ write_header(struct tr_spool *spool, struct segment *segment)
 		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
 	if (err < 0 || spool->config.no_flush)
 		return err;
+	tr_pulse_work();
 	err = tr_file->fdatasync(segment->fd);
 	if (err < 0)
 		atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);

@@ -214,6 +214,7 @@ write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at
 		uint32_t n = left < IOV_AT_ONCE ? left : IOV_AT_ONCE;
 		uint64_t bytes = 0;
 
+		tr_pulse_work(); /* a large group is many operations, which take a slow disk long */
 		for (uint32_t i = 0; i < n; i++)
 			bytes += iov[i].iov_len;
 		err = tr_file_writev_all(segment->fd, iov, (int)n, (off_t)file_at);
@@ -225,6 +226,7 @@ write_and_sync(struct tr_spool *spool, struct segment *segment, uint64_t file_at
 		atomic_fetch_add_explicit(&spool->n.write_errors, 1, memory_order_relaxed);
 	if (err == 0 && !spool->config.no_flush) {
 		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
+		tr_pulse_work();
 		err = tr_file->fdatasync(segment->fd);
 		if (err < 0)
 			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);
@@ -241,6 +243,7 @@ settle_one(struct tr_spool *spool, struct segment *segment)
 		err = segment_write_again(spool, segment, 0, align_up(SEG_HEADER + segment->end, PAGE_BYTES));
 	if (err == 0) {
 		atomic_fetch_add_explicit(&spool->n.syncs, 1, memory_order_relaxed);
+		tr_pulse_work();
 		err = tr_file->fdatasync(segment->fd);
 		if (err < 0)
 			atomic_fetch_add_explicit(&spool->n.sync_errors, 1, memory_order_relaxed);

@@ -128,10 +128,13 @@ wait_for_commit(struct tr_spool *spool)
 {
 	struct timespec pause = {0, 1000000};
 
-	if (spool->config.inline_io)
+	if (spool->config.inline_io) {
 		inline_work(spool);
-	else
-		nanosleep(&pause, NULL);
+		return;
+	}
+	tr_pulse_rest(); /* the commit thread has a pulse */
+	nanosleep(&pause, NULL);
+	tr_pulse_work();
 }
 
 /* The payload of a slot's frame, in the span (which may be read anew for it). */
@@ -274,6 +277,7 @@ load_run(struct tr_spool *spool, struct task *task)
 		uint64_t at = loc_offset(places[i].loc, span.align); /* if the span is of its segment */
 		struct tr_str payload;
 
+		tr_pulse_work();
 		if (err == TR_OK && places[i].loc < LOC_LOST &&
 			(!same_segment(&span, places[i].loc) || at < span.at ||
 				at + FRAME_HEADER + slot_length(spool, slot) > span.at + span.len) &&

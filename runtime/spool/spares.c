@@ -32,11 +32,13 @@ fill(struct tr_spool *spool, struct segment *segment)
 	while (size < full && err == 0) {
 		if (stopping(spool))
 			return -ECANCELED;
+		tr_pulse_work();
 		size += STEP_BYTES;
 		if (size > full)
 			size = full;
 		err = tr_file->allocate(segment->fd, (off_t)size);
 	}
+	tr_pulse_work();
 	return err < 0 ? err : tr_file->fdatasync(segment->fd);
 }
 
@@ -339,7 +341,9 @@ wait_for(struct tr_spool *spool, uint32_t count, bool outcome)
 		}
 		tries = spool->spare_tries;
 		pthread_cond_broadcast(&spool->spare_wake);
+		tr_pulse_rest(); /* the keeper has a pulse */
 		pthread_cond_wait(&spool->spare_wake, &spool->spare_mu);
+		tr_pulse_work();
 	}
 	if (spool->spare_count >= count)
 		return TR_OK;

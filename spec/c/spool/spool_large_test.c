@@ -413,6 +413,73 @@ a_change_has_its_bound(void **state)
 	bed_end(&bed);
 }
 
+/* Of a thread with a pulse: operations that can take long, and those that came without a new beat. */
+static _Atomic uint32_t long_ones, unmarked;
+
+static void
+note_long(void)
+{
+	static _Thread_local uint64_t last;
+	uint64_t beat;
+
+	if (tr_pulse_mine == NULL)
+		return;
+	beat = atomic_load(&tr_pulse_mine->beat);
+	long_ones++;
+	unmarked += beat == last || beat % 2 == 0;
+	last = beat;
+}
+
+static const struct tr_file_ops *under;
+
+static ssize_t
+noted_write(int fd, const struct iovec *iov, int count, off_t at)
+{
+	if (count > 1) /* of a group; the others are one page */
+		note_long();
+	return under->pwritev(fd, iov, count, at);
+}
+
+static int
+noted_sync(int fd)
+{
+	note_long();
+	return under->fdatasync(fd);
+}
+
+static int
+noted_allocate(int fd, off_t len)
+{
+	note_long();
+	return under->allocate(fd, len);
+}
+
+/* A large group on a slow disk is no thread that hangs: each of its operations shows. */
+static void
+each_operation_shows(void **state)
+{
+	struct tr_file_ops ops;
+	struct bed bed;
+
+	bed_in_memory(&bed, SEGMENT);
+	under = tr_file;
+	ops = *under;
+	ops.pwritev = noted_write;
+	ops.fdatasync = noted_sync;
+	ops.allocate = noted_allocate;
+	tr_file = &ops;
+	bed_open(&bed);
+	bed_many(&bed, UINT32_MAX, 70, 100000); /* a file is filled in two steps for it */
+	bed_wait(&bed);
+	bed_check(&bed);
+	bed_close(&bed);
+	tr_file = under;
+	assert_true(long_ones > 10);
+	assert_int_equal(unmarked, 0);
+	bed_open(&bed);
+	bed_end(&bed);
+}
+
 int
 main(void)
 {
@@ -426,6 +493,7 @@ main(void)
 		cmocka_unit_test(an_outcome_finds_space_or_waits_for_it),
 		cmocka_unit_test(more_than_64_mib),
 		cmocka_unit_test(a_change_has_its_bound),
+		cmocka_unit_test(each_operation_shows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
