@@ -60,7 +60,6 @@ loaded(struct load_op *op, uint32_t at, struct judge *judge, struct slot_list *a
 {
 	struct tr_engine *engine = op->worker->engine;
 	struct tr_message *message = op->messages[at];
-	struct tr_sched *sched;
 	struct tr_stub *stub;
 
 	if (message != NULL && op->status[at] >= 0) {
@@ -78,10 +77,19 @@ loaded(struct load_op *op, uint32_t at, struct judge *judge, struct slot_list *a
 		}
 	}
 	slots_add(engine->spool, again, op->slots[at]);
-	sched = sched_at(engine, tr_spool_stub(engine->spool, op->slots[at])->queue);
-	sched->blocked_until_ns = tr_mono_ns() + TR_NS_PER_S;
-	sched_retry_in(sched, TR_NS_PER_S);
 	return NULL;
+}
+
+/* Those that cannot be read now go behind the others: a bad place on the disk must hold nothing but what lies there. If
+ * nothing can be read it is the disk that has to be waited for. */
+static void
+read_later(struct tr_sched *sched, struct slot_list *again, uint32_t of)
+{
+	if (again->count == of) {
+		sched->blocked_until_ns = tr_mono_ns() + TR_NS_PER_S;
+		sched_retry_in(sched, TR_NS_PER_S);
+	}
+	sched_return(sched->home, again, false);
 }
 
 static void
@@ -114,7 +122,7 @@ line_loaded(struct tr_load *load)
 	if (coming > 0) /* they were on their way to the lanes, each with a token */
 		rate_give_back(sched, load->count - (uint32_t)on);
 	if (again.count > 0)
-		sched_return(op->worker, &again, true);
+		read_later(sched, &again, load->count);
 	if (stopping(engine)) {
 		sched_spill(sched, &sched->fresh, true);
 		if (!sched->hook_waiting) /* the handler has the first of them; hook_answered() goes on */

@@ -1,4 +1,6 @@
 /* What must go on when the spool is slow or refuses, and when the engine stops. */
+#include <errno.h>
+
 #include "rig.h"
 #include "spool/internal.h"
 
@@ -137,6 +139,58 @@ refused_null_drop_is_tried_again(void **state)
 	assert_int_equal(rig_check(&rig), 0);
 	assert_int_equal(rig_column(&rig, TR_COL_DROPPED), 1);
 	rig_fini(&rig);
+}
+
+static const struct tr_file_ops *disk;
+static _Atomic int64_t bad_place;
+
+static ssize_t
+read_but_there(int fd, void *data, size_t len, off_t at)
+{
+	int64_t bad = atomic_load(&bad_place);
+
+	return bad >= at && bad < at + (int64_t)len ? -EIO : disk->pread(fd, data, len, at);
+}
+
+static void
+one_at_a_time(struct rig *rig, const char *name, struct tr_path_config *config)
+{
+	config->max_ready = 1;
+}
+
+/* A message at a place of the disk that cannot be read, the first of its queue, holds no other. */
+static void
+one_that_cannot_be_read_holds_no_other(void **state)
+{
+	static struct tr_file_ops ops;
+	struct rig rig;
+
+	rig_init(&rig);
+	rig.path_config = one_at_a_time;
+	disk = tr_file;
+	ops = *disk;
+	ops.pread = read_but_there;
+	tr_file = &ops;
+	bad_place = -1;
+	rig_open(&rig);
+	for (uint32_t i = 0; i < 6; i++) {
+		struct tr_message *message = rig_message("one.example", i);
+
+		message->due_ms = tr_wall_ms() + 10000 + 100 * i;
+		rig_put_message(&rig, tr_engine_worker(rig.engine, 0), message);
+		rig_run(&rig, TR_NS_PER_S / 2);
+	}
+	assert_int_equal(rig_figures(&rig).timers, 6);
+	bad_place = SEG_HEADER + (int64_t)loc_offset(tr_spool_stub(rig.spool, 0)->loc, PUT_ALIGN);
+	rig_run(&rig, MINUTE_NS);
+	assert_int_equal(rig.sent, 5);
+	assert_int_equal(rig_figures(&rig).line, 1);
+	bad_place = -1;
+	rig_run(&rig, MINUTE_NS);
+	assert_int_equal(rig.sent, 6);
+	assert_int_equal(rig_check(&rig), 0);
+	rig_fini(&rig);
+	tr_file = disk;
 }
 
 /* What found no memory for its queue, or on its way to the worker of that, is counted, and goes there in a while. */
@@ -419,6 +473,7 @@ main(void)
 		cmocka_unit_test(probe_under_pressure_is_repeated),
 		cmocka_unit_test(waits_no_longer_than_the_pressure),
 		cmocka_unit_test(refused_null_drop_is_tried_again),
+		cmocka_unit_test(one_that_cannot_be_read_holds_no_other),
 		cmocka_unit_test(stranded_ones_go_on),
 		cmocka_unit_test(refused_decision_is_asked_for_again),
 		cmocka_unit_test(refused_letter_is_tried_again),
