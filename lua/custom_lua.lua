@@ -8,6 +8,7 @@ local session = host.internal 'session'
 
 local raw_xpcall, CANCELLED = host.raw_xpcall, host.CANCELLED
 local rawequal = rawequal
+local mono, utf8_valid = host.c.mono, host.c.utf8_valid
 local INTERNAL, MAX_TEXT = error_text.INTERNAL, error_text.MAX_TEXT
 local one_line, refused = error_text.one_line, error_text.is_refused
 
@@ -25,7 +26,7 @@ end
 
 --- Logs where an error of the policy was raised. What the network did has no place in a file, and is told by the record.
 local function tell_trace(s, config, err)
-  local now = queue.now_s()
+  local now = mono()
   local name = config.constructor
   if not trace or not err:find '^[^\n]-:%d+: ' then
     return
@@ -57,7 +58,7 @@ end
 local function verdict_of(entry, i, count)
   if outcome.is(entry) then
     return entry
-  elseif type(entry) == 'string' and queue.is_utf8(entry) then
+  elseif type(entry) == 'string' and utf8_valid(entry) then
     return outcome.delivered(entry)
   end
   local got = type(entry) == 'string' and 'a string that is not UTF-8' or type(entry)

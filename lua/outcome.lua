@@ -1,6 +1,6 @@
 --- Outcomes that `send` and `send_batch` of a connection may return: one for all messages that they were given, or, from
 --- send_batch, a list with one for each. Beyond the contract, where a batch has one outcome: docs/log-hooks.md.
-local queue = require 'tr.session'
+local utf8_valid = require('tr.host').c.utf8_valid
 
 local Outcome = {}
 Outcome.__index = Outcome
@@ -15,7 +15,7 @@ local function make(kind, name, code, low, text, retry_after)
     error(('kumo.%s: code: %d to %d expected, got %s'):format(name, low, low + 99, tostring(code)), 3)
   elseif type(text) ~= 'string' then
     error(('kumo.%s: text: string expected, got %s'):format(name, type(text)), 3)
-  elseif not queue.is_utf8(text) then
+  elseif not utf8_valid(text) then
     error(('kumo.%s: text: it is not UTF-8'):format(name), 3)
   end
   return setmetatable({ kind = kind, code = code, text = text, retry_after = retry_after }, Outcome)

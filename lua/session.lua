@@ -3,12 +3,11 @@
 --- whatever happens here none is lost.
 --- Source: contract events.md section 7, queues.md section 3; differences: docs/compatibility.md.
 local host = require 'tr.host'
-local queue = require 'tr.session'
 local error_text = require 'error_text'
 
 local session = {}
 
-local min = math.min
+local min, mono = math.min, host.c.mono
 local INTERNAL = error_text.INTERNAL
 local one_line, refused = error_text.one_line, error_text.is_refused
 
@@ -35,7 +34,7 @@ local function collect(s, config, left)
     end
     local wait = config.idle_timeout_s
     if have > 0 then
-      local now = queue.now_s()
+      local now = mono()
       deadline = deadline or now + config.max_batch_latency_s
       wait = deadline - now
       if wait <= 0 then

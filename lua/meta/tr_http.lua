@@ -90,9 +90,6 @@ function core.header_next(head, at) end
 ---@return string
 function core.base64(bytes) end
 
----@return boolean
-function core.utf8_valid(bytes) end
-
 ---@return string text bytes that are not UTF-8 become U+FFFD
 function core.utf8_lossy(bytes) end
 

@@ -10,13 +10,6 @@ local session = {}
 ---@return string? text
 function session.find_rejection(err) end
 
----@param text string
----@return boolean
-function session.is_utf8(text) end
-
----@return number seconds  monotonic
-function session.now_s() end
-
 ---@alias tr.session.Phase 'Starting'|'Idle'|'AccumulatingBatch'|'AttemptingConnection'|'DeliveringMessage'|'Closing'|'Throttled'
 
 ---@class tr.session.Config

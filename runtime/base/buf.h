@@ -24,6 +24,18 @@ tr_str_eq(struct tr_str a, struct tr_str b)
 {
 	return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
+/* Whether `text` begins so; then what is behind it is left. */
+static inline bool
+tr_str_take(struct tr_str *text, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	if (text->len < len || memcmp(text->data, prefix, len) != 0)
+		return false;
+	text->data += len;
+	text->len -= len;
+	return true;
+}
 bool tr_str_ieq(struct tr_str a, struct tr_str b); /* ASCII case does not count */
 
 /* Zero-initialised is empty. An allocation that fails sets `failed`, and everything after it is

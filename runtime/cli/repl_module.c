@@ -10,6 +10,7 @@
 #include "cli/repl.h"
 #include "cli/repl_socket.h"
 #include "cli/server_internal.h"
+#include "cli/testing.h"
 #include "ingress/run_lua.h"
 #include "queue/queue.h"
 
@@ -287,17 +288,7 @@ l_figures(lua_State *L)
 
 	if (engine != NULL)
 		tr_engine_figures(engine, &figures);
-	const struct {
-		const char *key;
-		uint64_t value;
-	} fields[] = {{"line", figures.line}, {"timers", figures.timers}, {"ready", figures.ready},
-		{"in_flight", figures.in_flight}, {"undecided", figures.undecided}, {"parked", figures.parked},
-		{"sessions", figures.sessions}};
-	lua_createtable(L, 0, (int)TR_COUNT(fields));
-	for (size_t i = 0; i < TR_COUNT(fields); i++) {
-		lua_pushnumber(L, (lua_Number)fields[i].value);
-		lua_setfield(L, -2, fields[i].key);
-	}
+	tr_push_figures(L, &figures);
 	return 1;
 }
 

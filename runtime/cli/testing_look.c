@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "cli/testing.h"
 #include "cli/testing_internal.h"
 
 /* runtime:ledger() -> table by account, as in /api/tailrace/ledger. */
@@ -40,6 +41,23 @@ tr_testing_balances(lua_State *L)
 	return 2;
 }
 
+void
+tr_push_figures(lua_State *L, const struct tr_queue_figures *figures)
+{
+	const struct {
+		const char *key;
+		uint64_t value;
+	} fields[] = {{"line", figures->line}, {"timers", figures->timers}, {"ready", figures->ready},
+		{"in_flight", figures->in_flight}, {"undecided", figures->undecided}, {"parked", figures->parked},
+		{"sessions", figures->sessions}};
+
+	lua_createtable(L, 0, (int)TR_COUNT(fields));
+	for (size_t i = 0; i < TR_COUNT(fields); i++) {
+		lua_pushnumber(L, (lua_Number)fields[i].value);
+		lua_setfield(L, -2, fields[i].key);
+	}
+}
+
 /* runtime:figures() -> counts of the queues. */
 int
 tr_testing_figures(lua_State *L)
@@ -47,17 +65,7 @@ tr_testing_figures(lua_State *L)
 	struct tr_queue_figures figures;
 
 	tr_engine_figures(tr_server_engine(tr_testing_check(L)->server), &figures);
-	struct {
-		const char *key;
-		uint64_t value;
-	} fields[] = {{"line", figures.line}, {"timers", figures.timers}, {"ready", figures.ready},
-		{"in_flight", figures.in_flight}, {"undecided", figures.undecided}, {"parked", figures.parked},
-		{"sessions", figures.sessions}};
-	lua_createtable(L, 0, (int)TR_COUNT(fields));
-	for (size_t i = 0; i < TR_COUNT(fields); i++) {
-		lua_pushnumber(L, (lua_Number)fields[i].value);
-		lua_setfield(L, -2, fields[i].key);
-	}
+	tr_push_figures(L, &figures);
 	return 1;
 }
 

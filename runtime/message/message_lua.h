@@ -21,6 +21,9 @@ void tr_addr_push(lua_State *L, const struct tr_addr *addr);
 /* A string or an EnvelopeAddress as text, borrowed from the value; .data NULL for anything else. Never raises. */
 struct tr_str tr_addr_text(lua_State *L, int idx);
 
+/* queue_name_lua.c: pushes the domain, the tenant or nil, the campaign or nil. */
+void tr_queue_name_push(lua_State *L, const struct tr_queue_name *name);
+
 /* A buffer of this Lua state, emptied: so that a raise leaks nothing. Valid until the next call of it. */
 struct tr_buf *tr_lua_scratch(lua_State *L);
 

@@ -42,9 +42,7 @@ push_queue_parts(lua_State *L, void *arg)
 	struct tr_queue_name parts;
 
 	tr_sched_parts(arg, &parts);
-	push_optional(L, true, parts.domain);
-	push_optional(L, parts.has_tenant, parts.tenant);
-	push_optional(L, parts.has_campaign, parts.campaign);
+	tr_queue_name_push(L, &parts);
 	push_optional(L, parts.has_routing, parts.routing_domain);
 	return 4;
 }
@@ -444,25 +442,6 @@ l_find_rejection(lua_State *L)
 	return 2;
 }
 
-/* is_utf8(string) -> boolean */
-static int
-l_is_utf8(lua_State *L)
-{
-	struct tr_str str;
-
-	str.data = luaL_checklstring(L, 1, &str.len);
-	lua_pushboolean(L, tr_utf8_valid(str));
-	return 1;
-}
-
-/* now_s() -> monotonic seconds */
-static int
-l_now_s(lua_State *L)
-{
-	lua_pushnumber(L, (double)tr_mono_ns() / 1e9);
-	return 1;
-}
-
 int
 luaopen_tr_queue(lua_State *L)
 {
@@ -491,8 +470,6 @@ luaopen_tr_session(lua_State *L)
 {
 	static const luaL_Reg functions[] = {
 		{"find_rejection", l_find_rejection},
-		{"is_utf8", l_is_utf8},
-		{"now_s", l_now_s},
 		{NULL, NULL},
 	};
 

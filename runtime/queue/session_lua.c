@@ -200,15 +200,6 @@ l_connect_failed(lua_State *L)
 	return 0;
 }
 
-static void
-push_part(lua_State *L, bool has, struct tr_str part)
-{
-	if (has)
-		lua_pushlstring(L, part.data, part.len);
-	else
-		lua_pushnil(L);
-}
-
 /* session:feeding() -> domain, tenant or nil, campaign or nil: arguments of a constructor. */
 static int
 l_feeding(lua_State *L)
@@ -219,9 +210,7 @@ l_feeding(lua_State *L)
 
 	tr_session_feeding(hand->session, &name);
 	tr_queue_name_parse((struct tr_str){name.data, name.len}, &parts);
-	lua_pushlstring(L, parts.domain.data ? parts.domain.data : "", parts.domain.len);
-	push_part(L, parts.has_tenant, parts.tenant);
-	push_part(L, parts.has_campaign, parts.campaign);
+	tr_queue_name_push(L, &parts);
 	tr_buf_free(&name);
 	return 3;
 }

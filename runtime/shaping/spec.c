@@ -29,22 +29,10 @@ take_number(struct tr_str *text, uint64_t *out)
 	return digits > 0;
 }
 
-static bool
-take_prefix(struct tr_str *text, const char *prefix)
-{
-	size_t len = strlen(prefix);
-
-	if (text->len < len || memcmp(text->data, prefix, len) != 0)
-		return false;
-	text->data += len;
-	text->len -= len;
-	return true;
-}
-
 int
 tr_limit_spec_parse(struct tr_str text, struct tr_limit_spec *out)
 {
-	out->local = take_prefix(&text, "local:");
+	out->local = tr_str_take(&text, "local:");
 	if (!take_number(&text, &out->limit) || text.len != 0 || out->limit == 0)
 		return TR_EINVAL;
 	return TR_OK;
@@ -85,12 +73,12 @@ tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **wh
 	int64_t seconds;
 
 	memset(out, 0, sizeof *out);
-	out->local = take_prefix(&text, "local:");
+	out->local = tr_str_take(&text, "local:");
 	if (!take_number(&text, &out->quantity) || out->quantity == 0) {
 		*why = "a quantity of at least 1 is expected before the '/'";
 		return TR_EINVAL;
 	}
-	if (!take_prefix(&text, "/")) {
+	if (!tr_str_take(&text, "/")) {
 		*why = "'/' and a period are expected after the quantity, as in \"100/min\"";
 		return TR_EINVAL;
 	}
@@ -117,7 +105,7 @@ tr_rate_spec_parse(struct tr_str text, struct tr_rate_spec *out, const char **wh
 	out->period_ns = (int64_t)factor * seconds * TR_NS_PER_S;
 	out->burst = out->quantity;
 	if (text.len > 0) {
-		if (!take_prefix(&text, ",max_burst=") || !take_number(&text, &out->burst) || text.len != 0 ||
+		if (!tr_str_take(&text, ",max_burst=") || !take_number(&text, &out->burst) || text.len != 0 ||
 			out->burst == 0) {
 			*why = "only ',max_burst=NUMBER' may follow the period";
 			return TR_EINVAL;

@@ -367,16 +367,6 @@ l_base64(lua_State *L)
 }
 
 static int
-l_utf8_valid(lua_State *L)
-{
-	struct tr_str text;
-
-	text.data = luaL_checklstring(L, 1, &text.len);
-	lua_pushboolean(L, tr_utf8_valid(text));
-	return 1;
-}
-
-static int
 l_utf8_lossy(lua_State *L)
 {
 	struct tr_str text;
@@ -457,9 +447,8 @@ luaopen_tr_http(lua_State *L)
 {
 	static const luaL_Reg functions[] = {{"client", l_client}, {"perform", l_perform}, {"reason", l_reason},
 		{"header_ok", l_header_ok}, {"header", l_header}, {"header_next", l_header_next}, {"base64", l_base64},
-		{"utf8_valid", l_utf8_valid}, {"utf8_lossy", l_utf8_lossy}, {"url_check", l_url_check},
-		{"url_shown", l_url_shown}, {"url_denied", l_url_denied}, {"duration_s", l_duration_s},
-		{"random_hex", l_random_hex}, {NULL, NULL}};
+		{"utf8_lossy", l_utf8_lossy}, {"url_check", l_url_check}, {"url_shown", l_url_shown},
+		{"url_denied", l_url_denied}, {"duration_s", l_duration_s}, {"random_hex", l_random_hex}, {NULL, NULL}};
 
 	tr_type(L, CLIENT_TYPE, l_client_gc, NULL);
 	lua_newtable(L);

@@ -35,18 +35,6 @@ copy_decoded(struct tr_str text)
 	return copy;
 }
 
-static bool
-take_prefix(struct tr_str *text, const char *prefix)
-{
-	size_t len = strlen(prefix);
-
-	if (text->len < len || memcmp(text->data, prefix, len) != 0)
-		return false;
-	text->data += len;
-	text->len -= len;
-	return true;
-}
-
 /* Up to `c`, which goes too; false: it is not there. */
 static bool
 take_until(struct tr_str *text, char c, struct tr_str *out)
@@ -82,9 +70,9 @@ parse_path(struct tr_str rest, struct tr_redis_settings *out, const char **why)
 {
 	struct tr_str path;
 
-	take_prefix(&rest, "//");
+	tr_str_take(&rest, "//");
 	if (take_until(&rest, '?', &path)) {
-		if (!take_prefix(&rest, "db=") || !read_number(rest, 65535, &out->db)) {
+		if (!tr_str_take(&rest, "db=") || !read_number(rest, 65535, &out->db)) {
 			*why = "only '?db=NUMBER' may follow the path of a socket";
 			return TR_EINVAL;
 		}
@@ -105,8 +93,8 @@ parse_host(struct tr_str rest, struct tr_redis_settings *out, const char **why)
 	struct tr_str host = rest, port = {NULL, 0};
 	uint32_t number = DEFAULT_PORT;
 
-	if (take_prefix(&rest, "[")) { /* IPv6 */
-		if (!take_until(&rest, ']', &host) || (rest.len > 0 && !take_prefix(&rest, ":"))) {
+	if (tr_str_take(&rest, "[")) { /* IPv6 */
+		if (!take_until(&rest, ']', &host) || (rest.len > 0 && !tr_str_take(&rest, ":"))) {
 			*why = "an IPv6 address is written [::1]:6379";
 			return TR_EINVAL;
 		}
@@ -187,11 +175,11 @@ tr_redis_parse_url(struct tr_str url, struct tr_redis_settings *out, const char 
 	*why = "'redis://[user][:password@]host[:port][/db]', the same with 'rediss://' for TLS, or 'unix:PATH' is "
 	       "expected";
 	memset(out, 0, sizeof *out);
-	if (take_prefix(&url, "redis://"))
+	if (tr_str_take(&url, "redis://"))
 		err = parse_server(url, out, why);
-	else if (take_prefix(&url, "redis+unix:") || take_prefix(&url, "unix:"))
+	else if (tr_str_take(&url, "redis+unix:") || tr_str_take(&url, "unix:"))
 		err = parse_path(url, out, why);
-	else if (take_prefix(&url, "rediss://"))
+	else if (tr_str_take(&url, "rediss://"))
 		err = parse_tls(url, out, why);
 	if (err != TR_OK)
 		tr_redis_free_settings(out);

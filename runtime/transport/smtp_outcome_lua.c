@@ -1,4 +1,5 @@
 /* What became of the message that a session has sent by SMTP. */
+#include "message/message_lua.h"
 #include "transport/smtp_conn_lua.h"
 
 #define FEW 8 /* recipients whose outcomes need no memory of their own */
@@ -74,15 +75,6 @@ l_rewrite(lua_State *L)
 	return 0;
 }
 
-static void
-push_part(lua_State *L, bool has, struct tr_str part)
-{
-	if (has)
-		lua_pushlstring(L, part.data, part.len);
-	else
-		lua_pushnil(L);
-}
-
 /* connection:queue(session) -> domain, tenant | nil, campaign | nil, routing domain: of the message in hand. */
 static int
 l_queue(lua_State *L)
@@ -94,11 +86,11 @@ l_queue(lua_State *L)
 	if (message == NULL)
 		return luaL_error(L, "no message in hand");
 	tr_queue_name_parse(tr_str(message->queue), &name);
-	push_part(L, true, name.domain.data != NULL ? name.domain : TR_STR(""));
-	push_part(L, name.has_tenant, name.tenant);
-	push_part(L, name.has_campaign, name.campaign);
-	push_part(L, true,
-		name.has_routing ? name.routing_domain : (name.domain.data != NULL ? name.domain : TR_STR("")));
+	tr_queue_name_push(L, &name);
+	if (name.has_routing)
+		lua_pushlstring(L, name.routing_domain.data, name.routing_domain.len);
+	else
+		lua_pushvalue(L, -3);
 	return 4;
 }
 

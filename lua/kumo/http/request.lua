@@ -133,7 +133,7 @@ local function multipart_piece(name, value)
   local disposition = ('Content-Disposition: form-data; name="%s"'):format(quote_name(name))
   if type(value) ~= 'table' then
     local data = values.check_string(value, 'form_multipart_data ' .. name, 2)
-    if core.utf8_valid(data) then
+    if host.c.utf8_valid(data) then
       return disposition .. '\r\n\r\n' .. data
     end
     return disposition .. '\r\nContent-Type: application/octet-stream\r\n\r\n' .. data
