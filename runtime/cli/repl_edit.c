@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <locale.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,11 +42,16 @@ __lsan_default_suppressions(void)
 
 static volatile sig_atomic_t interrupted, resized, continued;
 static struct tr_edit *editing; /* libedit's prompt function has no argument */
+static pthread_t reader;
 
 /* Set by repl.c's handler for SIGINT, too: see tr_edit_read(). */
 static void
 on_signal(int number)
 {
+	if (!pthread_equal(pthread_self(), reader)) { /* the kernel may give it to any thread: this one does not wait */
+		pthread_kill(reader, number);
+		return;
+	}
 	if (number == SIGINT)
 		interrupted = 1;
 	else if (number == SIGWINCH)
@@ -134,6 +140,8 @@ read_char(EditLine *el, wchar_t *out)
 		}
 		int ready = ppoll(fds, edit->config.fd >= 0 ? 2 : 1, NULL, &old);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		if (interrupted) /* a key that came with it is behind it */
+			continue;
 		if (ready < 0) {
 			if (errno == EINTR)
 				continue;
@@ -289,6 +297,7 @@ tr_edit_new(const struct tr_edit_config *config, struct tr_edit **out)
 	el_set(edit->el, EL_BIND, "\\e[1~", "ed-move-to-beg", NULL);
 	el_set(edit->el, EL_BIND, "\\e[4~", "ed-move-to-end", NULL);
 	el_source(edit->el, NULL); /* ~/.editrc */
+	reader = pthread_self();
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGWINCH, &action, NULL);
 	sigaction(SIGCONT, &action, NULL);
