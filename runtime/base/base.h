@@ -33,6 +33,7 @@ enum tr_err {
 	TR_EREFUSED = -14, /* connection refused */
 	TR_ETOOBIG = -15,
 	TR_EACCES = -16, /* a rule of ours forbids it */
+	TR_EMFILE = -17, /* the process, or the machine, has no file descriptor left */
 };
 
 /* "ETIMEDOUT" for TR_ETIMEDOUT; "EUNKNOWN" for anything else. Static. */
@@ -41,6 +42,8 @@ const char *tr_err_name(int err);
 const char *tr_err_text(int err);
 /* The tr_err nearest to an errno value; TR_EIO when there is none. */
 int tr_err_from_errno(int errnum);
+/* strerror() of an errno value of either sign, with what to do where that does not say it. */
+const char *tr_errno_text(int errnum);
 
 static inline int64_t
 tr_min_i64(int64_t a, int64_t b)

@@ -1,6 +1,7 @@
 #include "base/base.h"
 
 #include <errno.h>
+#include <string.h>
 
 static const struct {
 	const char *name, *text;
@@ -22,6 +23,8 @@ static const struct {
 	[-TR_EREFUSED] = {"EREFUSED", "connection refused"},
 	[-TR_ETOOBIG] = {"ETOOBIG", "too big"},
 	[-TR_EACCES] = {"EACCES", "not allowed"},
+	[-TR_EMFILE] = {"EMFILE", "too many open files: raise the limit (LimitNOFILE= of a service, ulimit -n; "
+				  "fs.file-max of the machine)"},
 };
 
 const char *
@@ -70,9 +73,10 @@ tr_err_from_errno(int errnum)
 		return TR_EEXIST;
 	case EAGAIN:
 	case EINTR:
+		return TR_EAGAIN;
 	case EMFILE:
 	case ENFILE:
-		return TR_EAGAIN;
+		return TR_EMFILE;
 	case EPIPE:
 	case ECONNRESET:
 	case ECONNABORTED:
@@ -93,4 +97,13 @@ tr_err_from_errno(int errnum)
 	default:
 		return TR_EIO;
 	}
+}
+
+const char *
+tr_errno_text(int errnum)
+{
+	int err = tr_err_from_errno(errnum);
+
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): glibc's is of the thread */
+	return err == TR_EMFILE ? tr_err_text(err) : strerror(errnum < 0 ? -errnum : errnum);
 }

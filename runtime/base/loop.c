@@ -1,10 +1,13 @@
 #include "base/loop.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/pulse.h"
@@ -17,6 +20,7 @@
  * its limit of virtual time: a slow disk must not fail a test, a lost hold must not hang it. */
 #define HOLDS_AT_LEAST_NS (120 * TR_NS_PER_S)
 #define FOREVER INT64_MAX
+#define DESCRIPTORS 3 /* that libev needs for one: epoll, its wake-up, its timer */
 
 struct tr_loop {
 	struct ev_loop *ev;
@@ -79,6 +83,21 @@ wait_ends(struct ev_loop *ev) EV_NOEXCEPT
 	tr_pulse_work();
 }
 
+/* libev ends the process when it finds no descriptor for its wake-up. */
+static int
+probe_descriptors(void)
+{
+	int fds[DESCRIPTORS], count = 0, err = TR_OK;
+
+	while (count < DESCRIPTORS && (fds[count] = eventfd(0, EFD_CLOEXEC)) >= 0)
+		count++;
+	if (count < DESCRIPTORS)
+		err = tr_err_from_errno(errno);
+	while (count > 0)
+		close(fds[--count]);
+	return err;
+}
+
 int
 tr_loop_new(struct tr_loop **out)
 {
@@ -94,6 +113,9 @@ tr_loop_new(struct tr_loop **out)
 	loop->hooks_due = true;
 	atomic_init(&loop->mail, NULL);
 	err = tr_wheel_new(tr_mono_ns(), &loop->wheel);
+	if (err != TR_OK)
+		goto fail;
+	err = probe_descriptors();
 	if (err != TR_OK)
 		goto fail;
 	loop->ev = ev_loop_new(EVFLAG_AUTO | EVFLAG_NOENV);

@@ -13,7 +13,7 @@
 struct ev_loop;
 struct tr_loop;
 
-int tr_loop_new(struct tr_loop **out); /* TR_OK, TR_ENOMEM, TR_EIO */
+int tr_loop_new(struct tr_loop **out); /* TR_OK, TR_ENOMEM, TR_EMFILE, TR_EIO */
 void tr_loop_free(struct tr_loop *loop);
 struct ev_loop *tr_loop_ev(struct tr_loop *loop);
 struct tr_wheel *tr_loop_wheel(struct tr_loop *loop);

@@ -133,15 +133,14 @@ make_worker(struct tr_server *server, uint32_t index, char **error)
 	};
 	int err = parts->loop != NULL ? TR_OK : tr_loop_new(&parts->loop);
 
-	if (err != TR_OK)
-		return err;
 	config.loop = parts->loop;
-	err = tr_host_new(&config, &parts->host);
+	if (err == TR_OK)
+		err = tr_host_new(&config, &parts->host);
 	if (err == TR_OK)
 		err = tr_transports_init(&parts->transports, parts->loop, parts->host, server->resolvers);
 	if (err != TR_OK) {
-		set_error(error, "worker %u cannot be made: %s (share directory %s)", index, tr_err_text(err),
-			server->share_dir);
+		set_error(error, "worker %u cannot be made: %s (share directory %s)", index,
+			err == TR_EIO ? "the log says why" : tr_err_text(err), server->share_dir);
 		return err;
 	}
 	tr_host_set_service(parts->host, TR_SERVICE_RECORDER, server->recorder);
@@ -277,7 +276,7 @@ name_node(struct tr_server *server, char **error)
 		return TR_ENOMEM;
 	err = tr_file_slurp(path, &text, &len);
 	if (err < 0 && err != -ENOENT) { /* another one would be another node's */
-		set_error(error, "%s cannot be read: %s", path, strerror(-err));
+		set_error(error, "%s cannot be read: %s", path, tr_errno_text(err));
 		free(path);
 		return TR_EIO;
 	}
@@ -294,7 +293,7 @@ name_node(struct tr_server *server, char **error)
 		if (fd >= 0)
 			tr_file->close(fd);
 		if (err < 0)
-			set_error(error, "%s cannot be written: %s", path, strerror(-err));
+			set_error(error, "%s cannot be written: %s", path, tr_errno_text(err));
 	}
 	tr_recorder_set_nodeid(server->recorder, uuid_text);
 	free(text);
@@ -504,6 +503,7 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 {
 	struct tr_server *server = calloc(1, sizeof *server);
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	int err = TR_ENOMEM;
 
 	*error = NULL;
 	if (server == NULL)
@@ -532,8 +532,8 @@ tr_server_boot(const struct tr_server_config *config, char **error)
 	tr_record_lua_ops(&server->record_ops);
 	if ((config->policy != NULL && server->policy == NULL) ||
 		(config->spool_dir != NULL && server->spool_dir == NULL) || server->share_dir == NULL ||
-		server->worker == NULL || boot(server, config, error) != TR_OK) {
-		set_error(error, "out of memory");
+		server->worker == NULL || (err = boot(server, config, error)) != TR_OK) {
+		set_error(error, "%s", tr_err_text(err));
 		if (server->worker == NULL)
 			server->workers = 0;
 		tr_server_stop_workers(server);

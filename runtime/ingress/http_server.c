@@ -441,7 +441,7 @@ bind_to(struct tr_http_server *server, char **error)
 		int err = errno;
 
 		if (error != NULL &&
-			asprintf(error, "cannot listen on %s: %s", server->config.listen, strerror(err)) < 0)
+			asprintf(error, "cannot listen on %s: %s", server->config.listen, tr_errno_text(err)) < 0)
 			*error = NULL;
 		return TR_EIO;
 	}
@@ -470,6 +470,7 @@ tr_http_server_new(const struct tr_http_server_config *config, struct tr_http_se
 	server->config.listen = NULL; /* the caller's */
 	if (err != TR_OK)
 		goto fail;
+	errno = 0;
 	server->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
 		on_access, server, MHD_OPTION_EXTERNAL_LOGGER, on_log, server, MHD_OPTION_LISTEN_SOCKET, server->fd,
 		MHD_OPTION_NOTIFY_COMPLETED, on_completed, server, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server,
@@ -478,7 +479,7 @@ tr_http_server_new(const struct tr_http_server_config *config, struct tr_http_se
 		(size_t)CONNECTION_BYTES, MHD_OPTION_END);
 	info = server->daemon != NULL ? MHD_get_daemon_info(server->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
 	if (info == NULL) {
-		err = TR_ENOMEM;
+		err = errno == EMFILE || errno == ENFILE ? TR_EMFILE : TR_ENOMEM;
 		goto fail;
 	}
 	ev_io_init(&server->io, io_cb, info->epoll_fd, EV_READ);

@@ -276,7 +276,9 @@ start(lua_State *L, struct tr_run *run, struct listener *listener, char message[
 	}
 	if (err != TR_OK)
 		snprintf(message, 300, "%s",
-			error != NULL ? error : "listen: an address such as '127.0.0.1:8000' is expected");
+			error != NULL      ? error
+			: err == TR_EINVAL ? "listen: an address such as '127.0.0.1:8000' is expected"
+					   : tr_err_text(err));
 	free(error);
 	return err;
 }

@@ -53,7 +53,7 @@ void tr_receive_free(struct tr_receive *receive);
  * freed when it returns. status:
  *   TR_OK      committed (items tell about each message); also when none of them could be queued
  *   TR_EINVAL  nothing stored: a queue cannot be resolved and TR_RECEIVE_ALL_OR_NONE is set (items[].error)
- *   TR_ENOSPC, TR_EIO, TR_ENOMEM, TR_ETOOBIG   nothing stored: refuse for now */
+ *   TR_ENOSPC, TR_EIO, TR_EMFILE, TR_ENOMEM, TR_ETOOBIG   nothing stored: refuse for now */
 void tr_receive_start(struct tr_receive *receive, void (*then)(struct tr_receive *receive, int status));
 /* Nobody waits any more: what is under way goes on, then() is not called. Not from then(). */
 void tr_receive_forget(struct tr_receive *receive);

@@ -554,7 +554,7 @@ l_start_esmtp_listener(lua_State *L)
 	if (err != TR_OK) {
 		tr_sockaddr_text(&options.listen, true, text);
 		return luaL_error(
-			L, "%s: listen = '%s' cannot be bound: %s", LISTENER_FUNCTION, text, strerror(errnum));
+			L, "%s: listen = '%s' cannot be bound: %s", LISTENER_FUNCTION, text, tr_errno_text(errnum));
 	}
 	if (tr_opt_bool(L, 1, "deferred_spool", false))
 		tr_log(TR_LEVEL_INFO, "smtp_server",

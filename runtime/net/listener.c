@@ -52,7 +52,7 @@ rest(struct tr_listener *listener, int errnum)
 	if (!listener->complained) {
 		tr_sockaddr_text(&listener->local, true, text);
 		tr_log(TR_LEVEL_ERROR, "net", "%s: no connection can be accepted: %s; trying again every %d ms", text,
-			strerror(errnum), (int)(REST_NS / TR_NS_PER_MS));
+			tr_errno_text(errnum), (int)(REST_NS / TR_NS_PER_MS));
 		listener->complained = true;
 	}
 	tr_timer_start(tr_loop_wheel(listener->loop), &listener->rest, REST_NS, rested);

@@ -255,7 +255,7 @@ body_read(struct tr_spool *spool, uint64_t id, uint64_t len, struct tr_blob **ou
 	fd = n < 0 ? (int)n : !S_ISREG(st.st_mode) ? -ENOENT : tr_file->open(path, O_RDONLY | O_CLOEXEC, 0);
 	free(path);
 	if (fd < 0)
-		return fd == -ENOENT ? TR_ECORRUPT : TR_EIO;
+		return fd == -ENOENT ? TR_ECORRUPT : disk_error(fd);
 	if ((uint64_t)st.st_size < len) { /* cut */
 		tr_file->close(fd);
 		return TR_ECORRUPT;
@@ -312,7 +312,7 @@ tr_body_file_new(struct tr_spool *spool, struct tr_body_file **out)
 	file->fd = path == NULL ? -ENOMEM : tr_file->open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	free(path);
 	if (file->fd < 0) {
-		int err = file->fd == -ENOSPC ? TR_ENOSPC : file->fd == -ENOMEM ? TR_ENOMEM : TR_EIO;
+		int err = disk_error(file->fd);
 
 		free(file);
 		return err;

@@ -469,8 +469,10 @@ tr_spool_accepts(const struct tr_spool *spool, const char **why)
 			   : atomic_load_explicit(&spool->failing, memory_order_relaxed) ? "the spool cannot be written"
 			   : atomic_load_explicit(&spool->no_space, memory_order_relaxed)
 				   ? "too little free space for the spool"
-			   : atomic_load_explicit(&spool->full, memory_order_relaxed) ? "the spool's disk is full"
-										      : NULL;
+			   : !atomic_load_explicit(&spool->full, memory_order_relaxed) ? NULL
+			   : atomic_load_explicit(&spool->full_error, memory_order_relaxed) == TR_EMFILE
+				   ? "the spool finds no file descriptor: too many open files"
+				   : "the spool's disk is full";
 
 	if (why != NULL)
 		*why = text;

@@ -118,5 +118,5 @@ current_begin(struct tr_spool *spool, uint64_t bytes, bool outcome)
 	if (err >= 0)
 		return TR_OK;
 	current_give_up(spool);
-	return not_begun(spool, err == -ENOSPC ? TR_ENOSPC : TR_EIO);
+	return not_begun(spool, disk_error(err));
 }

@@ -14,6 +14,18 @@
 #include "base/pulse.h"
 #include "spool/spool.h"
 
+/* 0 or more, or a negative errno, of an operation on files: TR_OK, TR_ENOSPC, TR_EMFILE, TR_ENOMEM, TR_EIO. */
+static inline int
+disk_error(ssize_t n)
+{
+	int err;
+
+	if (n >= 0)
+		return TR_OK;
+	err = tr_err_from_errno((int)-n);
+	return err == TR_ENOSPC || err == TR_EMFILE || err == TR_ENOMEM ? err : TR_EIO;
+}
+
 #define STUCK_AT "has been at one operation on the disk" /* what of the threads' pulses */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "stored integers are little-endian");
@@ -410,6 +422,7 @@ struct tr_spool {
 	bool keeper_stop, keeper_runs, keeper_rests; /* rests: an outcome takes the place of spares */
 	int spare_error;                             /* why the last new spare could not be made */
 	_Atomic bool full;                           /* intake found no segment but the reserve */
+	_Atomic int full_error;                      /* why there was no other */
 	_Atomic bool gone;       /* a directory is not where it was: what is written now, a restart would not find */
 	_Atomic bool no_space;   /* below min_free_space or min_free_inodes */
 	struct watched *watched; /* other directories that count for no_space; fixed after the start */

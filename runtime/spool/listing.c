@@ -428,13 +428,13 @@ listing_read(struct tr_spool *spool, uint64_t *headless_count, char **error)
 		return TR_EVERSION;
 	}
 	if (err < 0) {
-		if (asprintf(error, "%s: cannot be listed: %s", spool->meta, strerror(-err)) < 0)
+		if (asprintf(error, "%s: cannot be listed: %s", spool->meta, tr_errno_text(err)) < 0)
 			*error = NULL;
-		return err == -ENOMEM ? TR_ENOMEM : TR_EIO;
+		return disk_error(err);
 	}
 	err = tr_file->list(spool->meta, list_one, &listing);
 	if (listing.err == TR_OK && err < 0)
-		listing.err = TR_EIO;
+		listing.err = disk_error(err);
 	spool->log = find_log(&listing);
 	set_foreign_aside(&listing);
 	if (listing.count > 0)

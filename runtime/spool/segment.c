@@ -100,7 +100,7 @@ segment_open(struct tr_spool *spool, struct segment *segment, uint64_t *file_byt
 		n = segment->fd = tr_file->open(path, flags | O_CLOEXEC, 0600);
 	free(path);
 	if (n < 0)
-		return n == -ENOENT ? TR_ENOENT : TR_EIO;
+		return n == -ENOENT ? TR_ENOENT : disk_error(n);
 	*file_bytes = (uint64_t)st.st_size;
 	n = tr_file_read_all(segment->fd, &header, sizeof header, 0);
 	if (n < 0)

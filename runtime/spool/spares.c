@@ -75,7 +75,7 @@ make(struct tr_spool *spool, uint64_t bytes, struct segment **out)
 			tr_file->unlink(path);
 		segment_unref(spool, segment);
 		free(path);
-		return err == -ENOSPC ? TR_ENOSPC : err == -ECANCELED ? TR_ECANCELED : TR_EIO;
+		return err == -ECANCELED ? TR_ECANCELED : disk_error(err);
 	}
 	free(path);
 	*out = segment;
@@ -347,8 +347,10 @@ wait_for(struct tr_spool *spool, uint32_t count, bool outcome)
 	}
 	if (spool->spare_count >= count)
 		return TR_OK;
-	if (!outcome)
+	if (!outcome) {
+		atomic_store(&spool->full_error, err);
 		atomic_store(&spool->full, true);
+	}
 	return err;
 }
 

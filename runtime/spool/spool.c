@@ -64,13 +64,13 @@ lock_dir(const char *dir, int *fd, struct file_id *id, char **error)
 		return TR_ENOMEM;
 	*fd = tr_file->open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (*fd < 0) {
-		err = complain(error, tr_err_from_errno(-*fd), path, strerror(-*fd));
+		err = complain(error, tr_err_from_errno(-*fd), path, tr_errno_text(*fd));
 		*fd = -1;
 	} else if ((err = tr_file->lock(*fd)) == -EWOULDBLOCK) {
 		err = complain(error, TR_EAGAIN, path,
 			"locked: another tailrace uses this spool; stop it first, or give this one a spool of its own");
 	} else if (err < 0 || (err = tr_file->stat(path, &st)) < 0) {
-		err = complain(error, TR_EIO, path, strerror(-err));
+		err = complain(error, TR_EIO, path, tr_errno_text(err));
 	} else {
 		*id = (struct file_id){st.st_dev, st.st_ino};
 	}
@@ -113,7 +113,8 @@ open_dirs(struct tr_spool *spool, char **error)
 
 		err = spool->read_only ? tr_file->stat(dirs[i], &st) : make_dir(dirs[i]);
 		if (err < 0)
-			return complain(error, err == -ENOENT ? TR_ENOENT : TR_EIO, dirs[i], strerror(-err));
+			return complain(
+				error, err == -ENOENT ? TR_ENOENT : disk_error(err), dirs[i], tr_errno_text(err));
 	}
 	err = lock_dir(spool->meta, &spool->meta_lock, &spool->lock_files[0], error);
 	if (err == TR_OK && strcmp(spool->meta, spool->data) != 0)

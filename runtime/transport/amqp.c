@@ -322,9 +322,11 @@ tr_amqp_new(struct tr_loop *loop, struct tr_amqp **out)
 	amqp->loop = loop;
 	amqp->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (amqp->fd < 0) {
+		int err = tr_err_from_errno(errno);
+
 		free(amqp);
 		*out = NULL;
-		return TR_EIO;
+		return err;
 	}
 	amqp->done_end = &amqp->done;
 	pthread_mutex_init(&amqp->lock, NULL);

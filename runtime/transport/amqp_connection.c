@@ -130,8 +130,9 @@ tr_amqp_connection_start(struct tr_amqp_pool *pool)
 	connection->fd = -1;
 	connection->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (connection->wake_fd < 0) {
+		errnum = errno;
 		free(connection);
-		return TR_EIO;
+		return tr_err_from_errno(errnum);
 	}
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are for the workers */

@@ -225,8 +225,9 @@ connect_queue(struct tr_kafka_producer *producer)
 	producer->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	producer->queue = producer->fd >= 0 ? rd_kafka_queue_get_main(producer->rk) : NULL;
 	if (producer->queue == NULL) {
-		if (producer->fd >= 0)
-			close(producer->fd);
+		if (producer->fd < 0)
+			return tr_err_from_errno(errno);
+		close(producer->fd);
 		return TR_ENOMEM;
 	}
 	rd_kafka_queue_io_event_enable(producer->queue, producer->fd, &one, sizeof one);

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <ev.h>
 #include <pthread.h>
 #include <sched.h>
@@ -11,6 +12,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -490,6 +493,46 @@ note_b(struct tr_mail *letter) /* not the same as note_a(): the compiler would m
 }
 
 /* Whoever posts first: the order of functions, and of posts within one. */
+/* What a process that may open so many descriptors more gets for a loop: minus the error. */
+static int
+loop_with_descriptors(int count)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int lowest = dup(0);
+		struct rlimit limit = {(rlim_t)(lowest + count), (rlim_t)(lowest + count)};
+		struct tr_loop *made;
+
+		close(lowest);
+		if (lowest < 0 || setrlimit(RLIMIT_NOFILE, &limit) != 0)
+			_exit(100);
+		int err = tr_loop_new(&made);
+		if (err == TR_OK)
+			tr_loop_turn(made);
+		_exit(-err);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status)); /* libev does not end it */
+	return WEXITSTATUS(status);
+}
+
+static void
+without_descriptors_there_is_no_loop(void **state)
+{
+	int count = 0;
+
+	assert_int_equal(loop_with_descriptors(0), -TR_EMFILE);
+	while (loop_with_descriptors(count) == -TR_EMFILE)
+		assert_true(++count < 10);
+	assert_int_equal(loop_with_descriptors(count), 0);
+	assert_non_null(strstr(tr_err_text(tr_err_from_errno(EMFILE)), "ulimit -n"));
+	assert_string_equal(tr_errno_text(-ENFILE), tr_err_text(TR_EMFILE));
+	assert_string_equal(tr_errno_text(ENOENT), "No such file or directory");
+}
+
 static void
 orderly_mail_does_not_depend_on_who_was_first(void **state)
 {
@@ -534,6 +577,7 @@ main(void)
 			idle_work_waits_for_all_other_and_goes_before_time, setup_virtual, teardown),
 		cmocka_unit_test_setup_teardown(monotonic_time_goes_on_after_virtual_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(timers_fire_in_time_after_virtual_time, setup, teardown),
+		cmocka_unit_test(without_descriptors_there_is_no_loop),
 		cmocka_unit_test_setup_teardown(orderly_mail_does_not_depend_on_who_was_first, setup_virtual, teardown),
 	};
 
