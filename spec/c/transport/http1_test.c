@@ -1,23 +1,9 @@
 /* The client for plain http on loopback: the life of its connections. What it shares with libcurl is in http_test.c. */
 #include <sched.h>
 
-#include "base/diag.h"
 #include "http_peer.h"
 
 #define CLOSE_2 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
-
-static void
-expect_ok(struct fixture *fix, enum tr_http_method method, const char *body)
-{
-	struct tr_http_call call;
-
-	run(fix, &call, method, fix->url, body);
-	if (call.err != TR_OK)
-		fail_msg("%.*s", (int)call.error.len, call.error.data);
-	assert_int_equal(call.status, 200);
-	assert_text(&call.content, "ok");
-	tr_http_call_fini(&call);
-}
 
 static void
 wait_for(_Atomic int *count, int least)
@@ -77,8 +63,8 @@ uses_good_connections_again(void **state)
 		struct fixture fix;
 
 		set_up(&fix, scripts, 2, &plain);
-		expect_ok(&fix, TR_HTTP_POST, "first");
-		expect_ok(&fix, TR_HTTP_POST, "second");
+		expect_ok(&fix, TR_HTTP_POST, fix.url, "first");
+		expect_ok(&fix, TR_HTTP_POST, fix.url, "second");
 		if (fix.server.connections != one->connections)
 			fail_msg("%s: %d connections", one->name, fix.server.connections);
 		tear_down(&fix);
@@ -92,9 +78,9 @@ closes_an_idle_connection_that_talks(void **state)
 	struct fixture fix;
 
 	set_up(&fix, scripts, 2, &plain);
-	expect_ok(&fix, TR_HTTP_POST, "x");
-	expect_ok(&fix, TR_HTTP_POST, "x");
-	expect_ok(&fix, TR_HTTP_POST, "x"); /* the answer that nobody asked for is not taken for this one's */
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x"); /* the answer that nobody asked for is not taken for this one's */
 	assert_int_equal(fix.server.connections, 2);
 	wait_for(&fix.server.closed, 1);
 	tear_down(&fix);
@@ -112,12 +98,12 @@ sees_a_closed_connection_without_a_turn(void **state)
 		int64_t until_ns;
 
 		set_up(&fix, scripts, 2, &plain);
-		expect_ok(&fix, TR_HTTP_POST, "x");
+		expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 		wait_for(&fix.server.closed, 1);
 		until_ns = tr_mono_ns() + TR_NS_PER_MS; /* what was seen before does not count any more */
 		while (tr_mono_ns() < until_ns)
 			sched_yield();
-		expect_ok(&fix, TR_HTTP_POST, "x");
+		expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 		assert_int_equal(fix.server.connections, 2);
 		tear_down(&fix);
 	}
@@ -134,7 +120,7 @@ learns_that_a_peer_ends_its_connections(void **state)
 
 	set_up(&fix, scripts, 5, &plain);
 	for (int i = 0; i < 5; i++) {
-		expect_ok(&fix, TR_HTTP_POST, "x");
+		expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 		wait_for(&fix.server.closed, i < 4 ? i + 1 : 4);
 		if (i == 0)
 			tr_loop_turn(fix.loop);
@@ -153,12 +139,12 @@ closes_idle_connections_in_time(void **state)
 	tr_clock_virtual(1700000000 * TR_NS_PER_S);
 	settings.idle_ns = 5 * TR_NS_PER_S;
 	set_up(&fix, scripts, 2, &settings);
-	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 	tr_loop_advance(fix.loop, 4 * TR_NS_PER_S);
 	assert_int_equal(fix.server.closed, 0);
 	tr_loop_advance(fix.loop, 2 * TR_NS_PER_S);
 	wait_for(&fix.server.closed, 1);
-	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 	tear_down(&fix);
 	tr_clock_real();
 }
@@ -176,7 +162,7 @@ a_client_does_not_use_what_is_idle_too_long_for_it(void **state)
 	tr_clock_virtual(1700000000 * TR_NS_PER_S);
 	hasty.idle_ns = TR_NS_PER_S;
 	set_up(&fix, scripts, 1, &plain);
-	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 	tr_loop_advance(fix.loop, 2 * TR_NS_PER_S);
 	patient = fix.client;
 	assert_int_equal(tr_http_client_new(fix.http, &hasty, &fix.client), TR_OK);
@@ -187,7 +173,7 @@ a_client_does_not_use_what_is_idle_too_long_for_it(void **state)
 	tr_http_call_fini(&call);
 	tr_http_client_unref(fix.client);
 	fix.client = patient;
-	expect_ok(&fix, TR_HTTP_POST, "patient");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "patient");
 	assert_non_null(strstr(fix.server.seen[1], "patient"));
 	assert_int_equal(fix.server.connections, 1);
 	tear_down(&fix);
@@ -253,7 +239,7 @@ takes_an_answer_that_comes_before_the_body_was_sent(void **state)
 	assert_int_equal(call.status, 413);
 	assert_text(&call.content, "no");
 	tr_http_call_fini(&call);
-	expect_ok(&fix, TR_HTTP_POST, "x");
+	expect_ok(&fix, TR_HTTP_POST, fix.url, "x");
 	assert_int_equal(fix.server.connections, 2);
 	tear_down(&fix);
 	free(body);
@@ -269,8 +255,8 @@ sends_a_body_that_the_kernel_takes_in_pieces(void **state)
 	memset(body, 'x', 20000000);
 	body[20000000] = '\0';
 	set_up(&fix, scripts, 1, &plain);
-	expect_ok(&fix, TR_HTTP_POST, body);
-	expect_ok(&fix, TR_HTTP_PUT, body);
+	expect_ok(&fix, TR_HTTP_POST, fix.url, body);
+	expect_ok(&fix, TR_HTTP_PUT, fix.url, body);
 	assert_int_equal(fix.server.connections, 1);
 	tear_down(&fix);
 	free(body);
@@ -292,7 +278,7 @@ reads_a_long_answer(void **state)
 	assert_int_equal(call.content.len, 500000);
 	assert_memory_equal(call.content.data, text + head, 500000);
 	tr_http_call_fini(&call);
-	expect_ok(&fix, TR_HTTP_GET, "");
+	expect_ok(&fix, TR_HTTP_GET, fix.url, "");
 	assert_int_equal(fix.server.connections, 1);
 	tear_down(&fix);
 }
@@ -331,7 +317,7 @@ names_an_early_end(void **state)
 		}
 		set_up(&fix, &script, 1, &plain);
 		if (i % 2 == 1)
-			expect_ok(&fix, TR_HTTP_GET, "");
+			expect_ok(&fix, TR_HTTP_GET, fix.url, "");
 		run(&fix, &call, TR_HTTP_GET, fix.url, "");
 		if (call.err != TR_ECLOSED)
 			fail_msg(
@@ -399,221 +385,6 @@ can_be_cancelled_early(void **state)
 	assert_int_equal(tr_hold_count(), 0);
 }
 
-/* --- places ---------------------------------------------------------------------------------------------- */
-
-static void
-finds_a_name(void **state)
-{
-	static const struct script scripts[] = {{"RWRWH", {OK_2, OK_2}}};
-	struct fixture fix;
-	char host[64];
-
-	set_up(&fix, scripts, 1, &plain);
-	snprintf(fix.url, sizeof fix.url, "http://localhost:%d", fix.server.port);
-	snprintf(host, sizeof host, "GET / HTTP/1.1\r\nHost: localhost:%d\r\nAccept: */*\r\n\r\n", fix.server.port);
-	expect_ok(&fix, TR_HTTP_GET, ""); /* also where ::1, at which nobody listens, comes first */
-	expect_ok(&fix, TR_HTTP_GET, "");
-	assert_int_equal(fix.server.connections, 1);
-	assert_string_equal(fix.server.seen[1], host);
-	tear_down(&fix);
-}
-
-static void
-leaves_a_name_that_is_not_found_to_libcurl(void **state)
-{
-	struct tr_http_call call;
-	struct fixture fix;
-	char url[128];
-
-	snprintf(url, sizeof url, "http://%0100d/x", 0); /* no label may be so long: the network is not asked */
-	memset(url + 7, 'a', 100);
-	set_up(&fix, NULL, 0, &plain);
-	run(&fix, &call, TR_HTTP_POST, url, "x");
-	assert_int_equal(call.err, TR_ENOENT);
-	assert_has(&call.error, "resolve host");
-	tr_http_call_fini(&call);
-	tear_down(&fix);
-}
-
-static void
-gives_https_to_libcurl(void **state)
-{
-	char text[200];
-	struct script scripts[] = {{"RWH", {text}}, {"rC", {NULL}}};
-	struct tr_http_call call;
-	struct fixture fix;
-
-	set_up(&fix, scripts, 2, &plain);
-	snprintf(text, sizeof text, "HTTP/1.1 307 x\r\nLocation: https://127.0.0.1:%d/\r\nContent-Length: 0\r\n\r\n",
-		fix.server.port);
-	run(&fix, &call, TR_HTTP_POST, fix.url, "x"); /* who does not speak TLS at the other end */
-	assert_int_not_equal(call.err, TR_OK);
-	assert_true(call.redirecting);
-	assert_has(&call.error, "SSL");
-	assert_int_equal(fix.server.connections, 2);
-	tr_http_call_fini(&call);
-	tear_down(&fix);
-}
-
-static void
-gives_headers_with_rules_of_their_own_to_libcurl(void **state)
-{
-	static const struct script scripts[] = {{"RWH", {OK_2}}};
-	static const struct tr_str headers[] = {
-		{"Host", 4}, {"virtual.example", 15}, {"Accept", 6}, {"text/plain", 10}};
-	struct tr_http_call call = {0};
-	struct fixture fix;
-	int done = 0;
-
-	set_up(&fix, scripts, 1, &plain);
-	call = (struct tr_http_call){.client = fix.client,
-		.url = fix.url,
-		.headers = headers,
-		.header_count = 2,
-		.done = call_done,
-		.owner = &done};
-	assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-	assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
-	assert_int_equal(call.status, 200);
-	assert_string_equal(
-		fix.server.seen[0], "GET /in HTTP/1.1\r\nHost: virtual.example\r\nAccept: text/plain\r\n\r\n");
-	tr_http_call_fini(&call);
-	tear_down(&fix);
-}
-
-/* One head for all calls of an id, whatever changes beside it. */
-static void
-keeps_the_head_of_an_id(void **state)
-{
-	static const struct script scripts[] = {{"RWRWRWRWRWRWH", {OK_2, OK_2, OK_2, OK_2, OK_2, OK_2}}};
-	static const struct tr_str a[] = {{"Content-Type", 12}, {"a/a", 3}}, b[] = {{"Accept", 6}, {"b/b", 3}};
-	static const struct {
-		enum tr_http_method method;
-		const struct tr_str *headers;
-		uint64_t id;
-		const char *path, *body, *expected;
-	} steps[] = {
-		{TR_HTTP_POST, a, 1, "/1", "0123456789",
-			"POST /1 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
-			"Content-Length: 10\r\n\r\n0123456789"},
-		{TR_HTTP_POST, a, 1, "/1", "",
-			"POST /1 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
-			"Content-Length: 0\r\n\r\n"},
-		{TR_HTTP_PUT, a, 1, "/2?x=y", "z",
-			"PUT /2?x=y HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
-			"Content-Length: 1\r\n\r\nz"},
-		{TR_HTTP_PUT, a, 1, "/3", "z",
-			"PUT /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n"
-			"Content-Length: 1\r\n\r\nz"},
-		{TR_HTTP_GET, a, 1, "/3", "z",
-			"GET /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: */*\r\nContent-Type: a/a\r\n\r\n"},
-		{TR_HTTP_GET, b, 2, "/3", "z", "GET /3 HTTP/1.1\r\nHost: %s\r\nUser-Agent: me\r\nAccept: b/b\r\n\r\n"},
-	};
-	struct tr_http_settings settings = plain;
-	struct fixture fix;
-
-	settings.user_agent = "me";
-	set_up(&fix, scripts, 1, &settings);
-	for (size_t i = 0; i < TR_COUNT(steps); i++) {
-		struct tr_http_call call = {0};
-		char url[100], host[32], expected[400];
-		int done = 0;
-
-		snprintf(host, sizeof host, "127.0.0.1:%d", fix.server.port);
-		snprintf(url, sizeof url, "http://%s%s", host, steps[i].path);
-		snprintf(expected, sizeof expected, steps[i].expected, host);
-		call = (struct tr_http_call){.client = fix.client,
-			.method = steps[i].method,
-			.url = url,
-			.headers = steps[i].headers,
-			.header_count = 1,
-			.headers_id = steps[i].id,
-			.body = tr_str(steps[i].body),
-			.done = call_done,
-			.owner = &done};
-		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
-		assert_int_equal(call.status, 200);
-		assert_string_equal(fix.server.seen[i], expected);
-		tr_http_call_fini(&call);
-	}
-	assert_int_equal(fix.server.connections, 1);
-	tear_down(&fix);
-}
-
-/* What a redirect leaves out is there again in the next call of the id. */
-static void
-a_redirect_changes_no_later_head(void **state)
-{
-	static const struct script second[] = {{"RWRWH", {OK_2, OK_2}}};
-	static const struct tr_str headers[] = {{"Authorization", 13}, {"Bearer x", 8}};
-	char text[200];
-	struct script scripts[] = {{"RWRWH", {text, text}}};
-	struct server other;
-	struct fixture fix;
-
-	start_server(&other, second, 1);
-	snprintf(text, sizeof text, "HTTP/1.1 307 x\r\nLocation: http://127.0.0.1:%d/in\r\nContent-Length: 0\r\n\r\n",
-		other.port);
-	set_up(&fix, scripts, 1, &plain);
-	for (int i = 0; i < 2; i++) {
-		struct tr_http_call call = {0};
-		int done = 0;
-
-		call = (struct tr_http_call){.client = fix.client,
-			.method = TR_HTTP_POST,
-			.url = fix.url,
-			.headers = headers,
-			.header_count = 1,
-			.headers_id = 7,
-			.body = TR_STR("x"),
-			.done = call_done,
-			.owner = &done};
-		assert_int_equal(tr_http_start(fix.http, &call), TR_OK);
-		assert_true(tr_loop_run_until(fix.loop, is_one, &done, LIMIT_NS));
-		assert_int_equal(call.status, 200);
-		assert_non_null(strstr(fix.server.seen[i], "\r\nAuthorization: Bearer x\r\n"));
-		assert_null(strstr(other.seen[i], "Authorization"));
-		tr_http_call_fini(&call);
-	}
-	tear_down(&fix);
-	stop_server(&other);
-}
-
-/* --- trace ------------------------------------------------------------------------------------------------ */
-
-static char traced[8192];
-
-static void
-keep_trace(void *arg, enum tr_level level, const char *target, const char *text)
-{
-	size_t len = strlen(traced);
-
-	if (strcmp(target, "http") == 0)
-		snprintf(traced + len, sizeof traced - len, "%s\n", text);
-}
-
-static void
-traces_what_goes_over_the_wire(void **state)
-{
-	static const struct script scripts[] = {{"RWH", {OK_2}}};
-	struct tr_http_settings settings = plain;
-	struct fixture fix;
-
-	settings.verbose = true;
-	traced[0] = '\0';
-	assert_int_equal(tr_log_filter("trace"), TR_OK);
-	tr_log_sink(keep_trace, NULL);
-	set_up(&fix, scripts, 1, &settings);
-	expect_ok(&fix, TR_HTTP_POST, "payload");
-	tear_down(&fix);
-	tr_log_sink(NULL, NULL);
-	assert_int_equal(tr_log_filter("info"), TR_OK);
-	assert_non_null(strstr(traced, "bytes: POST /in HTTP/1.1..Host: "));
-	assert_non_null(strstr(traced, " > body 7 bytes: payload\n"));
-	assert_non_null(strstr(traced, " < 40 bytes: HTTP/1.1 200 OK..Content-Length: 2....ok\n"));
-}
-
 int
 main(void)
 {
@@ -631,13 +402,6 @@ main(void)
 		cmocka_unit_test(names_an_early_end),
 		cmocka_unit_test(ends_at_its_deadline_while_the_body_waits),
 		cmocka_unit_test(can_be_cancelled_early),
-		cmocka_unit_test(finds_a_name),
-		cmocka_unit_test(leaves_a_name_that_is_not_found_to_libcurl),
-		cmocka_unit_test(gives_https_to_libcurl),
-		cmocka_unit_test(gives_headers_with_rules_of_their_own_to_libcurl),
-		cmocka_unit_test(keeps_the_head_of_an_id),
-		cmocka_unit_test(a_redirect_changes_no_later_head),
-		cmocka_unit_test(traces_what_goes_over_the_wire),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

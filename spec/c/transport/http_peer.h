@@ -249,4 +249,18 @@ assert_has(const struct tr_buf *buf, const char *part)
 
 #define OK_2 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
+/* A request that must be answered by "ok". */
+static inline void
+expect_ok(struct fixture *fix, enum tr_http_method method, const char *url, const char *body)
+{
+	struct tr_http_call call;
+
+	run(fix, &call, method, url, body);
+	if (call.err != TR_OK)
+		fail_msg("%s: %s: %.*s", url, tr_err_name(call.err), (int)call.error.len, call.error.data);
+	assert_int_equal(call.status, 200);
+	assert_text(&call.content, "ok");
+	tr_http_call_fini(&call);
+}
+
 #endif
