@@ -93,13 +93,21 @@ end
 local function wait_queue(name, count)
   helper.wait_for(count .. ' messages in ' .. name, function()
     local _, queue = call('get', '/api/admin/inspect-sched-q/v1?queue_name=' .. name)
-    return type(queue) == 'table' and queue.num_scheduled == count and queue.messages[1].num_attempts == 1
+    if type(queue) ~= 'table' or queue.num_scheduled ~= count or #queue.messages ~= count then
+      return false
+    end
+    for _, each in ipairs(queue.messages) do
+      if each.num_attempts ~= 1 then
+        return false
+      end
+    end
+    return true
   end)
 end
 
 describe('GET /api/admin/inspect-message/v1', function()
   it('shows a stored message', function()
-    client = kumo.http.build_client { timeout = '20s' }
+    client = kumo.http.build_client { timeout = '60s' }
     dir = helper.dir()
     run = helper.run(helper.write(dir .. '/policy.lua', POLICY), '', { TAILRACE_DIR = dir })
     inject('a@one.test', 'b@one.test')
@@ -128,7 +136,7 @@ end)
 
 describe('a local log', function()
   it('stops intake while its disk is below min_free_space', function()
-    client = kumo.http.build_client { timeout = '20s' }
+    client = kumo.http.build_client { timeout = '60s' }
     dir = helper.dir()
     local full = POLICY:gsub(
       "kumo.start_http_listener",
@@ -145,7 +153,7 @@ end)
 
 describe('POST /api/admin/rebind/v1', function()
   before_each(function()
-    client = kumo.http.build_client { timeout = '20s' }
+    client = kumo.http.build_client { timeout = '60s' }
     dir = helper.dir()
     run = helper.run(helper.write(dir .. '/policy.lua', POLICY), '', { TAILRACE_DIR = dir })
   end)
@@ -185,13 +193,14 @@ describe('POST /api/admin/rebind/v1', function()
     assert.are.equal('tenant raised attempts 1', delivered['raises@one.test'].text)
     assert.is_truthy(run:log():find 'a mistake in rebind_message')
     assert.are.equal(0, #records 'AdminRebind')
-    assert.are.equal(3, #records 'TransientFailure') -- the one that stays waits for its time
+    assert.are.equal(3, #wait_records('TransientFailure', 3)) -- the one that stays waits for its time
   end)
 
   it('flushes with always_flush, and keeps the schedule without', function()
     inject('a@one.test', 'b@two.test')
     wait_queue('one.test', 1)
     wait_queue('two.test', 1)
+    wait_records('TransientFailure', 2)
     call('post', '/api/admin/rebind/v1', { reason = 'spec', data = {}, domain = 'two.test' })
     call('post', '/api/admin/rebind/v1', { reason = 'spec', data = {}, domain = 'one.test', always_flush = true })
     local list = wait_records('TransientFailure', 3)

@@ -22,7 +22,7 @@ describe('redis.open', function()
   end)
 
   it('does not connect before the first command, and says then what is wrong', function()
-    local conn = redis.open { node = 'redis://user:s3cret@127.0.0.1:1', response_timeout = 1 }
+    local conn = redis.open { node = 'redis://user:s3cret@127.0.0.1:1', connect_timeout = 60, response_timeout = 60 }
     local ok, err = pcall(conn.query, conn, 'PING')
     assert.is_false(ok)
     assert.is_truthy(err:find 'redis:query: ' and err:find 'refused', err)
@@ -51,7 +51,7 @@ describe('redis', function()
     local dir = helper.dir()
     path = dir .. '/socket'
     local server = helper.start(("redis-server --port 0 --unixsocket %s --save '' --dir %s"):format(path, dir))
-    server:line('(eady to accept connections)', 20)
+    server:line('(eady to accept connections)')
     conn = redis.open { node = 'unix:' .. path }
   end)
   teardown(helper.cleanup)
