@@ -387,7 +387,9 @@ data(struct tr_stream *stream, void *arg)
 	}
 	if (!leave(redis) || redis->stream != stream)
 		return;
-	if (!alive) {
+	if (!alive && redis->reader->err == REDIS_ERR_OOM) {
+		lost(redis, TR_ENOMEM, "out of memory");
+	} else if (!alive) {
 		lost(redis, TR_EPROTO, "this is not a Redis server: %s", redis->reader->errstr);
 	} else if (redis->reader->len - redis->reader->pos > REPLY_MAX) {
 		lost(redis, TR_EPROTO, "an answer of more than %d MiB", REPLY_MAX >> 20);
@@ -444,11 +446,13 @@ greet(struct tr_redis *redis)
 	}
 	format(&text, 1, (struct tr_str[]){TR_STR("PING")});
 	redis->greetings++;
-	bool sent = send_bytes(redis, text.data, text.len);
+	bool whole = !text.failed, sent = whole && send_bytes(redis, text.data, text.len);
 
 	if (text.data != NULL)
 		explicit_bzero(text.data, text.len);
 	tr_buf_free(&text);
+	if (!whole) /* the server would wait for the rest */
+		lost(redis, TR_ENOMEM, "out of memory");
 	if (sent)
 		tr_timer_start(
 			tr_loop_wheel(redis->loop), &redis->deadline, settings->response_timeout_ns, deadline_due);
