@@ -161,6 +161,7 @@ struct segment {
 	uint32_t refs; /* under segs_mu: the ring's and one a reading loader */
 	int fd;
 	bool failed;      /* a write or sync failed: never written again */
+	bool holds_log;   /* it was told that a frame of it cannot be read, and that reclaiming waits for it */
 	bool unsure;      /* without flush: a sync failed, so what is in the page cache may never have been written */
 	bool limit_known; /* `limit` was told by the next segment */
 	char name[40];

@@ -142,7 +142,7 @@ static int
 find(struct tr_spool *spool, struct span *span, uint32_t slot, struct tr_str *payload)
 {
 	struct tr_stub *stub = tr_spool_stub(spool, slot);
-	uint64_t loc = atomic_load_explicit(&stub->loc, memory_order_acquire), need;
+	uint64_t loc = atomic_load_explicit(&stub->loc, memory_order_acquire), need, frame;
 	int err = TR_ECORRUPT, tries = 0;
 
 	for (;;) {
@@ -158,10 +158,13 @@ find(struct tr_spool *spool, struct span *span, uint32_t slot, struct tr_str *pa
 		}
 		if (loc >= LOC_LOST)
 			return TR_ECORRUPT;
-		need = slot_length(spool, slot) + GUESS_MORE;
+		frame = FRAME_HEADER + slot_length(spool, slot);
+		need = frame + GUESS_MORE;
 		err = same_segment(span, loc) ? check(span, loc, stub->seq, payload, &need) : TR_EAGAIN;
 		for (int i = 0; i < 2 && err == TR_EAGAIN; i++) { /* the first may show that more is needed */
 			err = read_span(spool, span, loc, need);
+			if (err == TR_EIO && need > frame) /* a bad place behind it is not its own */
+				err = read_span(spool, span, loc, need = frame);
 			if (err == TR_OK)
 				err = check(span, loc, stub->seq, payload, &need);
 		}

@@ -67,6 +67,8 @@ ensure(struct window *window, const struct segment *segment, uint64_t at, uint64
 			return TR_ENOMEM;
 	}
 	n = tr_file_read_all(segment->fd, window->data, want, (off_t)(SEG_HEADER + at));
+	if (n < 0 && want > len) /* a bad place among the neighbours is not its own */
+		n = tr_file_read_all(segment->fd, window->data, len, (off_t)(SEG_HEADER + at));
 	window->at = at;
 	window->len = n < 0 ? 0 : (uint64_t)n;
 	return n < 0 ? TR_EIO : (uint64_t)n < len ? TR_ECORRUPT : TR_OK;
@@ -134,6 +136,24 @@ lose(struct tr_spool *spool, struct segment *segment, uint32_t slot)
 	segment_died(spool, loc, 0);
 }
 
+/* It may be readable later, so it is not given up; but what lies behind it cannot go before it, and the log grows. */
+static void
+tell_unreadable(const struct tr_spool *spool, struct segment *segment, uint32_t slot)
+{
+	const struct tr_stub *stub = tr_spool_stub(spool, slot);
+
+	if (!segment->holds_log)
+		tr_log(TR_LEVEL_ERROR, "spool",
+			"%s/%s: the frame of message %" PRIu64 " at offset %" PRIu64
+			" cannot be read: nothing behind it can be reclaimed until it can, or `tailrace spool repair` "
+			"has "
+			"given it up",
+			spool->meta, segment->name, stub->seq,
+			loc_offset(
+				atomic_load_explicit(&stub->loc, memory_order_relaxed), segment_align(segment->bytes)));
+	segment->holds_log = true;
+}
+
 static uint64_t
 step_bytes(const struct tr_spool *spool)
 {
@@ -174,6 +194,8 @@ copy_some(struct tr_spool *spool)
 			lose(spool, segment, slot);
 			spool->copy_ordinal++;
 			err = TR_OK;
+		} else if (err == TR_EIO) {
+			tell_unreadable(spool, segment, slot);
 		} else if (err == TR_OK) {
 			uint64_t more = frame_bytes(moved[count].payload.len) + 2 * PUT_ALIGN;
 

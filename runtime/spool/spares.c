@@ -461,6 +461,7 @@ spare_give(struct tr_spool *spool, struct segment *segment)
 	atomic_fetch_sub_explicit(&spool->n.slot_bytes, segment->cap * sizeof *segment->slots, memory_order_relaxed);
 	free(segment->slots); /* loaders never look at it */
 	segment->slots = NULL;
+	segment->holds_log = false;
 	segment->cap = segment->puts = segment->live = 0;
 	segment->live_bytes = 0;
 	pthread_mutex_lock(&spool->spare_mu);

@@ -417,6 +417,84 @@ what_was_kept_fits_in_parts(void **state)
 	bed_end(&bed);
 }
 
+static const struct tr_file_ops *disk;
+static _Atomic int64_t bad_place; /* of the first file that was read there */
+static _Atomic int bad_fd;
+
+static ssize_t
+read_but_there(int fd, void *data, size_t len, off_t at)
+{
+	int64_t bad = atomic_load(&bad_place);
+
+	if (bad >= at && bad < at + (int64_t)len && fd == atomic_load(&bad_fd))
+		return -EIO;
+	return disk->pread(fd, data, len, at);
+}
+
+static _Atomic int told;
+
+static void
+note_told(void *arg, enum tr_level level, const char *target, const char *text)
+{
+	told += strstr(text, "cannot be read: nothing behind it") != NULL;
+}
+
+/* A place of the disk that cannot be read holds what lies there and, as reclaiming begins at the oldest end, the log
+ * behind it, which is told once. What lies before it can be read, and copied forward. */
+static void
+a_bad_place_holds_no_neighbour(void **state)
+{
+	static struct tr_file_ops ops;
+	struct tr_spool_figures figures;
+	struct tr_message *message;
+	struct tr_stub *stub;
+	struct bed bed;
+
+	bed_in_memory(&bed, 16384);
+	tr_log_sink(note_told, NULL);
+	bed.config.floor_bytes = 2 * 16384;
+	disk = tr_file;
+	ops = *disk;
+	ops.pread = read_but_there;
+	bad_place = -1;
+	tr_file = &ops;
+	bed_open(&bed);
+	for (int i = 0; i < 30; i++)
+		bed_put(&bed, 600, true, 1);
+	bed_wait(&bed);
+	stub = tr_spool_stub(bed.spool, bed.messages[7].slot);
+	bad_fd = ring_get(bed.spool, stub->loc)->fd;
+	bad_place = SEG_HEADER + (int64_t)loc_offset(stub->loc, PUT_ALIGN) + 100;
+	assert_int_equal(bed_load(&bed, bed.messages[7].slot, &message), TR_EIO);
+	for (uint32_t i = 0; i < 7; i++) {
+		assert_int_equal(bed_load(&bed, bed.messages[i].slot, &message), TR_OK);
+		tr_message_free(message);
+	}
+	for (int i = 0; i < 200; i++) {
+		uint32_t index = bed_put(&bed, 500, true, 1);
+
+		bed_wait(&bed);
+		bed_done(&bed, index, TR_COL_DELIVERED);
+		bed_wait(&bed);
+		if (i == 150) {
+			tr_spool_figures(bed.spool, &figures);
+			assert_true(figures.copied_bytes >= 7 * 600 && figures.copied_bytes < 8 * 700);
+			assert_true(figures.log_bytes > 5 * 16384);
+			assert_int_equal(told, 1);
+			bad_place = -1; /* it comes back */
+		}
+	}
+	tr_spool_figures(bed.spool, &figures);
+	assert_true(figures.log_bytes <= 5 * 16384);
+	assert_int_equal(figures.damaged_frames, 0);
+	bed_check(&bed);
+	bed_close(&bed);
+	tr_file = disk;
+	bed_open(&bed);
+	bed_check(&bed);
+	bed_end(&bed);
+}
+
 int
 main(void)
 {
@@ -432,6 +510,7 @@ main(void)
 		cmocka_unit_test(a_refused_group_does_not_come_back),
 		cmocka_unit_test(what_a_failed_sync_left_is_on_disk_after_a_start),
 		cmocka_unit_test(a_torn_first_group_keeps_the_ledger),
+		cmocka_unit_test(a_bad_place_holds_no_neighbour),
 		cmocka_unit_test(what_was_kept_fits_in_parts),
 		cmocka_unit_test(full_disk_refuses_intake_and_stores_outcomes),
 	};
