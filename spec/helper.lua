@@ -25,6 +25,13 @@ function helper.assert_memory(kb, limit_kb)
   assert(helper.sanitized or kb < limit_kb, ('%d KB of memory, at most %d are allowed'):format(kb, limit_kb))
 end
 
+--- The error that fn(...) must raise, as a text.
+function helper.raised(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert(not ok, 'no error was raised')
+  return tostring(err)
+end
+
 --- Single quotes for the shell.
 function helper.quote(text)
   return "'" .. tostring(text):gsub("'", [['\'']]) .. "'"

@@ -3,11 +3,7 @@ local kumo = require 'kumo'
 
 after_each(helper.cleanup)
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = helper.raised
 
 --- Files of a directory of its own: name -> text. Returns their paths in the order of `names`.
 local function write(texts, names)
@@ -591,32 +587,5 @@ describe('match_rules', function()
     assert.are.equal('Immediate', rule.trigger)
     assert.are.equal('SetConfig', rule.action[1].kind)
     assert.are.equal(16, #rule.rule_hash)
-  end)
-end)
-
-describe('kumo.spawn_task', function()
-  for _, case in ipairs {
-    { 'x', 'table of options expected' },
-    { { event_nam = 'x' }, "unknown field 'event_nam'" },
-    { {}, "field 'event_name': string expected" },
-    { { event_name = 'x', args = 5 }, "field 'args': list expected" },
-    { { event_name = 'nobody' }, "no handler for the event 'nobody'" },
-  } do
-    it('refuses: ' .. case[2], function()
-      local err = raised(kumo.spawn_task, case[1])
-      assert.truthy(err:find(case[2], 1, true), err)
-    end)
-  end
-
-  it('runs a handler in a task of its own', function()
-    local got
-    kumo.on('spec.shaping.task', function(args)
-      kumo.sleep(0)
-      got = args
-    end)
-    kumo.spawn_task { event_name = 'spec.shaping.task', args = { 1, 'x' } }
-    assert.is_nil(got)
-    helper.wait_for('the task', function() return got end)
-    assert.are.same({ 1, 'x' }, got)
   end)
 end)

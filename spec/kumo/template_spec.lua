@@ -4,11 +4,7 @@ local function render(text, context, options)
   return template.compile(text, options):render(context or {})
 end
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = require('helper').raised
 
 local CONTEXT = {
   name = 'Ann',

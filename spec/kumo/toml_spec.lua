@@ -3,11 +3,7 @@ local helper = require 'helper'
 local kumo = require 'kumo'
 local serde = kumo.serde
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = helper.raised
 
 describe('kumo.serde.toml_parse', function()
   local cases = {

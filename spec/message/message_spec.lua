@@ -15,11 +15,7 @@ local function make(body)
 end
 
 -- Calls fn and gives the text of what it raises.
-local function raised(fn)
-  local ok, err = pcall(fn)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = require('helper').raised
 
 describe('EnvelopeAddress', function()
   it('has parts and a text', function()

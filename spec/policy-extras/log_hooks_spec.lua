@@ -1,11 +1,7 @@
 local kumo = require 'kumo'
 local log_hooks = require 'policy-extras.log_hooks'
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
+local raised = require('helper').raised
 
 local function constructor()
   return { send = function() end }

@@ -1,10 +1,6 @@
 local utils = require 'policy-extras.policy_utils'
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = require('helper').raised
 
 describe('policy_utils', function()
   it('compares deeply', function()

@@ -1,10 +1,6 @@
 local typing = require 'policy-extras.typing'
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = require('helper').raised
 
 local Point = typing.record('Point', {
   x = typing.number,

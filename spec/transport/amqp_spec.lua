@@ -3,11 +3,7 @@ local helper = require 'helper'
 local kumo = require 'kumo'
 local rabbitmq = require 'rabbitmq'
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = helper.raised
 
 describe('kumo.amqp', function()
   local broker

@@ -9,11 +9,7 @@ local function build(more)
   return kumo.kafka.build_producer(config)
 end
 
-local function raised(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
+local raised = require('helper').raised
 
 describe('kumo.kafka', function()
   it('sends a record and tells partition and offset', function()
