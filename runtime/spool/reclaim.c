@@ -145,9 +145,8 @@ tell_unreadable(const struct tr_spool *spool, struct segment *segment, uint32_t 
 	if (!segment->holds_log)
 		tr_log(TR_LEVEL_ERROR, "spool",
 			"%s/%s: the frame of message %" PRIu64 " at offset %" PRIu64
-			" cannot be read: nothing behind it can be reclaimed until it can, or `tailrace spool repair` "
-			"has "
-			"given it up",
+			" cannot be read: nothing behind it can be reclaimed until it can, or a start takes it for "
+			"damage",
 			spool->meta, segment->name, stub->seq,
 			loc_offset(
 				atomic_load_explicit(&stub->loc, memory_order_relaxed), segment_align(segment->bytes)));
