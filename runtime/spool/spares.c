@@ -211,7 +211,7 @@ make_one(struct tr_spool *spool)
 		tr_log(TR_LEVEL_WARN, "spool", "%s: no segment can be made ahead: %s", spool->meta, tr_err_text(err));
 	spool->spare_error = err;
 	spool->spare_tries++;
-	if (err == TR_OK)
+	if (segment != NULL)
 		add_spare(spool, segment);
 	pthread_cond_broadcast(&spool->spare_wake);
 }
