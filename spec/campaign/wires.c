@@ -16,20 +16,39 @@
 #include "base/clock.h"
 #include "base/diag.h"
 #include "cli/cli.h"
+#include "libraries.h"
 #include "memory.h"
 
-#define CASE_S 60 /* real seconds */
+#define CASE_S 120 /* real seconds */
+#define EXIT_SANITIZER 23
 
-static const struct wire *const wires[] = {
-	&wire_http, &wire_https, &wire_listener, &wire_smtp, &wire_nats, &wire_amqp, &wire_kafka};
+static const struct wire *const wires[] = {&wire_begin_all, &wire_dns, &wire_http, &wire_https, &wire_listener,
+	&wire_smtp, &wire_ws, &wire_wss, &wire_redis, &wire_rediss, &wire_nats, &wire_natss, &wire_amqp, &wire_amqps,
+	&wire_kafka};
 static const uint64_t windows[] = {1, 50};
 
+#define OURS UINT32_MAX
+
+static unsigned known_crashes; /* so far */
+
 static struct {
+	uint32_t library; /* whose allocations: OURS, or libraries_name() */
 	uint64_t after, times;
-} plan;
+} plan = {.library = OURS};
+static bool calm;     /* the case is over its faults */
 static struct board { /* shared with the children */
 	_Atomic uint64_t count, faults;
+	_Atomic uint64_t libraries[LIBRARIES_MAX]; /* allocations of each */
 } * board;
+
+const char *__asan_default_options(void);
+
+/* The sanitizer asks for it, and would else end with 1, as what is wrong does. */
+const char *
+__asan_default_options(void)
+{
+	return "exitcode=23";
+}
 
 /* --- a case ------------------------------------------------------------------------------------------------------ */
 
@@ -42,14 +61,27 @@ count_failure(void)
 void
 wire_begin(void)
 {
-	memory_arm(MEMORY_C, plan.after, plan.times);
+	if (plan.library == OURS)
+		memory_arm(MEMORY_C, plan.after, plan.times);
+	else
+		libraries_arm(plan.library, plan.after, plan.times);
+}
+
+bool
+wire_is_calm(void)
+{
+	return calm;
 }
 
 void
 wire_calm(void)
 {
+	calm = true;
 	memory_calm();
+	libraries_calm();
 	atomic_store(&board->count, memory_disarm(MEMORY_C));
+	for (unsigned i = 0; libraries_name(i) != NULL; i++)
+		atomic_store(&board->libraries[i], libraries_allocated(i));
 }
 
 bool
@@ -82,6 +114,18 @@ wire_wait(struct tr_loop *loop, const bool *flag)
 	return tr_loop_run_until(loop, is_true, (void *)flag, WIRE_LIMIT_NS);
 }
 
+static bool
+is_never(void *arg)
+{
+	return false;
+}
+
+void
+wire_pause(struct tr_loop *loop, int64_t ns)
+{
+	(void)tr_loop_run_until(loop, is_never, NULL, ns);
+}
+
 static void
 line_logged(void *arg, enum tr_level level, const char *target, const char *text)
 {
@@ -102,6 +146,7 @@ run_case(const struct wire *wire)
 	tr_loop_enter(loop);
 	memory_watch_all();
 	memory_on_failure(count_failure);
+	libraries_on_failure(count_failure);
 	wire->run(loop);
 	if (tr_hold_count() != 0)
 		wire_wrong("%d holds are left", tr_hold_count());
@@ -109,13 +154,40 @@ run_case(const struct wire *wire)
 	exit(TR_EXIT_OK);
 }
 
-/* Returns whether it went well; says so if not. */
+/* What libraries do by themselves, so that nobody here could do better: libcurl 7.88 frees the name of a TLS session
+ * twice that it had no memory to keep (Curl_ssl_addsessionid()). */
+static const struct {
+	const char *library, *wire;
+} crashes[] = {{"libcurl", "https"}};
+
 static bool
-watch(const struct wire *wire, uint64_t after, uint64_t times)
+is_crash(int status)
+{
+	return WIFSIGNALED(status) ? WTERMSIG(status) != SIGALRM : WEXITSTATUS(status) == EXIT_SANITIZER;
+}
+
+static bool
+is_known_crash(const struct wire *wire, uint32_t library, int status)
+{
+	if (library == OURS || !is_crash(status))
+		return false;
+	for (size_t i = 0; i < TR_COUNT(crashes); i++) {
+		if (strcmp(crashes[i].library, libraries_name(library)) == 0 &&
+			strcmp(crashes[i].wire, wire->name) == 0)
+			return true;
+	}
+	return libraries_aborts(library);
+}
+
+/* Returns whether it went well, or ended in a crash that is known; says so if not. */
+static bool
+watch(const struct wire *wire, uint32_t library, uint64_t after, uint64_t times)
 {
 	int status = 0;
+	bool known;
 	pid_t pid;
 
+	plan.library = library;
 	plan.after = after;
 	plan.times = times;
 	fflush(NULL);
@@ -128,48 +200,79 @@ watch(const struct wire *wire, uint64_t after, uint64_t times)
 	}
 	if (WIFEXITED(status) && WEXITSTATUS(status) == TR_EXIT_OK)
 		return true;
-	fprintf(stderr, "WRONG: tailrace-wires --case %s %llu %llu: %s\n", wire->name, (unsigned long long)after,
-		(unsigned long long)times,
+	known = is_known_crash(wire, library, status);
+	known_crashes += known;
+	fprintf(stderr, "%s: tailrace-wires%s%s --case %s %llu %llu: %s\n", known ? "THE LIBRARY'S OWN" : "WRONG",
+		library == OURS ? "" : " --library ", library == OURS ? "" : libraries_name(library), wire->name,
+		(unsigned long long)after, (unsigned long long)times,
 		WIFEXITED(status)             ? "its end"
 		: WTERMSIG(status) == SIGALRM ? "a hang"
 					      : strsignal(WTERMSIG(status)));
-	return false;
+	return known;
 }
 
 /* --- all of them ------------------------------------------------------------------------------------------------- */
 
 /* Every `step`th allocation of a wire. Returns the number of cases that went wrong. */
 static unsigned
-sweep(const struct wire *wire, uint64_t sample)
+sweep(const struct wire *wire, uint32_t library, uint64_t total, uint64_t sample)
 {
-	uint64_t total, step, cases = 0, faults = atomic_load(&board->faults);
+	uint64_t step = sample > 0 && total > sample ? total / sample : 1, cases = 0;
+	uint64_t faults = atomic_load(&board->faults);
+	unsigned wrong = 0, crashed = known_crashes;
+
+	for (uint64_t after = sample > 0 ? step / 2 : 0; after < total; after += step) {
+		for (size_t i = 0; i < TR_COUNT(windows); i++, cases++)
+			wrong += !watch(wire, library, after, windows[i]);
+	}
+	printf("%s: %llu allocations of %s, %llu cases, %llu faults, %u wrong", wire->name, (unsigned long long)total,
+		library == OURS ? "ours" : libraries_name(library), (unsigned long long)cases,
+		(unsigned long long)(atomic_load(&board->faults) - faults), wrong);
+	if (known_crashes > crashed)
+		printf(", %u crashes of its own", known_crashes - crashed);
+	putchar('\n');
+	fflush(stdout);
+	return wrong;
+}
+
+/* Of each library that the wire needs, or of the one of that name. */
+static unsigned
+sweep_libraries(const struct wire *wire, const char *only, uint64_t sample)
+{
+	uint64_t totals[LIBRARIES_MAX];
 	unsigned wrong = 0;
 
-	if (!watch(wire, UINT64_MAX, 0))
+	if (!watch(wire, 0, UINT64_MAX, 0))
 		return 1;
-	total = atomic_load(&board->count);
-	step = sample > 0 && total > sample ? total / sample : 1;
-	for (uint64_t after = 0; after < total; after += step) {
-		for (size_t i = 0; i < TR_COUNT(windows); i++, cases++)
-			wrong += !watch(wire, after, windows[i]);
+	for (unsigned i = 0; libraries_name(i) != NULL; i++)
+		totals[i] = atomic_load(&board->libraries[i]);
+	for (unsigned i = 0; libraries_name(i) != NULL; i++) {
+		if (totals[i] > 0 && (*only != '\0' ? strcmp(only, libraries_name(i)) == 0 : !libraries_aborts(i)))
+			wrong += sweep(wire, i, totals[i], sample);
 	}
-	printf("%s: %llu allocations of ours, %llu cases, %llu faults, %u wrong\n", wire->name,
-		(unsigned long long)total, (unsigned long long)cases,
-		(unsigned long long)(atomic_load(&board->faults) - faults), wrong);
 	return wrong;
+}
+
+static unsigned
+sweep_ours(const struct wire *wire, uint64_t sample)
+{
+	return watch(wire, OURS, UINT64_MAX, 0) ? sweep(wire, OURS, atomic_load(&board->count), sample) : 1;
 }
 
 static int
 usage(FILE *out, int status)
 {
-	fputs("Usage: tailrace-wires [--full | --sample N] [NAME ...]\n"
-	      "       tailrace-wires --case NAME N TIMES\n\n"
-	      "Transports over loopback with each of our allocations failing, or N of each transport's (10). NAME: "
-	      "http, "
-	      "https,\n"
-	      "listener, smtp, nats, amqp, kafka. --case lets TIMES of them fail after N. MEMORY_TRACE=1 in the "
-	      "environment prints\n"
-	      "where, WIRES_LOG=1 the log. The exit status is 1 if a case went wrong.\n",
+	fputs("Usage: tailrace-wires [--libraries | --library LIBRARY] [--full | --sample N] [NAME ...]\n"
+	      "       tailrace-wires [--library LIBRARY] --case NAME N TIMES\n\n"
+	      "Transports over loopback with each of our allocations failing, or N of each transport's (10). NAME:",
+		out);
+	for (size_t i = 0; i < TR_COUNT(wires); i++)
+		fprintf(out, " %s", wires[i]->name);
+	fputs(".\n--libraries: those of the libraries in place of ours, one library after the other; --library: of "
+	      "one, "
+	      "such as libcurl.\n--case lets TIMES of them fail after N. MEMORY_TRACE=1 in the environment prints "
+	      "where, "
+	      "WIRES_LOG=1 the log.\nThe exit status is 1 if a case went wrong.\n",
 		out);
 	return status;
 }
@@ -184,12 +287,28 @@ want(const char *name, bool wanted[TR_COUNT(wires)])
 	return false;
 }
 
+static uint32_t
+library_of(const char *name)
+{
+	unsigned i = 0;
+
+	if (name == NULL)
+		return OURS;
+	while (libraries_name(i) != NULL && strcmp(libraries_name(i), name) != 0)
+		i++;
+	if (libraries_name(i) != NULL)
+		return i;
+	fprintf(stderr, "tailrace-wires: no library %s\n", name);
+	exit(TR_EXIT_USAGE);
+}
+
 int
 main(int argc, char **argv)
 {
-	const char *after = NULL, *times = NULL;
+	const char *after = NULL, *times = NULL, *library = NULL; /* "": all */
 	bool wanted[TR_COUNT(wires)] = {false}, all = true;
 	uint64_t sample = 10;
+	uint32_t of = OURS;
 	unsigned wrong = 0;
 
 	for (int i = 1; i < argc; i++) {
@@ -197,6 +316,10 @@ main(int argc, char **argv)
 			sample = 0;
 		} else if (strcmp(argv[i], "--sample") == 0 && i + 1 < argc) {
 			sample = strtoull(argv[++i], NULL, 10);
+		} else if (strcmp(argv[i], "--libraries") == 0) {
+			library = "";
+		} else if (strcmp(argv[i], "--library") == 0 && i + 1 < argc) {
+			library = argv[++i];
 		} else if (strcmp(argv[i], "--case") == 0 && i + 3 < argc) {
 			if (!want(argv[++i], wanted))
 				return usage(stderr, TR_EXIT_USAGE);
@@ -216,13 +339,18 @@ main(int argc, char **argv)
 		perror("tailrace-wires");
 		return TR_EXIT_OSERR;
 	}
+	libraries_take();
+	if (after != NULL || (library != NULL && *library != '\0'))
+		of = library_of(library);
 	for (size_t i = 0; i < TR_COUNT(wires); i++) {
 		if (!all && !wanted[i])
 			continue;
 		if (after != NULL)
-			wrong += !watch(wires[i], strtoull(after, NULL, 10), strtoull(times, NULL, 10));
+			wrong += !watch(wires[i], of, strtoull(after, NULL, 10), strtoull(times, NULL, 10));
+		else if (library != NULL)
+			wrong += sweep_libraries(wires[i], library, sample);
 		else
-			wrong += sweep(wires[i], sample);
+			wrong += sweep_ours(wires[i], sample);
 	}
 	return wrong > 0 ? TR_EXIT_FAILED : TR_EXIT_OK;
 }

@@ -24,15 +24,21 @@ say_text(struct wire_conn *conn, const char *text)
 	wire_say(conn, text, strlen(text));
 }
 
+static bool nats_tls; /* it begins behind the first line */
+
 static void
 serve_nats(struct wire_conn *conn)
 {
 	static const char body[] = "{\"stream\":\"T\",\"seq\":1}";
 	char line[1024], payload[256], text[512];
 
-	say_text(conn,
+	snprintf(text, sizeof text,
 		"INFO {\"server_id\":\"T\",\"version\":\"2.9.10\",\"proto\":1,\"headers\":true,\"max_payload\":4096,"
-		"\"host\":\"127.0.0.1\",\"port\":1}\r\n");
+		"\"tls_required\":%s,\"host\":\"127.0.0.1\",\"port\":1}\r\n",
+		nats_tls ? "true" : "false");
+	say_text(conn, text);
+	if (nats_tls && !wire_secure(conn))
+		return;
 	while (wire_line(conn, line, sizeof line)) {
 		char subject[200], reply[300];
 		size_t len;
@@ -96,20 +102,23 @@ publish_nats(struct tr_loop *loop, struct tr_nats_connection *connection)
 }
 
 static void
-run_nats(struct tr_loop *loop)
+life_of_nats(struct tr_loop *loop, bool tls)
 {
 	struct tr_nats_settings settings = {.server_count = 1,
 		.pending_max = 7,
-		.connect_timeout_ns = 2 * TR_NS_PER_S,
+		.connect_timeout_ns = WIRE_STEP_NS,
 		.ping_interval_ns = 60 * TR_NS_PER_S,
-		.request_timeout_ns = 2 * TR_NS_PER_S};
+		.request_timeout_ns = WIRE_STEP_NS};
 	struct tr_nats_connection *connection;
 	struct wire_peer peer;
 	struct tr_nats *nats;
 	char url[64];
 	bool well = false;
 
+	nats_tls = settings.tls = tls;
 	wire_peer_start(&peer, serve_nats, false);
+	if (tls)
+		settings.ca_file = tr_str(wire_ca());
 	snprintf(url, sizeof url, "nats://127.0.0.1:%u", peer.port);
 	settings.servers[0] = tr_str(url);
 	wire_begin();
@@ -123,6 +132,18 @@ run_nats(struct tr_loop *loop)
 		wire_wrong("it does not work after the faults either");
 	tr_nats_unref(connection);
 	tr_nats_free(nats);
+}
+
+static void
+run_nats(struct tr_loop *loop)
+{
+	life_of_nats(loop, false);
+}
+
+static void
+run_natss(struct tr_loop *loop)
+{
+	life_of_nats(loop, true);
 }
 
 /* --- AMQP -------------------------------------------------------------------------------------------------------- */
@@ -223,7 +244,7 @@ publish_amqp(struct tr_loop *loop, struct tr_amqp *amqp, const struct tr_amqp_se
 }
 
 static void
-run_amqp(struct tr_loop *loop)
+life_of_amqp(struct tr_loop *loop, bool tls)
 {
 	struct tr_amqp_settings settings = {.host_count = 1,
 		.username = TR_STR("guest"),
@@ -231,16 +252,19 @@ run_amqp(struct tr_loop *loop)
 		.vhost = TR_STR("/"),
 		.connection_name = TR_STR("wires"),
 		.pool_size = 1,
-		.connect_timeout_ns = 2 * TR_NS_PER_S,
-		.wait_timeout_ns = 2 * TR_NS_PER_S,
-		.publish_timeout_ns = 2 * TR_NS_PER_S,
+		.connect_timeout_ns = WIRE_STEP_NS,
+		.wait_timeout_ns = WIRE_STEP_NS,
+		.publish_timeout_ns = WIRE_STEP_NS,
 		.idle_timeout_ns = TR_NS_PER_S};
 	struct wire_peer peer;
 	struct tr_amqp *amqp;
 	bool well = false;
 
-	wire_peer_start(&peer, serve_amqp, false);
-	settings.hosts[0] = (struct tr_amqp_host){TR_STR("127.0.0.1"), peer.port};
+	wire_peer_start(&peer, serve_amqp, tls);
+	settings.tls = tls;
+	if (tls)
+		settings.ca_file = tr_str(wire_ca());
+	settings.hosts[0] = (struct tr_amqp_host){TR_STR("localhost"), peer.port};
 	wire_begin();
 	WIRE_MAKE(tr_amqp_new(loop, &amqp));
 	(void)publish_amqp(loop, amqp, &settings);
@@ -250,6 +274,18 @@ run_amqp(struct tr_loop *loop)
 	if (!well)
 		wire_wrong("it does not work after the faults either");
 	tr_amqp_free(amqp);
+}
+
+static void
+run_amqp(struct tr_loop *loop)
+{
+	life_of_amqp(loop, false);
+}
+
+static void
+run_amqps(struct tr_loop *loop)
+{
+	life_of_amqp(loop, true);
 }
 
 /* --- Kafka ------------------------------------------------------------------------------------------------------- */
@@ -323,4 +359,5 @@ run_kafka(struct tr_loop *loop)
 	rd_kafka_destroy(host);
 }
 
-const struct wire wire_nats = {"nats", run_nats}, wire_amqp = {"amqp", run_amqp}, wire_kafka = {"kafka", run_kafka};
+const struct wire wire_nats = {"nats", run_nats}, wire_natss = {"natss", run_natss}, wire_amqp = {"amqp", run_amqp},
+		  wire_amqps = {"amqps", run_amqps}, wire_kafka = {"kafka", run_kafka};

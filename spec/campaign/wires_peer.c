@@ -1,11 +1,16 @@
 #include <arpa/inet.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "memory.h"
 #include "wires.h"
 
 struct visit {
@@ -14,15 +19,17 @@ struct visit {
 };
 
 static SSL_CTX *context; /* of all peers with TLS */
+static int ca_fd = -1;   /* its certificate, in memory */
 
-/* For 127.0.0.1, by itself. */
+/* For this machine, by itself. */
 static void
 make_context(void)
 {
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *cert = X509_new();
-	X509_EXTENSION *names = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "IP:127.0.0.1");
+	X509_EXTENSION *names = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "IP:127.0.0.1,DNS:localhost");
 	X509_NAME *name = X509_get_subject_name(cert);
+	FILE *file;
 
 	context = SSL_CTX_new(TLS_server_method());
 	X509_set_version(cert, 2);
@@ -33,11 +40,35 @@ make_context(void)
 	X509_set_pubkey(cert, key);
 	X509_add_ext(cert, names, -1);
 	X509_sign(cert, key, EVP_sha256());
+	ca_fd = memfd_create("wires-ca", MFD_CLOEXEC);
+	file = fdopen(dup(ca_fd), "w");
+	if (file == NULL || PEM_write_X509(file, cert) != 1 || fclose(file) != 0)
+		abort();
 	SSL_CTX_use_certificate(context, cert);
 	SSL_CTX_use_PrivateKey(context, key);
 	X509_EXTENSION_free(names);
 	X509_free(cert);
 	EVP_PKEY_free(key);
+}
+
+/* Peers' threads run until the process ends: what OpenSSL keeps for them must not look like a leak of ours. */
+void
+wire_openssl(void)
+{
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+	if (OPENSSL_init_ssl(0, NULL) != 1 || RAND_status() != 1)
+		abort();
+}
+
+const char *
+wire_ca(void)
+{
+	static char path[32];
+
+	if (context == NULL)
+		make_context();
+	snprintf(path, sizeof path, "/proc/self/fd/%d", ca_fd);
+	return path;
 }
 
 static bool
@@ -99,17 +130,22 @@ wire_say(struct wire_conn *conn, const void *data, size_t len)
 	(void)put; /* the client is gone, and the next read says so */
 }
 
+bool
+wire_secure(struct wire_conn *conn)
+{
+	conn->ssl = SSL_new(context);
+	SSL_set_fd(conn->ssl, conn->fd);
+	return SSL_accept(conn->ssl) == 1;
+}
+
 static void *
 visited(void *arg)
 {
 	struct visit *visit = arg;
 	struct wire_conn *conn = &visit->conn;
 
-	if (visit->peer->tls) {
-		conn->ssl = SSL_new(context);
-		SSL_set_fd(conn->ssl, conn->fd);
-	}
-	if (conn->ssl == NULL || SSL_accept(conn->ssl) == 1)
+	memory_exempt(1);
+	if (!visit->peer->tls || wire_secure(conn))
 		visit->peer->serve(conn);
 	SSL_free(conn->ssl);
 	close(conn->fd);
@@ -124,6 +160,7 @@ accepting(void *arg)
 	pthread_t thread;
 	int fd;
 
+	memory_exempt(1);
 	while ((fd = accept(peer->fd, NULL, NULL)) >= 0) {
 		struct visit *visit = calloc(1, sizeof *visit);
 
@@ -145,10 +182,9 @@ wire_peer_start(struct wire_peer *peer, void (*serve)(struct wire_conn *conn), b
 	pthread_t thread;
 
 	*peer = (struct wire_peer){.serve = serve, .tls = tls};
-	/* Peers' threads run until the process ends: what OpenSSL keeps for them must not look like a leak of ours. */
-	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
-	if (tls && context == NULL)
-		make_context();
+	wire_openssl();
+	if (tls)
+		(void)wire_ca();
 	peer->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(peer->fd, (struct sockaddr *)&addr, sizeof addr) != 0 || listen(peer->fd, 16) != 0 ||
 		getsockname(peer->fd, (struct sockaddr *)&addr, &len) != 0)

@@ -130,6 +130,12 @@ memory_lua(void)
 	return running;
 }
 
+bool
+memory_counts(void)
+{
+	return (watched || watch_all) && exempt == 0;
+}
+
 int
 memory_exempt(int level)
 {
@@ -162,7 +168,7 @@ is_next(struct plan *plan)
 static bool
 fails(struct plan *plan)
 {
-	if (!plan->armed || !(watched || watch_all) || exempt > 0)
+	if (!plan->armed || !memory_counts())
 		return false;
 	if (on_each != NULL)
 		on_each((enum memory_kind)(plan - plans), plan->count);

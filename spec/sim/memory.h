@@ -32,6 +32,8 @@ void memory_without_reserve(void);
 void memory_on_reserve(void (*fn)(void)); /* called for each piece that it gives; it must not allocate */
 /* The state whose Lua runs in this thread, resumed by tr_task; NULL: none. */
 struct lua_State *memory_lua(void);
+/* Whether an allocation of this thread counts now: for those who let others fail than ours. */
+bool memory_counts(void);
 /* 1: what follows is the script's, and does not fail; returns what it was, to be given back afterwards. */
 int memory_exempt(int level);
 
