@@ -116,11 +116,6 @@ struct tr_recorder {
 	void *tap_arg;
 };
 
-static inline const struct tr_per_record *
-tr_logger_rule(const struct tr_logger *logger, enum tr_event_type type)
-{
-	return &logger->per_record[type];
-}
 /* OOB goes with the Reception of the same message (contract/log-record.md section 4). */
 static inline bool
 tr_logger_enabled(const struct tr_logger *logger, enum tr_event_type type)

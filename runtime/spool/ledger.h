@@ -29,7 +29,7 @@ enum tr_reason { /* of dropped and filtered */
 	TR_REASON_NULL_QUEUE,
 	TR_REASON_REMOVED,    /* an operator's repair or purge */
 	TR_REASON_DAMAGED,    /* the log's bytes were lost */
-	TR_REASON_UNWOUND,    /* refused to the client after it was stored */
+	TR_REASON_UNWOUND,    /* nothing is counted so: it keeps the places of the others in stored ledgers */
 	TR_REASON_DEAD_BOUND, /* the oldest of too many dead letters */
 	TR_REASON_SHED,       /* the oldest of more records than the queue's budget */
 	TR_REASONS,
