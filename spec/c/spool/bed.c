@@ -342,41 +342,39 @@ bed_pick(struct bed *bed)
 	return UINT32_MAX;
 }
 
-struct one_load {
-	struct tr_load load;
-	struct tr_message *message;
-	uint32_t slot;
-	int status;
-	bool done;
-};
-
 static void
 loaded(struct tr_load *load)
 {
-	tr_container_of(load, struct one_load, load)->done = true;
+	*(bool *)load->owner = true;
 }
 
 static bool
 load_over(void *arg)
 {
-	return ((struct one_load *)arg)->done;
+	return *(bool *)arg;
+}
+
+void
+bed_run_load(struct bed *bed, struct tr_load *load)
+{
+	bool over = false;
+
+	load->loop = bed->loop;
+	load->done = loaded;
+	load->owner = &over;
+	tr_spool_load(bed->spool, load);
+	NEED(tr_loop_run_until(bed->loop, load_over, &over, 60 * TR_NS_PER_S));
 }
 
 int
 bed_load(struct bed *bed, uint32_t slot, struct tr_message **out)
 {
-	struct one_load one = {.slot = slot};
+	int status = TR_OK;
+	struct tr_load load = {.count = 1, .slots = &slot, .messages = out, .status = &status};
 
-	one.load = (struct tr_load){.loop = bed->loop,
-		.done = loaded,
-		.count = 1,
-		.slots = &one.slot,
-		.messages = &one.message,
-		.status = &one.status};
-	tr_spool_load(bed->spool, &one.load);
-	NEED(tr_loop_run_until(bed->loop, load_over, &one, 60 * TR_NS_PER_S));
-	*out = one.message;
-	return one.status;
+	*out = NULL;
+	bed_run_load(bed, &load);
+	return status;
 }
 
 void

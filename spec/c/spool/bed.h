@@ -56,6 +56,8 @@ uint32_t bed_many(struct bed *bed, uint32_t index, uint32_t records, size_t body
 void bed_wait(struct bed *bed); /* until everything is answered, or (crashing) outcomes are stuck */
 uint32_t bed_live(const struct bed *bed);
 uint32_t bed_pick(struct bed *bed); /* a random live, not doubtful message; UINT32_MAX: none */
+/* Starts it and waits for its end; sets loop, done and owner. */
+void bed_run_load(struct bed *bed, struct tr_load *load);
 /* Loads it; the caller frees the message. */
 int bed_load(struct bed *bed, uint32_t slot, struct tr_message **out);
 /* After a recovery: what was acknowledged is there with its body, queue, due time and attempts; what was ended is
