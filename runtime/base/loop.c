@@ -506,7 +506,9 @@ real_ns(struct tr_loop *loop)
 	return (int64_t)(ev_now(loop->ev) * (double)TR_NS_PER_S);
 }
 
-#define PATIENCE 2000 /* empty turns of a tenth of a millisecond at least: then some answer does not come */
+/* Empty turns of a tenth of a millisecond at least, in which a disk or another thread may be as slow as they like: then
+ * some answer does not come. */
+#define PATIENCE 50000
 
 /* Whether everything that is under way has been answered. Waits a little if not; gives up after a while, for then
  * something is under way that needs this mail first. */

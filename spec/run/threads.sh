@@ -18,14 +18,14 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-# Waits until a line of FILE matches, and prints the part in its group; at most two minutes.
+# Waits until a line of FILE matches, and prints the part in its group; at most ten minutes.
 wait_line() { # FILE SED-EXPRESSION WHAT
 	n=0
 	while :; do
 		found=$(sed -n "$2" "$1" 2>/dev/null | head -n 1)
 		[ -z "$found" ] || { printf '%s' "$found"; return; }
 		n=$((n + 1))
-		[ $n -lt 1200 ] || { echo "waited in vain for $3" >&2; return 1; }
+		[ $n -lt 6000 ] || { echo "waited in vain for $3" >&2; return 1; }
 		sleep 0.1
 	done
 }
@@ -52,7 +52,7 @@ while [ "$(grep -c '"body"' "$dir/got" || true)" -lt 800 ]; do # a Reception and
 	curl -s "http://$api/metrics" >"$dir/metrics.txt" # figures are read while the workers write them
 	curl -s "http://$api/api/tailrace/ledger" >/dev/null
 	n=$((n + 1))
-	[ $n -lt 600 ] || { echo 'not everything arrived' >&2; exit 1; }
+	[ $n -lt 3000 ] || { echo 'not everything arrived' >&2; exit 1; }
 	sleep 0.2
 done
 kill -TERM "$run"
