@@ -11,6 +11,7 @@
 #include "net/dns.h"
 #include "net/stream.h"
 #include "net/tls_client.h"
+#include "transport/redis_wire.h"
 
 #define BACKOFF_NS (100 * TR_NS_PER_MS) /* first pause after a failure; doubles */
 #define BACKOFF_MAX_NS (5 * TR_NS_PER_S)
@@ -411,43 +412,15 @@ closed(struct tr_stream *stream, int err, void *arg)
 /* --- connecting ------------------------------------------------------------------------------------------ */
 
 static void
-format(struct tr_buf *out, int argc, const struct tr_str *argv)
-{
-	tr_buf_addc(out, '*');
-	tr_buf_add_u64(out, (uint64_t)argc);
-	tr_buf_add(out, "\r\n", 2);
-	for (int i = 0; i < argc; i++) {
-		tr_buf_addc(out, '$');
-		tr_buf_add_u64(out, argv[i].len);
-		tr_buf_add(out, "\r\n", 2);
-		tr_buf_add_str(out, argv[i]);
-		tr_buf_add(out, "\r\n", 2);
-	}
-}
-
-static void
 greet(struct tr_redis *redis)
 {
 	const struct tr_redis_settings *settings = &redis->settings;
 	struct tr_buf text = {0};
-	char db[12];
+	bool whole, sent;
 
-	if (settings->password != NULL && settings->user != NULL) {
-		format(&text, 3, (struct tr_str[]){TR_STR("AUTH"), tr_str(settings->user), tr_str(settings->password)});
-		redis->greetings++;
-	} else if (settings->password != NULL) {
-		format(&text, 2, (struct tr_str[]){TR_STR("AUTH"), tr_str(settings->password)});
-		redis->greetings++;
-	}
-	if (settings->db != 0) {
-		snprintf(db, sizeof db, "%u", settings->db);
-		format(&text, 2, (struct tr_str[]){TR_STR("SELECT"), tr_str(db)});
-		redis->greetings++;
-	}
-	format(&text, 1, (struct tr_str[]){TR_STR("PING")});
-	redis->greetings++;
-	bool whole = !text.failed, sent = whole && send_bytes(redis, text.data, text.len);
-
+	redis->greetings += tr_redis_greeting(settings, &text);
+	whole = !text.failed;
+	sent = whole && send_bytes(redis, text.data, text.len);
 	if (text.data != NULL)
 		explicit_bzero(text.data, text.len);
 	tr_buf_free(&text);
@@ -579,7 +552,7 @@ tr_redis_start(struct tr_redis *redis, struct tr_redis_call *call, int argc, con
 		tr_loop_defer(redis->loop, &redis->fail_later, fail_those);
 		return TR_OK;
 	}
-	format(redis->state == UP ? &text : &redis->early, argc, argv);
+	tr_redis_command(redis->state == UP ? &text : &redis->early, argc, argv);
 	if (text.failed || redis->early.failed) {
 		tr_buf_free(&text);
 		if (redis->early.failed)
