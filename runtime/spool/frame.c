@@ -1,5 +1,6 @@
 /* Frames: headers sealed and checked, PUT payloads split. */
-#include "spool/internal.h"
+#include "spool/frame.h"
+#include "spool/ledger.h"
 
 void
 frame_seal(struct frame_header *header)
