@@ -96,10 +96,9 @@ hash_run(struct tr_offload *offload)
 
 	tr_buf_reserve(&canonical, op->text.len + 2);
 	canonical_body((struct tr_str){op->text.data, op->text.len}, op->relaxed, &canonical);
-	op->good = !canonical.failed;
 	op->length = canonical.len;
-	if (op->good)
-		SHA256((const unsigned char *)canonical.data, canonical.len, op->hash);
+	op->good = !canonical.failed &&
+		   SHA256((const unsigned char *)canonical.data, canonical.len, op->hash) != NULL; /* NULL: no memory */
 	tr_buf_free(&canonical);
 }
 
@@ -226,8 +225,8 @@ sign_run(struct tr_offload *offload)
 	unsigned char hash[SHA256_DIGEST_LENGTH];
 
 	op->len = sizeof op->signature;
-	SHA256(data, op->data.len, hash);
-	op->good = context != NULL && (size_t)EVP_PKEY_get_size(op->key) <= sizeof op->signature &&
+	op->good = context != NULL && SHA256(data, op->data.len, hash) != NULL &&
+		   (size_t)EVP_PKEY_get_size(op->key) <= sizeof op->signature &&
 		   EVP_DigestSignInit(context, NULL, rsa ? EVP_sha256() : NULL, NULL, op->key) == 1 &&
 		   /* RFC 8463 section 3: Ed25519 signs the hash */
 		   EVP_DigestSign(

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #define IN_BYTES (128U * 1024)
 #define BLOCK_HEADER 3             /* bytes, which zstd would like to have together with the block before */
@@ -18,6 +19,7 @@ struct tr_segment_reader {
 	char *in; /* IN_BYTES */
 	ZSTD_inBuffer rest;
 	size_t wanted; /* bytes to the end of what zstd decodes next and of the header after it; 0: a frame begins */
+	bool spoilt;   /* there was no memory: it cannot go on without losing lines */
 	struct tr_buf line; /* decoded, its end is not there yet */
 };
 
@@ -109,6 +111,8 @@ decode(struct tr_segment_reader *reader, struct tr_segment_lines *out)
 		return fail(out, ENOMEM);
 	block.size = block.pos + (wanted < block.size - block.pos ? wanted : block.size - block.pos);
 	reader->wanted = ZSTD_decompressStream(reader->zstd, &decoded, &block);
+	if (ZSTD_getErrorCode(reader->wanted) == ZSTD_error_memory_allocation)
+		return fail(out, ENOMEM);
 	if (ZSTD_isError(reader->wanted))
 		return damaged(out, ZSTD_getErrorName(reader->wanted));
 	reader->rest.pos = block.pos;
@@ -156,9 +160,13 @@ void
 tr_segment_reader_read(struct tr_segment_reader *reader, size_t max_lines, struct tr_segment_lines *out)
 {
 	*out = (struct tr_segment_lines){.state = TR_SEGMENT_MORE};
-	read_on(reader, max_lines, out);
+	if (reader->spoilt)
+		fail(out, ENOMEM);
+	else
+		read_on(reader, max_lines, out);
 	if (out->text.failed) { /* lines of it are lost */
 		out->count = 0;
 		fail(out, ENOMEM);
 	}
+	reader->spoilt = out->state == TR_SEGMENT_FAILED && out->errnum == ENOMEM;
 }

@@ -11,7 +11,7 @@ enum tr_segment_state {
 	TR_SEGMENT_END,      /* not now, but it may grow */
 	TR_SEGMENT_FINISHED, /* it is read-only: it does not grow any more */
 	TR_SEGMENT_DAMAGED,  /* what stands before the damage has been read; `damage` says what it is */
-	TR_SEGMENT_FAILED,   /* `errnum` */
+	TR_SEGMENT_FAILED,   /* `errnum`; ENOMEM: for good, or lines would be lost. Another reader may go on */
 };
 
 struct tr_segment_lines {

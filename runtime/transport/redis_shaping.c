@@ -440,7 +440,10 @@ tr_redis_shaping_new(const struct tr_redis_settings *settings, bool fallback_loc
 		unsigned char digest[SHA_DIGEST_LENGTH];
 		const char *text = script_text((enum script)i);
 
-		SHA1((const unsigned char *)text, strlen(text), digest);
+		if (SHA1((const unsigned char *)text, strlen(text), digest) == NULL) { /* no memory */
+			tr_redis_shaping_free(shaping);
+			return TR_ENOMEM;
+		}
 		for (int k = 0; k < SHA_DIGEST_LENGTH; k++)
 			snprintf(shaping->sha[i] + 2 * k, 3, "%02x", digest[k]);
 	}

@@ -29,7 +29,7 @@ void
 tr_ws_accept(const char *key, char out[TR_WS_ACCEPT_BYTES])
 {
 	char text[TR_WS_KEY_BYTES + sizeof GUID];
-	uint8_t digest[SHA_DIGEST_LENGTH];
+	uint8_t digest[SHA_DIGEST_LENGTH] = {0}; /* without memory: what no server answers */
 	int len = snprintf(text, sizeof text, "%s%s", key, GUID);
 
 	SHA1((const unsigned char *)text, (size_t)len, digest);
