@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "base/diag.h"
+#include "libraries.h"
 #include "memory.h"
 #include "places.h"
 
@@ -74,10 +75,33 @@ __wrap_tr_log_sink(void (*sink)(void *arg, enum tr_level level, const char *targ
 /* --- the module ----------------------------------------------------------------------------------------------------
  */
 
-/* arm('malloc' | 'lua', after, times): so many allocations go well, then so many fail. Counts from 0. */
+static void
+arm_library(const char *name, uint64_t after, uint64_t times)
+{
+	static bool taken;
+	unsigned library = 0;
+
+	if (!taken)
+		libraries_take();
+	taken = true;
+	libraries_watch_all();
+	libraries_on_failure(count_failure);
+	while (name != NULL && libraries_name(library) != NULL && strcmp(libraries_name(library), name) != 0)
+		library++;
+	libraries_arm(library, after, times);
+}
+
+/* arm('malloc' | 'lua' | a library | nil, after, times): so many allocations go well, then so many fail. Counts from 0.
+ * Of libraries, it counts those of all. */
 static int
 l_arm(lua_State *L)
 {
+	const char *what = luaL_optstring(L, 1, NULL);
+
+	if (what == NULL || strncmp(what, "lib", 3) == 0) {
+		arm_library(what, (uint64_t)luaL_checknumber(L, 2), (uint64_t)luaL_checknumber(L, 3));
+		return 0;
+	}
 	memory_on_failure(count_failure);
 	memory_on_reserve(count_served);
 	memory_arm(strcmp(luaL_checkstring(L, 1), "lua") == 0 ? MEMORY_LUA : MEMORY_C, (uint64_t)luaL_checknumber(L, 2),
@@ -92,6 +116,21 @@ l_disarm(lua_State *L)
 	lua_pushnumber(L, (lua_Number)memory_disarm(MEMORY_C));
 	lua_pushnumber(L, (lua_Number)memory_disarm(MEMORY_LUA));
 	return 2;
+}
+
+/* disarm_libraries() -> table: allocations since arm, by the library's name; without those that abort */
+static int
+l_disarm_libraries(lua_State *L)
+{
+	libraries_calm();
+	lua_newtable(L);
+	for (unsigned i = 0; libraries_name(i) != NULL; i++) {
+		if (libraries_allocated(i) == 0 || libraries_aborts(i))
+			continue;
+		lua_pushnumber(L, (lua_Number)libraries_allocated(i));
+		lua_setfield(L, -2, libraries_name(i));
+	}
+	return 1;
 }
 
 /* calm(): nothing fails any more, though it counts on */
@@ -213,6 +252,7 @@ luaopen_tr_campaign(lua_State *L)
 	static const luaL_Reg functions[] = {
 		{"arm", l_arm},
 		{"disarm", l_disarm},
+		{"disarm_libraries", l_disarm_libraries},
 		{"calm", l_calm},
 		{"choose", l_choose},
 		{"chosen", l_chosen},

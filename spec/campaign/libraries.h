@@ -18,6 +18,7 @@ bool libraries_aborts(unsigned library);
 
 /* So many of its allocations go well, then so many fail; those of all are counted from 0. With MEMORY_TRACE in the
  * environment each failure prints where it was. */
+void libraries_watch_all(void); /* whoever asks, also what memory.h leaves out: before the first libraries_arm() */
 void libraries_arm(unsigned library, uint64_t after, uint64_t times);
 void libraries_calm(void);                      /* nothing fails any more; counts stay */
 uint64_t libraries_allocated(unsigned library); /* until libraries_calm() */

@@ -66,15 +66,17 @@ fork_bound(void)
 static int
 child(const struct sweep *sweep, uint64_t from, uint64_t to)
 {
-	static char path[] = TR_SOURCE_DIR "/spec/campaign/campaign.lua", first[24], last[24];
+	static char lives[] = TR_SOURCE_DIR "/spec/campaign/campaign.lua",
+		    modules_of_policies[] = TR_SOURCE_DIR "/spec/campaign/modules.lua", first[24], last[24];
+	bool libraries = strcmp(sweep->kind, "libraries") == 0;
 	static const struct tr_module modules[] = {
 		{"tr.campaign", luaopen_tr_campaign}, {"tr.sim_disk", luaopen_tr_sim_disk}, {NULL, NULL}};
 	struct tr_script_config script = {.program = "tailrace-campaign",
 		.modules = modules,
 		.limit_ns = TR_SCRIPT_LIMIT_NS,
 		.host = memory_script_host};
-	char *argv[] = {path, (char *)sweep->kind, first, last, (char *)sweep->sample, (char *)sweep->option,
-		(char *)sweep->life, (char *)sweep->each};
+	char *argv[] = {libraries ? modules_of_policies : lives, (char *)sweep->kind, first, last,
+		(char *)sweep->sample, (char *)sweep->option, (char *)sweep->life, (char *)sweep->each};
 	int status;
 
 	snprintf(first, sizeof first, "%llu", (unsigned long long)from);
@@ -83,9 +85,11 @@ child(const struct sweep *sweep, uint64_t from, uint64_t to)
 	chunks_from_source(sweep->source);
 	if (sweep->bare)
 		memory_without_reserve();
-	disk_install(1);
+	if (!libraries)
+		disk_install(1);
 	status = tr_script_run(&script, (int)(sizeof argv / sizeof *argv), argv);
-	disk_uninstall();
+	if (!libraries)
+		disk_uninstall();
 	return status;
 }
 
@@ -258,8 +262,9 @@ run_jobs(const struct sweep *sweep)
 static void
 usage(FILE *out)
 {
-	fputs("Usage: tailrace-campaign --io|--malloc|--lua [OPTIONS]\n\n"
-	      "Lives of messages with each file operation, allocation or allocation of Lua failing in turn.\n\n"
+	fputs("Usage: tailrace-campaign --io|--malloc|--lua|--libraries [OPTIONS]\n\n"
+	      "Lives of messages with each file operation, allocation or allocation of Lua failing in turn; and what "
+	      "policies call, with\nthose of the libraries behind it failing.\n\n"
 	      "  --life NAME   mail (the default), or batch\n"
 	      "  --sample N    so many cases, spread over all (60)\n"
 	      "  --full        all cases\n"
@@ -298,7 +303,8 @@ read_options(int argc, char **argv, struct sweep *sweep)
 		const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
 		bool has_value = false;
 
-		if (strcmp(name, "--io") == 0 || strcmp(name, "--malloc") == 0 || strcmp(name, "--lua") == 0) {
+		if (strcmp(name, "--io") == 0 || strcmp(name, "--malloc") == 0 || strcmp(name, "--lua") == 0 ||
+			strcmp(name, "--libraries") == 0) {
 			sweep->kind = name + 2;
 		} else if (strcmp(name, "--full") == 0) {
 			sweep->sample = "0";
