@@ -42,6 +42,12 @@ used_of(const struct tr_memory *memory)
 	return atomic_load_explicit(&memory->used, memory_order_relaxed);
 }
 
+static void
+add_used(struct tr_memory *memory, size_t bytes)
+{
+	atomic_store_explicit(&memory->used, used_of(memory) + bytes, memory_order_relaxed);
+}
+
 static size_t
 reserved(const struct tr_memory *memory)
 {
@@ -70,10 +76,8 @@ set_alarm(struct tr_host *host, unsigned alarm)
 static void
 account(struct tr_host *host, size_t old_size, size_t new_size)
 {
-	size_t used = used_of(&host->memory) - old_size + new_size;
-
-	atomic_store_explicit(&host->memory.used, used, memory_order_relaxed);
-	if (new_size > old_size && used > host->memory.mark)
+	add_used(&host->memory, new_size - old_size);
+	if (new_size > old_size && used_of(&host->memory) > host->memory.mark)
 		set_alarm(host, TR_MEMORY_OVER);
 }
 
@@ -126,7 +130,7 @@ give(struct tr_memory *memory, struct tr_reserve *reserve, void *ptr)
 }
 
 /* There is no memory for it, or, `over`, it is past four times the limit. ptr is not in a reserve. */
-static void *
+static __attribute__((noinline)) void *
 without_memory(struct tr_host *host, void *ptr, size_t old_size, size_t new_size, bool over)
 {
 	struct tr_memory *memory = &host->memory;
@@ -187,7 +191,7 @@ look_ahead(struct tr_host *host, size_t bytes)
 	set_alarm(host, TR_MEMORY_SHORT);
 }
 
-static void *
+static __attribute__((noinline)) void *
 slow_alloc(struct tr_host *host, void *ptr, size_t old_size, size_t new_size)
 {
 	struct tr_memory *memory = &host->memory;
@@ -208,21 +212,44 @@ slow_alloc(struct tr_host *host, void *ptr, size_t old_size, size_t new_size)
 	return out;
 }
 
-/* The argument is the host, so that tr_host_of() costs one load. */
+static __attribute__((noinline)) void *
+resize(struct tr_host *host, void *ptr, size_t old_size, size_t new_size)
+{
+	void *out = host->memory.alloc(host->memory.alloc_arg, ptr, old_size, new_size);
+
+	if (out == NULL)
+		return without_memory(host, ptr, old_size, new_size, false);
+	add_used(&host->memory, new_size - old_size);
+	return out;
+}
+
+static __attribute__((noinline)) void *
+make(struct tr_host *host, size_t size)
+{
+	void *out = host->memory.alloc(host->memory.alloc_arg, NULL, 0, size);
+
+	if (out == NULL && size > 0)
+		return without_memory(host, NULL, 0, size, false);
+	add_used(&host->memory, size);
+	return out;
+}
+
+/* The argument is the host, so that tr_host_of() costs one load. Three ways, so that none keeps registers for another.
+ */
 static void *
 host_alloc(void *arg, void *ptr, size_t old_size, size_t new_size)
 {
 	struct tr_host *host = arg;
 	size_t used = used_of(&host->memory) - old_size + new_size;
-	void *out;
 
-	if (used > host->memory.slow_at || new_size > LARGE / 2)
+	if (__builtin_expect(used > host->memory.slow_at || new_size > LARGE / 2, false))
 		return slow_alloc(host, ptr, old_size, new_size);
-	out = host->memory.alloc(host->memory.alloc_arg, ptr, old_size, new_size);
-	if (out == NULL && new_size > 0)
-		return without_memory(host, ptr, old_size, new_size, false);
-	atomic_store_explicit(&host->memory.used, used, memory_order_relaxed);
-	return out;
+	if (ptr == NULL)
+		return make(host, new_size);
+	if (new_size > 0)
+		return resize(host, ptr, old_size, new_size);
+	add_used(&host->memory, -old_size);
+	return host->memory.alloc(host->memory.alloc_arg, ptr, old_size, 0);
 }
 
 bool
