@@ -64,15 +64,17 @@ function helper.write(path, text)
   return path
 end
 
---- The whole lines of a file, without their ends: what another process is still writing is left out.
+--- The whole lines of a file, without their ends: what another process is still writing is left out. By line: the file may
+--- be larger than a pattern takes.
 function helper.lines(path)
-  local text, at = helper.read(path) or '', 1
+  local file = io.open(path, 'rb')
   return function()
-    local stop = text:find('\n', at, true)
-    if stop then
-      local line = text:sub(at, stop - 1)
-      at = stop + 1
-      return line
+    local line = file and file:read '*L'
+    if line and line:byte(-1) == 10 then
+      return line:sub(1, -2)
+    elseif file then
+      file:close()
+      file = nil
     end
   end
 end
