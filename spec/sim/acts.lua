@@ -65,16 +65,14 @@ end
 
 function acts.fault(run)
   local random = run.random
-  -- without flush a sync that fails may cost what is young, which the kernel then does not write
-  local op = not run.plan.flush and 'write' or random:weighted {
+  local op = random:weighted {
     { 5, 'write' }, { 5, 'sync' }, { 2, 'allocate' }, { 2, 'open' }, { 1, 'truncate' }, { 1, 'rename' }, { 1, 'unlink' },
     { 1, 'sync_dir' }, { 2, 'read' }, { 2, 'changes' },
   } -- stylua: ignore
   local errno = random:of { 'EIO', 'EIO', 'ENOSPC' }
   local times = random:of { 1, 1, 3, 20, false }
   local after = random:log(1, 100) - 1
-  run.counts.faults = run.counts.faults + 1
-  run.hurt = true
+  run:hurt_disk(op)
   run.trace('fault %s %s after %d, %s times', op, errno, after, tostring(times))
   disk.fail { op = op, errno = errno, after = after, times = times or nil }
 end
@@ -88,8 +86,7 @@ end
 
 function acts.full(run)
   local more = run.random:log(1, 200000)
-  run.counts.faults = run.counts.faults + 1
-  run.hurt = true
+  run:hurt_disk 'full'
   run.trace('full in %d bytes', more)
   disk.capacity(disk.used() + more)
 end
@@ -98,15 +95,18 @@ function acts.mend(run)
   run:mend_disk()
 end
 
---- Some allocations of the engine fail, ours or Lua's.
+--- Some allocations of the engine fail, ours or Lua's, of what comes now or of what comes later.
 function acts.starve(run)
   if not run.plan.memory then
-    return
+    return acts.mail(run)
   end
-  local kind, after, times = run.random:of { 'malloc', 'lua' }, run.random:log(1, 5000), run.random:of { 1, 1, 3, 10, 30 }
+  local kind, after, times = run.random:of { 'malloc', 'malloc', 'lua' }, run.random:log(1, 3000), run.random:of { 1, 1, 1, 3, 10, 30 }
   run.model.starved, run.model.has_starved, run.model.ever_starved = true, true, true
   run.trace('starve %s after %d, %d times', kind, after, times)
   memory.fail(kind, after, times)
+  if run.random:chance(0.7) then
+    acts.mail(run)
+  end
 end
 
 -- --- clocks ------------------------------------------------------------------------------------------------------------
@@ -209,12 +209,14 @@ end
 --- Mail is refused as the disk fails, and the process ends before that works again: what was refused must not come back.
 function acts.refused(run)
   local random = run.random
-  local op = not run.plan.flush and 'write' or random:of { 'write', 'sync', 'sync', 'changes' }
+  local op = random:of { 'write', 'sync', 'sync', 'changes' }
   local after = random:log(1, 10) - 1
-  run.counts.faults = run.counts.faults + 1
-  run.hurt = true
+  run:hurt_disk(op)
   run.trace('refused by %s after %d', op, after)
   disk.fail { op = op, errno = random:of { 'EIO', 'ENOSPC' }, after = after }
+  if op == 'sync' and random:chance(0.6) then -- nor is there another segment whose header says that the group is none
+    disk.fail { op = random:of { 'rename', 'sync_dir' }, errno = 'EIO' }
+  end
   for _ = 1, random:int(1, 8) do
     run:send_mail()
     run:pass(random:of { 0, 0.02, 1 })
@@ -222,21 +224,29 @@ function acts.refused(run)
   ends(run)
 end
 
+local function letters_of(run, hook)
+  local row = run.rt:ledger()['dead:' .. hook.name]
+  return row and row.waiting or 0
+end
+
 --- Dead letters are replayed to an endpoint that does not take them, and the process ends: they must not be letters again.
 function acts.letters(run)
   local hook = run.random:of(run.plan.hooks)
   local place = run.world.places[hook.address]
-  local letters = run.rt:ledger()['dead:' .. hook.name]
-  if not letters or letters.waiting == 0 then
+  local weather = place.weather
+  if letters_of(run, hook) == 0 then -- the endpoint makes some
     run.world:set_weather(place, 'refusing')
     acts.mail(run)
-    return
+    run:pass(20)
   end
-  run.world:set_weather(place, run.random:of { 'busy', 'refused', 'hung' })
-  replay(run, hook.name)
-  run:pass(0.1)
-  run:compare()
-  ends(run)
+  if letters_of(run, hook) > 0 then
+    run.world:set_weather(place, run.random:of { 'busy', 'refused', 'hung' })
+    replay(run, hook.name)
+    run:pass(0.1)
+    run:compare()
+    ends(run)
+  end
+  run.world:set_weather(place, weather)
 end
 
 --- Much comes and goes in a few seconds, so that segments go and what stays is copied forward; often the power goes before
@@ -256,9 +266,9 @@ end
 
 --- { weight, name }; `mend` is worth something while a disk is hurt only
 acts.WEIGHTS = {
-  { 60, 'mail' }, { 3, 'burst' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
-  { 2, 'full' }, { 6, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
-  { 2, 'replay' }, { 1, 'purge' }, { 4, 'refused' }, { 4, 'letters' }, { 4, 'churn' },
+  { 56, 'mail' }, { 3, 'burst' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
+  { 2, 'full' }, { 16, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
+  { 2, 'replay' }, { 1, 'purge' }, { 8, 'refused' }, { 12, 'letters' }, { 6, 'churn' },
 } -- stylua: ignore
 acts.MEND_CHANCE = 0.35 -- a step
 

@@ -229,6 +229,37 @@ disk_write_back(void)
 	pthread_mutex_unlock(&lock);
 }
 
+uint64_t
+disk_lost(const char *name)
+{
+	uint64_t count = 0;
+
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < disk_world.name_count; i++) {
+		const struct file *file = disk_world.names[i].file;
+
+		if (strncmp(strrchr(disk_world.names[i].path, '/') + 1, name, strlen(name)) != 0)
+			continue;
+		for (size_t k = file->dirty_from; k < file->dirty_to; k++)
+			count += file->sectors[k] == LOST;
+	}
+	pthread_mutex_unlock(&lock);
+	return count;
+}
+
+void
+disk_forgive(void)
+{
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < disk_world.name_count; i++) {
+		struct file *file = disk_world.names[i].file;
+
+		for (size_t k = file->dirty_from; k < file->dirty_to; k++)
+			file->sectors[k] = file->sectors[k] == LOST ? DIRTY : file->sectors[k];
+	}
+	pthread_mutex_unlock(&lock);
+}
+
 bool
 disk_is_ghost(void)
 {

@@ -76,6 +76,9 @@ void disk_kill(void);
 void disk_cut(uint64_t seed);
 /* The kernel has written all that there is, names included, though nobody has asked for it. */
 void disk_write_back(void);
+/* Sectors of files whose name begins so that no later sync writes, as one has failed. */
+uint64_t disk_lost(const char *name);
+void disk_forgive(void);  /* a later sync writes them */
 bool disk_is_ghost(void); /* from kill or cut to revive */
 /* Of a ghost: when it died, monotonic, and whether the power has gone; false: it is none. */
 bool disk_death(int64_t *at_ns, bool *cut);

@@ -149,6 +149,23 @@ l_write_back(lua_State *L)
 	return 0;
 }
 
+/* lost() -> sectors of the log that no later sync writes, as one has failed */
+static int
+l_lost(lua_State *L)
+{
+	lua_pushnumber(L, (lua_Number)disk_lost("log-"));
+	return 1;
+}
+
+/* forgive(): a later sync writes them */
+static int
+l_forgive(lua_State *L)
+{
+	(void)L;
+	disk_forgive();
+	return 0;
+}
+
 /* revive(): the disk is what kill or cut left */
 static int
 l_revive(lua_State *L)
@@ -216,6 +233,8 @@ luaopen_tr_sim_disk(lua_State *L)
 		{"is_ghost", l_is_ghost},
 		{"death", l_death},
 		{"write_back", l_write_back},
+		{"lost", l_lost},
+		{"forgive", l_forgive},
 		{"revive", l_revive},
 		{"ops", l_ops},
 		{"clear_ops", l_clear_ops},

@@ -44,6 +44,7 @@ function model.new(plan, now, wall, pull, trace)
     young = {}, -- what a power cut undoes, the latest last
     acknowledged = {}, -- without flush: items whose answer is younger than the last rest
     troubled_at = -1, -- the disk has failed until then
+    unrevoked = false, -- syncs and writes have failed: a group that was refused may still be whole in the page cache
     starved = false,
     has_starved = false, -- in this life
     ever_starved = false,
@@ -131,6 +132,8 @@ function model:mail_answered(addresses, answer)
       else
         make_certain(self, account, item)
       end
+    elseif answer == 'refused' and self.unrevoked then
+      item.doubtful = true -- it comes back if the process ends now
     elseif answer == 'refused' then
       if item.state == 'certain' then
         self:wrong('%s was refused, and there is a trace of it', address)
