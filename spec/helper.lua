@@ -119,7 +119,9 @@ function helper.free_port()
   local socket = require 'socket'
   local lowest = tonumber((helper.read '/proc/sys/net/ipv4/ip_local_port_range' or ''):match '%d+') or 32768
   local first, count = 10000, lowest - 10000
-  assert(count >= 1000, 'the system gives out all ports from ' .. lowest .. ' on')
+  if count < 1000 then -- a system that gives out nearly all
+    count = 20000
+  end
   local start = tonumber(helper.read('/proc/self/stat'):match '%d+') * 37 -- not the same for all specs
   for i = 0, count - 1 do
     local port = first + (start + i) % count
