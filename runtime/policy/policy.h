@@ -195,7 +195,7 @@ void tr_watchdog_stop(void);
 void tr_watchdog_stuck_after(int64_t ns);
 /* What a stop means, once one can be asked for: `ns` after it was, the process ends with `status` at once, without an
  * orderly stop, if a host is in one stretch of Lua that was interrupted a second ago and does not end (a function in C
- * cannot be), if a thread with a pulse has been at the same for 5 s, and in any case a minute later. A SIGTERM, SIGINT
+ * cannot be), if a thread with a pulse is stuck by the rule above, and in any case a minute later. A SIGTERM, SIGINT
  * or SIGHUP that no thread takes for a second counts as asked. */
 void tr_watchdog_stops(int64_t ns, int status);
 /* Safe in a signal handler. Asked again: it may take 2 s more at most. */

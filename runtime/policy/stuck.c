@@ -17,9 +17,9 @@
 #include "base/pulse.h"
 #include "policy/internal.h"
 
-#define END_NS (5 * TR_NS_PER_S)       /* when the time of a stop is over: so long at one piece of work */
 #define ANSWER_NS (300 * TR_NS_PER_MS) /* for the handler of the signal */
 #define STUCK_AFTER_NS (10 * TR_NS_PER_S)
+#define END_AT_LEAST_NS TR_NS_PER_S
 #define HANDLERS_FRAMES 2 /* the handler's own, and the kernel's return from it */
 
 static _Atomic int64_t stuck_after_ns = STUCK_AFTER_NS;
@@ -258,7 +258,7 @@ look(struct tr_pulse *pulse, void *arg)
 	if (pulse->seen_for_ns == 0)
 		pulse->cpu_from_ns = cpu_ns(pulse);
 	pulse->seen_for_ns += round->since_ns;
-	if (round->ending && pulse->seen_for_ns >= tr_min_i64(END_NS, limit_ns))
+	if (round->ending && pulse->seen_for_ns >= tr_max_i64(limit_ns, END_AT_LEAST_NS))
 		end_of(pulse);
 	if (pulse->told || pulse->seen_for_ns < limit_ns)
 		return;
