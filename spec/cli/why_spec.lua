@@ -26,8 +26,8 @@ local PATHS = {
   ['shared-b.example'] = { additional_connection_limits = { ['all of us'] = 1 } },
   ['opening.example'] = { max_connection_rate = '1/h,max_burst=1', max_deliveries_per_connection = 1 },
   ['full.example'] = { connection_limit = 1, max_ready = 2 },
-  ['down.example'] = { gate_failures = 1, gate_backoff = '1h' },
-  ['refused.example'] = { gate_failures = 2, gate_backoff = '1h', connection_limit = 1 },
+  ['down.example'] = { gate_failures = 1, gate_backoff = '1h', gate_max_backoff = '1h' },
+  ['refused.example'] = { gate_failures = 2, gate_backoff = '1h', gate_max_backoff = '1h', connection_limit = 1 },
 }
 kumo.on('get_egress_path_config', function(domain)
   if domain == 'pathless.example' then
