@@ -267,7 +267,7 @@ end
 --- { weight, name }; `mend` is worth something while a disk is hurt only
 acts.WEIGHTS = {
   { 56, 'mail' }, { 3, 'burst' }, { 20, 'weather' }, { 2, 'restart' }, { 2, 'kill' }, { 2, 'cut' }, { 6, 'armed' }, { 4, 'fault' }, { 2, 'short' },
-  { 2, 'full' }, { 16, 'starve' }, { 2, 'clock' }, { 2, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
+  { 2, 'full' }, { 16, 'starve' }, { 2, 'clock' }, { 6, 'suspend' }, { 1, 'unsuspend' }, { 1, 'bounce' }, { 1, 'rebind' }, { 2, 'epoch' },
   { 2, 'replay' }, { 1, 'purge' }, { 8, 'refused' }, { 12, 'letters' }, { 6, 'churn' },
 } -- stylua: ignore
 acts.MEND_CHANCE = 0.35 -- a step
