@@ -63,7 +63,8 @@ judge_message(
 		found = PARK;
 	else if (message_expiry_ms(sched, message) <= now_ms)
 		found = EXPIRED;
-	else if (rule_of(engine, TR_ADMIN_SUSPEND, sched, NULL))
+	else if (sched->config != NULL &&
+		 rule_of(engine, TR_ADMIN_SUSPEND, sched, NULL)) /* else nobody knows its delays */
 		found = SUSPENDED;
 	else if (mode == JUDGE_PROMOTE && sched->lane_count == 1 && sched->lanes[0].ready != NULL &&
 		 atomic_load(&sched->lanes[0].ready->state) == READY_ERROR)

@@ -61,4 +61,31 @@ describe('the simulation found that', function()
     assert.is_true(rt:ledger().h.offered >= 59)
     assert.are.equal(rt:ledger().h.offered, rt:eval 'return sent')
   end)
+
+  it('a mail that came due in a suspended queue, right after a start, was judged by the delays of no policy, and expired', function()
+    local dir = helper.dir()
+    local policy = helper.write(
+      dir .. '/policy.lua',
+      ([[
+local kumo = require 'kumo'
+kumo.on('init', function()
+  for _, name in ipairs { 'data', 'meta' } do kumo.define_spool { name = name, path = '%s/' .. name } end
+end)
+kumo.on('get_queue_config', function()
+  return kumo.make_queue_config { retry_interval = '20s', max_retry_interval = '5m', max_age = '2 days',
+    protocol = { custom_lua = { constructor = 'make.mail' } } }
+end)
+kumo.on('make.mail', function() return { send = function() kumo.reject(450, 'not now') end } end)
+]]):format(dir)
+    )
+    rt = testing.start { policy = policy, seed = 7, wall = 1785000000 }
+    assert(rt:receive { to = 'r1@example.org' })
+    rt:advance(7200) -- some twenty attempts
+    rt:stop()
+    rt = testing.start { policy = policy, seed = 8, wall = 1785000000 + 7201 }
+    rt:eval "require('tr.host').internal('admin').add('suspend', { domain = 'example.org', reason = 'x', duration = 900 })"
+    rt:advance(1800)
+    assert.are.equal(0, rt:ledger().mail.expired)
+    assert.are.equal(1, rt:ledger().mail.waiting)
+  end)
 end)
