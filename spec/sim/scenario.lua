@@ -146,7 +146,9 @@ local OF_MEMORY = { 'memory', 'its line cannot be made' } -- once allocations ha
 local OF_DAMAGE = { -- after a power cut without flush
   'damaged', 'damage has hit', 'lost its header', 'should be waiting', 'makes no sense', 'segments of the log are missing', 'offered is set right',
 } -- stylua: ignore
-local OF_DISKS = { 'cannot be read', 'cannot be stored', 'could not be stored', 'no space', 'No space' } -- while one fails, or has
+local OF_DISKS = { -- while one fails, or has
+  'cannot be read', 'cannot be stored', 'could not be stored', 'could not be moved', 'no space', 'No space',
+} -- stylua: ignore
 
 function scenario:check_log(rt, ghost)
   local lines = {}
