@@ -24,7 +24,7 @@ put_parse(struct tr_str payload, struct put_prefix *prefix, struct tr_str *queue
 		return false;
 	memcpy(prefix, payload.data, sizeof *prefix);
 	if (prefix->queue_len > payload.len - sizeof *prefix || prefix->account >= TR_ACCOUNTS_MAX ||
-		prefix->column >= TR_COLUMNS)
+		prefix->column >= TR_COLUMNS || prefix->units < 0 || prefix->units >= FRAME_UNITS_MAX)
 		return false;
 	*queue = (struct tr_str){payload.data + sizeof *prefix, prefix->queue_len};
 	*opaque = (struct tr_str){queue->data + queue->len, payload.len - sizeof *prefix - queue->len};

@@ -97,6 +97,17 @@ struct end_payload {
 _Static_assert(sizeof(struct state_payload) == 16 && sizeof(struct count_payload) == 16, "layout");
 _Static_assert(sizeof(struct end_payload) == 24 && sizeof(struct move_payload) == 32, "layout");
 
+/* What one frame can count, and one count of a ledger frame. More, either way, is damage: sums of such stay far within
+ * 64 bits. */
+#define FRAME_UNITS_MAX (INT64_C(1) << 40)
+#define LEDGER_COUNT_MAX (INT64_C(1) << 58)
+
+static inline bool
+count_is_sane(int64_t n, int64_t max)
+{
+	return n > -max && n < max;
+}
+
 static inline uint64_t
 align_up(uint64_t n, uint64_t to)
 {

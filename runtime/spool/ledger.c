@@ -253,8 +253,11 @@ read_counts(struct tr_reader *reader, int64_t *counts, int n)
 
 	if (mask >> n != 0)
 		reader->failed = true;
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
 		counts[i] = mask >> i & 1 ? unzigzag(tr_read_varint(reader)) : 0;
+		if (!count_is_sane(counts[i], LEDGER_COUNT_MAX))
+			reader->failed = true;
+	}
 }
 
 uint32_t

@@ -203,9 +203,15 @@ on_frame(void *arg, const struct scan_frame *frame)
 	struct tr_stub *stub;
 	bool sound = true;
 
-	if ((frame->header.type == FRAME_DONE || frame->header.type == FRAME_COUNT) &&
-		frame->payload.len == sizeof count)
-		memcpy(&count, frame->payload.data, sizeof count);
+	if (frame->header.type == FRAME_DONE || frame->header.type == FRAME_COUNT) {
+		sound = frame->payload.len == sizeof count;
+		if (sound)
+			memcpy(&count, frame->payload.data, sizeof count);
+		if (!count_is_sane(count.units, FRAME_UNITS_MAX)) {
+			sound = false;
+			count = (struct count_payload){0};
+		}
+	}
 	switch (frame->header.type) {
 	case FRAME_PUT:
 		return put(rec, frame);
@@ -221,7 +227,7 @@ on_frame(void *arg, const struct scan_frame *frame)
 		sound = frame->payload.len == sizeof move;
 		if (sound)
 			memcpy(&move, frame->payload.data, sizeof move);
-		if (!sound || move.to >= TR_ACCOUNTS_MAX) {
+		if (!sound || move.to >= TR_ACCOUNTS_MAX || !count_is_sane(move.units, FRAME_UNITS_MAX)) {
 			sound = false;
 			break;
 		}
@@ -231,7 +237,6 @@ on_frame(void *arg, const struct scan_frame *frame)
 		ledger_count(spool, move.to, TR_COL_MOVED_IN, TR_REASON_NONE, move.units);
 		break;
 	case FRAME_DONE:
-		sound = frame->payload.len == sizeof count;
 		if (live_stub(rec, frame->header.seq, &entry) != NULL) {
 			kill_slot(spool, entry->slot);
 			slot_free(spool, entry->slot);
@@ -240,7 +245,6 @@ on_frame(void *arg, const struct scan_frame *frame)
 		ledger_count(spool, count.account, count.column, count.reason, count.units);
 		break;
 	case FRAME_COUNT:
-		sound = frame->payload.len == sizeof count;
 		ledger_count(spool, count.account, count.column, count.reason, count.units);
 		break;
 	case FRAME_LEDGER:
