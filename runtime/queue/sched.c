@@ -104,8 +104,8 @@ judge_incoming(struct tr_sched *sched)
 	return count - on;
 }
 
-void
-sched_pump(struct tr_sched *sched)
+static void
+pump(struct tr_sched *sched)
 {
 	struct tr_engine *engine = sched->engine;
 	struct tr_worker *worker = sched->home;
@@ -114,10 +114,6 @@ sched_pump(struct tr_sched *sched)
 	int64_t until_ns = 0;
 	int state;
 
-	if (!worker->started || stopping(engine))
-		return;
-	if (sched->budget != NULL)
-		budget_check(sched);
 	if (sched->incoming.count + sched->fresh.count + sched->line.count == 0 && !lanes_hold(sched)) {
 		if (!sched->loading)
 			lanes_release(sched); /* room that came too late */
@@ -218,6 +214,20 @@ sched_pump(struct tr_sched *sched)
 			ready_release(ready, places);
 		}
 	}
+}
+
+void
+sched_pump(struct tr_sched *sched)
+{
+	bool came = sched->incoming.count > 0;
+
+	if (!sched->home->started || stopping(sched->engine))
+		return;
+	if (sched->budget != NULL)
+		budget_check(sched);
+	pump(sched);
+	if (sched->budget != NULL && came)
+		budget_check(sched); /* what has just come has a place now, from which it can be dropped */
 }
 
 /* --- in and back ------------------------------------------------------------------------------------------- */
